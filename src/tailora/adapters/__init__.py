@@ -1,0 +1,1 @@
+"""An adapter as a value: settings, tensors, file formats and arithmetic, without torch."""

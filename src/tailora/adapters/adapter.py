@@ -1,0 +1,104 @@
+"""An adapter as a value: its tensors, its settings and the base it was made for. No torch, no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.adapters.config import LoraConfig
+
+Array = NDArray[np.float32]
+LayerKind = Literal["linear", "gpt2_conv1d", "embedding", "conv"]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """One pair of factors that adds `scale · B A x` to some or all outputs of a layer.
+
+    Attributes:
+        a: float32 [rank, in]; for an embedding [rank, entries]; for a convolution [rank, in/groups, *kernel].
+        b: float32 [rows, rank]; for a convolution [rows, rank, 1, …]. rows is the whole output unless `rows` is set.
+        scale: the factor applied, already alpha/rank or alpha/√rank.
+        rows: the half-open range of outputs that B writes, where the layer is a fused projection
+            adapted slice by slice; None means all of them.
+    """
+
+    a: Array
+    b: Array
+    scale: float
+    rows: tuple[int, int] | None = None
+
+    @property
+    def rank(self) -> int:
+        """The inner dimension."""
+        return int(self.a.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerAdapter:
+    """What an adapter does to one layer.
+
+    Attributes:
+        kind: how the base stores the layer; `gpt2_conv1d` keeps its weight as [in, out].
+        branches: one pair of factors, or one for each adapted slice of a fused projection.
+        magnitude: DoRA's learnt magnitude, float32 [out], or None.
+    """
+
+    kind: LayerKind
+    branches: tuple[LowRank, ...]
+    magnitude: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A LoRA adapter in memory.
+
+    Attributes:
+        config: the settings it was made with.
+        layers: what it does, by module path in the base ("transformer.h.0.attn.c_attn").
+        biases: trained biases by full parameter name ("transformer.h.0.attn.c_attn.bias"), float32.
+        base_fingerprint: SHA-256 of the base it was trained on (`models.fingerprint`), None if made elsewhere.
+        base_name: how the base was named, for messages only.
+        meta: what else `tailora.json` carries: linearisation, prompt form, data fingerprint, scores.
+    """
+
+    config: LoraConfig
+    layers: Mapping[str, LayerAdapter]
+    biases: Mapping[str, Array] = field(default_factory=dict)
+    base_fingerprint: str | None = None
+    base_name: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over everything that changes a result: names, scales, ranges and values; caches are keyed by it."""
+        digest = hashlib.sha256()
+        for name, layer in sorted(self.layers.items()):
+            digest.update(f"layer {name} {layer.kind}\n".encode())
+            for branch in layer.branches:
+                digest.update(f"branch {branch.scale!r} {branch.rows} {branch.a.shape} {branch.b.shape}\n".encode())
+                digest.update(np.ascontiguousarray(branch.a).tobytes())
+                digest.update(np.ascontiguousarray(branch.b).tobytes())
+            if layer.magnitude is not None:
+                digest.update(f"magnitude {layer.magnitude.shape}\n".encode())
+                digest.update(np.ascontiguousarray(layer.magnitude).tobytes())
+        for name, bias in sorted(self.biases.items()):
+            digest.update(f"bias {name} {bias.shape}\n".encode())
+            digest.update(np.ascontiguousarray(bias).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        layers = sum(
+            sum(branch.a.size + branch.b.size for branch in layer.branches)
+            + (0 if layer.magnitude is None else layer.magnitude.size)
+            for layer in self.layers.values()
+        )
+        return layers + sum(bias.size for bias in self.biases.values())

@@ -1,0 +1,1 @@
+"""Readers and writers of the adapter files that other programs use."""

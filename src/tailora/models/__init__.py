@@ -1,0 +1,1 @@
+"""Base models by name, from disk or the hub."""

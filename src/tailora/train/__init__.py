@@ -1,0 +1,1 @@
+"""Training an adapter or a whole model."""
