@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,19 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write indented JSON whole or not at all."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cache_folder() -> Path:
+    """Where downloads, conversions and other things that can be made again are kept; it may not exist yet.
+
+    `TAILORA_CACHE` if set, else the system's own place: `$XDG_CACHE_HOME/tailora` or `~/.cache/tailora`,
+    `~/Library/Caches/tailora` on macOS, `%LOCALAPPDATA%\\tailora\\cache` on Windows.
+    """
+    if chosen := os.environ.get("TAILORA_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "tailora" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tailora"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
