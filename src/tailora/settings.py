@@ -51,9 +51,10 @@ class InvalidSettingsError(SettingsError):
 class Settings(BaseModel):
     """A frozen set of checked settings; subclass it with annotated, described fields.
 
-    A field's help is the docstring that follows it, or its `Field(description=…)`, and its default. Fields that several verbs share can stand in a
-    base class: its docstring's first line becomes their heading in the help. A validator may raise
-    `SettingsError(…, where="field_name")`; it is told with the flag or file the value came from.
+    A field's help is the docstring that follows it, or its `Field(description=…)`, and its default. Fields that
+    several verbs share can stand in a base class: its docstring's first line becomes their heading in the help.
+    A validator may raise `SettingsError(…, where="field_name")`; it is told with the flag or file the value came
+    from.
 
     Raises:
         SettingsError: on an unknown name, a missing value, or a value that its field cannot hold.
@@ -198,7 +199,7 @@ def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str
     config = None if namespace.config is None else Path(namespace.config)
     if config is not None and config.suffix.lower() not in {".yaml", ".yml"}:
         raise SettingsError(
-            "is not a .yaml configuration", where=config, mend=f"name it by its flag, {parser.see_help}"
+            "is not a .yaml configuration", where=config, mend=f"give it by its flag, {parser.see_help}"
         )
     stated = {name: vars(namespace).pop(name) for name in cls.model_fields if hasattr(namespace, name)}
     flags = {name: _from_texts(name, cls.model_fields[name], value) for name, value in stated.items()}
@@ -212,7 +213,7 @@ def _build(cls: type[S], file: Mapping[str, Value], flags: Mapping[str, Any], co
         return _flag(name) if name else ""
 
     try:
-        return cls(**{name: value.value for name, value in file.items()} | dict(flags))
+        return cls(**{name: _from_file(cls, name, value.value) for name, value in file.items()} | dict(flags))
     except InvalidSettingsError as error:
         raise InvalidSettingsError(error.problems, place) from None
     except SettingsError as error:
@@ -239,6 +240,8 @@ def _problem(cls: type[Settings], name: str, found: Sequence[ErrorDetails]) -> P
         return Problem(name, str(first.get("ctx", {}).get("error", first["msg"])))
     messages = dict.fromkeys(re.sub(r", (unable|got) .*", "", details["msg"]) for details in found)
     wanted = " or ".join(message.removeprefix("Input should ").removeprefix("be ") for message in messages)
+    for wordy, plain in {"greater than or equal to": "at least", "less than or equal to": "at most"}.items():
+        wanted = wanted.replace(wordy, plain)
     if not first["msg"].startswith("Input should "):
         return Problem(name, wanted[0].lower() + wanted[1:])
     return Problem(name, f"must be {wanted}, not {first['input']!r}")
@@ -312,6 +315,13 @@ def _help(field: FieldInfo) -> str:
         note = f"default: {default}"
     text = (field.description or "").replace("%", "%%")
     return f"{text} ({note})".strip() if note else text
+
+
+def _from_file(cls: type[Settings], name: str, value: Any) -> Any:
+    """A YAML value; one text where several may stand is read as its flag would be."""
+    if isinstance(value, str) and name in cls.model_fields and _shape(cls.model_fields[name]) == "many":
+        return _split(value)
+    return value
 
 
 def _from_texts(name: str, field: FieldInfo, given: Any) -> Any:
