@@ -1,0 +1,148 @@
+"""The command line: `tailora VERB [CONFIG.yaml] [--flags]`.
+
+A verb is a settings class and a function from its settings to a result. Only the verb that was asked for is
+imported, so that help and mistakes are answered at once. Progress and tables go to stderr; with `--json` the
+result is the one object on stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import importlib
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tailora import __version__
+from tailora.errors import EXIT_CODE, SettingsError, UserError
+
+READER_LEFT = 141  # what a shell reports for a program whose reader closed the pipe
+
+
+class Verb(NamedTuple):
+    """What a verb does in one line, and where its settings class and its function stand, as "module:name"."""
+
+    summary: str
+    settings: str
+    function: str
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 2 the user's mistake, 1 our bug, 130 Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a Windows code page cannot print every text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: give it somewhere to go.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_LEFT
+    except (Exception, KeyboardInterrupt) as error:
+        return _tell(error)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(overview())
+    elif arguments[0] == "--version":
+        print(f"tailora {__version__}")
+    elif arguments[0] in VERBS:
+        run_verb(arguments[0], VERBS[arguments[0]], arguments[1:])
+    else:
+        close = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        mend = f"did you mean {close[0]}?" if close else "see `tailora --help`"
+        raise SettingsError("no such verb", where=arguments[0], mend=mend)
+
+
+def overview() -> str:
+    """The top-level help."""
+    width = max(map(len, VERBS), default=0)
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: tailora VERB [CONFIG.yaml] [--flags]\n\n"
+        "LoRA fine-tuning of small language models that turn records into text.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "`tailora VERB --help` lists a verb's flags. Every flag can stand in CONFIG.yaml, with _ for -.\n"
+        "`tailora --version` prints the version."
+    )
+
+
+def run_verb(name: str, verb: Verb, arguments: Sequence[str]) -> None:
+    """Read a verb's settings from its arguments, run it, and print its result when `--json` asks for it."""
+    from tailora.settings import from_arguments, parser_for
+
+    settings_class = _load(verb.settings)
+    parser = parser_for(settings_class, prog=f"tailora {name}", description=verb.summary)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+    try:
+        settings, others = from_arguments(settings_class, parser, arguments)
+    except SystemExit:  # argparse has printed the help
+        return
+    function = _load(verb.function)
+    if not others.json:
+        function(settings)
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        result = function(settings)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json))
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no word for and a result may hold: paths as text, other mappings as objects."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a result holds a {type(value).__name__}, which JSON cannot express")
+
+
+def _tell(error: BaseException) -> int:
+    """Say on stderr what happened, in one line unless it is our bug, and give the exit code."""
+    error = _users(error) or error
+    code = next(code for kind, code in EXIT_CODE.items() if isinstance(error, kind))
+    if isinstance(error, UserError):
+        message = f"tailora: {error}"
+    elif isinstance(error, KeyboardInterrupt):
+        message = "tailora: interrupted"
+    else:
+        message = (
+            f"{''.join(traceback.format_exception(error))}\n"
+            "tailora: this is a bug of ours; please report it with the lines above, the command, and: "
+            f"tailora {__version__}, Python {platform.python_version()}, {platform.platform()}"
+        )
+    with contextlib.suppress(BrokenPipeError):
+        print(message, file=sys.stderr)
+    return code
+
+
+def _users(error: BaseException) -> UserError | None:
+    """The mistake behind what the system refused: a full disk, or a file that may not be read or written."""
+    if not isinstance(error, OSError):
+        return None
+    full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    if not full and not ((error.filename and isinstance(error, PermissionError)) or error.errno == errno.EROFS):
+        return None
+    mend = "free some space or name another place" if full else "check its permissions or name another place"
+    return UserError(str(error.strerror), where=error.filename, mend=mend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
