@@ -1,0 +1,128 @@
+"""Known data sets by name: fetched once from their official place, checked, kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailora.errors import DataError, OfflineError
+from tailora.files import atomic_path
+
+_CHUNK = 1 << 16
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where a data set lies and what it must be.
+
+    Attributes:
+        base_url: the folder in which its files lie.
+        files: name of each file to the SHA-256 of its content.
+        licence: what its authors ask.
+    """
+
+    base_url: str
+    files: Mapping[str, str]
+    licence: str
+
+
+DATA_SETS: Mapping[str, DataSet] = {
+    "e2e": DataSet(
+        base_url="https://raw.githubusercontent.com/tuetschek/e2e-dataset/master",
+        files={
+            "trainset.csv": "1662055d3066959cf8db03e3e8cbed620bd845fd9407c4bc64992d369e02c463",
+            "devset.csv": "f07a3bea199e1c93c0640609210ef38a675ac27fd86bea7ff18e438a2581cc00",
+            "testset_w_refs.csv": "f7f1966605e35f7ca49c3ef57b6cfdd7e18c6fc2b5a11b95e0e592f680fb0690",
+        },
+        licence="CC BY-SA 4.0",
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched: TAILORA_CACHE, else the platform's own place for caches."""
+    chosen = os.environ.get("TAILORA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tailora" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tailora"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
+
+
+def fetch(name: str, *, base_url: str | None = None, timeout: float = 20.0) -> Path:
+    """Return the folder with a data set's files, fetching those that are not in the cache yet.
+
+    Args:
+        name: one of `DATA_SETS`.
+        base_url: where to fetch from instead of the official place; also TAILORA_DATA_URL.
+        timeout: seconds to wait for the network at each step.
+
+    Raises:
+        OfflineError: the place cannot be reached, or the connection breaks three times.
+        DataError: what came is not what it must be, or the place does not have it.
+    """
+    data_set = DATA_SETS[name]
+    base = (base_url or os.environ.get("TAILORA_DATA_URL") or data_set.base_url).rstrip("/")
+    folder = cache_folder() / "data" / name
+    for file, digest in data_set.files.items():
+        target = folder / file
+        if not target.is_file() or _sha256(target) != digest:
+            _fetch_file(f"{base}/{file}", target, digest, timeout)
+    return folder
+
+
+def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
+    """Fetch one file whole or not at all; a connection that breaks is taken up where it broke."""
+    with atomic_path(target) as part:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _append(url, part, timeout)
+                break
+            except urllib.error.HTTPError as error:
+                raise DataError(
+                    f"the server answered {error.code} {error.reason}", where=url, mend=_other_ways(target)
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                if attempt == _ATTEMPTS:
+                    reason = getattr(error, "reason", None) or error
+                    raise OfflineError(f"cannot be fetched ({reason})", where=url, mend=_other_ways(target)) from error
+        if _sha256(part) != digest:
+            raise DataError("what came has another SHA-256 than the official file", where=url, mend=_other_ways(target))
+
+
+def _append(url: str, part: Path, timeout: float) -> None:
+    """Fetch what is missing of `part`; raises `OSError` or `HTTPException` when the connection breaks."""
+    have = part.stat().st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=timeout) as answer, part.open("ab") as file:
+        if have and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+        length = answer.headers.get("Content-Length")
+        came = 0
+        while chunk := answer.read(_CHUNK):
+            file.write(chunk)
+            came += len(chunk)
+        if length is not None and came != int(length):
+            raise http.client.IncompleteRead(b"", int(length) - came)
+
+
+def _other_ways(target: Path) -> str:
+    return (
+        f"try again later, put {target.name} into {target.parent}, or give the path of a local file; "
+        "the bundled samples (restaurants) work without a network"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,154 @@
+"""Records as pairs of token sequences: what is given, and what is to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tailora.data.linearize import linearize
+from tailora.data.tokenizer import Tokenizer
+from tailora.data.values import Record
+from tailora.errors import DataError, SettingsError
+
+PromptForm = Literal["paper", "arrow"]
+Overlong = Literal["error", "drop", "cut"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text of one record, as token ids.
+
+    Attributes:
+        record_id: the record that it belongs to; examples of one record have equal prompts.
+        prompt: never empty.
+        completion: never empty; ends in the end-of-text token unless it was cut.
+    """
+
+    record_id: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Tokens of prompt and completion together."""
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class ExampleReport:
+    """What became of the texts.
+
+    Attributes:
+        total: texts in the records.
+        without_text: records that have none and so give no example.
+        overlong: of them, longer than `max_length` tokens with their prompt.
+        dropped: left out: all overlong ones, or, when cutting, those whose prompt alone leaves no room.
+        cut: shortened to `max_length`; their completion does not end in the end-of-text token.
+        longest: tokens of the longest text with its prompt, before anything was dropped or cut.
+        max_length: the limit, in tokens; None for none.
+    """
+
+    total: int
+    without_text: int
+    overlong: int
+    dropped: int
+    cut: int
+    longest: int
+    max_length: int | None
+
+    def __str__(self) -> str:
+        text = f"{self.total} examples, the longest of {self.longest} tokens"
+        if self.overlong:
+            text += f", {self.overlong} over {self.max_length} ({self.dropped} dropped, {self.cut} cut)"
+        if self.without_text:
+            text += f", and {self.without_text} records without a text"
+        return text
+
+
+def prompt_text(record: Record, *, form: PromptForm = "paper", style: str = "paper") -> str:
+    """Return the text of a record's prompt, without the separator token that "paper" adds.
+
+    A ready prompt is taken as it is, but for spaces at its end: the space before the next word is part of that word's
+    token.
+    """
+    if form not in get_args(PromptForm):
+        raise SettingsError(f"there is no prompt form {form!r}", mend=f"use one of {', '.join(get_args(PromptForm))}")
+    if record.prompt is not None:
+        return record.prompt.rstrip(" ")
+    return linearize(record, style) + (" =>" if form == "arrow" else "")
+
+
+def encode_prompts(
+    records: Sequence[Record], tokenizer: Tokenizer, *, form: PromptForm = "paper", style: str = "paper"
+) -> list[tuple[int, ...]]:
+    """Return the token ids after which a model writes the text of each record.
+
+    "paper": the linearised facts and the end-of-text token, as in the LoRA paper's example. "arrow": the facts and
+    ` =>`. A ready prompt stands alone in both.
+    """
+    batch = tokenizer.encode_batch([prompt_text(record, form=form, style=style) for record in records])
+    end = (tokenizer.eos_id,) if form == "paper" else ()
+    return [tuple(ids) + (end if record.prompt is None else ()) for record, ids in zip(records, batch, strict=True)]
+
+
+def build_examples(
+    records: Sequence[Record],
+    tokenizer: Tokenizer,
+    *,
+    form: PromptForm = "paper",
+    style: str = "paper",
+    max_length: int | None = None,
+    overlong: Overlong = "error",
+) -> tuple[list[Example], ExampleReport]:
+    """Return an example for every text of every record, in order, and what became of those that are too long.
+
+    Args:
+        records: those without a reference give no example, and are counted.
+        tokenizer: the base model's.
+        form: see `encode_prompts`. The completion is a space, the text and the end-of-text token; after a ready
+            prompt that ends in a line end there is no space.
+        style: see `linearize`.
+        max_length: tokens that prompt and completion may have together.
+        overlong: what to do with longer ones: raise, leave them out, or cut the completion at its end.
+
+    Raises:
+        DataError: an example is too long (`overlong="error"`), or none is left.
+    """
+    if overlong not in get_args(Overlong):
+        raise SettingsError(f"overlong cannot be {overlong!r}", mend=f"use one of {', '.join(get_args(Overlong))}")
+    prompts = encode_prompts(records, tokenizer, form=form, style=style)
+    texts = [_gap(record) + text for record in records for text in record.references]
+    completions = iter(tokenizer.encode_batch(texts))
+    examples: list[Example] = []
+    too_long = dropped = longest = 0
+    for record, prompt in zip(records, prompts, strict=True):
+        for _ in record.references:
+            example = Example(record.id, prompt, (*next(completions), tokenizer.eos_id))
+            longest = max(longest, len(example))
+            if max_length is None or len(example) <= max_length:
+                examples.append(example)
+                continue
+            too_long += 1
+            room = max_length - len(prompt)
+            if overlong == "cut" and room > 0:
+                examples.append(Example(record.id, prompt, example.completion[:room]))
+            else:
+                dropped += 1
+    report = ExampleReport(
+        total=len(texts),
+        without_text=sum(not record.references for record in records),
+        overlong=too_long,
+        dropped=dropped,
+        cut=too_long - dropped,
+        longest=longest,
+        max_length=max_length,
+    )
+    if too_long and overlong == "error":
+        raise DataError(str(report), mend="raise max_length, or choose overlong=drop or overlong=cut")
+    if not examples:
+        raise DataError(f"no example is left: {report}", mend="give records with texts, or raise max_length")
+    return examples, report
+
+
+def _gap(record: Record) -> str:
+    return "" if record.prompt is not None and record.prompt.rstrip(" ").endswith("\n") else " "

@@ -1,0 +1,68 @@
+r"""The LoRA paper's text form: `name : Blue Spice | Type : pub||A pub called Blue Spice.`, one text a line.
+
+Source of the form: microsoft/LoRA, examples/NLG. A fact has two parts (attribute, value) or three (subject,
+attribute, value). Where a part itself contains a separator we write it escaped (`\|`, `\:`), so that what
+`data.linearize` writes reads back; files made elsewhere have no such escapes and read as ever.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tailora.data.values import Fact, Record, RecordBuilder
+from tailora.errors import DataError
+
+_TEXT_MARK = re.compile(r"(?<!\\)(?:\\\\)*\|\|")
+_FACT_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\|")
+_PART_MARK = re.compile(r"(?:(?<=\s)|^):(?:\s|$)")
+_ESCAPED = re.compile(r"\\([\\|:])")
+_RESERVED = re.compile(r"[\\|]|(?<!\S):(?!\S)")
+
+
+def escape(part: str) -> str:
+    """Write one part of a fact so that it cannot be taken for a separator; white space becomes single spaces."""
+    return _RESERVED.sub(lambda match: "\\" + match[0], " ".join(part.split()))
+
+
+def parse_facts(text: str) -> tuple[Fact, ...]:
+    """Parse `attribute : value | subject : attribute : value`; ValueError names the part that is no fact."""
+    facts = []
+    for piece in _split_facts(text):
+        parts = [_ESCAPED.sub(r"\1", part.strip()) for part in _PART_MARK.split(piece.strip(), maxsplit=2)]
+        if len(parts) < 2 or not parts[-2]:
+            raise ValueError(piece.strip())
+        facts.append(Fact(parts[0] if len(parts) == 3 else None, parts[-2], parts[-1]))
+    return tuple(facts)
+
+
+def parse(text: str, where: str) -> list[Record]:
+    """Read a file of `facts||text` lines; lines with the same facts become one record, blank lines are passed over."""
+    builder = RecordBuilder()
+    known: dict[str, tuple[Fact, ...]] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        at = f"{where}:{number}"
+        mark = _TEXT_MARK.search(line)
+        if mark is None:
+            raise DataError("the line has no ||", where=at, mend="write facts||text")
+        head, reference = line[: mark.end() - 2], line[mark.end() :].strip()
+        if not reference:
+            raise DataError("the text is empty", where=at, mend="fill it in, or take the line out")
+        if head not in known:
+            try:
+                known[head] = parse_facts(head)
+            except ValueError as error:
+                raise DataError(
+                    f"{str(error)!r} is no fact", where=at, mend="write attribute : value, facts parted by |"
+                ) from error
+        builder.add(known[head], [reference])
+    return builder.records()
+
+
+def _split_facts(text: str) -> list[str]:
+    pieces, start = [], 0
+    for match in _FACT_MARK.finditer(text):
+        pieces.append(text[start : match.end() - 1])
+        start = match.end()
+    return [*pieces, text[start:]]
