@@ -1,0 +1,106 @@
+"""From targets in words to modules of a network: which layers are adapted, and which slices of the fused ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from torch import nn
+
+from tailora.adapters.config import matches
+from tailora.errors import SettingsError
+from tailora.families import MEANINGS, Family, Part, Target, fused_rows
+from tailora.lora.layers import kind_of
+
+Rows = tuple[int, int]
+Plan = dict[str, tuple[Rows, ...] | None]
+"""By module path: the ranges of outputs to adapt, None for the whole layer."""
+
+
+def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Plan:
+    """Find the modules that the targets mean.
+
+    Where one target means a whole fused layer and another a slice of it, the whole layer is adapted.
+
+    Args:
+        model: any network.
+        targets: meanings ("attention.qv") or patterns for the end of a module path ("c_attn").
+        family: what the network calls its layers.
+
+    Returns:
+        The plan, in the order of the network.
+
+    Raises:
+        SettingsError: on a target that matches nothing that can be adapted; it lists what there is.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    parts: dict[str, set[Part] | None] = {}
+    for target in targets:
+        found = _modules_of(target, model, modules, family)
+        if not found:
+            raise SettingsError(_nothing_matches(target, modules), where="targets", mend=f"there is {_what(modules)}")
+        for name, wanted in found.items():
+            known = parts.get(name, set())
+            parts[name] = None if known is None or wanted is None else known | set(wanted)
+    return {name: _rows_of(modules[name], parts[name]) for name in modules if name in parts}
+
+
+def head_of(model: nn.Module, family: Family) -> nn.Module | None:
+    """The vocabulary projection: what the model itself says, else the module with the family's name for it."""
+    getter = getattr(model, "get_output_embeddings", None)
+    if callable(getter):
+        head = getter()
+        return head if isinstance(head, nn.Module) else None
+    return next((module for name, module in model.named_modules() if matches(family.head, name)), None)
+
+
+def _modules_of(
+    target: str, model: nn.Module, modules: Mapping[str, nn.Module], family: Family
+) -> dict[str, tuple[Part, ...] | None]:
+    if target == "all-linear":
+        head = head_of(model, family)
+        linear = ("linear", "gpt2_conv1d")
+        return {name: None for name, module in modules.items() if module is not head and kind_of(module) in linear}
+    if target == "head":
+        head = head_of(model, family)
+        return {name: None for name, module in modules.items() if module is head and kind_of(module)}
+    wanted = family.targets(target) or (Target(target),)
+    return {
+        name: each.parts
+        for each in wanted
+        for name, module in modules.items()
+        if matches(each.pattern, name) and kind_of(module)
+    }
+
+
+def _rows_of(module: nn.Module, parts: set[Part] | None) -> tuple[Rows, ...] | None:
+    if parts is None:
+        return None
+    weight = module.get_parameter("weight")
+    hidden, out = weight.shape if kind_of(module) == "gpt2_conv1d" else reversed(weight.shape)
+    return tuple(fused_rows(part, int(out), int(hidden)) for part in ("q", "k", "v") if part in parts)
+
+
+def _nothing_matches(target: str, modules: Mapping[str, nn.Module]) -> str:
+    others = {type(module).__name__ for name, module in modules.items() if matches(target, name)}
+    if others:
+        return f"target {target!r} matches only what cannot be adapted ({', '.join(sorted(others))})"
+    return f"target {target!r} matches no layer"
+
+
+def _what(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
+    """The ends of the paths that can be adapted, most frequent first, and the meanings."""
+    ends = Counter(_end(name) for name, module in modules.items() if kind_of(module))
+    if not ends:
+        return "no layer in this network that can be adapted"
+    shown = ", ".join(f"{end} ({count})" if count > 1 else end for end, count in islice(ends.items(), limit))
+    more = f" and {len(ends) - limit} more" if len(ends) > limit else ""
+    return f"{shown}{more}; or by meaning {', '.join(MEANINGS)}"
+
+
+def _end(name: str) -> str:
+    """A path's end after its last index, which is what repeats from block to block."""
+    steps = name.split(".")
+    last = max((place for place, step in enumerate(steps) if step.isdigit()), default=-1)
+    return ".".join(steps[last + 1 :]) or name
