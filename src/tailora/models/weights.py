@@ -1,0 +1,132 @@
+"""The stored weights of a folder in Hugging Face layout, mapped from disk and checked. No torch.
+
+Reads the safetensors format itself (an eight-byte length, a JSON header, the values) because numpy has no
+bfloat16 and the safetensors package therefore cannot hand such tensors to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.errors import ModelError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_NUMPY_DTYPE = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # the upper half of a float32
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U8": "<u1",
+    "BOOL": "<u1",
+}
+_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies in a file.
+
+    Attributes:
+        dtype: safetensors' name of the type: "F32", "BF16", …
+        raw: its values with its shape, still in the file; bfloat16 as unsigned 16-bit integers.
+    """
+
+    dtype: str
+    raw: NDArray[Any]
+
+    @property
+    def floating(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.dtype in {"F64", "F32", "F16", "BF16"}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a model's weights: one, or the shards that an index names.
+
+    Raises:
+        ModelError: there are none, or the index is broken or names a file that is missing.
+    """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        single = folder / SINGLE_FILE
+        if single.is_file():
+            return [single]
+        if any(folder.glob("*.bin")):
+            raise ModelError(
+                "the weights are in pickled .bin files, which are not read",
+                where=folder,
+                mend="save them as model.safetensors: model.save_pretrained(folder) in transformers does it",
+            )
+        raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, mend="name a folder in Hugging Face layout")
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError("not a safetensors index", where=index, mend="fetch the model again") from error
+    if any(Path(name).name != name for name in names):
+        raise ModelError("the index names files outside its own folder", where=index)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"missing {', '.join(missing)}", where=folder, mend="fetch the model again")
+    return [folder / name for name in names]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model folder by its stored name, mapped and not yet read.
+
+    Raises:
+        ModelError: as `weight_files`, or a file that is truncated or not safetensors.
+    """
+    return {name: tensor for path in weight_files(folder) for name, tensor in _tensors_of(path)}
+
+
+def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            raise _broken(path)
+        header = file.read(length)
+    try:
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        ends = [entry["data_offsets"][1] for entry in entries.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _broken(path) from error
+    if 8 + length + max(ends, default=0) != size:
+        raise _broken(path)
+    values = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
+    for name, entry in entries.items():
+        yield name, _tensor(path, name, entry, values[8 + length :])
+
+
+def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uint8]) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        expected = math.prod(shape) * np.dtype(_NUMPY_DTYPE[dtype]).itemsize if dtype in _NUMPY_DTYPE else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(path) from error
+    if expected is None:
+        raise ModelError(
+            f"tensor {name} is stored as {dtype}, which is not read",
+            where=path,
+            mend="name an unquantised model",
+        )
+    if not 0 <= begin <= end or end - begin != expected:
+        raise _broken(path)
+    return StoredTensor(dtype, values[begin:end].view(_NUMPY_DTYPE[dtype]).reshape(shape))
+
+
+def _broken(path: Path) -> ModelError:
+    return ModelError("truncated, or not a safetensors file", where=path, mend="fetch the model again")
