@@ -31,8 +31,8 @@ _HUB_FILES = (
     *("vocab.json", "merges.txt", "LICENSE*"),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# The library's transport has changed (requests, httpx) and its connection errors with it; this is their common parent.
-_TRANSPORT_ERRORS = tuple(kind for kind in HfHubHTTPError.__mro__[1:] if kind.__name__ in {"HTTPError", "OSError"})
+# The library's transport has changed (requests, httpx), and with it what a lost connection raises.
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
 _HUB_DOWN = (500, 502, 503, 504)
 Source = Literal["bundled", "folder", "converted", "cached", "package", "hub"]
 
