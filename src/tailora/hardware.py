@@ -1,0 +1,318 @@
+"""What this machine offers: usable cores, memory, instruction sets, the speed of bf16; and stopwatches.
+
+Limits that a container sets (affinity, cgroup v1 and v2) count. What a system does not tell is None or empty,
+never a guess. PyTorch is imported only by the bf16 probe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+else:
+    import resource
+
+CGROUPS = Path("/sys/fs/cgroup")
+INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2"),
+)
+PACKAGES = ("tailora", "torch", "transformers", "tokenizers", "safetensors", "numpy", "peft")
+
+
+class Memory(NamedTuple):
+    """Bytes of main memory this process may have in all, and those it could still take without swapping."""
+
+    total: int | None
+    available: int | None
+
+
+def cores() -> int:
+    """Cores this process may use at once: its affinity, and no more than its cgroups' quota rounded up."""
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quotas = (_quota(folder) for folder in _cgroup_folders("cpu"))
+    return min(usable, *(quota for quota in quotas if quota is not None), usable)
+
+
+def memory() -> Memory:
+    """Main memory, with the limits of this process's cgroups."""
+    system = _system_memory()
+    totals, available = [system.total], [system.available]
+    for folder in _cgroup_folders("memory"):
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+        # A v1 cgroup without a limit reports about 2^63.
+        if limit is not None and used is not None and limit < (system.total or limit + 1):
+            totals.append(limit)
+            available.append(max(0, limit - used + _reclaimable(folder)))
+    return Memory(_least(totals), _least(available))
+
+
+def peak_rss() -> int | None:
+    """The most bytes of memory this process has held resident since it started its program.
+
+    On Linux the kernel's VmHWM: getrusage's ru_maxrss would also count the parent that this process was
+    started from.
+    """
+    return _resident().peak
+
+
+def rss() -> int | None:
+    """Bytes of memory this process holds resident now."""
+    return _resident().now
+
+
+def cpu_name() -> str:
+    """The processor's marketing name where the system tells it, else its architecture."""
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+    if found:
+        return found[1].strip()
+    name = _output("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else platform.processor()
+    return name or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of `INSTRUCTION_SETS` that the processor has, by Linux's names; empty on other systems."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def describe() -> dict[str, Any]:
+    """The machine and the software, for the record of a run; memory in bytes."""
+    total, available = memory()
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "instruction_sets": list(instruction_sets()),
+        "memory_total": total,
+        "memory_available": available,
+        "gpu": _gpu(),
+    }
+
+
+@functools.cache
+def bf16_is_faster(device: str = "cpu") -> bool:
+    """Whether a training step's matrix products take less time in bf16 than in fp32 on a device.
+
+    A probe of a fifth of a second or less at GPT-2's sizes: a layer's forward product and its gradient with
+    respect to the input, both precisions by turns, medians compared. Kept for the life of the process. Draws
+    no random numbers.
+    """
+    import torch
+
+    def timed(dtype: torch.dtype, rows: int) -> float:
+        hidden_TD, weight_FD = inputs[dtype]
+        start = time.perf_counter()
+        grown_TF = torch.nn.functional.linear(hidden_TD[:rows], weight_FD)
+        torch.mm(grown_TF, weight_FD)
+        if hidden_TD.is_cuda:
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    precisions = (torch.bfloat16, torch.float32)
+    with torch.inference_mode():
+        inputs = {
+            dtype: (torch.ones(256, 768, device=device, dtype=dtype), torch.ones(3072, 768, device=device, dtype=dtype))
+            for dtype in precisions
+        }
+        for dtype in precisions:  # the first call makes the kernels
+            timed(dtype, 16)
+        bf16, fp32 = (timed(dtype, 16) for dtype in precisions)
+        if bf16 > 4 * fp32:  # no bf16 instructions: the full size would take long only to say the same
+            return False
+        laps: dict[torch.dtype, list[float]] = {dtype: [] for dtype in precisions}
+        start = time.perf_counter()
+        while len(laps[torch.float32]) < 5 and (not laps[torch.float32] or time.perf_counter() - start < 0.12):
+            for dtype in precisions:
+                laps[dtype].append(timed(dtype, 256))
+    return statistics.median(laps[torch.bfloat16]) < statistics.median(laps[torch.float32])
+
+
+class Stopwatch:
+    """Wall-clock seconds of work that is done again and again.
+
+    Args:
+        synchronize: called before each reading, to wait for work that runs beside Python (a GPU's).
+    """
+
+    def __init__(self, synchronize: Callable[[], object] | None = None) -> None:
+        self.laps: list[float] = []
+        self._synchronize = synchronize
+
+    @contextlib.contextmanager
+    def lap(self) -> Iterator[None]:
+        """Time the work inside the `with`; work that raises is not counted."""
+        start = self._now()
+        yield
+        self.laps.append(self._now() - start)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all laps."""
+        return sum(self.laps)
+
+    @property
+    def median(self) -> float:
+        """Seconds of the middle lap; needs at least one."""
+        return statistics.median(self.laps)
+
+    def _now(self) -> float:
+        if self._synchronize is not None:
+            self._synchronize()
+        return time.perf_counter()
+
+
+def _cgroup_folders(controller: str) -> list[Path]:
+    """The folders of this process's cgroup for a controller and of all its parents, in v1 and v2."""
+    folders: list[Path] = []
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controller if controllers else CGROUPS
+        own = root / path.lstrip("/")
+        # Inside a container the path may be the host's, while the mount shows the container's cgroup as the root.
+        folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root) and folder.is_dir()]
+    return folders
+
+
+def _quota(folder: Path) -> int | None:
+    """Cores' worth of time a cgroup allows, rounded up."""
+    limit, _, period = _text(folder / "cpu.max").partition(" ")
+    if not limit:
+        limit, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+    if not (limit.strip().isdigit() and period.strip().isdigit()):  # "max" and -1 set no limit
+        return None
+    return max(1, -(-int(limit) // int(period)))
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of cached file pages that a cgroup counts as used and gives back when asked."""
+    stat = _text(folder / "memory.stat")
+    found = re.search(r"^total_inactive_file (\d+)$", stat, re.MULTILINE)
+    found = found or re.search(r"^inactive_file (\d+)$", stat, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _gpu() -> str | None:
+    """The first CUDA device's name, if PyTorch is loaded and sees one: naming it is not worth loading PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _least(amounts: list[int | None]) -> int | None:
+    return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The `name: N kB` lines of one of Linux's accounts, in bytes."""
+    return {name: int(n) * 1024 for name, n in re.findall(r"^(\w+):\s*(\d+) kB$", _text(path), re.MULTILINE)}
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _text(path: Path) -> str:
+    """A system file's text, or nothing where this system has no such file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """What a system command prints, or nothing where there is no such command."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout.strip()
+    except OSError:
+        return ""
+
+
+class _Resident(NamedTuple):
+    """Bytes of memory the process has held resident at most, and holds now."""
+
+    peak: int | None
+    now: int | None
+
+
+if sys.platform == "win32":
+
+    class _MemoryStatus(ctypes.Structure):
+        """MEMORYSTATUSEX of the Windows API."""
+
+        _fields_ = (
+            ("dwLength", wintypes.DWORD),
+            ("dwMemoryLoad", wintypes.DWORD),
+            *((name, ctypes.c_uint64) for name in ("ullTotalPhys", "ullAvailPhys", "ullTotalPageFile")),
+            *((name, ctypes.c_uint64) for name in ("ullAvailPageFile", "ullTotalVirtual", "ullAvailVirtual")),
+            ("ullAvailExtendedVirtual", ctypes.c_uint64),
+        )
+
+    class _MemoryCounters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of the Windows API."""
+
+        _fields_ = (
+            ("cb", wintypes.DWORD),
+            ("PageFaultCount", wintypes.DWORD),
+            *((name, ctypes.c_size_t) for name in ("PeakWorkingSetSize", "WorkingSetSize", "QuotaPeakPagedPoolUsage")),
+            *((name, ctypes.c_size_t) for name in ("QuotaPagedPoolUsage", "QuotaPeakNonPagedPoolUsage")),
+            *((name, ctypes.c_size_t) for name in ("QuotaNonPagedPoolUsage", "PagefileUsage", "PeakPagefileUsage")),
+        )
+
+    def _system_memory() -> Memory:
+        status = _MemoryStatus(dwLength=ctypes.sizeof(_MemoryStatus))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return Memory(int(status.ullTotalPhys), int(status.ullAvailPhys))
+
+    def _resident() -> _Resident:
+        counters = _MemoryCounters(cb=ctypes.sizeof(_MemoryCounters))
+        kernel32 = ctypes.WinDLL("kernel32")
+        kernel32.GetCurrentProcess.restype = wintypes.HANDLE
+        query = kernel32.K32GetProcessMemoryInfo
+        query.argtypes = (wintypes.HANDLE, ctypes.POINTER(_MemoryCounters), wintypes.DWORD)
+        query(kernel32.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
+        return _Resident(int(counters.PeakWorkingSetSize), int(counters.WorkingSetSize))
+
+else:
+
+    def _system_memory() -> Memory:
+        amounts = _kilobytes(Path("/proc/meminfo"))
+        if "MemTotal" in amounts:
+            return Memory(amounts["MemTotal"], amounts.get("MemAvailable"))
+        return Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
+
+    def _resident() -> _Resident:
+        amounts = _kilobytes(Path("/proc/self/status"))
+        if "VmHWM" in amounts:
+            return _Resident(amounts["VmHWM"], amounts.get("VmRSS"))
+        unit = 1 if sys.platform == "darwin" else 1024
+        now = _output("ps", "-o", "rss=", "-p", str(os.getpid()))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _Resident(peak, int(now) * 1024 if now.isdigit() else None)
