@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 
 def cores() -> int:
     """Cores this process may use at once: its affinity, and no more than its cgroups' quota rounded up."""
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
     quotas = (_quota(folder) for folder in _cgroup_folders("cpu"))
     return min(usable, *(quota for quota in quotas if quota is not None), usable)
 
@@ -112,13 +112,14 @@ def describe() -> dict[str, Any]:
 def bf16_is_faster(device: str = "cpu") -> bool:
     """Whether a training step's matrix products take less time in bf16 than in fp32 on a device.
 
-    A probe of a fifth of a second or less at GPT-2's sizes: a layer's forward product and its gradient with
-    respect to the input, both precisions by turns, medians compared. Kept for the life of the process. Draws
-    no random numbers.
+    A probe of about a fifth of a second at GPT-2's sizes: a layer's forward product and its gradient with
+    respect to the input, both precisions by turns. The least times are compared, on one thread: other work on
+    the machine only ever adds time, and adds it at random where threads wait for each other. Kept for the life
+    of the process. Draws no random numbers.
     """
     import torch
 
-    def timed(dtype: torch.dtype, rows: int) -> float:
+    def seconds(dtype: torch.dtype, rows: int) -> float:
         hidden_TD, weight_FD = inputs[dtype]
         start = time.perf_counter()
         grown_TF = torch.nn.functional.linear(hidden_TD[:rows], weight_FD)
@@ -127,23 +128,30 @@ def bf16_is_faster(device: str = "cpu") -> bool:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    precisions = (torch.bfloat16, torch.float32)
-    with torch.inference_mode():
-        inputs = {
-            dtype: (torch.ones(256, 768, device=device, dtype=dtype), torch.ones(3072, 768, device=device, dtype=dtype))
-            for dtype in precisions
-        }
-        for dtype in precisions:  # the first call makes the kernels
-            timed(dtype, 16)
-        bf16, fp32 = (timed(dtype, 16) for dtype in precisions)
-        if bf16 > 4 * fp32:  # no bf16 instructions: the full size would take long only to say the same
-            return False
-        laps: dict[torch.dtype, list[float]] = {dtype: [] for dtype in precisions}
-        start = time.perf_counter()
-        while len(laps[torch.float32]) < 5 and (not laps[torch.float32] or time.perf_counter() - start < 0.12):
-            for dtype in precisions:
-                laps[dtype].append(timed(dtype, 256))
-    return statistics.median(laps[torch.bfloat16]) < statistics.median(laps[torch.float32])
+    rows, precisions, threads = 128, (torch.bfloat16, torch.float32), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            inputs = {
+                dtype: (
+                    torch.ones(rows, 768, device=device, dtype=dtype),
+                    torch.ones(3072, 768, device=device, dtype=dtype),
+                )
+                for dtype in precisions
+            }
+            for dtype in precisions:  # the first call makes the kernels
+                seconds(dtype, 16)
+            bf16, fp32 = (seconds(dtype, 16) for dtype in precisions)
+            if bf16 > 8 * fp32:  # no bf16 instructions: the full size would take long only to say the same
+                return False
+            least = dict.fromkeys(precisions, float("inf"))
+            start, laps = time.perf_counter(), 0
+            while laps < 9 and (laps == 0 or time.perf_counter() - start < 0.15):
+                least = {dtype: min(least[dtype], seconds(dtype, rows)) for dtype in precisions}
+                laps += 1
+    finally:
+        torch.set_num_threads(threads)
+    return least[torch.bfloat16] < least[torch.float32]
 
 
 class Stopwatch:
