@@ -99,7 +99,7 @@ def decode(model: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, *, 
     Raises:
         SettingsError: a prompt is empty or fills the model's context.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or sum(map(len, prompts)) + decoding.max_new_tokens
+    context = context_length(model) or max(map(len, prompts), default=0) + decoding.max_new_tokens
     for number, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:
             what = f"prompt {number} has {len(prompt)} tokens; the model takes 1 to {context - 1}"
@@ -110,6 +110,12 @@ def decode(model: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, *, 
     with torch.inference_mode():
         search = _beam_search if decoding.num_beams > 1 else _sample
         return search(_Rows(model, prompts), prompts, room, decoding, eos_id)
+
+
+def context_length(model: Any) -> int | None:
+    """Most tokens that prompt and completion may have together; None if the architecture sets no limit."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
 
 
 class _Rows:

@@ -144,7 +144,7 @@ def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
 
 def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     try:
-        with _quiet():
+        with quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -167,7 +167,7 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and load reports off the terminal: what matters is raised."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
