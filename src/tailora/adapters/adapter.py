@@ -48,11 +48,20 @@ class LayerAdapter:
         kind: how the base stores the layer; `gpt2_conv1d` keeps its weight as [in, out].
         branches: one pair of factors, or one for each adapted slice of a fused projection.
         magnitude: DoRA's learnt magnitude, float32 [out], or None.
+        out: the layer's outputs, which slices alone do not tell; None where it was not known.
     """
 
     kind: LayerKind
     branches: tuple[LowRank, ...]
     magnitude: Array | None = None
+    out: int | None = None
+
+    @property
+    def out_features(self) -> int:
+        """The layer's outputs; where only slices are known, up to the last of them."""
+        if self.out is not None:
+            return self.out
+        return max(int(branch.b.shape[0]) if branch.rows is None else branch.rows[1] for branch in self.branches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +89,9 @@ class Adapter:
         """SHA-256 over everything that changes a result: names, scales, ranges and values; caches are keyed by it."""
         digest = hashlib.sha256()
         for name, layer in sorted(self.layers.items()):
-            digest.update(f"layer {name} {layer.kind}\n".encode())
+            # How the base stores its weight changes nothing in what the adapter does.
+            kind = "linear" if layer.kind == "gpt2_conv1d" else layer.kind
+            digest.update(f"layer {name} {kind}\n".encode())
             for branch in layer.branches:
                 digest.update(f"branch {branch.scale!r} {branch.rows} {branch.a.shape} {branch.b.shape}\n".encode())
                 digest.update(np.ascontiguousarray(branch.a).tobytes())
@@ -102,3 +113,14 @@ class Adapter:
             for layer in self.layers.values()
         )
         return layers + sum(bias.size for bias in self.biases.values())
+
+
+def changes_nothing(adapter: Adapter) -> bool:
+    """Whether the adapter leaves every base it could sit on as it is: a factor all zero in each branch.
+
+    Trained biases and magnitudes count as a change, since what they replace is not known here.
+    """
+    branches = [branch for layer in adapter.layers.values() for branch in layer.branches]
+    if adapter.biases or any(layer.magnitude is not None for layer in adapter.layers.values()):
+        return False
+    return not any(branch.scale and branch.a.any() and branch.b.any() for branch in branches)

@@ -58,7 +58,7 @@ class LoraConfig:
             raise SettingsError("no targets", where="targets", mend='name some, as in "attention.qv"')
         if self.bias not in get_args(Bias):
             raise SettingsError(f"bias must be one of {', '.join(get_args(Bias))}, not {self.bias!r}", where="bias")
-        for name in [*self.rank_pattern, *self.alpha_pattern]:
+        for name in [*self.targets, *self.rank_pattern, *self.alpha_pattern]:
             try:
                 re.compile(name)
             except re.error as error:
@@ -77,6 +77,14 @@ class LoraConfig:
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
+_PLAIN_PATH = re.compile(r"[\w.-]+")
+
+
 def matches(pattern: str, module: str) -> bool:
-    """Whether a pattern names a module path: the whole of it, or its end from a dot on (PEFT's rule)."""
+    """Whether a pattern names a module path: the whole of it, or its end from a dot on (PEFT's rule).
+
+    A pattern of letters, digits, dots and dashes is a path, so its dots are dots; any other is a regular expression.
+    """
+    if _PLAIN_PATH.fullmatch(pattern):
+        return module == pattern or module.endswith(f".{pattern}")
     return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None

@@ -1,43 +1,46 @@
 """Put an adapter on a network and take it off again: attach, extract, detach, count.
 
-Works on any `nn.Module`. Merging is in `lora.merging`; nothing here changes a base weight.
+Works on any `nn.Module`; nothing here changes a base weight. Merging is `lora.merging`'s, and is found here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
+from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.errors import AdapterError, SettingsError
 from tailora.families import family_of
+from tailora.lora.attachment import (
+    Attachment,
+    adapted_layers,
+    attachment_of,
+    exchange_modules,
+    require_attachment,
+    set_attachment,
+)
+from tailora.lora.biases import bias_names, held_bias
 from tailora.lora.layers import LAYERS, BranchShape, LoraLayer, kind_of
+from tailora.lora.merging import merge, restore_requires_grad, unmerge
 from tailora.lora.targets import Plan, plan_targets
 
-_ATTACHMENT = "_tailora_attachment"
-
-
-@dataclass
-class Attachment:
-    """What a network remembers about the adapter on it, so that `extract` and `detach` need no more than the network.
-
-    Attributes:
-        config: the settings the adapter was attached with.
-        source: the adapter that was attached, None for a fresh one.
-        biases: the base's own values of the biases that are trained, by parameter name.
-        frozen: parameters that the attachment froze, by name, with what they were before.
-    """
-
-    config: LoraConfig
-    source: Adapter | None
-    biases: dict[str, Tensor] = field(default_factory=dict)
-    requires_grad: dict[str, bool] = field(default_factory=dict)
+__all__ = [
+    "ParameterTable",
+    "adapted_layers",
+    "attach",
+    "attachment_of",
+    "detach",
+    "extract",
+    "merge",
+    "parameter_table",
+    "unmerge",
+]
 
 
 @dataclass(frozen=True)
@@ -84,20 +87,24 @@ def attach(
             the network is then as it was.
     """
     if attachment_of(model) is not None:
-        raise SettingsError("the network already carries an adapter", mend="detach or merge that one first")
+        raise SettingsError("the network already carries an adapter", mend="detach it, or merge it for good, first")
     plan = plan_targets(model, config.targets, family_of(model_type or _model_type(model)))
-    modules = dict(model.named_modules())
-    wrappers: dict[str, LoraLayer] = {}
     if adapter is None:
-        for name, rows in plan.items():
-            wrappers[name] = _fresh_layer(modules[name], name, rows, config, generator)
+        modules = dict(model.named_modules())
+        wrappers = {name: _fresh_layer(modules[name], name, rows, config, generator) for name, rows in plan.items()}
     else:
-        wrappers = _loaded_layers(model, modules, plan, config, adapter)
-    attachment = Attachment(config, adapter)
-    attachment.requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        wrappers = _loaded_layers(model, plan, config, adapter)
+    trained = bias_names(model, config.bias, wrappers.keys())
+    biases = [held_bias(model, name) for name in dict.fromkeys([*trained, *(adapter.biases if adapter else ())])]
+    requires_grad = {name: each.requires_grad for name, each in model.named_parameters(remove_duplicate=False)}
     model.requires_grad_(False)
-    _install(model, {modules[name]: wrapper for name, wrapper in wrappers.items()})
-    model.__dict__[_ATTACHMENT] = attachment
+    for bias in biases:
+        bias.master.requires_grad_(bias.name in trained)
+        if adapter is not None:
+            _copy(bias.master, adapter.biases[bias.name])
+        bias.hold()
+    exchange_modules(model, {wrapper.base: wrapper for wrapper in wrappers.values()})
+    set_attachment(model, Attachment(config, adapter, requires_grad, biases))
     return list(wrappers)
 
 
@@ -107,10 +114,11 @@ def extract(model: nn.Module) -> Adapter:
     Raises:
         AdapterError: if there is none.
     """
-    attachment = _require_attachment(model)
+    attachment = require_attachment(model)
     layers = {name: _layer_adapter(layer) for name, layer in adapted_layers(model)}
+    biases = {bias.name: _array(bias.master) for bias in attachment.biases}
     source = attachment.source
-    extracted = Adapter(config=attachment.config, layers=layers)
+    extracted = Adapter(config=attachment.config, layers=layers, biases=biases)
     if source is None:
         return extracted
     return replace(
@@ -124,37 +132,18 @@ def detach(model: nn.Module) -> None:
     Raises:
         AdapterError: if there is none.
     """
-    attachment = _require_attachment(model)
-    _install(model, {layer: layer.base for _, layer in adapted_layers(model)})
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(attachment.requires_grad[name])
-    del model.__dict__[_ATTACHMENT]
-
-
-def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
-    """The adapted layers of a network with their paths, which are those of the base layers they hold."""
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            yield name, module
-
-
-def attachment_of(model: nn.Module) -> Attachment | None:
-    """What the network remembers about the adapter on it, None without one."""
-    found: Attachment | None = model.__dict__.get(_ATTACHMENT)
-    return found
+    attachment = require_attachment(model)
+    exchange_modules(model, {layer: layer.base for _, layer in adapted_layers(model)})
+    for bias in attachment.biases:
+        bias.release()
+    restore_requires_grad(model, attachment)
+    set_attachment(model, None)
 
 
 def parameter_table(model: nn.Module) -> ParameterTable:
     """Count a network's parameters."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return ParameterTable(sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable))
-
-
-def _require_attachment(model: nn.Module) -> Attachment:
-    attachment = attachment_of(model)
-    if attachment is None:
-        raise AdapterError("the network carries no adapter", mend="attach one first")
-    return attachment
 
 
 def _model_type(model: nn.Module) -> str | None:
@@ -183,9 +172,8 @@ def _layer_class(module: nn.Module) -> type[LoraLayer]:
     return LAYERS[kind]
 
 
-def _loaded_layers(
-    model: nn.Module, modules: Mapping[str, nn.Module], plan: Plan, config: LoraConfig, adapter: Adapter
-) -> dict[str, LoraLayer]:
+def _loaded_layers(model: nn.Module, plan: Plan, config: LoraConfig, adapter: Adapter) -> dict[str, LoraLayer]:
+    modules = dict(model.named_modules())
     problems = [f"{name}: no such module in the network" for name in adapter.layers if name not in modules]
     problems += [f"{name}: targeted, but the adapter has nothing for it" for name in plan if name not in adapter.layers]
     wrappers: dict[str, LoraLayer] = {}
@@ -196,15 +184,28 @@ def _loaded_layers(
                 wrappers[name] = found
             else:
                 problems += [f"{name}: {problem}" for problem in found]
+    problems += _bias_misfits(model, bias_names(model, config.bias, adapter.layers.keys()), adapter.biases)
     if problems:
         raise AdapterError(_list_of(problems), where="adapter", mend="use it with the base it was made for")
     return wrappers
 
 
+def _bias_misfits(model: nn.Module, trained: list[str], biases: Mapping[str, Array]) -> list[str]:
+    parameters = dict(model.named_parameters())
+    problems = [f"{name}: trained, but the adapter has no values for it" for name in trained if name not in biases]
+    for name, values in biases.items():
+        if name not in parameters:
+            problems.append(f"{name}: no such parameter in the network")
+        else:
+            fault = _array_fault(values, tuple(parameters[name].shape))
+            problems += [f"{name}: {fault}"] if fault else []
+    return problems
+
+
 def _loaded_layer(module: nn.Module, layer: LayerAdapter, dropout: float) -> LoraLayer | list[str]:
     """The wrapped module with the adapter's values, or what speaks against it."""
     kind = kind_of(module)
-    if kind is None or kind != layer.kind:
+    if kind is None or _layout(kind) != _layout(layer.kind):
         return [f"made for a {layer.kind} layer, but this is {type(module).__name__}"]
     problems = _misfits(LAYERS[kind](module, ()), layer)
     if problems:
@@ -212,13 +213,17 @@ def _loaded_layer(module: nn.Module, layer: LayerAdapter, dropout: float) -> Lor
     shapes = [BranchShape(branch.rank, branch.scale, branch.rows) for branch in layer.branches]
     dora = layer.magnitude is not None
     wrapper = LAYERS[kind](module, shapes, dropout_p=dropout, dora=dora, generator=torch.Generator())
-    with torch.no_grad():
-        for pair, branch in zip(wrapper.pairs, layer.branches, strict=True):
-            pair.lora_A.copy_(_tensor(branch.a))
-            pair.lora_B.copy_(_tensor(branch.b))
-        if wrapper.magnitude is not None and layer.magnitude is not None:
-            wrapper.magnitude.copy_(_tensor(layer.magnitude))
+    for pair, branch in zip(wrapper.pairs, layer.branches, strict=True):
+        _copy(pair.lora_A, branch.a)
+        _copy(pair.lora_B, branch.b)
+    if wrapper.magnitude is not None and layer.magnitude is not None:
+        _copy(wrapper.magnitude, layer.magnitude)
     return wrapper
+
+
+def _layout(kind: LayerKind) -> LayerKind:
+    """Linear and Conv1D differ in how the base is stored, not in A and B; PEFT's files do not tell them apart."""
+    return "linear" if kind == "gpt2_conv1d" else kind
 
 
 def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
@@ -226,6 +231,8 @@ def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
     out = empty.out_features
     expected: list[tuple[str, Array, tuple[int, ...]]] = []
     problems = []
+    if layer.out is not None and layer.out != out:
+        problems.append(f"made for {layer.out} outputs, but the network's layer has {out}")
     for branch in layer.branches:
         low, high = branch.rows or (0, out)
         if not 0 <= low < high <= out:
@@ -237,35 +244,29 @@ def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
             expected.append(("B", branch.b, empty.b_shape(branch.rank, high - low)))
     if layer.magnitude is not None:
         expected.append(("magnitude", layer.magnitude, (out,)))
-    for what, values, shape in expected:
-        if values.shape != shape:
-            problems.append(f"{what} is {list(values.shape)}, but the network needs {list(shape)}")
-        elif not np.isfinite(values).all():
-            problems.append(f"{what} holds values that are not finite")
-    return problems
+    faults = ((what, _array_fault(values, shape)) for what, values, shape in expected)
+    return problems + [f"{what} {fault}" for what, fault in faults if fault]
+
+
+def _array_fault(values: Array, shape: tuple[int, ...]) -> str | None:
+    if values.shape != shape:
+        return f"is {list(values.shape)}, but the network needs {list(shape)}"
+    return None if np.isfinite(values).all() else "holds values that are not finite"
 
 
 def _layer_adapter(layer: LoraLayer) -> LayerAdapter:
     branches = tuple(LowRank(_array(pair.lora_A), _array(pair.lora_B), pair.scale, pair.rows) for pair in layer.pairs)
-    return LayerAdapter(layer.kind, branches, None if layer.magnitude is None else _array(layer.magnitude))
+    magnitude = None if layer.magnitude is None else _array(layer.magnitude)
+    return LayerAdapter(layer.kind, branches, magnitude, layer.out_features)
 
 
-def _tensor(values: Array) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float32))
+@torch.no_grad()
+def _copy(parameter: nn.Parameter, values: Array) -> None:
+    parameter.copy_(torch.from_numpy(np.array(values, dtype=np.float32)))
 
 
 def _array(tensor: Tensor) -> Array:
     return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
-
-
-def _install(model: nn.Module, exchange: Mapping[nn.Module, nn.Module]) -> None:
-    """Put new modules in the places of old ones, in every place where a network holds the same module."""
-    for module in list(model.modules()):
-        if module in exchange:
-            continue
-        for name, child in list(module._modules.items()):
-            if child is not None and child in exchange:
-                module._modules[name] = exchange[child]
 
 
 def _list_of(problems: list[str], limit: int = 8) -> str:

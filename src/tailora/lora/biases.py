@@ -1,0 +1,89 @@
+"""Biases trained along with an adapter: held as fp32 beside a base that may be bf16, and given back exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tailora.adapters.config import Bias
+
+
+@dataclass
+class HeldBias:
+    """One bias of the base whose place a trained copy has taken.
+
+    Attributes:
+        name: the parameter's full name in the base.
+        places: every module and attribute that held it.
+        pristine: the base's own parameter, untouched.
+        master: the copy that is trained, fp32 (fp64 in an fp64 base).
+    """
+
+    name: str
+    places: list[tuple[nn.Module, str]]
+    pristine: nn.Parameter
+    master: nn.Parameter
+
+    def release(self, *, keep_values: bool = False) -> None:
+        """Give the places back the base's own parameter, or with `keep_values` the trained values in its dtype."""
+        values = self.pristine
+        if keep_values:
+            trained = self.master.detach().to(self.pristine.dtype, copy=True)
+            values = nn.Parameter(trained, requires_grad=self.pristine.requires_grad)
+        for module, attribute in self.places:
+            if parametrize.is_parametrized(module, attribute):
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+            setattr(module, attribute, values)
+
+    def hold(self) -> None:
+        """Put the trained copy in its places; the layers see it in the base's dtype."""
+        for module, attribute in self.places:
+            if self.master.dtype == self.pristine.dtype:
+                setattr(module, attribute, self.master)
+                continue
+            parametrize.register_parametrization(module, attribute, _Cast(self.pristine.dtype), unsafe=True)
+            holder = cast(nn.ModuleDict, module.parametrizations)[attribute]
+            holder.original = self.master
+
+
+class _Cast(nn.Module):
+    """Shows an fp32 parameter in another dtype; gradients pass through the cast."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.to(self.dtype)
+
+
+def bias_names(model: nn.Module, mode: Bias, adapted: Collection[str]) -> list[str]:
+    """The full names of the biases that a mode trains.
+
+    Args:
+        model: the plain network, before layers are wrapped.
+        mode: "none", "all" of the network's, or "lora_only", those of the adapted layers.
+        adapted: paths of the adapted layers.
+    """
+    if mode == "none":
+        return []
+    names = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]
+    return [name for name in names if mode == "all" or name.rpartition(".")[0] in adapted]
+
+
+def held_bias(model: nn.Module, name: str) -> HeldBias:
+    """Prepare a trained copy of a bias of the plain network; `HeldBias.hold` puts it in place."""
+    pristine = model.get_parameter(name)
+    dtype = torch.float64 if pristine.dtype == torch.float64 else torch.float32
+    places = [
+        (module, attribute)
+        for module in model.modules()
+        for attribute, parameter in module._parameters.items()
+        if parameter is pristine
+    ]
+    return HeldBias(name, places, pristine, nn.Parameter(pristine.detach().to(dtype, copy=True)))

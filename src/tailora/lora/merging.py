@@ -1,0 +1,97 @@
+"""Fold an adapter into the weights of its base, only ever when asked, and take it out again bit for bit.
+
+No weight is written in place: a merged layer gets a new parameter, so a weight that is tied to another layer leaves
+that layer alone, and the pristine parameter, if kept, goes back as the object it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from tailora.errors import AdapterError
+from tailora.lora.attachment import (
+    Attachment,
+    Merged,
+    adapted_layers,
+    attachment_of,
+    exchange_modules,
+    require_attachment,
+    set_attachment,
+)
+from tailora.lora.layers import LoraLayer
+
+
+def merge(model: nn.Module, keep: bool = False) -> None:
+    """Turn the adapted layers into plain ones that compute the same, in the base's dtype.
+
+    The sums are in fp32, rounded once. Where an adapted weight is tied (an embedding and its head), only the adapted
+    layer gets the new weight, and `config.tie_word_embeddings` becomes False, so that the network survives saving
+    and loading.
+
+    Args:
+        model: a network that carries an adapter; changed in place.
+        keep: keep the base's own weights and the adapter aside for `unmerge`, at the price of their memory.
+
+    Raises:
+        AdapterError: if the network carries no adapter, or one that is merged already.
+    """
+    attachment = require_attachment(model)
+    layers = [layer for _, layer in adapted_layers(model)]
+    configs = _tied_configs(model, layers)
+    weights = [_put_weight(layer, nn.Parameter(layer.merged_weight())) for layer in layers]
+    exchange_modules(model, {layer: layer.base for layer in layers})
+    for config in configs:
+        config.tie_word_embeddings = False
+    for bias in attachment.biases:
+        bias.release(keep_values=True)
+    if keep:
+        attachment.merged = Merged(layers, weights, configs)
+        model.requires_grad_(False)
+        return
+    set_attachment(model, None)
+    restore_requires_grad(model, attachment)
+
+
+def unmerge(model: nn.Module) -> None:
+    """Undo `merge(model, keep=True)`: every base weight is again the tensor it was, beside its adapter.
+
+    Raises:
+        AdapterError: if nothing was merged, or it was merged without `keep`.
+    """
+    attachment = attachment_of(model)
+    if attachment is None or attachment.merged is None:
+        raise AdapterError("nothing kept to unmerge", mend="merge with keep=True to be able to unmerge")
+    merged = attachment.merged
+    for layer, weight in zip(merged.layers, merged.weights, strict=True):
+        _put_weight(layer, weight)
+    exchange_modules(model, {layer.base: layer for layer in merged.layers})
+    for config in merged.tied_configs:
+        config.tie_word_embeddings = True
+    for bias in attachment.biases:
+        bias.hold()
+    attachment.merged = None
+
+
+def restore_requires_grad(model: nn.Module, attachment: Attachment) -> None:
+    """Give the parameters of a plain network back what they had before the adapter froze them."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(attachment.requires_grad[name])
+
+
+def _put_weight(layer: LoraLayer, weight: nn.Parameter) -> nn.Parameter:
+    pristine = layer.base.get_parameter("weight")
+    layer.base.weight = weight.requires_grad_(pristine.requires_grad)
+    return pristine
+
+
+def _tied_configs(model: nn.Module, layers: Iterable[LoraLayer]) -> list[Any]:
+    """The configurations that say "tied", if a weight about to be merged is also another layer's."""
+    holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    if all(holders[id(layer.base_weight)] < 2 for layer in layers):
+        return []
+    configs = {id(config): config for config in (getattr(module, "config", None) for module in model.modules())}
+    return [config for config in configs.values() if getattr(config, "tie_word_embeddings", False)]
