@@ -43,7 +43,9 @@ class Memory(NamedTuple):
 
 def cores() -> int:
     """Cores this process may use at once: its affinity, and no more than its cgroups' quota rounded up."""
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
+    usable = os.cpu_count() or 1
+    if sys.platform == "linux":
+        usable = len(os.sched_getaffinity(0))
     quotas = (_quota(folder) for folder in _cgroup_folders("cpu"))
     return min(usable, *(quota for quota in quotas if quota is not None), usable)
 

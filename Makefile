@@ -1,0 +1,59 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
+# Each sets up what it needs in .venv, once; `make help` lists the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CODE := $(wildcard src tests tools benchmarks examples)
+
+.PHONY: help quickstart test test-slow check lint types tests format clean
+
+help:
+	@echo "make quickstart  train, score and merge an adapter on the bundled model (about 3 minutes, offline)"
+	@echo "make test        lint, types and tests: what CI runs"
+	@echo "make test-slow   the longer tests as well"
+	@echo "make check       lint and types only"
+	@echo "make format      put the code in its one format"
+	@echo "make clean       remove .venv and caches"
+
+quickstart: $(VENV)/installed
+	$(BIN)/tailora quickstart
+
+test: check tests
+
+check: lint types
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+tests: $(VENV)/installed-dev
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/pytest -q -m "slow or not slow"
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with its venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/installed
