@@ -1,0 +1,266 @@
+"""loralib's state dicts (`torch.save` of `lora_state_dict(model)`), bare or under `model_state_dict`, read and written.
+
+Such a file holds `<module>.lora_A`, `<module>.lora_B` and perhaps biases, and nothing else: not alpha, not which slices
+a `MergedLinear` adapts, not what kind of layer a module is. The caller says what the shapes leave open. A wrapped file
+that Tailora wrote answers these questions itself, in a note that loralib's users pass over. A file is read with
+`weights_only=True`, so no code in it runs, and every fault in it is reported in one error before anything is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailora.adapters.adapter import Adapter, Array, LayerAdapter
+from tailora.adapters.config import Bias, LoraConfig, matches
+from tailora.adapters.formats.loralib_layers import Factors, to_factors
+from tailora.adapters.formats.loralib_missing import Missing, layer_of, note_of, slices_of, unused, with_note
+from tailora.errors import AdapterError, MissingExtraError
+from tailora.files import atomic_path
+
+_WRAPPER = "model_state_dict"
+_NOTE = "tailora"
+_GPT2_BODY = re.compile(r"(?:h\.\d+|wte|wpe|ln_f)(?:\.|$)")
+_FACTOR = re.compile(r"(?:(?P<module>.*)\.)?lora_(?P<factor>[AB])")
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    alpha: float | Mapping[str, float] | None = None,
+    enable_lora: Sequence[bool] | Mapping[str, Sequence[bool]] | None = None,
+    fan_in_fan_out: bool | Sequence[str] | None = None,
+    embeddings: Sequence[str] = (),
+    kernels: Mapping[str, Sequence[int]] | None = None,
+    ignore_base: bool = False,
+) -> Adapter:
+    """Read a loralib `.bin` or `.pt` file.
+
+    Module paths lose the `module.` that data-parallel training puts before them, and gain the `transformer.` that the
+    body of a GPT-2 has in the model with a head.
+
+    Args:
+        path: the file.
+        alpha: see `Missing`; needed unless the file carries Tailora's note.
+        enable_lora: see `Missing`.
+        fan_in_fan_out: see `Missing`.
+        embeddings: see `Missing`.
+        kernels: see `Missing`.
+        ignore_base: take the LoRA tensors of a whole model's state dict and leave the rest of it, biases included.
+
+    Raises:
+        AdapterError: on a file that is no such state dict, is damaged, misshapen, not finite or would run code, and
+            where the shapes leave open what `Missing` asks.
+        MissingExtraError: without torch.
+    """
+    path = Path(path)
+    given = Missing(alpha, enable_lora, fan_in_fan_out, embeddings, kernels or {})
+    state, note = _read(path)
+    settings, identity = with_note(given, note, path)
+    faults: list[str] = []
+    pairs, biases = _sort(_numbers(state, faults), ignore_base, faults)
+    _raise_for(faults, path)
+    layers = {}
+    for module, (a, b) in pairs.items():
+        try:
+            layers[module] = layer_of(module, a, b, settings)
+        except ValueError as error:
+            faults.append(f"{module or 'the only layer'} {error}")
+    faults += unused(settings, layers)
+    _raise_for(faults, path)
+    convolutions = tuple(f"{module}.conv.bias" for module, layer in layers.items() if layer.kind == "conv")
+    biases = {name.replace(".conv.bias", ".bias") if name in convolutions else name: v for name, v in biases.items()}
+    return Adapter(_config(layers, biases), layers, biases, *identity)
+
+
+def save(
+    adapter: Adapter,
+    path: str | PathLike[str],
+    *,
+    slices: Mapping[str, int] | None = None,
+    wrapped: bool = False,
+    prefix: str = "",
+) -> dict[str, float]:
+    """Write an adapter as a loralib state dict.
+
+    Scales are folded into `lora_alpha` exactly, rank-stabilised ones too, so ranks and alphas may differ by module. A
+    module that loralib's code holds as `MergedLinear` is written slice by slice: where every column of B writes one
+    slice, as in PEFT's dense equivalent of a slice-wise adapter, these slices come back; any other B becomes all slices
+    with A repeated.
+
+    Args:
+        adapter: what to write.
+        path: the file.
+        slices: the modules (patterns) that are `MergedLinear`, and into how many slices their outputs fall; None means
+            GPT-2's `c_attn` in 3, as in the LoRA paper's code, and `{}` that none is. Modules that the adapter itself
+            adapts slice by slice are written so in any case.
+        wrapped: put the state dict under `model_state_dict`, as the LoRA paper's code does, and beside it a note with
+            what loralib's file lacks, so that `load` needs no arguments.
+        prefix: put before every key, such as "module.".
+
+    Returns:
+        The `lora_alpha` that each module has to be built with, by module path.
+
+    Raises:
+        AdapterError: naming each layer that loralib has no word for, such as DoRA's.
+        MissingExtraError: without torch.
+    """
+    torch = _torch()
+    factors: dict[str, Factors] = {}
+    faults: list[str] = []
+    for module, layer in adapter.layers.items():
+        try:
+            factors[module] = to_factors(layer, slices_of(module, layer, slices))
+        except ValueError as error:
+            faults.append(f"{module} {error}")
+    _raise_for(faults, Path(path))
+    state: dict[str, Array] = {}
+    for module, pair in factors.items():
+        state |= {f"{module}.lora_A": pair.a, f"{module}.lora_B": pair.b}
+    convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in factors.items() if pair.kernel}
+    state |= {convolutions.get(name, name): bias for name, bias in adapter.biases.items()}
+    # A copy: torch would otherwise share memory with, and save in full, whatever array a value is a view of.
+    content: dict[str, Any] = {prefix + name: torch.tensor(value) for name, value in state.items()}
+    if wrapped:
+        content = {_WRAPPER: content, _NOTE: note_of(adapter, factors)}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+    return {module: pair.alpha for module, pair in factors.items()}
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "loralib's files are torch pickles, and torch is not installed", mend='pip install "tailora[train]"'
+        ) from error
+    return torch
+
+
+def _read(path: Path) -> tuple[Mapping[Any, Any], Any]:
+    """The state dict in a file, and Tailora's note if there is one."""
+    torch = _torch()
+    if not path.is_file():
+        raise AdapterError("no such file", where=path, mend="give a .bin or .pt file that torch.save wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            reason = "it holds something other than tensors, which could run code, or it is no torch file"
+        raise AdapterError(
+            f"cannot be read as tensors: {reason[:200]}",
+            where=path,
+            mend="get the file anew, or from a source you trust",
+        ) from error
+    note = None
+    if isinstance(content, Mapping) and isinstance(content.get(_WRAPPER), Mapping):
+        content, note = content[_WRAPPER], content.get(_NOTE)
+    if not isinstance(content, Mapping):
+        raise AdapterError(f"holds a {type(content).__name__}, not a state dict", where=path)
+    return content, note
+
+
+def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
+    """The tensors by module path as the base names it; faults are noted."""
+    torch = _torch()
+    values = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            faults.append(f"{key!r} is a {type(value).__name__}, not a tensor")
+            continue
+        name = key
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        if name in values:
+            faults.append(f"{name} stands twice")
+        values[name] = value
+    if values and all(_GPT2_BODY.match(name) for name in values):
+        values = {f"transformer.{name}": value for name, value in values.items()}
+    return values
+
+
+def _sort(
+    values: Mapping[str, Any], ignore_base: bool, faults: list[str]
+) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+    """The factors of each module, and the biases; faults are noted."""
+    found: dict[str, dict[str, Array]] = {}
+    biases: dict[str, Array] = {}
+    foreign = []
+    for name, value in values.items():
+        if match := _FACTOR.fullmatch(name):
+            found.setdefault(match["module"] or "", {})[match["factor"]] = _array(name, value, 2, faults)
+        elif "lora_" in name:
+            faults.append(f"{name} is no key of loralib's (PEFT's files are read from their folder)")
+        elif ignore_base:
+            continue
+        elif "bias" in name:
+            biases[name] = _array(name, value, 1, faults)
+        else:
+            foreign.append(name)
+    if foreign:
+        faults.append(
+            f"{len(foreign)} tensors are no part of an adapter ({foreign[0]}, …): save lora_state_dict(model), or "
+            "pass ignore_base=True to leave them"
+        )
+    if not found:
+        faults.append("there is no lora_A or lora_B in it")
+    pairs = {}
+    for module, factors in found.items():
+        if len(factors) == 2:
+            pairs[module] = (factors["A"], factors["B"])
+        else:
+            faults.append(f"{module} has a lora_{next(iter(factors))} only")
+    return pairs, biases
+
+
+def _array(name: str, tensor: Any, dimensions: int, faults: list[str]) -> Array:
+    """A tensor in float32, or an empty array and a fault."""
+    fault = None
+    # A crafted tensor can stretch one stored number over terabytes, which the conversion would write out.
+    if not tensor.is_floating_point() or tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu":
+        fault = f"is no dense floating-point tensor ({tensor.dtype})"
+    elif tensor.ndim != dimensions or 0 in tensor.shape:
+        fault = f"has the shape {list(tensor.shape)}, not {dimensions} dimensions"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        fault = "claims more numbers than the file holds"
+    if fault is None:
+        array: Array = np.ascontiguousarray(tensor.detach().float().numpy())
+        if np.isfinite(array).all():
+            return array
+        fault = "holds values that are not finite"
+    faults.append(f"{name} {fault}")
+    return np.zeros((1,) * dimensions, np.float32)
+
+
+def _raise_for(faults: Sequence[str], path: Path) -> None:
+    if faults:
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise AdapterError("; ".join(faults[:5]) + more, where=path)
+
+
+def _config(layers: Mapping[str, LayerAdapter], biases: Mapping[str, Array]) -> LoraConfig:
+    """Settings that give the layers their ranks and scales: the commonest as the rule, the others by module path."""
+    ranks = {module: layer.branches[0].rank for module, layer in layers.items()}
+    alphas = {module: layer.branches[0].scale * ranks[module] for module, layer in layers.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    # A path also names every path that ends in it, so where that happens each is listed, the longest first.
+    nested = any(name != path and matches(name, path) for name in layers for path in layers)
+    ordered = sorted(layers, key=len, reverse=True)
+    bias: Bias = "none" if not biases else "lora_only" if set(biases) <= {f"{m}.bias" for m in layers} else "all"
+    return LoraConfig(
+        rank=rank,
+        alpha=alpha,
+        targets=tuple(layers),
+        bias=bias,
+        rank_pattern={module: ranks[module] for module in ordered if nested or ranks[module] != rank},
+        alpha_pattern={module: alphas[module] for module in ordered if nested or alphas[module] != alpha},
+    )
