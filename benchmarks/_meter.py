@@ -1,0 +1,75 @@
+"""Clocks the updates of one arm and counts what they computed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tailora.hardware import peak_rss, rss
+
+
+@dataclass
+class Work:
+    """What was computed: examples, positions through the transformer's blocks, positions through the vocabulary."""
+
+    examples: int = 0
+    body_positions: int = 0
+    head_positions: int = 0
+
+
+@dataclass
+class Meter:
+    """Counts updates, leaves the first ones out, and says when enough time has been measured.
+
+    Make it when everything is imported and nothing is loaded yet: it notes the memory held then.
+
+    Attributes:
+        warm_up: updates before the clock starts.
+        seconds: how long to measure; the update in progress is finished, and at least two are measured.
+        imported_bytes: resident memory after the imports, in bytes.
+    """
+
+    warm_up: int
+    seconds: float
+    imported_bytes: int = field(default_factory=lambda: rss() or 0)
+    _updates: int = 0
+    _start: float = 0.0
+    _end: float = 0.0
+    _work: Work = field(default_factory=Work)
+
+    def add(self, *, examples: int = 0, body_positions: int = 0, head_positions: int = 0) -> None:
+        """Count work of the update in progress."""
+        self._work.examples += examples
+        self._work.body_positions += body_positions
+        self._work.head_positions += head_positions
+
+    def end_update(self) -> bool:
+        """Mark the end of an update; true when the measurement is complete."""
+        now = time.perf_counter()
+        self._updates += 1
+        if self._updates == self.warm_up:
+            self._start, self._work = now, Work()
+        self._end = now
+        return self._updates >= self.warm_up + 2 and now - self._start >= self.seconds
+
+    def report(self, *, loss: float, precision: str) -> dict[str, Any]:
+        """The arm's figures: times in seconds, memory in bytes, positions summed over the measured updates.
+
+        Args:
+            loss: mean training loss of the run in nats per completion token, as a check that sides did the same.
+            precision: the type that the large matrix products were computed in.
+        """
+        elapsed, updates = self._end - self._start, self._updates - self.warm_up
+        peak = peak_rss() or 0
+        return {
+            "examples_per_second": self._work.examples / elapsed,
+            "seconds_per_update": elapsed / updates,
+            "updates": updates,
+            **asdict(self._work),
+            "loss": loss,
+            "precision": precision,
+            "peak_bytes": peak,
+            "imported_bytes": self.imported_bytes,
+            "own_bytes": peak - self.imported_bytes,
+        }

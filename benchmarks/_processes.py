@@ -1,0 +1,49 @@
+"""One measurement, one process: start a benchmark's own script again for one arm and read its one JSON line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class ArmError(RuntimeError):
+    """An arm's process ended without a result."""
+
+
+def run_arm(script: Path, arguments: Sequence[str], *, threads: int) -> dict[str, Any]:
+    """Run `python script arguments` and return the JSON object on the last line of its standard output.
+
+    Args:
+        script: the benchmark's own file.
+        arguments: flags that make it measure one arm.
+        threads: OpenMP threads the process gets.
+
+    Raises:
+        ArmError: the process failed; the message ends in the last lines of its standard error.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.splitlines()[-15:])
+        raise ArmError(f"{' '.join(command)} ended with {done.returncode}:\n{tail}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def print_result(measure: Callable[[], dict[str, Any]]) -> None:
+    """In an arm's process: run `measure`, whatever it prints going to standard error, then print its JSON line."""
+    with contextlib.redirect_stdout(sys.stderr):
+        result = measure()
+    print(json.dumps(result))
+
+
+def say(text: str) -> None:
+    """Progress for the reader, on standard error."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,224 @@
+"""Training speed and memory: Tailora beside PEFT, GPT-2 124M on E2E pairs, every arm in a process of its own.
+
+    python benchmarks/training.py                      # the figures of RESULTS.md, about 15 minutes on two cores
+    python benchmarks/training.py --json               # one JSON object on standard output
+    python benchmarks/training.py --search             # which batch size and runner is PEFT's best here
+    python benchmarks/training.py --arms peft_best tailora --rounds 1 --seconds 10
+
+All arms train the same thing: GPT-2 124M at random weights, its own dropouts 0, LoRA of rank 4, alpha 32 and dropout
+0.1 on `c_attn`, 32 examples an update on average, the loss on the completion with its end-of-text. The prompt is the
+LoRA paper's linearisation and end-of-text. The examples of a round are all the pairs of the same random meaning
+representations (MRs) for every arm. An example is a pair of an MR and one reference.
+
+Arms: `peft_fp32`, PEFT in transformers' Trainer as its default on a CPU is; `peft_bf16`, the same with `bf16=True`;
+the same two with batches of 8 accumulated four times (`_8x4`); `peft_best`, PEFT at its best: adapters fp32, batches
+of similar length, the base's type, batch size and runner that `--search` finds best here (`--best`; by default the base
+in bf16 where the processor gains by it, batches of 8, a plain loop); `tailora`, ours.
+
+Needs `peft` and `accelerate` beside Tailora. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from _processes import print_result, run_arm, say
+from tailora import hardware
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+TARGETS, RANK, ALPHA, DROPOUT = ("c_attn",), 4, 32, 0.1
+
+OURS = "tailora"
+LIMIT = "limit"
+PEERS = ("peft_fp32", "peft_fp32_8x4", "peft_bf16", "peft_bf16_8x4", "peft_best")
+CANDIDATES = tuple(
+    f"best_{base}_{runner}_{size}"
+    for base in ("bf16", "fp32")
+    for runner in ("trainer", "loop")
+    for size in (8, 16, 32)
+)
+
+Result = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    if arguments.arm:
+        print_result(lambda: measure_arm(arguments))
+        return
+    arguments.best = arguments.best or f"best_{'bf16' if hardware.bf16_is_faster() else 'fp32'}_loop_8"
+    arms = [*PEERS[:-1], *CANDIDATES] if arguments.search else arguments.arms
+    summary = summarise(measure_rounds(arguments, arms), arms, arguments)
+    print_table(summary)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    arms = [*PEERS, OURS, *CANDIDATES]
+    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS], choices=arms, metavar="ARM")
+    parser.add_argument("--search", action="store_true", help="measure every way PEFT may be run, and nothing else")
+    parser.add_argument("--best", choices=CANDIDATES, metavar="ARM", help="what peft_best is: best_BASE_RUNNER_BATCH")
+    parser.add_argument("--rounds", type=int, default=3, help="how often the arms take turns")
+    parser.add_argument("--seconds", type=float, default=20.0, help="to measure per arm and round; at least 2 updates")
+    parser.add_argument("--warm-up", type=int, default=1, help="updates before the clock starts")
+    parser.add_argument("--seed", type=int, default=1, help="of the first round; each later one has one more")
+    parser.add_argument("--mrs", type=int, default=400, help="random MRs a round, all their references")
+    parser.add_argument("--threads", type=int, default=hardware.cores())
+    parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "trainset.csv.gz"))
+    parser.add_argument("--tokenizer", default=str(SHARED / "models" / "gpt2-tokenizer"), help="folder of GPT-2's")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--arm", choices=[*arms, LIMIT], help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def measure_rounds(arguments: argparse.Namespace, arms: Sequence[str]) -> list[dict[str, Result]]:
+    """Let the arms take turns; one result per arm and round, and the machine's limit beside them."""
+    rounds = []
+    for number in range(arguments.rounds):
+        results = {}
+        for arm in [LIMIT, *arms]:
+            flags = [f"--arm={arm}", f"--seed={arguments.seed + number}"]
+            for name in ("best", "seconds", "warm_up", "mrs", "threads", "data", "tokenizer"):
+                flags.append(f"--{name.replace('_', '-')}={getattr(arguments, name)}")
+            results[arm] = run_arm(Path(__file__), flags, threads=arguments.threads)
+            rate = results[arm].get("examples_per_second")
+            say(f"round {number + 1}  {arm:<18}" + ("" if rate is None else f"{rate:6.2f} examples/s"))
+        rounds.append(results)
+    return rounds
+
+
+def measure_arm(arguments: argparse.Namespace) -> Result:
+    """Measure one arm in this process."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    if arguments.arm == LIMIT:
+        from _limit import matmul_gflops
+
+        return {f"{name}_gflops": matmul_gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    measure = measure_ours if arguments.arm == OURS else measure_peer
+    return measure(arguments) | {"threads": torch.get_num_threads()}
+
+
+def measure_peer(arguments: argparse.Namespace) -> Result:
+    """One of PEFT's arms."""
+    import _network
+    import _peft
+    from _meter import Meter
+    from _sample import random_mrs
+
+    meter = Meter(arguments.warm_up, arguments.seconds)
+    setup = _peft.Setup.named(arguments.best if arguments.arm == "peft_best" else arguments.arm)
+    sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
+    network = _network.random_gpt2().to(setup.base)
+    model = _peft.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, conv1d=True)
+    _peft.count_positions(model, meter)
+    order = _peft.grouped if setup.grouped else _peft.shuffled
+    batches = order(sample.examples, setup.batch_size, arguments.seed)
+    if setup.runner == "loop":
+        loss = _peft.measure_loop(model, batches, meter, pad_id=sample.end_of_text)
+    else:
+        loss = _peft.measure_trainer(model, batches, setup, meter, pad_id=sample.end_of_text, seed=arguments.seed)
+    return meter.report(loss=loss, precision=setup.precision)
+
+
+def measure_ours(arguments: argparse.Namespace) -> Result:
+    """Tailora's arm."""
+    import _tailora
+
+    import _network
+    from _meter import Meter
+    from _sample import random_mrs
+
+    meter = Meter(arguments.warm_up, arguments.seconds)
+    sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
+    model = _tailora.adapt(_network.random_gpt2(), targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT)
+    loss = _tailora.measure(model, sample, meter, seed=arguments.seed)
+    return meter.report(loss=loss, precision=_tailora.precision())
+
+
+def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: argparse.Namespace) -> Result:
+    """Medians over rounds of every arm's figures and of the per-round ratios."""
+    limits = {key: median(results[LIMIT][key] for results in rounds) for key in rounds[0][LIMIT]}
+    summary: Result = {
+        "benchmark": "training",
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "peft_best": arguments.best,
+        "arms": {arm: summarise_arm([results[arm] for results in rounds], limits) for arm in arms},
+        "limit": limits,
+    }
+    for peer in (arm for arm in arms if arm != OURS and OURS in arms):
+        summary[f"ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", peer)
+        memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
+        summary[memory] = median_ratio(rounds, "own_bytes", peer)
+    machine = hardware.describe() | {"threads": arguments.threads}
+    machine["packages"]["accelerate"] = version("accelerate")
+    return summary | {"machine": machine, "per_round": rounds}
+
+
+def summarise_arm(results: list[Result], limits: Result) -> Result:
+    """An arm's medians, the arithmetic that what it computed needs, and its share of the machine's limit."""
+    from _network import training_gflop
+
+    for result in results:
+        gflop = training_gflop(result["body_positions"], result["head_positions"])
+        result["gflop_per_example"] = gflop / result["examples"]
+        result["gflop_per_update"] = gflop / result["updates"]
+        result["gflops"] = result["gflop_per_update"] / result["seconds_per_update"]
+    summary = {key: median(result[key] for result in results) for key in results[0] if key != "precision"}
+    limit = limits[f"{results[0]['precision']}_gflops"]
+    return summary | {
+        "precision": results[0]["precision"],
+        "share_of_limit": summary["gflops"] / limit,
+        "examples_per_second_at_limit": limit / summary["gflop_per_example"],
+    }
+
+
+def median_ratio(rounds: list[dict[str, Result]], figure: str, peer: str) -> float:
+    """Ours over a peer's, in each round; the median."""
+    return median(results[OURS][figure] / results[peer][figure] for results in rounds)
+
+
+def median(values: Iterable[float]) -> float:
+    return float(statistics.median(values))
+
+
+def print_table(summary: Result) -> None:
+    """The summary for people, on standard error."""
+    columns = ("arm", "type", "examples/s", "s/update", "peak MiB", "own MiB", "GFLOP/ex.", "of limit", "loss")
+    table = Table(*columns, title="medians over rounds; own: less what the imports hold")
+    for name, arm in summary["arms"].items():
+        table.add_row(
+            name,
+            arm["precision"],
+            f"{arm['examples_per_second']:.2f}",
+            f"{arm['seconds_per_update']:.2f}",
+            f"{arm['peak_bytes'] / 2**20:.0f}",
+            f"{arm['own_bytes'] / 2**20:.0f}",
+            f"{arm['gflop_per_example']:.1f}",
+            f"{arm['share_of_limit']:.0%}",
+            f"{arm['loss']:.2f}",
+        )
+    console = Console(stderr=True, width=120)
+    console.print(table)
+    console.print("  ".join(f"{key} {value:.0f}" for key, value in summary["limit"].items()))
+    for key, value in summary.items():
+        if "ratio" in key:
+            console.print(f"{key} {value:.2f}")
+
+
+if __name__ == "__main__":
+    main()
