@@ -33,7 +33,17 @@ class Verb(NamedTuple):
     function: str
 
 
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "generate": Verb(
+        "Write texts for records or prompts with a base model and an adapter",
+        "tailora.generate:GenerateSettings",
+        "tailora.generate:run",
+    ),
+    "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
+    "models": Verb(
+        "List the base models known by name", "tailora.models.listing:ModelsSettings", "tailora.models.listing:run"
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

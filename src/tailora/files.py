@@ -49,7 +49,12 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
             target.rename(old / target.name)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except BaseException:
+                (old / target.name).rename(target)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(target)

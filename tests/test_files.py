@@ -1,0 +1,138 @@
+"""Files and folders appear whole or not at all, whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
+
+INTERRUPTIONS = [ValueError, KeyboardInterrupt, SystemExit]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="permission bits are POSIX's")
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def half_write(path: Path, interruption: type[BaseException]) -> None:
+    path.write_text("half", encoding="utf-8")
+    raise interruption
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+@pytest.mark.parametrize("before", [None, "old"])
+def test_an_interrupted_file_leaves_what_was_there(
+    tmp_path: Path, before: str | None, interruption: type[BaseException]
+) -> None:
+    target = tmp_path / "made.txt"
+    if before is not None:
+        target.write_text(before, encoding="utf-8")
+    with pytest.raises(interruption), atomic_path(target) as path:
+        half_write(path, interruption)
+    assert listing(tmp_path) == ([] if before is None else ["made.txt"])
+    assert before is None or target.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+@pytest.mark.parametrize("before", [False, True])
+def test_an_interrupted_folder_leaves_what_was_there(
+    tmp_path: Path, before: bool, interruption: type[BaseException]
+) -> None:
+    target = tmp_path / "made"
+    if before:
+        target.mkdir()
+        (target / "old").touch()
+    with pytest.raises(interruption), atomic_folder(target) as folder:
+        half_write(folder / "new", interruption)
+    assert listing(tmp_path) == (["made"] if before else [])
+    assert not before or listing(target) == ["old"]
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "made"
+    for name in ("first", "second"):
+        with atomic_folder(target) as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / name).write_text(name, encoding="utf-8")
+    assert listing(target.parent) == ["made"]
+    assert listing(target / "inner") == ["second"]
+
+
+def test_a_folder_comes_back_when_its_successor_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "made"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def refuse(path: Path, to: Path) -> Path:
+        if path.name.endswith(".part"):
+            raise PermissionError("in use")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError), atomic_folder(target) as folder:
+        (folder / "new").touch()
+    assert listing(tmp_path) == ["made"]
+    assert listing(target) == ["old"]
+
+
+@posix
+def test_what_is_written_can_be_read_as_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_text(tmp_path / "file", "text")
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / "inner").touch(0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"file": 0o644, "folder": 0o755, "inner": 0o644}
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_text_is_written_as_it_is(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    target = tmp_path_factory.mktemp("text") / "file"
+    write_text(target, text)
+    assert target.read_bytes() == text.encode("utf-8")
+
+
+def test_json_keeps_letters_and_refuses_what_json_has_not(tmp_path: Path) -> None:
+    target = tmp_path / "value.json"
+    write_json(target, {"tên": "Phở", "list": [1, None]})
+    assert json.loads(target.read_text(encoding="utf-8")) == {"tên": "Phở", "list": [1, None]}
+    assert "Phở" in target.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(target, {"loss": float("nan")})
+    assert "Phở" in target.read_text(encoding="utf-8")
+
+
+def test_the_cache_stands_where_the_user_says(cache: Path) -> None:
+    assert cache_folder() == cache
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "tailora"),
+        ("win32", "LOCALAPPDATA", "tailora/cache"),
+    ],
+)
+def test_the_cache_stands_in_the_systems_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, expected: str
+) -> None:
+    monkeypatch.delenv("TAILORA_CACHE")
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert cache_folder() == tmp_path / expected
+    monkeypatch.delenv(variable)
+    assert Path.home() in cache_folder().parents

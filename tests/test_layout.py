@@ -1,0 +1,152 @@
+"""The house rules that can be read from the source: layers, imports, docstrings, and what stays free of PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+LAYERS = (
+    {"errors", "settings", "hardware", "files"},
+    {"adapters", "data", "metrics", "families", "reports"},
+    {"lora", "models", "loralib"},
+    {"train", "engine", "adapted"},
+    {"generate", "merge", "verify", "quantize", "export"},
+    {"evaluate", "compare", "tune", "serve", "quickstart"},
+    {"cli", "__main__"},
+)
+TORCH_FREE = LAYERS[0] | LAYERS[1]
+# The only steps sideways within a layer, in one direction each: loralib's names over our layers, and a module that
+# itself imports nothing of ours.
+SIDEWAYS = {("loralib", "lora"), ("adapters", "families")}
+# Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
+LATE_IMPORTS = {
+    "tailora.cli": {"tailora.settings"},
+    "tailora.hardware": {"torch"},
+    "tailora.adapters.formats": {"tailora.adapters.formats"},
+    "tailora.adapters.formats.loralib": {"torch"},
+    "tailora.adapters.formats.tensors": {"torch"},
+    "tailora.models.gguf": {"gguf"},
+}
+DYNAMIC_IMPORTS = {"tailora.cli"}
+
+
+class Import(NamedTuple):
+    target: str
+    line: int
+    late: bool
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {module_name(path): ast.parse(path.read_bytes()) for path in sorted(SOURCE.rglob("*.py"))}
+PACKAGES = {module_name(path) for path in SOURCE.rglob("__init__.py")}
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """Every import statement's target, `from package import module` resolved to the module."""
+
+    def visit(node: ast.AST, late: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, late) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{module}:{child.lineno}: import by full name"
+                for alias in child.names:
+                    inner = f"{child.module}.{alias.name}"
+                    yield Import(inner if inner in TREES else str(child.module), child.lineno, late)
+            yield from visit(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    return visit(TREES[module], late=False)
+
+
+IMPORTS = {module: list(imports_of(module)) for module in TREES}
+
+
+def room(module: str) -> str:
+    """The part of the house: the first name below the package."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def layer(module: str) -> int:
+    return next((level for level, rooms in enumerate(LAYERS) if room(module) in rooms), -1)
+
+
+def is_plain_module(name: str) -> bool:
+    return f"tailora.{name}" not in PACKAGES
+
+
+def test_every_module_has_its_layer() -> None:
+    unplaced = {module for module in TREES if module != "tailora" and layer(module) < 0}
+    assert not unplaced, "name their rooms in LAYERS, here and in CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_point_down_or_stay_in_the_folder(module: str) -> None:
+    for target, line, _ in IMPORTS[module]:
+        if not target.startswith("tailora.") or room(target) == room(module):
+            continue
+        beside = layer(target) == layer(module) and is_plain_module(room(module)) and is_plain_module(room(target))
+        allowed = layer(target) < layer(module) or beside or (room(module), room(target)) in SIDEWAYS
+        assert allowed, f"{module}:{line} imports {target}, which is not below it"
+
+
+def test_no_cycles() -> None:
+    # An import of a package from within it (`formats` choosing a backend) is late and starts no cycle on loading.
+    graph = {
+        module: {target for target, _, late in found if target in TREES and target != module and not late}
+        for module, found in IMPORTS.items()
+    }
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(TREES)
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_stand_at_the_top(module: str) -> None:
+    for target, line, late in IMPORTS[module]:
+        allowed = LATE_IMPORTS.get(module, set())
+        assert not late or any(f"{target}.".startswith(f"{name}.") for name in allowed), f"{module}:{line}: {target}"
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_only_the_command_line_imports_by_name(module: str) -> None:
+    calls = [
+        node.lineno
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Name | ast.Attribute)
+        and (node.id if isinstance(node, ast.Name) else node.attr) in {"import_module", "__import__"}
+    ]
+    assert not calls or module in DYNAMIC_IMPORTS, f"{module}:{calls[0]}"
+
+
+def test_the_lists_of_exceptions_hold_no_dead_entries() -> None:
+    late = {module: {found.target for found in IMPORTS[module] if found.late} for module in LATE_IMPORTS}
+    assert all(late.values()), "drop what is no longer needed from LATE_IMPORTS"
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_every_module_tells_its_purpose(module: str) -> None:
+    assert ast.get_docstring(TREES[module]), "open the module with its purpose"
+
+
+@pytest.mark.parametrize("module", [module for module in TREES if room(module) in TORCH_FREE])
+def test_torch_free_modules_name_no_torch(module: str) -> None:
+    heavy = [
+        found for found in IMPORTS[module] if not found.late and room(f".{found.target}") in {"torch", "transformers"}
+    ]
+    assert not heavy
+
+
+def test_the_two_lower_layers_load_without_torch() -> None:
+    modules = ", ".join(module for module in TREES if room(module) in TORCH_FREE)
+    program = f"import {modules}, sys; print(sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
