@@ -1,0 +1,160 @@
+"""Examples that share beginnings as trees, in which every common prefix stands once.
+
+The texts of one record share its prompt, and often their first words. A tree has a node for each token that
+predicts another; a node sees itself and its ancestors, so it computes what it would compute in every sequence
+that runs through it. Sequences' last tokens predict nothing and have no node.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.data.examples import Example
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TreeBatch:
+    """Trees for one forward pass, one after another, each in depth-first order with parents before children.
+
+    N nodes in T trees; E scored edges from a node to a token that follows it.
+
+    Attributes:
+        tokens: [N] token ids.
+        positions: [N] depth in the tree, which is the position in every sequence through the node.
+        ends: [N] one past the last node below each node: node i sees node j ≤ i exactly if i < ends[j].
+        starts: [T + 1] where each tree begins, and N.
+        edge_nodes: [E] the node that predicts, ascending.
+        edge_tokens: [E] the token that is to follow it; equal pairs of node and token stand once.
+        edge_weights: [E] in how many sequences this edge is a completion token, float32.
+        examples: how many sequences the trees hold.
+    """
+
+    tokens: Ints
+    positions: Ints
+    ends: Ints
+    starts: Ints
+    edge_nodes: Ints
+    edge_tokens: Ints
+    edge_weights: NDArray[np.float32]
+    examples: int
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return len(self.tokens)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Completion tokens of all sequences, which is the sum of the edges' weights."""
+        return int(self.edge_weights.sum(dtype=np.float64))
+
+
+def build(examples: Sequence[Example]) -> TreeBatch:
+    """Put examples into trees, one for each distinct prompt, in order of first appearance.
+
+    Raises:
+        ValueError: if there is no example.
+    """
+    if not examples:
+        raise ValueError("no examples to build trees of")
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for example in examples:
+        groups.setdefault(example.prompt, []).append(example.prompt + example.completion)
+    nodes = _Nodes([], [], [], {})
+    starts = [0]
+    for prompt, sequences in groups.items():
+        nodes.add_tree(sorted(sequences), len(prompt))
+        starts.append(len(nodes.tokens))
+    edges = sorted(nodes.edges.items())
+    return TreeBatch(
+        tokens=np.array(nodes.tokens, np.int64),
+        positions=np.array(nodes.positions, np.int64),
+        ends=np.array(nodes.ends, np.int64),
+        starts=np.array(starts, np.int64),
+        edge_nodes=np.array([node for (node, _), _ in edges], np.int64),
+        edge_tokens=np.array([token for (_, token), _ in edges], np.int64),
+        edge_weights=np.array([weight for _, weight in edges], np.float32),
+        examples=len(examples),
+    )
+
+
+@dataclass
+class _Nodes:
+    tokens: list[int]
+    positions: list[int]
+    ends: list[int]
+    edges: dict[tuple[int, int], int]
+
+    def add_tree(self, sequences: Sequence[tuple[int, ...]], prompt_length: int) -> None:
+        """Add the trie of sorted sequences: in that order each shares its longest prefix with the one before."""
+        path: list[int] = []
+        before: tuple[int, ...] = ()
+        for sequence in sequences:
+            shared = min(_common_prefix(before, sequence), len(path), len(sequence) - 1)
+            self._close(path[shared:])
+            del path[shared:]
+            for depth in range(shared, len(sequence) - 1):
+                path.append(len(self.tokens))
+                self.tokens.append(sequence[depth])
+                self.positions.append(depth)
+                self.ends.append(-1)
+            for depth in range(prompt_length, len(sequence)):
+                edge = (path[depth - 1], sequence[depth])
+                self.edges[edge] = self.edges.get(edge, 0) + 1
+            before = sequence
+        self._close(path)
+
+    def _close(self, nodes: Sequence[int]) -> None:
+        for node in nodes:
+            self.ends[node] = len(self.tokens)
+
+
+def _common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def visible(batch: TreeBatch, tree: int) -> NDArray[np.bool_]:
+    """Which nodes of a tree each of its nodes sees, [L, L] with the seeing node first."""
+    low, high = batch.starts[tree], batch.starts[tree + 1]
+    order = np.arange(low, high)
+    seen: NDArray[np.bool_] = (order[:, None] >= order) & (order[:, None] < batch.ends[low:high])
+    return seen
+
+
+def batches(
+    examples: Sequence[Example], batch_size: int, *, group_size: int | None = None, rng: random.Random | None = None
+) -> Iterator[list[Example]]:
+    """Divide examples into batches of exactly `batch_size` (the last may be smaller), equal prompts side by side.
+
+    Args:
+        examples: in any order.
+        batch_size: examples in a batch.
+        group_size: how many examples of one prompt may stand side by side, so that a batch is not all of one record;
+            by default a third of the batch.
+        rng: shuffles the groups and the examples within them; None keeps the order of first appearance.
+    """
+    size = max(1, batch_size // 3) if group_size is None else group_size
+    by_prompt: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        by_prompt.setdefault(example.prompt, []).append(example)
+    groups: list[list[Example]] = []
+    for group in by_prompt.values():
+        members = rng.sample(group, len(group)) if rng else group
+        parts = -(-len(members) // size)
+        groups += [members[i * len(members) // parts : (i + 1) * len(members) // parts] for i in range(parts)]
+    if rng:
+        rng.shuffle(groups)
+    ordered = [example for group in groups for example in group]
+    for low in range(0, len(ordered), batch_size):
+        yield ordered[low : low + batch_size]

@@ -1,0 +1,95 @@
+"""A transformers causal language model as the trainer runs it: trees in, summed loss out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailora.data.prefix_tree import TreeBatch
+from tailora.errors import ModelError
+from tailora.train import tree_attention
+from tailora.train.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
+from tailora.train.tree_attention import tree_masks
+
+
+class TreeModel:
+    """Runs a model on batches of trees, as a context manager that gives it its own attention back at the end.
+
+    Args:
+        model: a transformers causal language model, its trainable parameters marked by `requires_grad`.
+        head: the vocabulary projection to score with where it does not learn; by default the model's own.
+
+    Raises:
+        ModelError: if the model has no plain vocabulary projection over its body.
+    """
+
+    def __init__(self, model: nn.Module, *, head: FrozenHead | None = None) -> None:
+        self.model = cast(Any, model)
+        self.body = cast(nn.Module, self.model.base_model)
+        projection = self.model.get_output_embeddings()
+        if projection is None or self.body is model:
+            raise ModelError(
+                "this is no causal language model with a vocabulary projection", where=type(model).__name__
+            )
+        self.projection = cast(nn.Module, projection)
+        self._frozen = head
+        self._attention: str | None = None
+
+    def __enter__(self) -> Self:
+        self._attention = self.model.config._attn_implementation
+        self.model.set_attn_implementation(tree_attention.NAME)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.model.set_attn_implementation(self._attention)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters lie."""
+        return next(self.body.parameters()).device
+
+    def hidden(self, batch: TreeBatch) -> Tensor:
+        """The states of all nodes after the last normalisation, [N, width]."""
+        device, dtype = self.device, cast(torch.dtype, self.model.dtype)
+        states = self.body(
+            input_ids=torch.from_numpy(batch.tokens).to(device)[None],
+            position_ids=torch.from_numpy(batch.positions).to(device)[None],
+            tree=tree_masks(batch, dtype, device),
+            use_cache=False,
+        ).last_hidden_state
+        return cast(Tensor, states[0])
+
+    def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """The loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
+        hidden = self.hidden(batch)
+        targets = scored(batch, hidden.device)
+        head = self._frozen_head()
+        if head is None:
+            return general_head_loss(hidden, self.projection, targets, label_smoothing)
+        return frozen_head_loss(hidden, head, targets, label_smoothing)
+
+    def _frozen_head(self) -> FrozenHead | None:
+        """A head that neither learns nor carries an adapter, or None."""
+        if self._frozen is None and type(self.projection) is nn.Linear:
+            if not any(parameter.requires_grad for parameter in self.projection.parameters()):
+                self._frozen = PlainHead(self.projection.weight, self.projection.bias)
+        return self._frozen
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside; the mode that was, after."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,165 @@
+"""The loss over a batch of trees: cross-entropy of completion tokens, without a matrix of all logits.
+
+The vocabulary projection runs on the nodes that predict a completion token only, a chunk at a time. Where the head
+is frozen, the gradient with respect to the hidden states is formed in the same pass and the chunk is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tailora.data.prefix_tree import TreeBatch
+
+CHUNK = 256  # scored nodes at once: 50 MB of fp32 logits for GPT-2's vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What is scored in a batch of trees; S scored nodes, E edges.
+
+    Attributes:
+        nodes: [S] the nodes that predict a completion token.
+        rows: [E] each edge's row among them, ascending.
+        tokens: [E] each edge's token.
+        weights: [E] each edge's weight: how many sequences run through it.
+    """
+
+    nodes: Tensor
+    rows: Tensor
+    tokens: Tensor
+    weights: Tensor
+
+
+def scored(batch: TreeBatch, device: torch.device | str = "cpu") -> Scored:
+    """The scored nodes and edges of a batch as tensors."""
+    nodes, rows = np.unique(batch.edge_nodes, return_inverse=True)
+    return Scored(*(torch.from_numpy(a).to(device) for a in (nodes, rows, batch.edge_tokens, batch.edge_weights)))
+
+
+class FrozenHead(Protocol):
+    """A vocabulary projection that does not learn."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, width] to [rows, vocabulary], a tensor the caller may overwrite."""
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The gradient of the logits to that of the hidden states: [rows, vocabulary] to [rows, width]."""
+
+
+class PlainHead:
+    """A frozen linear head in its own dtype; products accumulate in fp32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `FrozenHead`."""
+        return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """See `FrozenHead`."""
+        return gradient.to(self.weight.dtype) @ self.weight
+
+
+def frozen_head_loss(hidden: Tensor, head: FrozenHead, scored: Scored, label_smoothing: float = 0.0) -> Tensor:
+    """The summed loss of all edges, weighted; divide by the sum of weights for the mean per completion token.
+
+    With smoothing ε the target of an edge is (1 - ε) on its token and ε spread evenly over the vocabulary.
+
+    Args:
+        hidden: [N, width] the states of all nodes after the last normalisation.
+        head: the frozen projection.
+        scored: what is scored.
+        label_smoothing: ε in [0, 1).
+
+    Returns:
+        A scalar in nats, in at least fp32.
+    """
+    loss: Tensor = _FrozenHeadLoss.apply(hidden, head, scored, label_smoothing)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: FrozenHead, scored: Scored, smoothing: float) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        total = torch.zeros((), dtype=_exact(hidden.dtype), device=hidden.device)
+        gradient = torch.zeros_like(hidden) if wanted else None
+        for low, high, edges in _chunks(scored):
+            nodes = scored.nodes[low:high]
+            logits = head.logits(hidden[nodes])
+            rows, tokens, weights = (
+                scored.rows[edges] - low,
+                scored.tokens[edges],
+                scored.weights[edges].to(total.dtype),
+            )
+            log_z = torch.logsumexp(logits.to(total.dtype), -1)  # [rows]
+            hit = logits[rows, tokens].to(total.dtype)
+            total += (weights * (log_z[rows] - (1 - smoothing) * hit)).sum()
+            mass = torch.zeros_like(log_z).index_add_(0, rows, weights)  # sequences through each node
+            if smoothing:
+                total -= smoothing * (mass * logits.mean(-1, dtype=total.dtype)).sum()
+            if gradient is not None:
+                slope = logits.to(total.dtype).sub_(log_z[:, None]).exp_().mul_(mass[:, None])
+                if smoothing:
+                    slope -= (smoothing / slope.shape[-1]) * mass[:, None]
+                slope.index_put_((rows, tokens), -(1 - smoothing) * weights, accumulate=True)
+                gradient[nodes] = head.back(slope).to(gradient.dtype)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad.to(gradient.dtype), None, None, None
+
+
+def general_head_loss(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], scored: Scored, label_smoothing: float = 0.0
+) -> Tensor:
+    """The same loss for a head that learns or carries an adapter: each chunk is computed again for its gradient."""
+
+    def chunk_loss(states: Tensor, rows: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
+        log_p = F.log_softmax(head(states).to(_exact(hidden.dtype)), -1)
+        loss = -(1 - label_smoothing) * log_p[rows, tokens]
+        if label_smoothing:
+            loss = loss - label_smoothing * log_p.mean(-1)[rows]
+        return (weights.to(loss.dtype) * loss).sum()
+
+    total = torch.zeros((), dtype=_exact(hidden.dtype), device=hidden.device)
+    for low, high, edges in _chunks(scored):
+        given = (hidden[scored.nodes[low:high]], scored.rows[edges] - low, scored.tokens[edges], scored.weights[edges])
+        total = total + checkpoint(chunk_loss, *given, use_reentrant=False)
+    return total
+
+
+def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
+    """Ranges of scored nodes with the slice of edges that start in each."""
+    bounds = list(range(0, len(scored.nodes), CHUNK)) + [len(scored.nodes)]
+    edge = torch.searchsorted(scored.rows, torch.tensor(bounds, device=scored.rows.device)).tolist()
+    return [
+        (bounds[i], bounds[i + 1], slice(edge[i], edge[i + 1]))
+        for i in range(len(bounds) - 1)
+        if bounds[i] < bounds[i + 1]
+    ]
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that losses are summed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The vocabulary projection of a transformers causal language model."""
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return head
