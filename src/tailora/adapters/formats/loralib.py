@@ -74,8 +74,8 @@ def load(
             faults.append(f"{module or 'the only layer'} {error}")
     faults += unused(settings, layers)
     _raise_for(faults, path)
-    convolutions = tuple(f"{module}.conv.bias" for module, layer in layers.items() if layer.kind == "conv")
-    biases = {name.replace(".conv.bias", ".bias") if name in convolutions else name: v for name, v in biases.items()}
+    convolutions = {f"{module}.conv.bias": f"{module}.bias" for module, v in layers.items() if v.kind == "conv"}
+    biases = {convolutions.get(name, name): bias for name, bias in biases.items()}
     return Adapter(_config(layers, biases), layers, biases, *identity)
 
 
@@ -108,23 +108,24 @@ def save(
         The `lora_alpha` that each module has to be built with, by module path.
 
     Raises:
-        AdapterError: naming each layer that loralib has no word for, such as DoRA's.
+        AdapterError: naming each layer that loralib has no word for, such as DoRA's, and values that are not finite.
         MissingExtraError: without torch.
     """
     torch = _torch()
     factors: dict[str, Factors] = {}
-    faults: list[str] = []
+    faults = [] if adapter.layers else ["the adapter has no layers"]
     for module, layer in adapter.layers.items():
         try:
             factors[module] = to_factors(layer, slices_of(module, layer, slices))
         except ValueError as error:
             faults.append(f"{module} {error}")
-    _raise_for(faults, Path(path))
     state: dict[str, Array] = {}
     for module, pair in factors.items():
         state |= {f"{module}.lora_A": pair.a, f"{module}.lora_B": pair.b}
     convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in factors.items() if pair.kernel}
     state |= {convolutions.get(name, name): bias for name, bias in adapter.biases.items()}
+    faults += [f"{name} holds values that are not finite" for name, v in state.items() if not np.isfinite(v).all()]
+    _raise_for(faults, Path(path))
     # A copy: torch would otherwise share memory with, and save in full, whatever array a value is a view of.
     content: dict[str, Any] = {prefix + name: torch.tensor(value) for name, value in state.items()}
     if wrapped:
@@ -174,7 +175,10 @@ def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
     values = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            faults.append(f"{key!r} is a {type(value).__name__}, not a tensor")
+            named = isinstance(key, str)
+            faults.append(
+                f"{key} is a {type(value).__name__}, not a tensor" if named else f"the key {key!r} is no text"
+            )
             continue
         name = key
         while name.startswith("module."):
