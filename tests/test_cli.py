@@ -1,0 +1,229 @@
+"""The command line: what goes to which stream, exit codes, one-line mistakes, and answers without delay."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailora import __version__, cli
+from tailora.errors import DataError
+from tailora.settings import Settings
+
+
+class ToySettings(Settings):
+    """Settings of the toy verb."""
+
+    times: int = 1
+    """how often"""
+
+
+RESULT = {"texts": ["Phở", None], "path": Path("runs") / "one"}
+
+
+def chatty(settings: ToySettings) -> dict[str, Any]:
+    """A verb that prints where it should not, and says so where it should."""
+    for _ in range(settings.times):
+        print("a library's remark")
+    print("a table", file=sys.stderr)
+    return RESULT
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ToySettings], Any]], None]:
+    """Put one verb, `toy`, in place of the table, with the function it is given."""
+
+    def place(function: Callable[[ToySettings], Any]) -> None:
+        known = {"toy:Settings": ToySettings, "toy:run": function}
+        monkeypatch.setattr(cli, "VERBS", {"toy": cli.Verb("Do a thing.", "toy:Settings", "toy:run")})
+        monkeypatch.setattr(cli, "_load", known.__getitem__)
+
+    return place
+
+
+def raising(error: BaseException) -> Callable[[ToySettings], Any]:
+    def run(settings: ToySettings) -> Any:
+        raise error
+
+    return run
+
+
+def test_json_is_the_only_thing_on_stdout(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    toy(chatty)
+    assert cli.main(["toy", "--json", "--times", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"texts": ["Phở", None], "path": str(Path("runs") / "one")}
+    assert out.count("\n") == 1
+    assert err.count("a library's remark") == 2
+
+
+def test_without_json_the_result_is_not_printed(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    toy(chatty)
+    assert cli.main(["toy"]) == 0
+    assert capsys.readouterr() == ("a library's remark\n", "a table\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["toi"], "tailora: toi: no such verb; did you mean toy?"),
+        (["zzz"], "tailora: zzz: no such verb; see `tailora --help`"),
+        (["toy", "--tims", "3"], "tailora: --tims: no such flag; did you mean --times?"),
+        (["toy", "--times", "x"], "tailora: --times: must be a valid integer, not 'x'"),
+        (["toy", "none.yaml"], "tailora: none.yaml: cannot be read (No such file or directory); check the path"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr(
+    toy: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    toy(chatty)
+    assert cli.main([*arguments, "--json"] if len(arguments) > 1 else arguments) == 2
+    assert capsys.readouterr() == ("", f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            DataError("the text is empty", where="x.csv:3", mend="drop the row"),
+            "x.csv:3: the text is empty; drop the row",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out.bin"),
+            "out.bin: No space left on device; free some space or name another place",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            "/root/x: Permission denied; check its permissions or name another place",
+        ),
+    ],
+)
+def test_what_the_user_can_mend_exits_with_2(
+    toy: Any, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    toy(raising(error))
+    assert cli.main(["toy", "--json"]) == 2
+    assert capsys.readouterr() == ("", f"tailora: {line}\n")
+
+
+def test_ctrl_c_exits_with_130_and_one_line(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    toy(raising(KeyboardInterrupt()))
+    assert cli.main(["toy"]) == 130
+    assert capsys.readouterr() == ("", "tailora: interrupted\n")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), FileNotFoundError(2, "gone", "ours"), OSError("odd")])
+def test_a_bug_shows_its_trace_and_asks_for_a_report(
+    toy: Any, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    toy(raising(error))
+    assert cli.main(["toy", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" in err
+    assert type(error).__name__ in err
+    assert "please report it" in err
+    assert __version__ in err
+
+
+@pytest.mark.parametrize("result", [{"loss": float("nan")}, {"tensor": object()}])
+def test_a_result_that_json_cannot_hold_is_our_bug(
+    toy: Any, capsys: pytest.CaptureFixture[str], result: dict[str, Any]
+) -> None:
+    toy(lambda settings: result)
+    assert cli.main(["toy", "--json"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_help_of_a_verb(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    toy(raising(AssertionError("help runs nothing")))
+    assert cli.main(["toy", "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in ("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "--times N", "how often", "--json"):
+        assert text in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_the_overview_lists_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(name in out and verb.summary in out for name, verb in cli.VERBS.items())
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr() == (f"tailora {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_is_a_settings_class_and_a_function(name: str) -> None:
+    verb = cli.VERBS[name]
+    assert issubclass(cli._load(verb.settings), Settings)
+    assert callable(cli._load(verb.function))
+    assert "\n" not in verb.summary
+    assert not verb.summary.endswith(".")
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_flag_of_every_verb_says_what_it_is(name: str) -> None:
+    fields = cli._load(cli.VERBS[name].settings).model_fields
+    assert not [field for field, info in fields.items() if not info.description]
+    assert "json" not in fields
+
+
+def test_texts_that_a_code_page_lacks_are_still_printed(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
+    toy(lambda settings: {"text": "Phở \udcff"})
+    assert cli.main(["toy", "--json"]) == 0
+    assert raw.getvalue().decode("utf-8").strip() == '{"text": "Phở \\udcff"}'
+
+
+def start(*arguments: str, **keywords: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tailora", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords)
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
+    process = start("--help")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        assert stderr.read() == ""
+    assert process.wait() == cli.READER_LEFT
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        before = time.perf_counter()
+        with start("--help") as process:
+            assert "usage: tailora" in process.communicate()[0]
+        seconds.append(time.perf_counter() - before)
+    assert min(seconds) < 0.4
+
+
+def test_help_and_mistakes_load_nothing_heavy() -> None:
+    program = (
+        "import sys; from tailora.cli import main; main(['--help']); main(['--version']); main(['zzz'])\n"
+        "print(sorted({'torch', 'transformers', 'pydantic', 'rich', 'numpy', 'yaml'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_installed_command_is_this_one() -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="tailora")
+    assert script.load() is cli.main

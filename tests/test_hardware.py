@@ -1,0 +1,179 @@
+"""What the machine offers, read from made-up system files and from this machine; the bf16 probe; stopwatches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora import hardware
+from tailora.hardware import Memory, Stopwatch
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
+MIB = 2**20
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up cgroup folder, the only one this process is in."""
+    monkeypatch.setattr(hardware, "_cgroup_folders", lambda controller: [tmp_path])
+    monkeypatch.setattr(hardware, "_system_memory", lambda: Memory(1000 * MIB, 800 * MIB))
+    return tmp_path
+
+
+def test_without_limits_the_affinity_counts(group: Path) -> None:
+    write(group, cpu__max="max 100000\n", cpu__cfs_quota_us="-1\n")
+    free = hardware.cores()
+    assert free >= 1
+    write(group, cpu__max=f"{100_000 * (free + 5)} 100000\n")
+    assert hardware.cores() == free
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"cpu__max": "50000 100000\n"}, {"cpu__cfs_quota_us": "50000\n", "cpu__cfs_period_us": "100000\n"}],
+    ids=["v2", "v1"],
+)
+def test_a_quota_of_half_a_core_is_one_core(group: Path, files: dict[str, str]) -> None:
+    write(group, **files)
+    assert hardware.cores() == 1
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("200000 100000", 2), ("1000 100000", 1)])
+def test_a_quota_is_rounded_up(tmp_path: Path, quota: str, cores: int) -> None:
+    write(tmp_path, cpu__max=quota)
+    assert hardware._quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory__max": f"{300 * MIB}\n", "memory__current": f"{120 * MIB}\n"},
+        {"memory__limit_in_bytes": f"{300 * MIB}\n", "memory__usage_in_bytes": f"{120 * MIB}\n"},
+    ],
+    ids=["v2", "v1"],
+)
+def test_a_containers_limit_counts_and_its_cached_files_do_not(group: Path, files: dict[str, str]) -> None:
+    write(group, **files, memory__stat=f"anon 5\ninactive_file {20 * MIB}\n")
+    assert hardware.memory() == Memory(300 * MIB, 200 * MIB)
+
+
+@pytest.mark.parametrize("limit", ["max", str(2**63 - 4096)])
+def test_no_limit_leaves_the_systems_memory(group: Path, limit: str) -> None:
+    write(group, memory__max=limit, memory__limit_in_bytes=limit, memory__current="5", memory__usage_in_bytes="5")
+    assert hardware.memory() == Memory(1000 * MIB, 800 * MIB)
+
+
+@linux
+def test_every_parent_of_the_own_cgroup_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = hardware._text
+    account = "4:memory:/a/b\n1:cpu,cpuacct:/\n0::/host/only\n"
+    monkeypatch.setattr(hardware, "_text", lambda path: account if path.name == "cgroup" else text(path))
+    monkeypatch.setattr(hardware, "CGROUPS", tmp_path)
+    (tmp_path / "memory" / "a" / "b").mkdir(parents=True)
+    memory = tmp_path / "memory"
+    assert hardware._cgroup_folders("memory") == [memory / "a" / "b", memory / "a", memory, tmp_path]
+
+
+def test_this_machine_has_cores_and_memory() -> None:
+    assert hardware.cores() >= 1
+    total, available = hardware.memory()
+    assert total is not None
+    assert total > 100 * MIB
+    assert available is None or 0 < available <= total
+
+
+def test_peak_memory_never_falls_and_counts_what_was_freed() -> None:
+    before = hardware.peak_rss()
+    block = bytearray(b"x" * (64 * MIB))
+    now = hardware.rss()
+    del block
+    after = hardware.peak_rss()
+    assert before is not None
+    assert now is not None
+    assert after is not None
+    assert after >= now >= 64 * MIB
+    assert after >= before
+
+
+@linux
+def test_a_child_does_not_inherit_its_parents_peak() -> None:
+    block = bytearray(b"x" * (256 * MIB))
+    program = "from tailora.hardware import peak_rss; print(peak_rss())"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    del block
+    assert int(shown.stdout) < 200 * MIB
+
+
+def test_the_description_is_json_and_names_what_matters() -> None:
+    described = json.loads(json.dumps(hardware.describe()))
+    assert described["packages"]["torch"] == torch.__version__
+    assert described["cores"] == hardware.cores()
+    assert described["cpu"]
+    assert set(described["instruction_sets"]) <= set(hardware.INSTRUCTION_SETS)
+    assert described["gpu"] is None or torch.cuda.is_available()
+
+
+@linux
+@pytest.mark.parametrize(
+    ("text", "name", "found"),
+    [
+        ("model name\t: Quick 9000\nflags\t\t: fpu avx2 avx512_bf16 sse\n", "Quick 9000", ("avx2", "avx512_bf16")),
+        ("Model\t\t: Small Board\nFeatures\t: fp asimd bf16 i8mm\n", "Small Board", ("asimd", "bf16", "i8mm")),
+    ],
+    ids=["x86", "arm"],
+)
+def test_instruction_sets_are_read_from_both_kinds_of_processor(
+    monkeypatch: pytest.MonkeyPatch, text: str, name: str, found: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(hardware, "_text", lambda path: text)
+    assert hardware.cpu_name() == name
+    assert hardware.instruction_sets() == found
+
+
+def test_the_probe_is_asked_once_draws_nothing_and_leaves_the_threads() -> None:
+    hardware.bf16_is_faster.cache_clear()
+    torch.manual_seed(3)
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    answer = hardware.bf16_is_faster()
+    assert torch.equal(torch.rand(4), drawn)
+    assert torch.get_num_threads() == threads
+    start = time.perf_counter()
+    assert hardware.bf16_is_faster() is answer
+    assert time.perf_counter() - start < 0.01
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=9))
+def test_a_stopwatch_adds_up_and_finds_the_middle(laps: list[float]) -> None:
+    watch = Stopwatch()
+    watch.laps = laps
+    assert watch.total == pytest.approx(sum(laps))
+    assert min(laps) <= watch.median <= max(laps)
+    assert sum(lap <= watch.median for lap in laps) >= len(laps) / 2
+
+
+def test_a_stopwatch_waits_for_work_beside_python_and_leaves_out_what_failed() -> None:
+    waits: list[int] = []
+    watch = Stopwatch(synchronize=lambda: waits.append(1))
+    with watch.lap():
+        time.sleep(0.01)
+    with pytest.raises(ZeroDivisionError), watch.lap():
+        _ = 1 / 0
+    assert len(watch.laps) == 1
+    assert watch.median >= 0.01
+    assert len(waits) >= 2

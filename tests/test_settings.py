@@ -1,0 +1,224 @@
+"""One class, three ways in: Python, YAML and flags give equal settings, and each mistake names its place and mend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import Field, model_validator
+
+from tailora.errors import SettingsError
+from tailora.settings import Settings, from_arguments, parser_for
+
+
+class AdapterSettings(Settings):
+    """The adapter.
+
+    What is trained.
+    """
+
+    rank: int = Field(8, ge=1, description="inner dimension, 50% of it")
+    targets: tuple[str, ...] = ("attention.qv",)
+    """what to adapt"""
+    rank_pattern: Mapping[str, int] = Field(default_factory=dict)
+
+
+class ToySettings(AdapterSettings):
+    """Settings of a verb."""
+
+    data: Path = Field(description="records")
+    learning_rate: float = Field(2e-4, gt=0)
+    limit: int | Literal["auto"] | None = "auto"
+    method: Literal["lora", "full"] = "lora"
+    early: bool = False
+    title: str | None = None
+
+    @model_validator(mode="after")
+    def _only_lora_has_patterns(self) -> Self:
+        if self.method == "full" and self.rank_pattern:
+            raise SettingsError("full fine-tuning has no ranks", where="rank_pattern", mend="leave it out")
+        return self
+
+
+PARSER = parser_for(ToySettings, prog="tailora toy", description="Do a thing.")
+
+
+def parse(*arguments: str) -> ToySettings:
+    return from_arguments(ToySettings, PARSER, arguments)[0]
+
+
+def mistake(*arguments: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parse(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def config(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+names = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1)
+any_settings = st.builds(
+    ToySettings,
+    data=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1).map(Path),
+    rank=st.integers(1, 10**6),
+    targets=st.lists(names | st.sampled_from([r"h\.\d{1,2}\.attn", "all-linear", "Phở", "yes", "1e3"])).map(tuple),
+    rank_pattern=st.dictionaries(names | st.just(r"(?=x)h.0"), st.integers(1, 64)).filter(lambda d: len(d) < 4),
+    learning_rate=st.floats(1e-12, 1e3),
+    limit=st.none() | st.just("auto") | st.integers(-9, 9),
+    early=st.booleans(),
+    title=st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
+)
+
+
+@given(any_settings)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_yaml_gives_back_what_it_was_made_from(tmp_path: Path, made: ToySettings) -> None:
+    assert ToySettings.from_yaml(config(tmp_path, made.to_yaml())) == made
+
+
+@given(any_settings.filter(lambda made: bool(made.targets) and made.title not in {"none", "None", "NONE"}))
+def test_flags_say_the_same_as_python(made: ToySettings) -> None:
+    arguments = [f"--data={made.data}", f"--rank={made.rank}", f"--learning-rate={made.learning_rate!r}"]
+    arguments += [f"--targets={','.join(made.targets)}"]
+    arguments += [f"--rank-pattern={pattern}={rank}" for pattern, rank in made.rank_pattern.items()]
+    arguments += [f"--limit={'none' if made.limit is None else made.limit}", "--early" if made.early else "--no-early"]
+    arguments += [] if made.title is None else [f"--title={made.title}"]
+    assert parse(*arguments) == made
+
+
+@given(any_settings, st.integers(1, 99))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_flags_override_the_file(tmp_path: Path, made: ToySettings, rank: int) -> None:
+    path = config(tmp_path, made.to_yaml())
+    both = parse("--rank", str(rank), path)
+    assert both == parse(path, "--rank", str(rank))
+    assert both == made.model_copy(update={"rank": rank})
+
+
+def test_repeated_and_comma_separated_flags_add_up() -> None:
+    made = parse("--data", "x", "--targets", "a, b{1,2}", "--targets", "c", "--rank_pattern", "h.0=4,h.1=5")
+    assert made.targets == ("a", "b{1,2}", "c")
+    assert made.rank_pattern == {"h.0": 4, "h.1": 5}
+
+
+def test_yaml_is_read_as_its_writer_means_it(tmp_path: Path) -> None:
+    text = "data: e2e\nlearning_rate: 1e-3\ntargets: mlp, head\ntitle: 2026\nearly: on\nlimit:\n"
+    made = ToySettings.from_yaml(config(tmp_path, text))
+    assert (made.learning_rate, made.targets, made.title) == (1e-3, ("mlp", "head"), "2026")
+    assert (made.early, made.limit) == (True, None)
+
+
+def test_other_flags_of_the_caller_are_handed_back() -> None:
+    parser = parser_for(ToySettings, prog="tailora toy", description="")
+    parser.add_argument("--json", action="store_true")
+    assert from_arguments(ToySettings, parser, ["--json", "--data", "x"])[1].json is True
+
+
+def test_settings_stay_as_they_were_made() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ToySettings(data=Path("x")).rank = 3  # type: ignore[misc]
+
+
+def test_python_callers_get_the_same_error() -> None:
+    with pytest.raises(SettingsError, match=r"^rank: must be at least 1, not 0; data: is missing; give --data"):
+        ToySettings(rank=0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("", "--data: is missing; give --data or `data:` in the configuration"),
+        ("--data x --rnk 3", "--rnk: no such flag; did you mean --rank?"),
+        ("--data x --zzzz", "--zzzz: no such flag; see `tailora toy --help`"),
+        ("--data x --rank", "--rank: needs a value; see `tailora toy --help`"),
+        ("--data x --rank 0", "--rank: must be at least 1, not '0'"),
+        ("--data x --rank 1.5", "--rank: must be a valid integer, not '1.5'"),
+        ("--data x --limit few", "--limit: must be a valid integer or 'auto', not 'few'"),
+        ("--data x --method loro", "--method: must be 'lora' or 'full', not 'loro'"),
+        ("--data x --learning-rate nan", "--learning-rate: must be a finite number, not 'nan'"),
+        ("--data x --rank-pattern a", "--rank-pattern: takes key=value, not 'a'"),
+        ("--data x --rank-pattern a=b", "--rank-pattern: must be a valid integer, not 'b'"),
+        ("a.csv", "a.csv: is not a .yaml configuration; give it by its flag, see `tailora toy --help`"),
+        ("a.yaml", "a.yaml: cannot be read (No such file or directory); check the path"),
+        ("a.yaml b.yaml", "unexpected argument 'b.yaml'; see `tailora toy --help`"),
+        (
+            "--data x --method full --rank-pattern a=1",
+            "--rank-pattern: full fine-tuning has no ranks; leave it out",
+        ),
+        (
+            "--rank 0 --learning-rate -1",
+            "--rank: must be at least 1, not '0'; --data: is missing; give --data or `data:` in the configuration; "
+            "--learning-rate: must be greater than 0, not '-1'",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str) -> None:
+    assert mistake(*arguments.split()) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("data: x\n\nrank: many", ":3: rank: must be a valid integer, not 'many'"),
+        ("data: x\nranks: 3", ":2: ranks: no such setting; did you mean rank?"),
+        ("data: x\n3: 3", ":2: 3: no such setting; see --help for those that exist"),
+        ("data: x\nrank: yes", ":2: rank: takes a value, not yes"),
+        ("data: x\nrank: 3\nrank: 4", ":3: rank stands twice; keep one of them"),
+        ("data: x\ntargets: 3", ":2: targets: must be a valid tuple, not 3"),
+        (
+            "data: x\nmethod: full\nrank_pattern: {a: 1}",
+            ":3: rank_pattern: full fine-tuning has no ranks; leave it out",
+        ),
+        ("- data", ": holds no `key: value` lines; write one setting a line"),
+        ("data: x\nrank: [1", ":2: is not YAML: expected ',' or ']', but got '<stream end>'; mend that line"),
+        ("data: !!python/object:os.system x", ":1: is not YAML: "),
+        ("", "--data: is missing; give --data or `data:` in the configuration"),
+    ],
+)
+def test_a_mistake_in_a_file_names_file_line_and_key(tmp_path: Path, content: str, text: str) -> None:
+    path = config(tmp_path, content)
+    expected = text if text.startswith("--") else f"{path}{text}"
+    assert mistake(path).startswith(expected)
+
+
+def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_bytes(b"data: \xff\xfe")
+    assert mistake(str(path)) == f"{path}: is not UTF-8 text; save it as UTF-8"
+
+
+def test_a_flag_that_overrides_the_file_is_the_one_blamed(tmp_path: Path) -> None:
+    assert mistake(config(tmp_path, "data: x\nrank: 4"), "--rank", "0").startswith("--rank:")
+
+
+def test_help_shows_every_flag_with_what_it_is_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        parse("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert done.value.code == 0
+    for text in (
+        *("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "the adapter: --rank N"),
+        *("inner dimension, 50% of it (default: 8)", "what to adapt (default: attention.qv)"),
+        *(
+            "--data PATH records (required)",
+            "--limit N|auto (default: auto)",
+            "--method lora|full",
+            "--early, --no-early",
+        ),
+        *("--rank-pattern KEY=VALUE", "--title TEXT"),
+    ):
+        assert text in shown
+
+
+def test_every_field_has_a_flag() -> None:
+    shown = PARSER.format_help()
+    assert all(f"--{name.replace('_', '-')}" in shown for name in ToySettings.model_fields)
