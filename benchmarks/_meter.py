@@ -1,4 +1,4 @@
-"""Clocks the updates of one arm and counts what they computed."""
+"""Clocks the updates of one arm, counts what they computed, and collects their losses."""
 
 from __future__ import annotations
 
@@ -73,3 +73,25 @@ class Meter:
             "imported_bytes": self.imported_bytes,
             "own_bytes": peak - self.imported_bytes,
         }
+
+
+class Losses:
+    """Collects the loss of every update of a run of known length, and its time.
+
+    Args:
+        updates: how many the run has.
+    """
+
+    def __init__(self, updates: int) -> None:
+        self._updates = updates
+        self._losses: list[float] = []
+        self._start = time.perf_counter()
+
+    def add(self, loss: float) -> bool:
+        """Note an update's loss, in nats per completion token; true when the run is complete."""
+        self._losses.append(loss)
+        return len(self._losses) >= self._updates
+
+    def report(self) -> dict[str, Any]:
+        """The losses in order, and the seconds since this was made."""
+        return {"training_losses": self._losses, "seconds": time.perf_counter() - self._start}

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from _meter import Meter
@@ -113,6 +114,12 @@ def shuffled(examples: Sequence[Example], batch_size: int, seed: int) -> list[li
     return [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
 
 
+def split_by_length(examples: Sequence[Example], batch_size: int) -> list[list[Example]]:
+    """Split an update into batches of similar length, which leaves its loss and gradient as they are."""
+    by_length = sorted(examples, key=len)
+    return [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
+
+
 def measure_loop(model: PeftModel, batches: Sequence[list[Example]], meter: Meter, *, pad_id: int) -> float:
     """Train by the plain loop until the meter is satisfied; returns the mean training loss."""
     passes = UPDATE // len(batches[0])
@@ -206,6 +213,27 @@ def measure_trainer(
             callbacks=[_StopWhenMeasured(meter)],
         )
         return float(trainer.train().training_loss)
+
+
+@torch.inference_mode()
+def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, batch_size: int = 16) -> float:
+    """The mean loss per completion token, in nats, end-of-text included.
+
+    Args:
+        model: a transformers causal language model, adapted by PEFT or bare.
+        examples: what to score.
+        pad_id: the token that fills rows up.
+        batch_size: rows at once; has no influence on the result beyond rounding.
+    """
+    model.eval()
+    total = 0.0
+    for batch in split_by_length(examples, batch_size):
+        rows = collate(batch, pad_id)
+        labels_BT = rows.pop("labels")[:, 1:]
+        logits_BTV = model(**rows, use_cache=False).logits[:, :-1]
+        scored = labels_BT != IGNORED
+        total += F.cross_entropy(logits_BTV[scored].float(), labels_BT[scored], reduction="sum").item()
+    return total / sum(len(example.completion) for example in examples)
 
 
 class _StopWhenMeasured(TrainerCallback):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _processes import say
-from tailora.data.examples import Example, build_examples
+from tailora.data.examples import Example, PromptForm, build_examples
 from tailora.data.records import Record, read
 from tailora.data.tokenizer import Tokenizer
 
@@ -42,6 +42,20 @@ def random_mrs(data: str, tokenizer: str, *, count: int, seed: int) -> Sample:
     return encode(drawn, Tokenizer.from_folder(tokenizer))
 
 
+def fixed_set(data: str, tokenizer: Tokenizer, *, count: int, seed: int) -> Sample:
+    """Draw records until they give `count` examples; the last record's surplus is left out.
+
+    Args:
+        data: as in `random_mrs`.
+        tokenizer: the base model's.
+        count: how many examples.
+        seed: of the draw.
+    """
+    records = records_of(data, split="train")
+    sample = encode(random.Random(seed).sample(records, len(records)), tokenizer, form="arrow")
+    return Sample(sample.examples[:count], sample.end_of_text)
+
+
 def records_of(data: str, *, split: str) -> list[Record]:
     """Read a file of records, or where it is missing the bundled restaurants."""
     if Path(data).exists():
@@ -50,7 +64,7 @@ def records_of(data: str, *, split: str) -> list[Record]:
     return read(BUNDLED, split=split)
 
 
-def encode(records: Sequence[Record], tokenizer: Tokenizer) -> Sample:
-    """Tokenise records in the LoRA paper's form: facts and end-of-text, then a space, the text and end-of-text."""
-    examples, _ = build_examples(records, tokenizer, form="paper")
+def encode(records: Sequence[Record], tokenizer: Tokenizer, *, form: PromptForm = "paper") -> Sample:
+    """Tokenise records; by default in the LoRA paper's form, facts and end-of-text, then the text and end-of-text."""
+    examples, _ = build_examples(records, tokenizer, form=form)
     return Sample(examples, tokenizer.eos_id)
