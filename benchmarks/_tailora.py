@@ -1,0 +1,111 @@
+"""Our side: the library's trees, loss and adapters, driven by a loop with the peer's AdamW, clipping and schedule."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from _meter import Meter
+from _sample import Sample
+from tailora.adapters import formats
+from tailora.adapters.config import LoraConfig
+from tailora.data.examples import Example
+from tailora.data.prefix_tree import TreeBatch, batches, build
+from tailora.hardware import bf16_is_faster
+from tailora.lora.inject import attach, extract
+from tailora.train.forward import TreeModel
+
+UPDATE = 32
+
+
+def precision() -> str:
+    """The type the frozen base is held in: whichever a short probe finds faster."""
+    return "bfloat16" if bf16_is_faster() else "float32"
+
+
+def adapt(
+    model: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, dropout: float, seed: int = 0
+) -> nn.Module:
+    """Put our LoRA on a model, its base in the faster type and its adapters in fp32."""
+    config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets), dropout=dropout)
+    model.to(getattr(torch, precision()))
+    attach(model, config, generator=torch.Generator().manual_seed(seed))
+    return model
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write the adapter in PEFT's form."""
+    formats.save(extract(model), folder)
+
+
+def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int) -> float:
+    """Train until the meter is satisfied; returns the mean training loss."""
+    losses: list[float] = []
+
+    def after_update(loss: float) -> bool:
+        losses.append(loss)
+        return meter.end_update()
+
+    def before_update(batch: TreeBatch) -> None:
+        scored = len(set(batch.edge_nodes.tolist()))
+        meter.add(examples=batch.examples, body_positions=len(batch), head_positions=scored)
+
+    run(
+        model,
+        sample.examples,
+        learning_rate=lambda _: 2e-4,
+        seed=seed,
+        after_update=after_update,
+        before_update=before_update,
+    )
+    return sum(losses) / len(losses)
+
+
+def run(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    learning_rate: Callable[[int], float],
+    seed: int,
+    after_update: Callable[[float], bool],
+    before_update: Callable[[TreeBatch], None] = lambda _: None,
+) -> None:
+    """Train on trees, the references of a record together: AdamW without decay, gradient norm clipped to 1.
+
+    Args:
+        model: the adapted model.
+        examples: passed through again and again, in a new order each time.
+        learning_rate: the rate of update 0, 1, …
+        seed: of the order and of dropout.
+        after_update: is given each update's mean loss per completion token; true ends the training.
+        before_update: is shown each update's trees.
+    """
+    torch.manual_seed(seed)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate(0), weight_decay=0.0, fused=True)
+    model.train()
+    with TreeModel(model) as trees:
+        for number, batch in enumerate(_endless(examples, random.Random(seed))):
+            before_update(batch)
+            loss = trees.loss(batch) / batch.completion_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(number)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if after_update(loss.item()):
+                return
+
+
+def _endless(examples: Sequence[Example], rng: random.Random) -> Iterator[TreeBatch]:
+    """The trees of one update after another; an incomplete last batch of a pass is left out, as the peer's is."""
+    for _ in itertools.count():
+        for batch in batches(examples, UPDATE, rng=rng):
+            if len(batch) == min(UPDATE, len(examples)):
+                yield build(batch)
