@@ -36,7 +36,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Family:
-    """The names a model family gives to its layers, as ends of module paths.
+    """The names a model family gives to its layers, as patterns for the ends of module paths.
 
     Attributes:
         name: the family's name, for messages.
@@ -195,7 +195,7 @@ GPT_NEOX = Family(
     attention=_stacked("attention.query_key_value", "attention.dense"),
     mlp=("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     embedding="embed_in",
-    head="embed_out",
+    head="(?:embed_out|lm_head)",
     final_norm="final_layer_norm",
     blocks="layers",
     interleaved=True,

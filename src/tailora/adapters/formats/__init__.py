@@ -1,1 +1,47 @@
-"""Readers and writers of the adapter files that other programs use."""
+"""Adapters in files: which format a path holds, and reading and writing it."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Literal, get_args
+
+from tailora.adapters.adapter import Adapter
+from tailora.errors import AdapterError, SettingsError
+
+Format = Literal["peft", "loralib"]
+_STATE_DICTS = (".bin", ".pt", ".pth")
+
+
+def load(path: str | PathLike[str]) -> Adapter:
+    """Read an adapter: a folder as PEFT writes it, or a loralib state dict (`.bin`, `.pt`, `.pth`).
+
+    Raises:
+        AdapterError: if there is nothing at the path, or it is no whole adapter.
+    """
+    from tailora.adapters.formats import loralib, peft  # the backend is chosen here
+
+    path = Path(path)
+    if path.is_dir():
+        return peft.load(path)
+    if not path.is_file():
+        raise AdapterError("no adapter there", where=path, mend="name an adapter folder or a loralib .bin or .pt file")
+    if path.suffix in _STATE_DICTS:
+        return loralib.load(path)
+    if path.name == peft.WEIGHTS_FILE:
+        return peft.load(path.parent)
+    raise AdapterError("no adapter format that is known", where=path, mend="name the adapter's folder")
+
+
+def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> None:
+    """Write an adapter as a PEFT folder or as a loralib state dict.
+
+    Raises:
+        SettingsError: on a format that is not known.
+        AdapterError: if the format has no equivalent for the adapter.
+    """
+    from tailora.adapters.formats import loralib, peft  # the backend is chosen here
+
+    if format not in get_args(Format):
+        raise SettingsError(f"{format!r} is no adapter format", where="format", mend="use peft or loralib")
+    (peft if format == "peft" else loralib).save(adapter, Path(path))

@@ -1,0 +1,337 @@
+"""Adapter folders as the Hugging Face PEFT library reads and writes them, with `tailora.json` beside its two files.
+
+Where PEFT has no word for something its files hold the exact dense equivalent, and `tailora.json` tells how to get
+the original back: slices of rank r on q and v become one pair of rank 2r with alpha doubled and B block-placed. Where
+there is no equivalent, reading or writing is an error. A folder without `tailora.json` was made elsewhere: it is
+read, its base is unknown, and one warning is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tailora
+from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats.peft_files import (
+    CONFIG_FILE,
+    TAILORA_FILE,
+    BranchRecord,
+    LayerRecord,
+    PeftFile,
+    TailoraFile,
+    read_file,
+)
+from tailora.adapters.formats.peft_keys import LayerTensors, PeftTensors, name_tensors, sort_tensors
+from tailora.adapters.formats.tensors import Tensor, read_safetensors, read_torch, write_safetensors
+from tailora.errors import AdapterError, SettingsError
+from tailora.files import atomic_folder, write_json
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+TORCH_FILE = "adapter_model.bin"
+
+logger = logging.getLogger(__name__)
+
+
+def save(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter folder, whole or not at all; an existing folder of that name is replaced.
+
+    Args:
+        adapter: what to write.
+        folder: where; its parent is made if need be.
+
+    Raises:
+        AdapterError: if the adapter is empty, holds values that are not finite, or PEFT has no equivalent for it.
+    """
+    problems = list(_unwritable(adapter))
+    if problems:
+        raise AdapterError("; ".join(problems[:8]), where=folder)
+    layers = {name: _to_peft(layer) for name, layer in adapter.layers.items()}
+    with atomic_folder(folder) as temporary:
+        write_safetensors(temporary / WEIGHTS_FILE, name_tensors(layers, adapter.biases))
+        write_json(temporary / CONFIG_FILE, _peft_settings(adapter, layers))
+        write_json(temporary / TAILORA_FILE, _tailora_record(adapter))
+
+
+def load(folder: Path) -> Adapter:
+    """Read an adapter folder that Tailora or PEFT wrote.
+
+    Args:
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`, or `adapter_model.bin` if only that exists.
+
+    Returns:
+        The adapter, tensors widened to fp32; exactly what was saved where `tailora.json` is there.
+
+    Raises:
+        AdapterError: on a folder that is not an adapter, is damaged, or asks for something Tailora cannot do; every
+            problem of the tensors stands in the one message.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(f"no adapter folder: it has no {CONFIG_FILE}", where=folder)
+    settings = read_file(PeftFile, folder / CONFIG_FILE)
+    if beyond := settings.beyond_us():
+        raise AdapterError(f"cannot be expressed here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE)
+    weights = folder / WEIGHTS_FILE
+    torch_file = folder / TORCH_FILE
+    tensors = read_torch(torch_file) if torch_file.is_file() and not weights.is_file() else read_safetensors(weights)
+    found = sort_tensors(tensors)
+    if not found.layers and not found.problems:
+        found.problems.append("holds no LoRA tensors")
+    _raise_problems(found.problems, folder)
+    if (folder / TAILORA_FILE).is_file():
+        return _as_saved(found, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
+    logger.warning(
+        "%s was not written by Tailora: the base it was made for is unknown, only shapes are checked", folder
+    )
+    return _as_peft(found, settings, folder)
+
+
+def _unwritable(adapter: Adapter) -> list[str]:
+    problems = [] if adapter.layers else ["the adapter has no layers"]
+    for name, layer in adapter.layers.items():
+        tensors = [tensor for branch in layer.branches for tensor in (branch.a, branch.b)]
+        tensors += [] if layer.magnitude is None else [layer.magnitude]
+        if not all(np.isfinite(tensor).all() for tensor in tensors):
+            problems.append(f"{name} holds values that are not finite")
+        if len(layer.branches) != 1 and layer.kind not in ("linear", "gpt2_conv1d"):
+            problems.append(f"{name} is a {layer.kind} layer with {len(layer.branches)} branches")
+        if _groups(layer.branches[0].a, layer.branches[0].b) > 1 and layer.magnitude is not None:
+            problems.append(f"{name}: PEFT has no DoRA for grouped convolutions")
+    problems += [
+        f"{name} holds values that are not finite" for name, b in adapter.biases.items() if not np.isfinite(b).all()
+    ]
+    if len({layer.magnitude is None for layer in adapter.layers.values()}) > 1:
+        problems.append("PEFT has DoRA for all layers or for none, and this adapter has it for some")
+    return problems
+
+
+def _to_peft(layer: LayerAdapter) -> LayerTensors:
+    """The dense pair that does what all branches do under the first branch's scale."""
+    first = layer.branches[0]
+    embedding = layer.kind == "embedding"
+    if len(layer.branches) == 1 and first.rows is None:
+        return LayerTensors(_spread_groups(first.a, first.b), first.b, layer.magnitude, embedding)
+    a = np.concatenate([branch.a for branch in layer.branches])
+    # A folded scale is stored in fp64: wide enough to get the fp32 factor back exactly.
+    folded = any(branch.scale != first.scale for branch in layer.branches)
+    b = np.zeros((layer.out_features, a.shape[0]), np.float64 if folded else np.float32)
+    done = 0
+    for branch in layer.branches:
+        low, high = branch.rows or (0, layer.out_features)
+        b[low:high, done : done + branch.rank] = (
+            branch.b * np.float64(branch.scale / first.scale) if folded else branch.b
+        )
+        done += branch.rank
+    return LayerTensors(a, b, layer.magnitude, embedding)
+
+
+def _peft_settings(adapter: Adapter, layers: Mapping[str, LayerTensors]) -> dict[str, Any]:
+    config = adapter.config
+    ranks = {name: _rank(layer) for name, layer in layers.items()}
+    root = {name: math.sqrt(rank) if config.rslora else rank for name, rank in ranks.items()}
+    alphas = {name: _plain(adapter.layers[name].branches[0].scale * root[name]) for name in layers}
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": adapter.base_name,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(layers),
+        "bias": config.bias if config.bias != "none" or not adapter.biases else "all",
+        "use_rslora": config.rslora,
+        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
+        "fan_in_fan_out": any(layer.kind == "gpt2_conv1d" for layer in adapter.layers.values()),
+        "rank_pattern": {_pattern(name, ranks): each for name, each in ranks.items() if each != rank},
+        "alpha_pattern": {_pattern(name, alphas): each for name, each in alphas.items() if each != alpha},
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }
+
+
+def _tailora_record(adapter: Adapter) -> dict[str, Any]:
+    layers = {
+        name: LayerRecord(
+            kind=layer.kind,
+            out=layer.out,
+            branches=[BranchRecord(rank=each.rank, scale=each.scale, rows=each.rows) for each in layer.branches],
+        ).model_dump(mode="json")
+        for name, layer in adapter.layers.items()
+    }
+    return {
+        "format": 1,
+        "tailora": tailora.__version__,
+        "base_fingerprint": adapter.base_fingerprint,
+        "base_name": adapter.base_name,
+        "content_hash": adapter.content_hash,
+        "config": asdict(adapter.config),
+        "meta": dict(adapter.meta),
+        "layers": layers,
+    }
+
+
+def _as_saved(found: PeftTensors, record: TailoraFile, path: Path) -> Adapter:
+    """The adapter that `save` was given, or an error if tensors and record are not from the same save."""
+    changed = AdapterError(
+        "the tensors beside it are not those it was written with",
+        where=path,
+        mend="restore the folder, or remove this file to read it as a plain PEFT adapter",
+    )
+    if found.layers.keys() != record.layers.keys():
+        raise changed
+    layers = {}
+    for name, layer in record.layers.items():
+        tensors = found.layers[name]
+        if sum(branch.rank for branch in layer.branches) != _rank(tensors):
+            raise changed
+        out = _factors(tensors)[1].shape[0]
+        if any(each.rows and not 0 <= each.rows[0] < each.rows[1] <= out for each in layer.branches):
+            raise AdapterError(f"{name}: rows outside the layer's {out} outputs", where=path)
+        layers[name] = _from_record(tensors, layer)
+    adapter = Adapter(
+        config=record.config,
+        layers=layers,
+        biases=_narrowed(found.biases),
+        base_fingerprint=record.base_fingerprint,
+        base_name=record.base_name,
+        meta=record.meta,
+    )
+    if adapter.content_hash != record.content_hash:
+        raise changed
+    return adapter
+
+
+def _from_record(tensors: LayerTensors, record: LayerRecord) -> LayerAdapter:
+    a, b = _factors(tensors)
+    magnitude = None if tensors.magnitude is None else tensors.magnitude.astype(np.float32)
+    first = record.branches[0]
+    if len(record.branches) == 1 and first.rows is None:
+        branch = LowRank(_gather_groups(a, b), b.astype(np.float32), first.scale)
+        return LayerAdapter(record.kind, (branch,), magnitude, record.out)
+    branches, done = [], 0
+    for each in record.branches:
+        low, high = each.rows or (0, b.shape[0])
+        part = b[low:high, done : done + each.rank]
+        if b.dtype == np.float64:
+            part = part / np.float64(each.scale / first.scale)
+        branches.append(
+            LowRank(a[done : done + each.rank].astype(np.float32), part.astype(np.float32), each.scale, each.rows)
+        )
+        done += each.rank
+    return LayerAdapter(record.kind, tuple(branches), magnitude, record.out)
+
+
+def _as_peft(found: PeftTensors, settings: PeftFile, folder: Path) -> Adapter:
+    try:
+        config = settings.lora_config(list(found.layers))
+    except SettingsError as error:
+        raise AdapterError(str(error), where=folder / CONFIG_FILE) from error
+    problems: list[str] = []
+    layers: dict[str, LayerAdapter] = {}
+    for name, tensors in found.layers.items():
+        try:
+            layers[name] = _layer_from_peft(name, tensors, config, settings)
+        except AdapterError as error:
+            problems.append(str(error))
+    if found.biases and config.bias == "none":
+        problems.append(f"{next(iter(found.biases))} is a trained bias, but {CONFIG_FILE} says there are none")
+    _raise_problems(problems, folder)
+    return Adapter(config, layers, _narrowed(found.biases), base_name=settings.base_model_name_or_path)
+
+
+def _layer_from_peft(name: str, tensors: LayerTensors, config: LoraConfig, settings: PeftFile) -> LayerAdapter:
+    a, b = _factors(tensors)
+    rank = config.rank_of(name)
+    if a.shape[0] != rank:
+        raise AdapterError(f"{name}: has rank {a.shape[0]}, but {CONFIG_FILE} says {rank}")
+    if (tensors.magnitude is not None) != config.dora:
+        raise AdapterError(f"{name}: {'no' if config.dora else 'a'} magnitude, but use_dora is {config.dora}")
+    kind = "embedding" if tensors.embedding else "conv" if a.ndim > 2 else "linear"
+    try:
+        gathered = _gather_groups(a, b)
+    except ValueError as error:
+        raise AdapterError(f"{name}: {error}") from error
+    branch = LowRank(gathered, b.astype(np.float32), config.scale(rank, config.alpha_of(name)))
+    magnitude = None if tensors.magnitude is None else tensors.magnitude.astype(np.float32)
+    if kind == "linear" and settings.fan_in_fan_out:
+        kind = "gpt2_conv1d"
+    return LayerAdapter(kind, (branch,), magnitude, int(b.shape[0]))  # type: ignore[arg-type]
+
+
+def _factors(tensors: LayerTensors) -> tuple[Tensor, Tensor]:
+    assert tensors.a is not None, "sort_tensors refuses a layer without A"
+    assert tensors.b is not None, "sort_tensors refuses a layer without B"
+    return tensors.a, tensors.b
+
+
+def _rank(tensors: LayerTensors) -> int:
+    return int(_factors(tensors)[0].shape[0])
+
+
+def _groups(a: Tensor, b: Tensor) -> int:
+    """The groups of a convolution: B's second dimension is the rank's share of one group."""
+    return int(a.shape[0] // b.shape[1])
+
+
+def _spread_groups(a: Tensor, b: Tensor) -> Tensor:
+    """A of a grouped convolution as PEFT has it, over all input channels: [rank, in, *kernel], zero off its group."""
+    groups = _groups(a, b)
+    if groups == 1:
+        return a
+    share, width = a.shape[0] // groups, a.shape[1]
+    spread = np.zeros((a.shape[0], width * groups, *a.shape[2:]), a.dtype)
+    for group in range(groups):
+        rows = slice(group * share, (group + 1) * share)
+        spread[rows, group * width : (group + 1) * width] = a[rows]
+    return spread
+
+
+def _gather_groups(a: Tensor, b: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The inverse of `_spread_groups`; a ValueError if A mixes groups, which no grouped base layer could hold."""
+    groups = _groups(a, b)
+    if groups == 1:
+        return a.astype(np.float32)
+    if a.shape[1] % groups:
+        raise ValueError(f"{a.shape[1]} input channels do not divide into {groups} groups")
+    share, width = a.shape[0] // groups, a.shape[1] // groups
+    parts = [a[g * share : (g + 1) * share, g * width : (g + 1) * width] for g in range(groups)]
+    gathered = np.concatenate(parts).astype(np.float32)
+    if not np.array_equal(_spread_groups(gathered, b), a):
+        raise ValueError("lora_A mixes the groups of a grouped convolution, which cannot be merged")
+    return gathered
+
+
+def _narrowed(biases: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    return {name: bias.astype(np.float32) for name, bias in biases.items()}
+
+
+def _commonest(values: Any) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _plain(alpha: float) -> int | float:
+    """An alpha as people write it: whole numbers whole, and the rounding of scale·√rank taken off."""
+    rounded = float(f"{alpha:.14g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _pattern(name: str, others: Mapping[str, Any]) -> str:
+    """A pattern for one module; anchored where PEFT would take it for another's end as well."""
+    return f"^{name}" if any(other.endswith(f".{name}") for other in others) else name
+
+
+def _raise_problems(problems: list[str], folder: Path) -> None:
+    if problems:
+        more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
+        raise AdapterError("; ".join(problems[:8]) + more, where=folder)

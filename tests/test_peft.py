@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import peft as hf
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from networks import gpt2, llama, mixed, outputs, stir
+from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats import peft
+from tailora.errors import AdapterError, SettingsError
+from tailora.lora.inject import attach, extract
+
+# What PEFT itself warns of, and only that: what it corrects by itself, what it saves along, what it cannot merge.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),
+    pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`"),
+    pytest.mark.filterwarnings("ignore:Could not identify embedding layer"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
+]
+
+CASES = {
+    "slices": (gpt2, {"targets": ("attention.qv",)}),
+    "one slice in the middle": (gpt2, {"targets": ("attention.k",)}),
+    "slices with rsLoRA": (gpt2, {"targets": ("attention.qv",), "rslora": True}),
+    "slices with DoRA": (gpt2, {"targets": ("attention.qv",), "dora": True}),
+    "Conv1D": (gpt2, {"targets": ("c_attn", "mlp")}),
+    "Conv1D with DoRA": (gpt2, {"targets": ("all-linear",), "dora": True}),
+    "patterns": (
+        gpt2,
+        {"targets": ("all-linear",), "rank_pattern": {r"h\.0\.mlp\.c_fc": 7}, "alpha_pattern": {"c_proj": 3.5}},
+    ),
+    "patterns with rsLoRA": (
+        llama,
+        {"targets": ("attention.qv", "mlp"), "rslora": True, "rank_pattern": {"v_proj": 2, "layers.1.mlp.up_proj": 5}},
+    ),
+    "llama": (llama, {"targets": ("attention", "mlp")}),
+    "llama with DoRA": (llama, {"targets": ("attention", "mlp"), "dora": True}),
+    "tied head": (gpt2, {"targets": ("head",)}),
+    "tied head and embedding": (llama, {"targets": ("head", "embedding", "attention")}),
+    "embedding with DoRA": (gpt2, {"targets": ("embedding", "attention"), "dora": True}),
+    "all biases": (gpt2, {"targets": ("attention",), "bias": "all"}),
+    "biases of adapted layers": (gpt2, {"targets": ("c_attn",), "bias": "lora_only"}),
+    "convolutions": (mixed, {"targets": ("conv2", "conv3", "embed")}),
+    "convolutions with DoRA": (mixed, {"targets": ("conv2", "conv3"), "dora": True}),
+    "a grouped convolution": (mixed, {"targets": ("grouped",)}),
+}
+
+
+def peft_model(model: nn.Module, folder: Path) -> nn.Module:
+    return hf.PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def trained(model: nn.Module, config: LoraConfig) -> Adapter:
+    attach(model, config, generator=torch.Generator().manual_seed(3))
+    stir(model)
+    return extract(model)
+
+
+def small(seed: int = 0, **settings: object) -> Adapter:
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(4, 8)).astype(np.float32), rng.normal(size=(6, 4)).astype(np.float32)
+    config = LoraConfig(rank=4, alpha=8, targets=("proj",), **settings)
+    return Adapter(config, {"proj": LayerAdapter("linear", (LowRank(a, b, 2.0),), None, 6)})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_peft_computes_what_we_compute_and_we_read_back_exactly(case: str, tmp_path: Path) -> None:
+    make, settings_ = CASES[case]
+    model = make()
+    plain = outputs(model)
+    adapter = trained(model, LoraConfig(rank=4, alpha=6, dropout=0.1, **settings_))
+    ours = outputs(model)
+    assert (ours - plain).abs().max() > 1e-2
+    peft.save(adapter, tmp_path / "adapter")
+    again = peft.load(tmp_path / "adapter")
+    assert again.content_hash == adapter.content_hash
+    assert again.config == adapter.config
+    assert {name: layer.kind for name, layer in again.layers.items()} == {
+        name: layer.kind for name, layer in adapter.layers.items()
+    }
+    theirs = outputs(peft_model(make(), tmp_path / "adapter"))
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+    (tmp_path / "adapter" / "tailora.json").unlink()
+    foreign = peft.load(tmp_path / "adapter")
+    other = make()
+    attach(other, foreign.config, foreign)
+    torch.testing.assert_close(outputs(other), ours, atol=1e-4, rtol=0)
+
+
+PEFT_CASES = {
+    "Conv1D": (gpt2, {"target_modules": ["c_attn", "c_fc"]}),
+    "rank and alpha patterns": (
+        llama,
+        {
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+            "rank_pattern": {"layers.1.self_attn.q_proj": 6, "down_proj": 2},
+            "alpha_pattern": {"^model.layers.0.self_attn.v_proj": 32},
+        },
+    ),
+    "rsLoRA": (gpt2, {"target_modules": ["c_attn"], "use_rslora": True, "rank_pattern": {"h.0.attn.c_attn": 9}}),
+    "DoRA": (gpt2, {"target_modules": ["c_attn", "wte"], "use_dora": True}),
+    "DoRA on Llama": (llama, {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}),
+    "expression": (llama, {"target_modules": r".*layers\.1\..*_proj"}),
+    "layers to transform": (llama, {"target_modules": ["q_proj"], "layers_to_transform": [1]}),
+    "excluded": (llama, {"target_modules": ["q_proj"], "exclude_modules": r".*layers\.0.*"}),
+    "all linear": (llama, {"target_modules": "all-linear"}),
+    "head": (gpt2, {"target_modules": ["lm_head"]}),
+    "bias all": (gpt2, {"target_modules": ["c_attn"], "bias": "all"}),
+    "bias lora_only": (gpt2, {"target_modules": ["c_attn", "c_fc"], "bias": "lora_only"}),
+    "convolution": (mixed, {"target_modules": ["conv2", "conv3", "embed"]}),
+    "convolution with DoRA": (mixed, {"target_modules": ["conv2"], "use_dora": True}),
+}
+
+
+@pytest.mark.parametrize("case", PEFT_CASES)
+def test_what_peft_trained_computes_the_same_here(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make, settings_ = PEFT_CASES[case]
+    config = hf.LoraConfig(r=4, lora_alpha=6, lora_dropout=0.1, **settings_)
+    theirs = hf.get_peft_model(make(), config).eval()
+    stir(theirs, size=0.2)
+    theirs.save_pretrained(str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        adapter = formats.load(tmp_path)
+    assert "was not written by Tailora" in caplog.text
+    assert adapter.base_fingerprint is None
+    model = make()
+    attach(model, adapter.config, adapter)
+    torch.testing.assert_close(outputs(model), outputs(theirs), atol=1e-4, rtol=0)
+
+
+def test_slices_become_one_pair_of_twice_the_rank_and_alpha(tmp_path: Path) -> None:
+    adapter = trained(gpt2(), LoraConfig(rank=4, alpha=32, targets=("attention.qv",)))
+    peft.save(adapter, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert (config["r"], config["lora_alpha"], config["fan_in_fan_out"]) == (8, 64, True)
+    b = tensors["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"]
+    assert b.shape == (96, 8)
+    q, v = adapter.layers["transformer.h.0.attn.c_attn"].branches
+    assert torch.equal(b[:32, :4], torch.from_numpy(q.b))
+    assert torch.equal(b[64:, 4:], torch.from_numpy(v.b))
+    assert not b[32:64].any()
+    assert not b[:32, 4:].any()
+
+
+@st.composite
+def sliced_layers(draw: st.DrawFn) -> LayerAdapter:
+    inputs = draw(st.integers(1, 5))
+    out = draw(st.integers(2, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    branches = []
+    for _ in range(draw(st.integers(1, 3))):
+        low = draw(st.integers(0, out - 1))
+        rows = draw(st.none() | st.tuples(st.just(low), st.integers(low + 1, out)))
+        rank = draw(st.integers(1, 4))
+        scale = draw(st.floats(1e-3, 1e3))
+        a = rng.normal(size=(rank, inputs)).astype(np.float32)
+        b = rng.normal(size=(out if rows is None else rows[1] - rows[0], rank)).astype(np.float32)
+        branches.append(LowRank(a, b, scale, rows))
+    magnitude = draw(st.sampled_from([None, rng.normal(size=out).astype(np.float32)]))
+    return LayerAdapter(draw(st.sampled_from(["linear", "gpt2_conv1d"])), tuple(branches), magnitude, out)
+
+
+def dense(layer: LayerAdapter) -> np.ndarray:
+    total = np.zeros((layer.out_features, layer.branches[0].a.shape[1]))
+    for branch in layer.branches:
+        low, high = branch.rows or (0, layer.out_features)
+        total[low:high] += branch.scale * branch.b.astype(np.float64) @ branch.a.astype(np.float64)
+    return total
+
+
+@given(layer=sliced_layers(), rslora=st.booleans(), name=st.sampled_from(["h.0.c_attn", "proj"]))
+@settings(max_examples=60, deadline=None)
+def test_any_slices_scales_and_ranks_come_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, layer: LayerAdapter, rslora: bool, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("adapter")
+    adapter = Adapter(LoraConfig(targets=(name,), rslora=rslora), {name: layer}, base_fingerprint="f" * 64)
+    peft.save(adapter, folder)
+    again = peft.load(folder)
+    assert again.content_hash == adapter.content_hash
+    assert again.base_fingerprint == "f" * 64
+    (folder / "tailora.json").unlink()
+    plain = peft.load(folder).layers[name]
+    np.testing.assert_allclose(dense(plain), dense(layer), rtol=1e-4, atol=1e-4 * np.abs(dense(layer)).max())
+
+
+def test_meta_and_names_travel(tmp_path: Path) -> None:
+    base = small()
+    adapter = Adapter(
+        base.config, base.layers, {}, "ab" * 32, "gpt2", {"prompt_form": "paper", "scores": {"bleu": 61.5}}
+    )
+    formats.save(adapter, tmp_path / "a")
+    again = formats.load(tmp_path / "a")
+    assert (again.base_fingerprint, again.base_name, again.meta) == ("ab" * 32, "gpt2", adapter.meta)
+    assert formats.load(tmp_path / "a" / "adapter_model.safetensors").content_hash == adapter.content_hash
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_widths_are_read_as_fp32(tmp_path: Path, dtype: torch.dtype) -> None:
+    peft.save(small(), tmp_path)
+    (tmp_path / "tailora.json").unlink()
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    save_file(tensors, file)
+    found = peft.load(tmp_path).layers["proj"].branches[0]
+    assert found.a.dtype == np.float32
+    assert np.array_equal(found.a, tensors["base_model.model.proj.lora_A.weight"].float().numpy())
+
+
+def test_torch_file_is_read_when_it_is_all_there_is(tmp_path: Path) -> None:
+    adapter = small()
+    peft.save(adapter, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    torch.save(load_file(file), tmp_path / "adapter_model.bin")
+    file.unlink()
+    assert peft.load(tmp_path).content_hash == adapter.content_hash
+
+
+class Boom:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04\x95", {"x": Boom()}, {"x": 3}, [1, 2]])
+def test_hostile_torch_file_is_one_error_and_runs_nothing(
+    tmp_path: Path, content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    peft.save(small(), tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    file = tmp_path / "a" / "adapter_model.bin"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(AdapterError, match=r"adapter_model\.bin"):
+        peft.load(tmp_path / "a")
+    assert not (tmp_path / "executed").exists()
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "huge header": struct.pack("<Q", 2**62) + b"{}",
+    "header beyond the file": struct.pack("<Q", 5000) + b"{}",
+    "no JSON": struct.pack("<Q", 4) + b"abcd",
+    "offsets beyond": struct.pack("<Q", 66) + b'{"a":{"dtype":"F32","shape":[1000],"data_offsets":[0,4000]}}      ',
+    "overflowing shape": struct.pack("<Q", 90)
+    + b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}'.ljust(90),
+    "integers": struct.pack("<Q", 60) + b'{"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}'.ljust(60) + b"\0" * 4,
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_safetensors_is_one_error(tmp_path: Path, case: str) -> None:
+    peft.save(small(), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(HOSTILE[case])
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors: "):
+        peft.load(tmp_path)
+
+
+@given(cut=st.integers(0, 400))
+@settings(max_examples=40, deadline=None)
+def test_truncated_file_is_one_error(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    peft.save(small(), folder)
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: min(cut, len(whole) - 1)])
+    with pytest.raises(AdapterError):
+        peft.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "LOHA"}, "only LoRA adapters"),
+        ({"peft_type": None}, "only LoRA adapters"),
+        ({"r": "8"}, "r: "),
+        ({"r": True}, "r: "),
+        ({"r": 0}, "r: "),
+        ({"r": 5}, r"rank 4, but adapter_config.json says 5"),
+        ({"lora_alpha": -1}, "alpha must be a positive number"),
+        ({"lora_dropout": 1.5}, "dropout"),
+        ({"target_modules": 3}, "target_modules"),
+        ({"target_modules": "("}, "not a regular expression"),
+        ({"rank_pattern": {"(": 3}}, "not a regular expression"),
+        ({"rank_pattern": [1]}, "rank_pattern"),
+        ({"bias": "some"}, "bias"),
+        ({"modules_to_save": ["score"]}, "modules_to_save"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"a_setting_of_tomorrow": 7}, "a_setting_of_tomorrow"),
+        ({"use_dora": True}, "no magnitude"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    peft.save(small(), tmp_path)
+    (tmp_path / "tailora.json").unlink()
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(AdapterError, match=message):
+        peft.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, '{"peft_type": "LORA"}', "\ud800"])
+def test_config_that_is_no_config(tmp_path: Path, text: str) -> None:
+    peft.save(small(), tmp_path)
+    for name in ("adapter_config.json", "tailora.json"):
+        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(AdapterError):
+            peft.load(tmp_path)
+
+
+def test_all_problems_of_the_tensors_in_one_message(tmp_path: Path) -> None:
+    peft.save(small(), tmp_path)
+    prefix = "base_model.model."
+    save_file(
+        {
+            f"{prefix}x.lora_A.weight": torch.ones(4, 8),
+            f"{prefix}y.lora_A.weight": torch.ones(4, 8),
+            f"{prefix}y.lora_B.weight": torch.ones(8, 3),
+            f"{prefix}z.lora_A.weight": torch.full((4, 8), math.nan),
+            f"{prefix}z.lora_B.weight": torch.ones(8, 4),
+            f"{prefix}score.modules_to_save.weight": torch.ones(2, 2),
+            "../../etc/passwd": torch.ones(1),
+        },
+        tmp_path / "adapter_model.safetensors",
+    )
+    with pytest.raises(AdapterError) as error:
+        peft.load(tmp_path)
+    for part in ("x: has no lora_B", "y: lora_A [4, 8] and lora_B [8, 3]", "z.lora_A.weight holds", "modules_to_save"):
+        assert part in str(error.value)
+    assert "../../etc/passwd is no part" in str(error.value)
+
+
+def test_changed_tensors_beside_an_old_record_are_refused(tmp_path: Path) -> None:
+    peft.save(small(0), tmp_path / "a")
+    peft.save(small(1), tmp_path / "b")
+    record = (tmp_path / "a" / "tailora.json").read_bytes()
+    (tmp_path / "b" / "tailora.json").write_bytes(record)
+    with pytest.raises(AdapterError, match=r"not those it was written with; restore the folder, or remove this file"):
+        peft.load(tmp_path / "b")
+
+
+def test_rows_outside_the_layer_in_the_record(tmp_path: Path) -> None:
+    peft.save(small(), tmp_path)
+    record = json.loads((tmp_path / "tailora.json").read_text(encoding="utf-8"))
+    record["layers"]["proj"]["branches"][0]["rows"] = [0, 700]
+    (tmp_path / "tailora.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(AdapterError, match="rows outside the layer's 6 outputs"):
+        peft.load(tmp_path)
+
+
+def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path: Path) -> None:
+    good = small()
+    peft.save(good, tmp_path / "a")
+    bad = copy.deepcopy(good)
+    bad.layers["proj"].branches[0].a[0, 0] = math.inf
+    with pytest.raises(AdapterError, match="proj holds values that are not finite"):
+        peft.save(bad, tmp_path / "a")
+    with pytest.raises(AdapterError, match="the adapter has no layers"):
+        peft.save(Adapter(LoraConfig(), {}), tmp_path / "a")
+    magnitude = np.ones(6, np.float32)
+    some = {"proj": good.layers["proj"], "b": LayerAdapter("linear", good.layers["proj"].branches, magnitude)}
+    with pytest.raises(AdapterError, match="DoRA for all layers or for none"):
+        peft.save(Adapter(LoraConfig(), some), tmp_path / "a")
+    assert peft.load(tmp_path / "a").content_hash == good.content_hash
+
+
+def test_paths_that_hold_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="no adapter there; name an adapter folder"):
+        formats.load(tmp_path / "nothing")
+    with pytest.raises(AdapterError, match=r"no adapter folder: it has no adapter_config\.json"):
+        formats.load(tmp_path)
+    (tmp_path / "text.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(AdapterError, match="no adapter format that is known"):
+        formats.load(tmp_path / "text.txt")
+    with pytest.raises(SettingsError, match="'gguf' is no adapter format; use peft or loralib"):
+        formats.save(small(), tmp_path / "a", format="gguf")
+
+
+def test_patterns_are_anchored_where_one_path_ends_another(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def layer(rank: int) -> LayerAdapter:
+        a, b = rng.normal(size=(rank, 3)).astype(np.float32), rng.normal(size=(3, rank)).astype(np.float32)
+        return LayerAdapter("linear", (LowRank(a, b, 1.0),), None, 3)
+
+    layers = {"proj": layer(2), "inner.proj": layer(4), "inner.other": layer(4)}
+    peft.save(Adapter(LoraConfig(targets=("proj",)), layers), tmp_path)
+    (tmp_path / "tailora.json").unlink()
+    again = peft.load(tmp_path)
+    assert {name: each.branches[0].rank for name, each in again.layers.items()} == {
+        "proj": 2,
+        "inner.proj": 4,
+        "inner.other": 4,
+    }
+    assert {each.branches[0].scale for each in again.layers.values()} == {1.0}
