@@ -23,9 +23,9 @@ LAYERS = (
     {"cli", "__main__"},
 )
 TORCH_FREE = LAYERS[0] | LAYERS[1]
-# The only steps sideways within a layer, in one direction each: loralib's names over our layers, and a module that
-# itself imports nothing of ours.
-SIDEWAYS = {("loralib", "lora"), ("adapters", "families")}
+# The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
+# imports nothing of ours, and scores that need the facts of a record.
+SIDEWAYS = {("loralib", "lora"), ("adapters", "families"), ("metrics", "data")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
     "tailora.cli": {"tailora.settings"},

@@ -49,7 +49,7 @@ def random_examples(rng: random.Random) -> list[Example]:
     for record in range(rng.randint(1, 4)):
         prompt = tuple(rng.randrange(3) for _ in range(rng.randint(1, 6)))
         for _ in range(rng.randint(1, 5)):
-            completion = tuple(rng.randrange(3) for _ in range(rng.randint(0, 8))) + (VOCABULARY - 1,)
+            completion = (*(rng.randrange(3) for _ in range(rng.randint(0, 8))), VOCABULARY - 1)
             examples += [Example(str(record), prompt, completion)] * rng.choice([1, 1, 2])
     rng.shuffle(examples)
     return examples

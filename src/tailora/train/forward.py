@@ -77,9 +77,9 @@ class TreeModel:
 
     def _frozen_head(self) -> FrozenHead | None:
         """A head that neither learns nor carries an adapter, or None."""
-        if self._frozen is None and type(self.projection) is nn.Linear:
-            if not any(parameter.requires_grad for parameter in self.projection.parameters()):
-                self._frozen = PlainHead(self.projection.weight, self.projection.bias)
+        head = self.projection
+        if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
+            self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
 
 

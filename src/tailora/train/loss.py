@@ -119,7 +119,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad.to(gradient.dtype), None, None, None
 
@@ -145,7 +145,7 @@ def general_head_loss(
 
 def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
     """Ranges of scored nodes with the slice of edges that start in each."""
-    bounds = list(range(0, len(scored.nodes), CHUNK)) + [len(scored.nodes)]
+    bounds = [*range(0, len(scored.nodes), CHUNK), len(scored.nodes)]
     edge = torch.searchsorted(scored.rows, torch.tensor(bounds, device=scored.rows.device)).tolist()
     return [
         (bounds[i], bounds[i + 1], slice(edge[i], edge[i + 1]))

@@ -49,7 +49,7 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, trees: TreeMasks, scale: float) -> Tensor:
-        heads, nodes, width = query.shape  # [heads, N, width]; keys and values [kv_heads, N, width]
+        heads, nodes, _ = query.shape  # [heads, N, width]; keys and values [kv_heads, N, width]
         groups = heads // key.shape[0]
         out = query.new_empty(nodes, heads, value.shape[-1])
         kept = []
@@ -66,7 +66,7 @@ class _TreeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         groups = query.shape[0] // key.shape[0]
         # Nodes outermost, as the projections have them, so that what follows needs no copy.
