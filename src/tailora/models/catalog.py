@@ -61,7 +61,7 @@ class Entry:
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("tiny", "GPT-2 architecture, made by this project; bundled, works offline", 5_000_000),
+        Entry("tiny", "GPT-2 architecture, made by this project; bundled, works offline", 4_339_200),
         Entry("distilgpt2", "GPT-2 distilled to 6 layers", 81_912_576, "distilbert/distilgpt2"),
         Entry("gpt2", "GPT-2 small, 12 layers", 124_439_808, "openai-community/gpt2"),
         Entry("gpt2-medium", "GPT-2 medium, 24 layers", 354_823_168, "openai-community/gpt2-medium"),

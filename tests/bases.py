@@ -1,0 +1,50 @@
+"""Tiny base models on disk for tests: random weights, a byte-level tokenizer, Hugging Face layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from tailora.files import write_json
+from tailora.models.load import quiet_transformers
+
+END = "<|endoftext|>"
+
+
+def save_tokenizer(folder: Path) -> int:
+    """Write a tokenizer of the 256 bytes and an end-of-text token; give the size of its vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {END: 0, **{letter: number for number, letter in enumerate(alphabet, start=1)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"eos_token": END, "tokenizer_class": "PreTrainedTokenizerFast"})
+    return len(vocabulary)
+
+
+def save_base(folder: Path, kind: str = "gpt2", *, dtype: torch.dtype = torch.float32, tied: bool = True) -> Any:
+    """Write a base model and give the network that was written."""
+    size = save_tokenizer(folder)
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": tied}
+    config: Any
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "gpt2":
+            shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96, "initializer_range": 0.2}
+            model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **ends))
+        else:
+            shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+            config = LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, **shape, **ends)
+            config.max_position_embeddings = 96
+            model = LlamaForCausalLM(config)
+    model = model.to(dtype).eval()
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    return model
