@@ -169,9 +169,9 @@ def train_peer(arguments: argparse.Namespace) -> Result:
 
 def train_ours(arguments: argparse.Namespace) -> Result:
     """Tailora, the references of a record kept together."""
-    import _tailora
     import torch
 
+    import _tailora
     from _meter import Losses
     from _sample import fixed_set
     from tailora.models.load import load_base

@@ -136,9 +136,8 @@ def measure_peer(arguments: argparse.Namespace) -> Result:
 
 def measure_ours(arguments: argparse.Namespace) -> Result:
     """Tailora's arm."""
-    import _tailora
-
     import _network
+    import _tailora
     from _meter import Meter
     from _sample import random_mrs
 
