@@ -34,6 +34,11 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "Train an adapter, or a whole model, on records with texts",
+        "tailora.train.settings:TrainSettings",
+        "tailora.train.run:run",
+    ),
     "generate": Verb(
         "Write texts for records or prompts with a base model and an adapter",
         "tailora.generate:GenerateSettings",

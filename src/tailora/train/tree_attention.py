@@ -103,7 +103,10 @@ def _attend(
     if tree is None:
         raise ModelError("this architecture does not hand the trees to its attention", mend="train another base model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out: Tensor = _TreeAttention.apply(query[0], key[0], value[0], tree, scale)  # type: ignore[no-untyped-call]
+    if tree.masks[0].dtype != query.dtype:  # under autocast the projections are narrower than the parameters
+        tree = TreeMasks(tree.spans, [mask.to(query.dtype) for mask in tree.masks])
+    with torch.autocast(query.device.type, enabled=False):
+        out: Tensor = _TreeAttention.apply(query[0], key[0], value[0], tree, scale)  # type: ignore[no-untyped-call]
     return out[None], None
 
 

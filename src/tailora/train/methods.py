@@ -1,0 +1,94 @@
+"""LoRA, full fine-tuning, biases only, top two blocks: which parameters learn, and what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tailora.adapters import formats
+from tailora.adapters.adapter import changes_nothing
+from tailora.adapters.config import matches
+from tailora.errors import TrainingError
+from tailora.families import family_of
+from tailora.files import atomic_folder, atomic_path
+from tailora.lora import inject
+from tailora.models.load import Base
+from tailora.train.settings import TrainSettings
+
+
+def prepare(base: Base, settings: TrainSettings) -> None:
+    """Mark what learns in the base's network, putting an adapter on it where the method is LoRA.
+
+    Raises:
+        TrainingError: if nothing would learn.
+        SettingsError: if a target matches nothing.
+    """
+    model = base.model
+    if settings.method == "lora":
+        generator = torch.Generator().manual_seed(settings.seed)
+        inject.attach(model, settings.lora_config(), model_type=base.model_type, generator=generator)
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(_learns(name, settings.method, base))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(f"{base.name} has no parameter for the method {settings.method}", mend="use another method")
+
+
+def _learns(name: str, method: str, base: Base) -> bool:
+    if method == "full":
+        return True
+    if method == "bitfit":
+        return name.endswith(".bias")
+    family = family_of(base.model_type)
+    blocks, _, rest = name.rpartition(f"{family.blocks}.")
+    if rest and (not blocks or blocks.endswith(".")) and rest.split(".")[0].isdigit():
+        return int(rest.split(".")[0]) >= int(base.model.config.num_hidden_layers) - 2
+    return matches(family.final_norm, name.rpartition(".")[0])
+
+
+def learning_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What learns, by name; a parameter that is used twice stands once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_checkpoint(model: nn.Module, path: Path) -> None:
+    """Write what learns, and nothing else, to a safetensors file."""
+    tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(model).items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+@torch.no_grad()
+def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Put values back into what learns."""
+    for name, parameter in learning_parameters(model).items():
+        parameter.copy_(values[name])
+
+
+def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:
+    """Write what was learnt into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
+
+    Raises:
+        TrainingError: if the adapter learnt nothing: all its updates are zero.
+    """
+    if settings.method == "lora":
+        adapter = replace(
+            inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
+        )
+        if changes_nothing(adapter):
+            raise TrainingError("the adapter is still all zero after training", mend="raise the learning rate")
+        formats.save(adapter, run / "adapter")
+        return run / "adapter"
+    if settings.method == "full":
+        with atomic_folder(run / "model") as folder:
+            cast(Any, base.model).save_pretrained(folder)
+            base.tokenizer.save(folder)
+        return run / "model"
+    save_checkpoint(base.model, run / "delta.safetensors")
+    return run / "delta.safetensors"

@@ -1,0 +1,239 @@
+"""`tailora train`: from settings to a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from tailora.data import records as record_files
+from tailora.data.examples import Example, build_examples
+from tailora.data.prefix_tree import batches, build
+from tailora.data.values import Record
+from tailora.errors import SettingsError
+from tailora.files import write_json
+from tailora.hardware import bf16_is_faster, describe, peak_rss
+from tailora.lora.inject import parameter_table
+from tailora.models.load import Base, load_base
+from tailora.reports.plots import loss_plot
+from tailora.train.loop import Outcome, fit
+from tailora.train.methods import prepare, save_checkpoint, save_result
+from tailora.train.settings import TrainSettings
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def run(settings: TrainSettings) -> dict[str, Any]:
+    """Train, and write the run directory: adapter, run.json, metrics.jsonl, loss.svg, checkpoints/.
+
+    Raises:
+        UserError: for data, models and settings that cannot be trained on.
+    """
+    console = Console(stderr=True)
+    folder = _new_folder(settings)
+    train_records, valid_records = _records(settings)
+    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    base = load_base(settings.base, dtype=torch.float32, device=device)
+    train, valid = _examples(train_records, base, settings, console), []
+    if valid_records:
+        valid = _examples(valid_records, base, settings, console)
+    prepare(base, settings)
+    base.model.to(device)
+    precision, autocast = _set_precision(base.model, settings, device)
+    account = _account(base, train, settings) | {"precision": precision, "device": device}
+    _announce(console, account)
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": account})
+    with _Observer(base.model, folder, account["steps"], console) as observer:
+        outcome = fit(base.model, train, valid, settings, observer, autocast=autocast)
+    meta = {
+        "linearization": settings.linearization,
+        "prompt_form": settings.prompt_form,
+        "data_fingerprint": account["data_fingerprint"],
+        "scores": {"validation_loss": outcome.final_loss},
+    }
+    saved = save_result(base, settings, meta, folder)
+    loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
+    result = _result(base, settings, account, outcome, saved)
+    write_json(folder / "run.json", result)
+    for warning in outcome.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+    _conclude(console, folder, outcome)
+    return result | {"run": str(folder)}
+
+
+def _new_folder(settings: TrainSettings) -> Path:
+    if settings.output is not None:
+        if settings.output.exists():
+            raise SettingsError("exists already", where=settings.output, mend="name a new run directory with --output")
+        return settings.output
+    name = Path(settings.data).name.split(".")[0] or "data"
+    number = 1
+    while (folder := Path("runs") / f"{name}-{settings.method}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
+    names = record_files.splits(settings.data)
+    train = record_files.read(settings.data, split="train" if names else None, **settings.reader_options())
+    valid: list[Record] = []
+    if settings.valid is not None:
+        split = "valid" if record_files.splits(settings.valid) else None
+        valid = record_files.read(settings.valid, split=split, **settings.reader_options())
+    elif "valid" in names:
+        valid = record_files.read(settings.data, split="valid", **settings.reader_options())
+    return train[: settings.limit], valid[: settings.valid_limit]
+
+
+def _examples(records: Sequence[Record], base: Base, settings: TrainSettings, console: Console) -> list[Example]:
+    positions = getattr(base.model.config, "max_position_embeddings", None) or settings.max_length
+    examples, report = build_examples(
+        records,
+        base.tokenizer,
+        form=settings.prompt_form,
+        style=settings.linearization,
+        max_length=min(settings.max_length, positions),
+        overlong=settings.overlong,
+    )
+    console.print(str(report), highlight=False)
+    return examples
+
+
+def _set_precision(model: nn.Module, settings: TrainSettings, device: str) -> tuple[str, Autocast]:
+    """Cast the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
+    wanted = settings.precision
+    narrow = wanted == "bf16" or (wanted == "auto" and bf16_is_faster(device))
+    if not narrow:
+        return "fp32", contextlib.nullcontext
+    if settings.method == "lora" and settings.bias == "none":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        return "bf16", contextlib.nullcontext
+    return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
+    """What the run will do, as far as it is known before the first step."""
+    table = parameter_table(base.model)
+    updates = [build(batch) for batch in batches(train, settings.batch_size)]
+    digest = hashlib.sha256()
+    for example in train:
+        digest.update(repr((example.prompt, example.completion)).encode())
+    steps = settings.epochs * len(updates)
+    return {
+        "base": base.name,
+        "base_fingerprint": base.fingerprint,
+        "data_fingerprint": digest.hexdigest(),
+        "parameters": {"total": table.total, "trainable": table.trainable, "percent": table.percent},
+        "optimizer_bytes": 8 * table.trainable,
+        "examples": len(train),
+        "steps": min(steps, settings.max_steps or steps),
+        "tokens_per_epoch": {
+            "sequences": sum(map(len, train)),
+            "trees": sum(map(len, updates)),
+            "completion": sum(len(example.completion) for example in train),
+        },
+    }
+
+
+def _announce(console: Console, account: dict[str, Any]) -> None:
+    table, tokens = account["parameters"], account["tokens_per_epoch"]
+    saved = 100 * (1 - tokens["trees"] / tokens["sequences"])
+    console.print(
+        f"{account['base']}: {table['total']:,} parameters, {table['trainable']:,} trainable "
+        f"({table['percent']:.2f}%), {account['precision']} on {account['device']}\n"
+        f"{account['examples']:,} examples, {account['steps']:,} updates; an epoch has {tokens['sequences']:,} tokens, "
+        f"{tokens['trees']:,} with every common prefix once ({saved:.0f}% saved)",
+        highlight=False,
+    )
+
+
+def _result(
+    base: Base, settings: TrainSettings, account: dict[str, Any], outcome: Outcome, saved: Path
+) -> dict[str, Any]:
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "account": account,
+        "steps": outcome.steps,
+        "examples": outcome.examples,
+        "seconds": outcome.seconds,
+        "examples_per_second": outcome.examples / outcome.seconds if outcome.seconds else None,
+        "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
+        "peak_memory_bytes": peak_rss(),
+        "saved": saved.name,
+        "warnings": outcome.warnings,
+        "hardware": describe(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _conclude(console: Console, folder: Path, outcome: Outcome) -> None:
+    rate = outcome.examples / outcome.seconds if outcome.seconds else 0.0
+    loss = ""
+    if outcome.initial_loss is not None:
+        loss = f"; validation loss {outcome.initial_loss:.3f} before, {outcome.final_loss:.3f} after"
+    console.print(
+        f"{outcome.steps} updates in {outcome.seconds:.0f} s, {rate:.1f} examples/s{loss}; see {folder}",
+        highlight=False,
+    )
+
+
+class _Observer:
+    """Writes metrics.jsonl and the best checkpoint, and draws the progress bar."""
+
+    def __init__(self, model: nn.Module, folder: Path, steps: int, console: Console) -> None:
+        self.model, self.folder = model, folder
+        self.metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8", newline="\n")
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=steps, told="")
+        self.examples = self.seconds = 0.0
+        self.validation = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self.metrics.close()
+
+    def step(self, line: dict[str, Any]) -> None:
+        """See `loop.Observer`."""
+        self._write(line)
+        self.examples += line["examples"]
+        self.seconds += line["seconds"]
+        rate = self.examples / self.seconds
+        self.progress.update(
+            self.task, advance=1, told=f"{rate:.1f} examples/s, loss {line['loss']:.3f}{self.validation}"
+        )
+
+    def validated(self, line: dict[str, Any], best: bool) -> None:
+        """See `loop.Observer`."""
+        self._write(line)
+        self.validation = f", validation {line['validation_loss']:.3f}"
+        if best and line["step"]:
+            save_checkpoint(self.model, self.folder / "checkpoints" / "best.safetensors")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.metrics.write(json.dumps(line) + "\n")
+        self.metrics.flush()
