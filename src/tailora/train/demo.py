@@ -216,12 +216,13 @@ def train_steps(
             raise SettingsError(f"must be positive, not {value}", where=name)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    order = [i for _ in range(epochs) for i in torch.randperm(len(examples), generator=generator).split(batch_size)]  # type: ignore[no-untyped-call]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(order))
+    orders = [torch.randperm(len(examples), generator=generator).tolist() for _ in range(epochs)]
+    batches = [order[start : start + batch_size] for order in orders for start in range(0, len(order), batch_size)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(batches))
     network.train()
-    for number, chosen in enumerate(order, 1):
+    for number, chosen in enumerate(batches, 1):
         start = time.perf_counter()
-        loss, tokens = summed_loss(network, [examples[i] for i in chosen.tolist()])
+        loss, tokens = summed_loss(network, [examples[i] for i in chosen])
         optimizer.zero_grad()
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
