@@ -26,6 +26,7 @@ class Task:
         names: the attribute of whose values one in eight stands in the test split only, and one in eight in valid only.
         pairs: attribute pairs of whose combinations one in eight stands in the test split only, and one in eight in
             the valid split only.
+        different: attributes that never share a value.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Task:
     plans: Sequence[tuple[float, Plan]]
     names: str
     pairs: Sequence[tuple[str, str]]
+    different: tuple[str, ...] = ()
 
 
 def draw(task: Task, rng: random.Random) -> Facts:
@@ -45,7 +47,8 @@ def draw(task: Task, rng: random.Random) -> Facts:
             for attribute, values in task.values.items()
             if rng.random() < task.chance.get(attribute, 1.0)
         }
-        if len(facts) >= task.fewest:
+        apart = [facts[attribute] for attribute in task.different if attribute in facts]
+        if len(facts) >= task.fewest and len(set(apart)) == len(apart):
             return facts
 
 

@@ -1,0 +1,128 @@
+"""What is wrong with a data set before a model learns it: doubles, empty facts, texts that leave facts out, leaks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tailora.data.values import Fact, Record
+
+LONG_TEXT = 1000
+"""Characters beyond which a text is reported as very long."""
+
+_SPLITS_OF_ONE = "records"
+# UTF-8 read as Windows-1252 or Latin-1 ("Ã©", "â€™"), and what stands where a character could not be read.
+_MISDECODED = re.compile("\ufffd|[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|&(?:amp|lt|gt|quot|#\\d+);")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth a look.
+
+    Attributes:
+        kind: one of `KINDS`.
+        record: "split: id" of the record, or "id" where there are no splits.
+        detail: what was found.
+    """
+
+    kind: str
+    record: str
+    detail: str
+
+
+KINDS = {
+    "duplicate record": "the same facts stand in two records",
+    "duplicate text": "a record has the same text twice",
+    "empty fact": "a value is empty",
+    "conflict": "an attribute has two values",
+    "unsaid value": "no text of the record mentions a value (values such as yes and no are not looked for)",
+    "long text": f"a text has more than {LONG_TEXT} characters",
+    "no text": "a record has no text",
+    "mis-decoded": "characters look as if the file had been read in the wrong encoding",
+    "leak": "the same facts stand in two splits",
+}
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """Everything found, in the order of the records."""
+
+    findings: tuple[Finding, ...]
+    records: int
+    texts: int
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each kind was found, the kinds that were not left out."""
+        counter = Counter(finding.kind for finding in self.findings)
+        return {kind: counter[kind] for kind in KINDS if counter[kind]}
+
+    def __str__(self) -> str:
+        head = f"{self.records} records, {self.texts} texts"
+        found = "; ".join(f"{kind}: {count}" for kind, count in self.counts().items())
+        return f"{head}: {found or 'nothing found'}"
+
+
+def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintReport:
+    """Look through records, or through splits (name to records), and report; nothing is changed or raised."""
+    splits = records if isinstance(records, Mapping) else {_SPLITS_OF_ONE: records}
+    findings: list[Finding] = []
+    first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
+    for split, members in splits.items():
+        for record in members:
+            name = record.id if splits is not records else f"{split}: {record.id}"
+            key = (frozenset(record.facts), record.prompt)
+            if key in first_seen:
+                other_split, other = first_seen[key]
+                findings.append(
+                    Finding("duplicate record" if split == other_split else "leak", name, f"same facts as {other}")
+                )
+            else:
+                first_seen[key] = split, name
+            findings += [Finding(kind, name, detail) for kind, detail in _look(record)]
+    everything = [record for members in splits.values() for record in members]
+    return LintReport(tuple(findings), len(everything), sum(len(record.references) for record in everything))
+
+
+def _look(record: Record) -> list[tuple[str, str]]:
+    found = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
+    found += [("conflict", detail) for detail in _conflicts(record.facts)]
+    if not record.references:
+        found.append(("no text", "add one, or it cannot be learned from"))
+    for text, count in Counter(record.references).items():
+        if count > 1:
+            found.append(("duplicate text", f"{count} times {_short(text)}"))
+        if len(text) > LONG_TEXT:
+            found.append(("long text", f"{len(text)} characters"))
+    for text in (*record.references, *(fact.value for fact in record.facts)):
+        if match := _MISDECODED.search(text):
+            found.append(("mis-decoded", f"{match[0]!r} in {_short(text)}"))
+    if record.references:
+        said = {word for text in record.references for word in _words(text)}
+        found += [("unsaid value", f"{f.attribute}: {_short(f.value)}") for f in record.facts if _unsaid(f, said)]
+    return found
+
+
+def _conflicts(facts: Sequence[Fact]) -> list[str]:
+    """Triples may well give a predicate several objects; an attribute of the record itself has one value."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        if fact.subject is None:
+            values[fact.attribute].add(fact.value)
+    return [f"{attribute}: {', '.join(sorted(own))}" for attribute, own in values.items() if len(own) > 1]
+
+
+def _unsaid(fact: Fact, said: set[str]) -> bool:
+    """Whether not one word of the value stands in any text: spelling and order are the texts' own."""
+    words = _words(fact.value)
+    return bool(words) and not words & {"yes", "no", "true", "false"} and not words & said
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.replace("_", " ").lower()))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,69 @@
+"""Readers on real files and on broken ones."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tailora.data.records import Fact, read
+from tailora.errors import DataError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+
+
+@needs_shared
+@pytest.mark.parametrize("folder", ["e2e", "e2e/lora_format"])
+def test_e2e_counts(folder):
+    counts = {"train": (4862, 42061), "valid": (547, 4672), "test": (630, 4693)}
+    for split, expected in counts.items():
+        records = read(SHARED / folder, split=split)
+        assert (len(records), sum(len(record.references) for record in records)) == expected
+
+
+@needs_shared
+def test_webnlg_and_dart_counts():
+    path = SHARED / "webnlg_2017" / "dev.json.gz"
+    assert sum(len(record.references) for record in read(path)) == 2258
+    assert sum(len(record.references) for record in read(path, good_only=False)) == 2268
+    dart = read(SHARED / "dart" / "dart-v1.1.1-full-dev.json.gz")
+    assert (len(dart), sum(len(record.references) for record in dart)) == (2768, 6980)
+
+
+def test_table_and_xml(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("name,colour,text\nCup,,A cup.\nCup,,The cup.\n", encoding="utf-8")
+    (record,) = read(table)
+    assert record.facts == (Fact(None, "name", "Cup"),)
+    assert record.references == ("A cup.", "The cup.")
+    xml = tmp_path / "a.xml"
+    xml.write_text(
+        '<b><entry category="City" eid="1"><modifiedtripleset><mtriple>A | p | B</mtriple></modifiedtripleset>'
+        '<lex comment="good">A p B.</lex><lex comment="bad">x</lex></entry></b>',
+        encoding="utf-8",
+    )
+    (record,) = read(xml)
+    assert (record.facts, record.references, record.group) == ((Fact("A", "p", "B"),), ("A p B.",), "City")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b'mr,ref\n"name[X]",\n', "a.csv:2: the text is empty"),
+        ("a.csv", b"mr,ref\nname[X],a,b\n", "a.csv:2: 3 cells where the header has 2"),
+        ("a.csv", b"mr,ref\nname,a\n", "a.csv:2: the meaning representation"),
+        ("a.csv", b"name,ref\na,b\n", "a.csv:1: there is no column 'text'"),
+        ("a.csv", b"mr,ref\nname[X],caf\xe9\n", "a.csv:2: byte 0xe9 is not UTF-8"),
+        ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"', "a.jsonl:2: broken JSON"),
+        ("a.txt", b"a : b||c\na : b|c\n", "a.txt:2: the line has no ||"),
+        ("a.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>', "a.xml:1: has a document type"),
+        ("a.csv.gz", gzip.compress(b"mr,ref\nname[X],a\n")[:-9], "broken gzip"),
+        ("a.csv", b"", "the file is empty"),
+    ],
+)
+def test_broken_files_say_file_and_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert message in str(caught.value)
