@@ -1,0 +1,66 @@
+"""Fetching from a local server: whole, cut short, wrong, absent, unreachable."""
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from tailora.data import download
+from tailora.errors import DataError, OfflineError
+
+BODY = b"mr,ref\nname[X],A.\n" * 5000
+
+
+@pytest.fixture
+def serve(monkeypatch, tmp_path):
+    monkeypatch.setenv("TAILORA_CACHE", str(tmp_path))
+    data_set = download.DataSet("", {"trainset.csv": hashlib.sha256(BODY).hexdigest()}, "none")
+    monkeypatch.setattr(download, "DATA_SETS", {"e2e": data_set})
+    servers = []
+
+    def start(body=BODY, length=None, status=200):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status)
+                self.send_header("Content-Length", str(length or len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_whole_then_from_the_cache(serve):
+    folder = download.fetch("e2e", base_url=serve())
+    assert (folder / "trainset.csv").read_bytes() == BODY
+    assert download.fetch("e2e", base_url="http://127.0.0.1:9") == folder
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ({"body": BODY[:100], "length": len(BODY)}, OfflineError, "cannot be fetched"),
+        ({"body": b"other"}, DataError, "another SHA-256"),
+        ({"status": 404}, DataError, "answered 404"),
+    ],
+)
+def test_broken_downloads_leave_nothing(serve, tmp_path, answer, error, message):
+    with pytest.raises(error, match=message):
+        download.fetch("e2e", base_url=serve(**answer))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_offline_says_what_works(serve):
+    with pytest.raises(OfflineError, match="bundled samples"):
+        download.fetch("e2e", base_url="http://127.0.0.1:9")
