@@ -34,6 +34,11 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "quickstart": Verb(
+        "Train, score and merge an adapter on the bundled model, offline, in under three minutes",
+        "tailora.quickstart:QuickstartSettings",
+        "tailora.quickstart:run",
+    ),
     "train": Verb(
         "Train an adapter, or a whole model, on records with texts",
         "tailora.train.settings:TrainSettings",
