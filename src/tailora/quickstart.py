@@ -60,7 +60,7 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
         "device": "cpu",
     }
     chosen = settings.model_dump(exclude={"task"})
-    trained = train(TrainSettings(data=settings.task, base="tiny", device="cpu", **recipe, **chosen))
+    trained = train(TrainSettings(data=settings.task, base="tiny", **recipe, **chosen))
     folder = Path(trained["run"])
     records = record_files.read(settings.task, split="test")
     bare = load_base("tiny", dtype=torch.float32)
