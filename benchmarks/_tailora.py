@@ -19,6 +19,7 @@ from tailora.data.prefix_tree import TreeBatch, batches, build
 from tailora.hardware import bf16_is_faster
 from tailora.lora.inject import attach, extract
 from tailora.train.forward import TreeModel
+from tailora.train.int8 import quantise_frozen
 
 UPDATE = 32
 
@@ -31,7 +32,7 @@ def precision() -> str:
 def adapt(
     model: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, dropout: float, seed: int = 0
 ) -> nn.Module:
-    """Put our LoRA on a model, its base in the faster type and its adapters in fp32."""
+    """Put our LoRA on a model, its base in the faster of fp32 and bf16 and its adapters in fp32."""
     config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets), dropout=dropout)
     model.to(getattr(torch, precision()))
     attach(model, config, generator=torch.Generator().manual_seed(seed))
@@ -43,8 +44,8 @@ def save(model: nn.Module, folder: Path) -> None:
     formats.save(extract(model), folder)
 
 
-def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int) -> float:
-    """Train until the meter is satisfied; returns the mean training loss."""
+def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int, quantise: bool = False) -> float:
+    """Train until the meter is satisfied, the frozen base in 8 bits if asked; returns the mean training loss."""
     losses: list[float] = []
 
     def after_update(loss: float) -> bool:
@@ -62,6 +63,7 @@ def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int) -> flo
         seed=seed,
         after_update=after_update,
         before_update=before_update,
+        quantise=quantise,
     )
     return sum(losses) / len(losses)
 
@@ -74,6 +76,7 @@ def run(
     seed: int,
     after_update: Callable[[float], bool],
     before_update: Callable[[TreeBatch], None] = lambda _: None,
+    quantise: bool = False,
 ) -> None:
     """Train on trees, the references of a record together: AdamW without decay, gradient norm clipped to 1.
 
@@ -84,12 +87,14 @@ def run(
         seed: of the order and of dropout.
         after_update: is given each update's mean loss per completion token; true ends the training.
         before_update: is shown each update's trees.
+        quantise: hold the frozen base in 8 bits (`tailora train --precision int8`).
     """
     torch.manual_seed(seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate(0), weight_decay=0.0, fused=True)
     model.train()
-    with TreeModel(model) as trees:
+    head = quantise_frozen(model) if quantise else None
+    with TreeModel(model, head=head) as trees:
         for number, batch in enumerate(_endless(examples, random.Random(seed))):
             before_update(batch)
             loss = trees.loss(batch) / batch.completion_tokens

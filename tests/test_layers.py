@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tailora.lora.layers import LAYERS, BranchShape, LoraConv, LoraConv1D, LoraEmbedding, LoraLayer, LoraLinear, kind_of
+from tailora.lora.layers import (
+    LAYERS,
+    BranchShape,
+    LoraConv,
+    LoraConv1D,
+    LoraEmbedding,
+    LoraLayer,
+    LoraLinear,
+    dropout,
+    kind_of,
+)
 
 
 class ScaledEmbedding(nn.Embedding):
@@ -245,3 +255,12 @@ def test_conv1d_is_a_linear_layer_stored_the_other_way_round() -> None:
     assert isinstance(one, LoraConv1D)
     torch.testing.assert_close(one(inputs(4, 6)), other(inputs(4, 6)))
     torch.testing.assert_close(one.merged_weight(), other.merged_weight().T)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    dropped = dropout(torch.ones(1001, 301), p)
+    assert float((dropped == 0).float().mean()) == pytest.approx(p, abs=0.005)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert float(dropped.max()) == pytest.approx(1 / (1 - p))

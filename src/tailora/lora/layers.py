@@ -187,7 +187,7 @@ class LoraLayer(nn.Module):
         return a, torch.zeros(self.b_shape(shape.rank, high - low), dtype=dtype)
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout_p, training=True) if self.training and self.dropout_p > 0 else x
+        return dropout(x, self.dropout_p) if self.training and self.dropout_p > 0 else x
 
     def _output_first(self, weight: Tensor) -> Tensor:
         """Turn a weight between the base's layout and [out, in…]; its own inverse."""
@@ -289,6 +289,20 @@ class LoraConv(LoraLayer):
     def _add_branch(self, y: Tensor, z: Tensor, B: Tensor) -> Tensor:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self._conv.kernel_size) - 1]
         return y + convolve(z, B, groups=self._conv.groups)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Inverted dropout; on a CPU, where drawing is not done in parallel, four draws come from each random word.
+
+    Args:
+        x: of any shape.
+        p: probability of dropping, on a CPU rounded to a multiple of 2^-16.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p, training=True)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
+    return x.masked_fill(drawn < round(p * 2**16) - 2**15, 0) * (1 / (1 - p))
 
 
 LAYERS: dict[LayerKind, type[LoraLayer]] = {

@@ -17,6 +17,7 @@ from tailora.data.examples import Example
 from tailora.data.prefix_tree import TreeBatch, batches, build
 from tailora.errors import TrainingError
 from tailora.train.forward import TreeModel, evaluation
+from tailora.train.loss import FrozenHead
 from tailora.train.methods import learning_parameters, restore
 from tailora.train.optimizer import adamw, learning_rate
 from tailora.train.settings import TrainSettings
@@ -63,6 +64,7 @@ def fit(
     observer: Observer,
     *,
     autocast: Callable[[], AbstractContextManager[Any]],
+    head: FrozenHead | None = None,
 ) -> Outcome:
     """Train what requires a gradient; at the end it holds the values of the best validation.
 
@@ -73,6 +75,7 @@ def fit(
         settings: of the run.
         observer: told of every update and validation.
         autocast: makes the context that forward passes run in.
+        head: the vocabulary projection to score with, if it is another than the model's own.
 
     Raises:
         TrainingError: if no gradient reaches what should learn, or the loss is not finite.
@@ -80,7 +83,7 @@ def fit(
     run = _Run(model, settings, observer, autocast)
     steps = run.total_steps(train)
     every = settings.eval_every or max(1, math.ceil(len(train) / settings.batch_size))
-    with TreeModel(model) as run.trees:
+    with TreeModel(model, head=head) as run.trees:
         run.validate(valid)
         run.warn_of_chance()
         model.train()

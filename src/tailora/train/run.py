@@ -26,7 +26,9 @@ from tailora.hardware import bf16_is_faster, describe, peak_rss
 from tailora.lora.inject import parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
+from tailora.train import int8
 from tailora.train.loop import Outcome, fit
+from tailora.train.loss import FrozenHead
 from tailora.train.methods import prepare, save_checkpoint, save_result
 from tailora.train.settings import TrainSettings
 
@@ -49,13 +51,14 @@ def run(settings: TrainSettings) -> dict[str, Any]:
         valid = _examples(valid_records, base, settings, console)
     prepare(base, settings)
     base.model.to(device)
-    precision, autocast = _set_precision(base.model, settings, device)
-    account = _account(base, train, settings) | {"precision": precision, "device": device}
+    account = _account(base, train, settings)
+    precision, autocast, head = _set_precision(base.model, settings, device)
+    account |= {"precision": precision, "device": device}
     _announce(console, account)
     folder.mkdir(parents=True)
     write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": account})
     with _Observer(base.model, folder, account["steps"], console) as observer:
-        outcome = fit(base.model, train, valid, settings, observer, autocast=autocast)
+        outcome = fit(base.model, train, valid, settings, observer, autocast=autocast, head=head)
     meta = {
         "linearization": settings.linearization,
         "prompt_form": settings.prompt_form,
@@ -110,18 +113,21 @@ def _examples(records: Sequence[Record], base: Base, settings: TrainSettings, co
     return examples
 
 
-def _set_precision(model: nn.Module, settings: TrainSettings, device: str) -> tuple[str, Autocast]:
-    """Cast the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
+def _set_precision(model: nn.Module, settings: TrainSettings, device: str) -> tuple[str, Autocast, FrozenHead | None]:
+    """Narrow the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
     wanted = settings.precision
+    if wanted == "int8":
+        int8.require()
+        return "int8", contextlib.nullcontext, int8.quantise_frozen(model)
     narrow = wanted == "bf16" or (wanted == "auto" and bf16_is_faster(device))
     if not narrow:
-        return "fp32", contextlib.nullcontext
+        return "fp32", contextlib.nullcontext, None
     if settings.method == "lora" and settings.bias == "none":
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
-        return "bf16", contextlib.nullcontext
-    return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16)
+        return "bf16", contextlib.nullcontext, None
+    return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16), None
 
 
 def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:

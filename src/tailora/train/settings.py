@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 
 from tailora.adapters.config import Bias, LoraConfig
 from tailora.data.examples import Overlong, PromptForm
+from tailora.errors import SettingsError
 from tailora.settings import Settings
 
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
 
@@ -84,7 +85,7 @@ class TrainSettings(Settings):
     patience: int | None = Field(None, ge=1)
     """Stop when so many validations in a row brought no better loss."""
     precision: Precision = "auto"
-    """Type of the frozen weights' products; auto takes bf16 where a probe finds it faster."""
+    """Type of the frozen weights' products; auto takes bf16 where a probe finds it faster. int8: lora on a CPU."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     seed: int = 0
@@ -95,6 +96,10 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         self.lora_config()
+        if self.precision == "int8" and (self.method != "lora" or self.device.startswith("cuda")):
+            raise SettingsError(
+                "int8 is for frozen weights on a CPU", where="precision", mend="use --method lora, or another precision"
+            )
         return self
 
     def lora_config(self) -> LoraConfig:

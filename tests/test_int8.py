@@ -1,0 +1,85 @@
+"""Frozen layers in 8 bits: close to the exact ones forward and back, and enough to learn with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from networks import gpt2, llama
+from tailora.adapters.config import LoraConfig
+from tailora.data.examples import Example
+from tailora.data.prefix_tree import build
+from tailora.errors import SettingsError, TrainingError
+from tailora.lora.inject import attach, extract
+from tailora.train import int8
+from tailora.train.forward import TreeModel
+from tailora.train.settings import TrainSettings
+
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this CPU has no VNNI instructions")
+
+
+def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float(((found - exact).norm() / exact.norm()).detach())
+
+
+@needs_vnni
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layer_is_close_both_ways(transposed: bool) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(96, 64), torch.randn(96)
+    x, gradient = torch.randn(7, 5, 64, requires_grad=True), torch.randn(7, 5, 96)
+    stored = weight.t().contiguous().t() if transposed else weight
+    layer = int8.Int8Linear(stored, bias, weight.shape)
+    y = layer(x)
+    y.backward(gradient)
+    assert relative(y, F.linear(x, weight, bias)) < 0.02
+    assert x.grad is not None
+    assert relative(x.grad, gradient @ weight) < 0.02
+
+
+@needs_vnni
+def test_head_rounds_without_bias() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5000, 32)
+    head = int8.Int8Head(weight)
+    exponentials = torch.full((1, 5000), 1 / 2000)  # each far below 1/255, together most of the mass
+    exponentials[0, 0] = 1
+    mean = torch.stack([head.back(exponentials.clone()) for _ in range(400)]).mean(0)
+    assert relative(mean, exponentials @ weight) < 0.1
+    hidden = torch.randn(9, 32)
+    assert relative(head.logits(hidden), hidden @ weight.t()) < 0.02
+
+
+@needs_vnni
+@pytest.mark.parametrize("family", [gpt2, llama])
+def test_gradients_of_the_adapter_stay_close(family: object) -> None:
+    examples = [Example("1", (1, 2, 3), (4, 5, 6)), Example("1", (1, 2, 3), (4, 7)), Example("2", (8, 2), (9, 10, 11))]
+    batch = build(examples)
+    found = []
+    for quantise in (False, True):
+        torch.manual_seed(0)
+        model = family()  # type: ignore[operator]
+        attach(model, LoraConfig(rank=4, targets=("all-linear",)), generator=torch.Generator().manual_seed(0))
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_B"):
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+        model.eval()
+        head = int8.quantise_frozen(model) if quantise else None
+        with TreeModel(model, head=head) as trees:
+            loss = trees.loss(batch)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((loss.item(), gradient, extract(model).content_hash))
+    (exact_loss, exact, one), (loss, gradient, other) = found
+    assert loss == pytest.approx(exact_loss, rel=0.02)
+    assert F.cosine_similarity(gradient, exact, 0) > 0.99
+    assert one == other
+
+
+def test_wrong_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU"):
+        TrainSettings(data="restaurants", method="full", precision="int8")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(TrainingError, match="needs an x86 CPU with VNNI"):
+        int8.require()
