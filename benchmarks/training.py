@@ -38,7 +38,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TARGETS, RANK, ALPHA, DROPOUT = ("c_attn",), 4, 32, 0.1
 
-OURS = "tailora"
+OURS, OURS_INT8 = "tailora", "tailora_int8"
 LIMIT = "limit"
 PEERS = ("peft_fp32", "peft_fp32_8x4", "peft_bf16", "peft_bf16_8x4", "peft_best")
 CANDIDATES = tuple(
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    arms = [*PEERS, OURS, *CANDIDATES]
-    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS], choices=arms, metavar="ARM")
+    arms = [*PEERS, OURS, OURS_INT8, *CANDIDATES]
+    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS, OURS_INT8], choices=arms, metavar="ARM")
     parser.add_argument("--search", action="store_true", help="measure every way PEFT may be run, and nothing else")
     parser.add_argument("--best", choices=CANDIDATES, metavar="ARM", help="what peft_best is: best_BASE_RUNNER_BATCH")
     parser.add_argument("--rounds", type=int, default=3, help="how often the arms take turns")
@@ -105,10 +105,11 @@ def measure_arm(arguments: argparse.Namespace) -> Result:
 
     torch.set_num_threads(arguments.threads)
     if arguments.arm == LIMIT:
-        from _limit import matmul_gflops
+        from _limit import int8_gops, matmul_gflops
 
-        return {f"{name}_gflops": matmul_gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
-    measure = measure_ours if arguments.arm == OURS else measure_peer
+        measured = {f"{name}_gflops": matmul_gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+        return measured | {"int8_gflops": int8_gops()}
+    measure = measure_ours if arguments.arm in (OURS, OURS_INT8) else measure_peer
     return measure(arguments) | {"threads": torch.get_num_threads()}
 
 
@@ -144,8 +145,9 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
     meter = Meter(arguments.warm_up, arguments.seconds)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
     model = _tailora.adapt(_network.random_gpt2(), targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT)
-    loss = _tailora.measure(model, sample, meter, seed=arguments.seed)
-    return meter.report(loss=loss, precision=_tailora.precision())
+    quantise = arguments.arm == OURS_INT8
+    loss = _tailora.measure(model, sample, meter, seed=arguments.seed, quantise=quantise)
+    return meter.report(loss=loss, precision="int8" if quantise else _tailora.precision())
 
 
 def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: argparse.Namespace) -> Result:
@@ -159,10 +161,11 @@ def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: a
         "arms": {arm: summarise_arm([results[arm] for results in rounds], limits) for arm in arms},
         "limit": limits,
     }
-    for peer in (arm for arm in arms if arm != OURS and OURS in arms):
-        summary[f"ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", peer)
-        memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
-        summary[memory] = median_ratio(rounds, "own_bytes", peer)
+    for ours, mark in ((OURS, ""), (OURS_INT8, "int8_")):
+        for peer in (arm for arm in arms if arm not in (OURS, OURS_INT8) and ours in arms):
+            summary[f"{mark}ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", ours, peer)
+            memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
+            summary[mark + memory] = median_ratio(rounds, "own_bytes", ours, peer)
     machine = hardware.describe() | {"threads": arguments.threads}
     machine["packages"]["accelerate"] = version("accelerate")
     return summary | {"machine": machine, "per_round": rounds}
@@ -186,9 +189,9 @@ def summarise_arm(results: list[Result], limits: Result) -> Result:
     }
 
 
-def median_ratio(rounds: list[dict[str, Result]], figure: str, peer: str) -> float:
+def median_ratio(rounds: list[dict[str, Result]], figure: str, ours: str, peer: str) -> float:
     """Ours over a peer's, in each round; the median."""
-    return median(results[OURS][figure] / results[peer][figure] for results in rounds)
+    return median(results[ours][figure] / results[peer][figure] for results in rounds)
 
 
 def median(values: Iterable[float]) -> float:

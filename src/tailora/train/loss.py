@@ -101,7 +101,7 @@ def frozen_head_loss(hidden: Tensor, head: FrozenHead, scored: Scored, label_smo
     Returns:
         A scalar in nats, in at least fp32.
     """
-    loss: Tensor = _FrozenHeadLoss.apply(hidden, head, scored, label_smoothing)
+    loss: Tensor = _FrozenHeadLoss.apply(hidden, head, scored, label_smoothing)  # type: ignore[no-untyped-call]
     return loss
 
 
