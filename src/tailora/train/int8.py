@@ -56,7 +56,7 @@ class _Product(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, scale = _quantise(grad.reshape(-1, grad.shape[-1]))
         return ctx.layer.back.product(rows, _ZERO).mul_(scale).view(ctx.shape), None
 
