@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from tailora.data.prefix_tree import TreeBatch
 from tailora.errors import ModelError
@@ -41,6 +42,7 @@ class TreeModel:
         self._attention: str | None = None
 
     def __enter__(self) -> Self:
+        fuse_activations(self.body)
         self._attention = self.model.config._attn_implementation
         self.model.set_attn_implementation(tree_attention.NAME)
         return self
@@ -81,6 +83,15 @@ class TreeModel:
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
+
+
+def fuse_activations(network: nn.Module) -> None:
+    """Put PyTorch's one-kernel GELU where transformers writes GPT-2's tanh form out in seven, each of which keeps its
+    result for the gradient. The function is the same."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @contextlib.contextmanager

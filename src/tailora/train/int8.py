@@ -18,6 +18,7 @@ from tailora.lora.layers import kind_of
 from tailora.train.loss import CHUNK
 
 _ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
+_STEPS = 255 * (1 - 2**-15)  # so that a 1 with a draw below 1 added stays below 256 in fp32
 _ZERO = 128  # of the activations: the kernels that are fast take them unsigned
 
 
@@ -43,7 +44,7 @@ def _quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows to u8 around 128, and the scale of each, [rows, 1]."""
     peak = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True)).clamp_(min=1e-30)
     # Truncation of a positive number after adding a half rounds it.
-    return torch.addcmul(x.new_tensor(_ZERO + 0.5), x, 127 / peak).to(torch.uint8), peak / 127
+    return torch.mul(x, 127 / peak).add_(_ZERO + 0.5).to(torch.uint8), peak / 127
 
 
 class _Product(torch.autograd.Function):
@@ -114,8 +115,8 @@ class Int8Head:
         assert rows <= _ROWS
         start = int(torch.randint(_SHIFT, (), generator=self._generator))
         noise = self._noise.as_strided((rows, tokens), (_SHIFT, 1), start)
-        whole = torch.addcmul(noise, exponentials, exponentials.new_tensor(255.0)).clamp_(max=255).to(torch.uint8)
-        return self._back.product(whole, 0).div_(255)
+        whole = exponentials.mul_(_STEPS).add_(noise).to(torch.uint8)
+        return self._back.product(whole, 0).div_(_STEPS)
 
     def weight_rows(self, tokens: Tensor) -> Tensor:
         """See `loss.FrozenHead`."""

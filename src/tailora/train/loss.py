@@ -52,7 +52,7 @@ class FrozenHead(Protocol):
         """[rows, width] to [rows, vocabulary], a tensor the caller may overwrite."""
 
     def back(self, exponentials: Tensor) -> Tensor:
-        """[rows, vocabulary], all in [0, 1] with a 1 in each row, times the weight: [rows, width]."""
+        """[rows, vocabulary], in [0, 1] with a 1 in each row, times the weight: [rows, width]; may overwrite them."""
 
     def weight_rows(self, tokens: Tensor) -> Tensor:
         """The weight's rows of some tokens, [tokens, width]."""
