@@ -93,7 +93,7 @@ def run(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate(0), weight_decay=0.0, fused=True)
     model.train()
-    head = quantise_frozen(model) if quantise else None
+    head = quantise_frozen(model, build(examples[:UPDATE])) if quantise else None
     with TreeModel(model, head=head) as trees:
         for number, batch in enumerate(_endless(examples, random.Random(seed))):
             before_update(batch)

@@ -39,6 +39,18 @@ def test_layer_is_close_both_ways(transposed: bool) -> None:
 
 
 @needs_vnni
+def test_a_few_large_inputs_do_not_drown_the_others() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64), torch.randn(50, 64)
+    x[:, :3] *= 300
+    weight[:, :3] /= 300
+    exact = F.linear(x, weight)
+    plain = int8.Int8Linear(weight, None, weight.shape)
+    evened = int8.Int8Linear(weight, None, weight.shape, x.abs().amax(0))
+    assert relative(evened(x), exact) < 0.02 < 0.2 < relative(plain(x), exact)
+
+
+@needs_vnni
 def test_head_rounds_without_bias() -> None:
     torch.manual_seed(0)
     weight = torch.randn(5000, 32)
@@ -65,7 +77,7 @@ def test_gradients_of_the_adapter_stay_close(family: object) -> None:
             if name.endswith("lora_B"):
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
         model.eval()
-        head = int8.quantise_frozen(model) if quantise else None
+        head = int8.quantise_frozen(model, batch) if quantise else None
         with TreeModel(model, head=head) as trees:
             loss = trees.loss(batch)
         loss.backward()

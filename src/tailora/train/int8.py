@@ -8,13 +8,16 @@ stay in fp32.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from tailora.data.prefix_tree import TreeBatch
 from tailora.errors import TrainingError
 from tailora.lora.layers import kind_of
+from tailora.train.forward import TreeModel, evaluation
 from tailora.train.loss import CHUNK
 
 _ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
@@ -40,18 +43,20 @@ class _Int8Matrix:
         return out
 
 
-def _quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows to u8 around 128, and the scale of each, [rows, 1]."""
-    peak = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True)).clamp_(min=1e-30)
+def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows, times one factor a column, to u8 around 128, and the scale of each, [rows, 1]."""
+    evened = x if factors is None else x * factors
+    peak = torch.maximum(evened.amax(1, keepdim=True), -evened.amin(1, keepdim=True)).clamp_(min=1e-30)
+    scaled = torch.mul(x, 127 / peak) if factors is None else evened.mul_(127 / peak)
     # Truncation of a positive number after adding a half rounds it.
-    return torch.mul(x, 127 / peak).add_(_ZERO + 0.5).to(torch.uint8), peak / 127
+    return scaled.add_(_ZERO + 0.5).to(torch.uint8), peak / 127
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
         ctx.layer, ctx.shape = layer, x.shape
-        rows, scale = _quantise(x.reshape(-1, x.shape[-1]))
+        rows, scale = _quantise(x.reshape(-1, x.shape[-1]), layer.factors)
         y = layer.forth.product(rows, _ZERO)
         y = y.mul_(scale) if layer.bias is None else torch.addcmul(layer.bias, y, scale)
         return y.view(*x.shape[:-1], -1)
@@ -69,17 +74,24 @@ class Int8Linear(nn.Module):
         weight: [out, in].
         bias: [out], kept in fp32.
         shape: of the weight as the base layer stores it.
+        peaks: [in], the largest magnitude seen of each input. With it, inputs are divided and the weight's columns
+            multiplied by √(peak of the input / peak of the column) before either is rounded, so that a few large
+            inputs do not drown the others: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) at its α of one half.
 
     Attributes:
         weight: has the shape that the base layer's had, and no values.
     """
 
     bias: Tensor | None
+    factors: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, shape: torch.Size) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, shape: torch.Size, peaks: Tensor | None = None) -> None:
         super().__init__()
-        self.forth = _Int8Matrix(weight.detach())
-        self.back = _Int8Matrix(weight.detach().t())
+        weight = weight.detach().float()
+        factors = None if peaks is None else (weight.abs().amax(0).clamp_(min=1e-5) / peaks.clamp(min=1e-5)).sqrt_()
+        self.forth = _Int8Matrix(weight if factors is None else weight / factors)
+        self.back = _Int8Matrix(weight.t())
+        self.register_buffer("factors", factors, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
         self.register_buffer("weight", torch.empty(shape, device="meta"), persistent=False)
 
@@ -136,25 +148,48 @@ def require() -> None:
 
 
 @torch.no_grad()
-def quantise_frozen(model: nn.Module) -> Int8Head | None:
+def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
     """Replace every frozen linear layer, those held by adapters among them, by its 8-bit form.
 
     Args:
         model: a transformers causal language model with what learns marked by `requires_grad`.
+        sample: data to see the size of each layer's inputs on.
 
     Returns:
         The vocabulary projection in 8 bits, for `forward.TreeModel`; the network keeps its own, whose weight may be
         the embedding's. None where the projection learns, carries an adapter, or has a bias.
     """
     head = cast(Any, model).get_output_embeddings()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            kind = kind_of(child)
-            if child is head or kind not in ("linear", "gpt2_conv1d"):
-                continue
-            weight = cast(Tensor, child.weight)
-            bias = cast("Tensor | None", getattr(child, "bias", None))
-            if not any(parameter.requires_grad for parameter in child.parameters()):
-                setattr(module, name, Int8Linear(weight if kind == "linear" else weight.t(), bias, weight.shape))
+    frozen = {
+        child: (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if child is not head
+        and kind_of(child) in ("linear", "gpt2_conv1d")
+        and not any(parameter.requires_grad for parameter in child.parameters())
+    }
+    peaks = _input_peaks(model, frozen, sample)
+    for child, (module, name) in frozen.items():
+        weight = cast(Tensor, child.weight)
+        rows = weight if kind_of(child) == "linear" else weight.t()
+        bias = cast("Tensor | None", getattr(child, "bias", None))
+        setattr(module, name, Int8Linear(rows, bias, weight.shape, peaks.get(child)))
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
     return Int8Head(head.weight) if plain else None
+
+
+def _input_peaks(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> dict[nn.Module, Tensor]:
+    """The largest magnitude of each input of some layers, over a batch."""
+    peaks: dict[nn.Module, Tensor] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        peaks[layer] = inputs[0].detach().float().abs().flatten(0, -2).amax(0)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with TreeModel(model) as trees, evaluation(model):
+            trees.hidden(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return peaks

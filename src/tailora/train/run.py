@@ -52,7 +52,7 @@ def run(settings: TrainSettings) -> dict[str, Any]:
     prepare(base, settings)
     base.model.to(device)
     account = _account(base, train, settings)
-    precision, autocast, head = _set_precision(base.model, settings, device)
+    precision, autocast, head = _set_precision(base.model, train, settings, device)
     account |= {"precision": precision, "device": device}
     _announce(console, account)
     folder.mkdir(parents=True)
@@ -118,7 +118,7 @@ def _set_precision(model: nn.Module, settings: TrainSettings, device: str) -> tu
     wanted = settings.precision
     if wanted == "int8":
         int8.require()
-        return "int8", contextlib.nullcontext, int8.quantise_frozen(model)
+        return "int8", contextlib.nullcontext, int8.quantise_frozen(model, build(train[: settings.batch_size]))
     narrow = wanted == "bf16" or (wanted == "auto" and bf16_is_faster(device))
     if not narrow:
         return "fp32", contextlib.nullcontext, None
