@@ -72,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer-base", choices=["bf16", "fp32"], help="by default what is faster here")
     parser.add_argument("--threads", type=int, default=hardware.cores())
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--int8", action="store_true", help="ours trains with the frozen base in 8 bits")
     parser.add_argument("--part", choices=[PEER, OURS, EVALUATE], help=argparse.SUPPRESS)
     parser.add_argument("--adapter", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -184,7 +185,14 @@ def train_ours(arguments: argparse.Namespace) -> Result:
         base.model, targets=TARGETS, rank=arguments.rank, alpha=arguments.alpha, dropout=arguments.dropout, seed=seed
     )
     losses = Losses(arguments.updates)
-    _tailora.run(model, sample.examples, learning_rate=schedule(arguments), seed=seed, after_update=losses.add)
+    _tailora.run(
+        model,
+        sample.examples,
+        learning_rate=schedule(arguments),
+        seed=seed,
+        after_update=losses.add,
+        quantise=arguments.int8,
+    )
     _tailora.save(model, Path(arguments.adapter))
     return losses.report()
 

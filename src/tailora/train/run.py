@@ -113,7 +113,9 @@ def _examples(records: Sequence[Record], base: Base, settings: TrainSettings, co
     return examples
 
 
-def _set_precision(model: nn.Module, settings: TrainSettings, device: str) -> tuple[str, Autocast, FrozenHead | None]:
+def _set_precision(
+    model: nn.Module, train: Sequence[Example], settings: TrainSettings, device: str
+) -> tuple[str, Autocast, FrozenHead | None]:
     """Narrow the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
     wanted = settings.precision
     if wanted == "int8":
