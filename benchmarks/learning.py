@@ -94,6 +94,7 @@ def compare(arguments: argparse.Namespace) -> Result:
         "examples": arguments.examples,
         "updates": updates_of(arguments),
         "peer_base": arguments.peer_base,
+        "int8": arguments.int8,
         "validation_loss_before": before,
         PEER: {"validation_loss": statistics.median(run[PEER]["validation_loss"] for run in runs)},
         OURS: {"validation_loss": statistics.median(run[OURS]["validation_loss"] for run in runs)},
@@ -124,6 +125,7 @@ def run_part(arguments: argparse.Namespace, part: str, **changes: object) -> Res
     values = {name: getattr(arguments, name) for name in (*names, "peer_base", "threads")}
     values |= {"part": part, "updates": updates_of(arguments)} | changes
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    flags += ["--int8"] if arguments.int8 else []
     return run_arm(Path(__file__), flags, threads=arguments.threads)
 
 

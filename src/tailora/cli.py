@@ -50,6 +50,11 @@ VERBS: dict[str, Verb] = {
         "tailora.generate:run",
     ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
+    "data": Verb(
+        "Say what a data file holds and what looks wrong in it",
+        "tailora.data.check:DataSettings",
+        "tailora.data.check:run",
+    ),
     "models": Verb(
         "List the base models known by name", "tailora.models.listing:ModelsSettings", "tailora.models.listing:run"
     ),

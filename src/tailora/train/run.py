@@ -18,7 +18,7 @@ from torch import nn
 
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
-from tailora.data.prefix_tree import batches, build
+from tailora.data.prefix_tree import build
 from tailora.data.values import Record
 from tailora.errors import SettingsError
 from tailora.files import write_json
@@ -27,6 +27,8 @@ from tailora.lora.inject import parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
 from tailora.train import int8
+from tailora.train.check import check_trees
+from tailora.train.estimate import arithmetic, peak_bytes, seconds, workload
 from tailora.train.loop import Outcome, fit
 from tailora.train.loss import FrozenHead
 from tailora.train.methods import prepare, save_checkpoint, save_result
@@ -51,9 +53,10 @@ def run(settings: TrainSettings) -> dict[str, Any]:
         valid = _examples(valid_records, base, settings, console)
     prepare(base, settings)
     base.model.to(device)
+    check_trees(base.model, train)
     account = _account(base, train, settings)
     precision, autocast, head = _set_precision(base.model, train, settings, device)
-    account |= {"precision": precision, "device": device}
+    account |= {"precision": precision, "device": device, "estimate": _estimate(base, account, precision, device)}
     _announce(console, account)
     folder.mkdir(parents=True)
     write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": account})
@@ -135,11 +138,11 @@ def _set_precision(
 def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
     """What the run will do, as far as it is known before the first step."""
     table = parameter_table(base.model)
-    updates = [build(batch) for batch in batches(train, settings.batch_size)]
+    work = workload(train, settings)
     digest = hashlib.sha256()
     for example in train:
         digest.update(repr((example.prompt, example.completion)).encode())
-    steps = settings.epochs * len(updates)
+    steps = settings.epochs * work.updates
     return {
         "base": base.name,
         "base_fingerprint": base.fingerprint,
@@ -148,11 +151,24 @@ def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> d
         "optimizer_bytes": 8 * table.trainable,
         "examples": len(train),
         "steps": min(steps, settings.max_steps or steps),
+        "operations": arithmetic(base, work, settings) * min(steps, settings.max_steps or steps) / work.updates,
         "tokens_per_epoch": {
             "sequences": sum(map(len, train)),
-            "trees": sum(map(len, updates)),
+            "trees": work.nodes,
+            "scored": work.scored,
             "completion": sum(len(example.completion) for example in train),
         },
+        "largest_pass": work.largest_pass,
+    }
+
+
+def _estimate(base: Base, account: dict[str, Any], precision: str, device: str) -> dict[str, Any]:
+    """Peak memory (on a CPU) and the time of all updates, as far as they can be told before the first."""
+    on_cpu = torch.device(device).type == "cpu"
+    trainable = account["parameters"]["trainable"]
+    return {
+        "seconds": seconds(account["operations"], precision, device),
+        "peak_memory_bytes": peak_bytes(base.model, account["largest_pass"], trainable) if on_cpu else None,
     }
 
 
@@ -163,9 +179,18 @@ def _announce(console: Console, account: dict[str, Any]) -> None:
         f"{account['base']}: {table['total']:,} parameters, {table['trainable']:,} trainable "
         f"({table['percent']:.2f}%), {account['precision']} on {account['device']}\n"
         f"{account['examples']:,} examples, {account['steps']:,} updates; an epoch has {tokens['sequences']:,} tokens, "
-        f"{tokens['trees']:,} with every common prefix once ({saved:.0f}% saved)",
+        f"{tokens['trees']:,} with every common prefix once ({saved:.0f}% saved)\n"
+        f"estimated: {_duration(account['estimate']['seconds'])}{_memory(account['estimate']['peak_memory_bytes'])}",
         highlight=False,
     )
+
+
+def _duration(took: float) -> str:
+    return f"{took / 60:.0f} minutes" if took >= 90 else f"{took:.0f} seconds"
+
+
+def _memory(amount: int | None) -> str:
+    return "" if amount is None else f", {amount / 2**30:.1f} GiB of memory"
 
 
 def _result(
