@@ -30,7 +30,7 @@ def test_layer_is_close_both_ways(transposed: bool) -> None:
     weight, bias = torch.randn(96, 64), torch.randn(96)
     x, gradient = torch.randn(7, 5, 64, requires_grad=True), torch.randn(7, 5, 96)
     stored = weight.t().contiguous().t() if transposed else weight
-    layer = int8.Int8Linear(stored, bias, weight.shape)
+    layer = int8.Int8Linear(int8.Int8Projections([stored], [bias]), 0, weight.shape)
     y = layer(x)
     y.backward(gradient)
     assert relative(y, F.linear(x, weight, bias)) < 0.02
@@ -45,9 +45,28 @@ def test_a_few_large_inputs_do_not_drown_the_others() -> None:
     x[:, :3] *= 300
     weight[:, :3] /= 300
     exact = F.linear(x, weight)
-    plain = int8.Int8Linear(weight, None, weight.shape)
-    evened = int8.Int8Linear(weight, None, weight.shape, x.abs().amax(0))
-    assert relative(evened(x), exact) < 0.02 < 0.2 < relative(plain(x), exact)
+    plain = int8.Int8Projections([weight], [None])
+    evened = int8.Int8Projections([weight], [None], x.abs().amax(0))
+    assert relative(evened.output(0, x), exact) < 0.02 < 0.2 < relative(plain.output(0, x), exact)
+
+
+@needs_vnni
+def test_layers_of_one_input_share_a_product() -> None:
+    torch.manual_seed(0)
+    weights, bias = [torch.randn(n, 64) for n in (32, 16, 48)], torch.randn(16)
+    shared = int8.Int8Projections(weights, [None, bias, None])
+    for _ in range(2):
+        x = torch.randn(5, 64, requires_grad=True)
+        outputs = [shared.output(number, x) for number in (0, 1, 2)]
+        gradients = [torch.randn_like(y) for y in outputs]
+        torch.autograd.backward(outputs, gradients)
+        assert x.grad is not None
+        assert relative(x.grad, sum(g @ w for g, w in zip(gradients, weights, strict=True))) < 0.02  # type: ignore[arg-type]
+        for y, weight, b in zip(outputs, weights, (None, bias, None), strict=True):
+            assert relative(y, F.linear(x, weight, b)) < 0.02
+    other = torch.randn(5, 64)
+    assert relative(shared.output(1, other), F.linear(other, weights[1], bias)) < 0.02
+    assert relative(shared.output(2, x), F.linear(x, weights[2])) < 0.02
 
 
 @needs_vnni

@@ -8,7 +8,7 @@ stay in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -54,51 +54,76 @@ def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
-        ctx.layer, ctx.shape = layer, x.shape
-        rows, scale = _quantise(x.reshape(-1, x.shape[-1]), layer.factors)
-        y = layer.forth.product(rows, _ZERO)
-        y = y.mul_(scale) if layer.bias is None else torch.addcmul(layer.bias, y, scale)
+    def forward(ctx: Any, x: Tensor, layers: Int8Projections) -> Tensor:
+        ctx.layers, ctx.shape = layers, x.shape
+        rows, scale = _quantise(x.reshape(-1, x.shape[-1]), layers.factors)
+        y = layers.forth.product(rows, _ZERO)
+        y = y.mul_(scale) if layers.bias is None else torch.addcmul(layers.bias, y, scale)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, scale = _quantise(grad.reshape(-1, grad.shape[-1]))
-        return ctx.layer.back.product(rows, _ZERO).mul_(scale).view(ctx.shape), None
+        return ctx.layers.back.product(rows, _ZERO).mul_(scale).view(ctx.shape), None
+
+
+class Int8Projections:
+    """Frozen linear layers that take the same input, as one product in each direction.
+
+    Args:
+        weights: [out, in] of each layer.
+        biases: [out] of each layer, or None; kept in fp32.
+        peaks: [in], the largest magnitude seen of each input. With it, inputs are divided and the weights' columns
+            multiplied by √(peak of the input / peak of the column) before either is rounded, so that a few large
+            inputs do not drown the others: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) at its α of one half.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], peaks: Tensor | None = None) -> None:
+        weight = torch.cat([each.detach().float() for each in weights])
+        self.sizes = [len(each) for each in weights]
+        self.factors: Tensor | None = None
+        if peaks is not None:
+            self.factors = (weight.abs().amax(0).clamp_(min=1e-5) / peaks.clamp(min=1e-5)).sqrt_()
+        self.forth = _Int8Matrix(weight if self.factors is None else weight / self.factors)
+        self.back = _Int8Matrix(weight.t())
+        self.bias: Tensor | None = None
+        if any(bias is not None for bias in biases):
+            parts = zip(biases, self.sizes, strict=True)
+            self.bias = torch.cat([torch.zeros(n) if bias is None else bias.detach().float() for bias, n in parts])
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    def output(self, number: int, x: Tensor) -> Tensor:
+        """One layer's output, […, in] to […, out]. The others' wait for them to be called with the same tensor."""
+        if self._input is not x or number not in self._waiting:
+            y = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+            self._input, self._waiting = x, dict(enumerate(y.split(self.sizes, -1)))
+        own = self._waiting.pop(number)
+        if not self._waiting:
+            self._input = None
+        return own
 
 
 class Int8Linear(nn.Module):
-    """A frozen linear layer, GPT-2's Conv1D among them, whose weight is kept in 8 bits for each direction.
+    """A frozen linear layer, GPT-2's Conv1D among them, as one of several that share their product.
 
     Args:
-        weight: [out, in].
-        bias: [out], kept in fp32.
+        projections: the layers that take the same input.
+        number: which of them this is.
         shape: of the weight as the base layer stores it.
-        peaks: [in], the largest magnitude seen of each input. With it, inputs are divided and the weight's columns
-            multiplied by √(peak of the input / peak of the column) before either is rounded, so that a few large
-            inputs do not drown the others: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) at its α of one half.
 
     Attributes:
         weight: has the shape that the base layer's had, and no values.
     """
 
-    bias: Tensor | None
-    factors: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, shape: torch.Size, peaks: Tensor | None = None) -> None:
+    def __init__(self, projections: Int8Projections, number: int, shape: torch.Size) -> None:
         super().__init__()
-        weight = weight.detach().float()
-        factors = None if peaks is None else (weight.abs().amax(0).clamp_(min=1e-5) / peaks.clamp(min=1e-5)).sqrt_()
-        self.forth = _Int8Matrix(weight if factors is None else weight / factors)
-        self.back = _Int8Matrix(weight.t())
-        self.register_buffer("factors", factors, persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
+        self.projections, self.number = projections, number
         self.register_buffer("weight", torch.empty(shape, device="meta"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, in] to [..., out]."""
-        y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        """[…, in] to […, out]."""
+        return self.projections.output(self.number, x)
 
 
 class Int8Head:
@@ -168,22 +193,28 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
         and kind_of(child) in ("linear", "gpt2_conv1d")
         and not any(parameter.requires_grad for parameter in child.parameters())
     }
-    peaks = _input_peaks(model, frozen, sample)
-    for child, (module, name) in frozen.items():
-        weight = cast(Tensor, child.weight)
-        rows = weight if kind_of(child) == "linear" else weight.t()
-        bias = cast("Tensor | None", getattr(child, "bias", None))
-        setattr(module, name, Int8Linear(rows, bias, weight.shape, peaks.get(child)))
+    for peaks, layers in _inputs(model, frozen, sample):
+        rows = [cast(Tensor, c.weight) if kind_of(c) == "linear" else cast(Tensor, c.weight).t() for c in layers]
+        biases = [cast("Tensor | None", getattr(child, "bias", None)) for child in layers]
+        projections = Int8Projections(rows, biases, peaks)
+        for number, child in enumerate(layers):
+            module, name = frozen[child]
+            setattr(module, name, Int8Linear(projections, number, cast(Tensor, child.weight).shape))
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
     return Int8Head(head.weight) if plain else None
 
 
-def _input_peaks(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> dict[nn.Module, Tensor]:
-    """The largest magnitude of each input of some layers, over a batch."""
-    peaks: dict[nn.Module, Tensor] = {}
+def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> list[tuple[Tensor, list[nn.Module]]]:
+    """The largest magnitude of each input over a batch, with the layers that take that input one after another."""
+    found: list[tuple[Tensor, list[nn.Module]]] = []
+    previous: list[Tensor] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        peaks[layer] = inputs[0].detach().float().abs().flatten(0, -2).amax(0)
+        if previous and previous[0] is inputs[0]:
+            found[-1][1].append(layer)
+        else:
+            found.append((inputs[0].detach().float().abs().flatten(0, -2).amax(0), [layer]))
+        previous[:] = inputs[:1]
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
@@ -192,4 +223,4 @@ def _input_peaks(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatc
     finally:
         for hook in hooks:
             hook.remove()
-    return peaks
+    return found
