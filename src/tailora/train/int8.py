@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailora.data.prefix_tree import TreeBatch
@@ -21,6 +22,7 @@ from tailora.train.forward import TreeModel, evaluation
 from tailora.train.loss import CHUNK
 
 _ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
+_ROUND = 64  # rows of a product are filled up to a multiple of this
 _STEPS = 255 * (1 - 2**-15)  # so that a 1 with a draw below 1 added stays below 256 in fp32
 _ZERO = 128  # of the activations: the kernels that are fast take them unsigned
 
@@ -36,11 +38,17 @@ class _Int8Matrix:
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
 
     def product(self, rows: Tensor, zero: int) -> Tensor:
-        """u8 [rows, in] with a zero point, to fp32 [rows, out]."""
+        """u8 [rows, in] with a zero point, to fp32 [rows, out].
+
+        oneDNN compiles a kernel for every number of rows it meets and keeps it; a multiple of 64 meets few.
+        """
+        count = len(rows)
+        if count % _ROUND:
+            rows = F.pad(rows, (0, 0, 0, -count % _ROUND))
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, zero, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return out
+        return out[:count]
 
 
 def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
