@@ -18,23 +18,32 @@ from tailora.data.examples import Example
 from tailora.data.prefix_tree import TreeBatch, batches, build
 from tailora.hardware import bf16_is_faster
 from tailora.lora.inject import attach, extract
+from tailora.train import int8
 from tailora.train.forward import TreeModel
-from tailora.train.int8 import quantise_frozen
 
 UPDATE = 32
 
 
 def precision() -> str:
-    """The type the frozen base is held in: whichever a short probe finds faster."""
+    """The type of the frozen base's products that `tailora train --precision auto` takes here."""
+    if int8.pays():
+        return "int8"
     return "bfloat16" if bf16_is_faster() else "float32"
 
 
 def adapt(
-    model: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, dropout: float, seed: int = 0
+    model: nn.Module,
+    *,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    dropout: float,
+    seed: int = 0,
+    precision: str = "float32",
 ) -> nn.Module:
-    """Put our LoRA on a model, its base in the faster of fp32 and bf16 and its adapters in fp32."""
+    """Put our LoRA on a model, adapters in fp32 and the base in fp32 or bf16; for int8 it is given in fp32."""
     config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets), dropout=dropout)
-    model.to(getattr(torch, precision()))
+    model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     attach(model, config, generator=torch.Generator().manual_seed(seed))
     return model
 
@@ -93,7 +102,7 @@ def run(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate(0), weight_decay=0.0, fused=True)
     model.train()
-    head = quantise_frozen(model, build(examples[:UPDATE])) if quantise else None
+    head = int8.quantise_frozen(model, build(examples[:UPDATE])) if quantise else None
     with TreeModel(model, head=head) as trees:
         for number, batch in enumerate(_endless(examples, random.Random(seed))):
             before_update(batch)

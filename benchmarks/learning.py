@@ -7,9 +7,9 @@
 Both sides train LoRA on the attention projections of the same base, on the same fixed set of examples, for the same
 number of updates of 32 examples on average, by the same schedule (linear warm-up, linear decay), clipping and AdamW.
 The peer is PEFT in a plain loop that shuffles pairs freely; ours keeps the references of a record together, as its
-trees want them. Each side trains in a process of its own and saves its adapter. One function then measures both: PEFT
-reads the adapter onto the fp32 base, and the validation loss is the mean over the completion tokens of the first 160
-dev records, in nats, end-of-text included.
+trees want them, once in fp32 and once with the frozen weights in 8 bits. Each side trains in a process of its own and
+saves its adapter. One function then measures all: PEFT reads the adapter onto the fp32 base, and the validation loss is
+the mean over the completion tokens of the first 160 dev records, in nats, end-of-text included.
 
 About an hour on two cores for a learning rate and a seed. Needs `peft` beside Tailora.
 """
@@ -38,7 +38,8 @@ DATA_SEED = 0
 LAST = 20
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-PEER, OURS, EVALUATE = "peft", "tailora", "evaluate"
+PEER, OURS, OURS_INT8, EVALUATE = "peft", "tailora", "tailora_int8", "evaluate"
+SIDES = (PEER, OURS, OURS_INT8)
 
 Result = dict[str, Any]
 
@@ -72,8 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer-base", choices=["bf16", "fp32"], help="by default what is faster here")
     parser.add_argument("--threads", type=int, default=hardware.cores())
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--int8", action="store_true", help="ours trains with the frozen base in 8 bits")
-    parser.add_argument("--part", choices=[PEER, OURS, EVALUATE], help=argparse.SUPPRESS)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="peft and ours")
+    parser.add_argument("--part", choices=[*SIDES, EVALUATE], help=argparse.SUPPRESS)
     parser.add_argument("--adapter", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -85,20 +86,24 @@ def compare(arguments: argparse.Namespace) -> Result:
     runs = []
     for learning_rate in arguments.learning_rates:
         for seed in arguments.seeds:
-            sides = {side: learn(arguments, side, learning_rate, seed) for side in (PEER, OURS)}
-            ratio = sides[OURS]["validation_loss"] / sides[PEER]["validation_loss"]
-            runs.append({"learning_rate": learning_rate, "seed": seed, **sides, "validation_loss_ratio": ratio})
+            sides = {side: learn(arguments, side, learning_rate, seed) for side in arguments.sides}
+            ratios = {
+                f"ratio_{side}": sides[side]["validation_loss"] / sides[PEER]["validation_loss"]
+                for side in arguments.sides
+                if side != PEER and PEER in sides
+            }
+            runs.append({"learning_rate": learning_rate, "seed": seed, **sides, **ratios})
+    figures = {side: statistics.median(run[side]["validation_loss"] for run in runs) for side in arguments.sides}
+    ratios = {key: statistics.median(run[key] for run in runs) for key in runs[0] if key.startswith("ratio_")}
     return {
         "benchmark": "learning",
         "base": arguments.base,
         "examples": arguments.examples,
         "updates": updates_of(arguments),
         "peer_base": arguments.peer_base,
-        "int8": arguments.int8,
         "validation_loss_before": before,
-        PEER: {"validation_loss": statistics.median(run[PEER]["validation_loss"] for run in runs)},
-        OURS: {"validation_loss": statistics.median(run[OURS]["validation_loss"] for run in runs)},
-        "validation_loss_ratio": statistics.median(run["validation_loss_ratio"] for run in runs),
+        "validation_loss": figures,
+        **ratios,
         "runs": runs,
         "machine": hardware.describe() | {"threads": arguments.threads},
     }
@@ -113,7 +118,7 @@ def learn(arguments: argparse.Namespace, side: str, learning_rate: float, seed: 
     losses = trained["training_losses"]
     end = sum(losses[-LAST:]) / len(losses[-LAST:])
     say(
-        f"{side:<8} learning rate {learning_rate:g} seed {seed}: {len(losses)} updates in {trained['seconds']:.0f} s, "
+        f"{side:<12} learning rate {learning_rate:g} seed {seed}: {len(losses)} updates in {trained['seconds']:.0f} s, "
         f"training loss at the end {end:.4f}, validation loss {measured['validation_loss']:.4f}"
     )
     return {"training_loss_end": end, **measured, **trained}
@@ -125,7 +130,6 @@ def run_part(arguments: argparse.Namespace, part: str, **changes: object) -> Res
     values = {name: getattr(arguments, name) for name in (*names, "peer_base", "threads")}
     values |= {"part": part, "updates": updates_of(arguments)} | changes
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
-    flags += ["--int8"] if arguments.int8 else []
     return run_arm(Path(__file__), flags, threads=arguments.threads)
 
 
@@ -193,7 +197,7 @@ def train_ours(arguments: argparse.Namespace) -> Result:
         learning_rate=schedule(arguments),
         seed=seed,
         after_update=losses.add,
-        quantise=arguments.int8,
+        quantise=arguments.part == OURS_INT8,
     )
     _tailora.save(model, Path(arguments.adapter))
     return losses.report()
@@ -216,7 +220,12 @@ def evaluate(arguments: argparse.Namespace) -> Result:
     return {"validation_loss": _peft.mean_loss(model, sample.examples, pad_id=sample.end_of_text)}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Result]] = {PEER: train_peer, OURS: train_ours, EVALUATE: evaluate}
+PARTS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    PEER: train_peer,
+    OURS: train_ours,
+    OURS_INT8: train_ours,
+    EVALUATE: evaluate,
+}
 
 
 def print_table(summary: Result) -> None:
@@ -224,7 +233,7 @@ def print_table(summary: Result) -> None:
     columns = ("learning rate", "seed", "side", "updates", "seconds", f"training, last {LAST}", "validation", "ratio")
     table = Table(*columns, title=f"loss in nats per completion token; before {summary['validation_loss_before']:.4f}")
     for run in summary["runs"]:
-        for side in (PEER, OURS):
+        for side in (side for side in SIDES if side in run):
             table.add_row(
                 f"{run['learning_rate']:g}",
                 str(run["seed"]),
@@ -233,11 +242,12 @@ def print_table(summary: Result) -> None:
                 f"{run[side]['seconds']:.0f}",
                 f"{run[side]['training_loss_end']:.4f}",
                 f"{run[side]['validation_loss']:.4f}",
-                f"{run['validation_loss_ratio']:.4f}" if side == OURS else "",
+                f"{run[f'ratio_{side}']:.4f}" if f"ratio_{side}" in run else "",
             )
     console = Console(stderr=True, width=120)
     console.print(table)
-    console.print(f"validation_loss_ratio {summary['validation_loss_ratio']:.4f}")
+    for key in (key for key in summary if key.startswith("ratio_")):
+        console.print(f"{key} {summary[key]:.4f}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ representations (MRs) for every arm. An example is a pair of an MR and one refer
 Arms: `peft_fp32`, PEFT in transformers' Trainer as its default on a CPU is; `peft_bf16`, the same with `bf16=True`;
 the same two with batches of 8 accumulated four times (`_8x4`); `peft_best`, PEFT at its best: adapters fp32, batches
 of similar length, the base's type, batch size and runner that `--search` finds best here (`--best`; by default the base
-in bf16 where the processor gains by it, batches of 8, a plain loop); `tailora`, ours.
+in bf16 where the processor gains by it, batches of 8, a plain loop); `tailora`, ours as `--precision auto` runs it
+here, and `tailora_fp32`, ours with fp32 products.
 
 Needs `peft` and `accelerate` beside Tailora. Leave the machine alone meanwhile.
 """
@@ -38,7 +39,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TARGETS, RANK, ALPHA, DROPOUT = ("c_attn",), 4, 32, 0.1
 
-OURS, OURS_INT8 = "tailora", "tailora_int8"
+OURS, OURS_FP32 = "tailora", "tailora_fp32"
 LIMIT = "limit"
 PEERS = ("peft_fp32", "peft_fp32_8x4", "peft_bf16", "peft_bf16_8x4", "peft_best")
 CANDIDATES = tuple(
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    arms = [*PEERS, OURS, OURS_INT8, *CANDIDATES]
-    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS, OURS_INT8], choices=arms, metavar="ARM")
+    arms = [*PEERS, OURS, OURS_FP32, *CANDIDATES]
+    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS, OURS_FP32], choices=arms, metavar="ARM")
     parser.add_argument("--search", action="store_true", help="measure every way PEFT may be run, and nothing else")
     parser.add_argument("--best", choices=CANDIDATES, metavar="ARM", help="what peft_best is: best_BASE_RUNNER_BATCH")
     parser.add_argument("--rounds", type=int, default=3, help="how often the arms take turns")
@@ -109,7 +110,7 @@ def measure_arm(arguments: argparse.Namespace) -> Result:
 
         measured = {f"{name}_gflops": matmul_gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
         return measured | {"int8_gflops": int8_gops()}
-    measure = measure_ours if arguments.arm in (OURS, OURS_INT8) else measure_peer
+    measure = measure_ours if arguments.arm in (OURS, OURS_FP32) else measure_peer
     return measure(arguments) | {"threads": torch.get_num_threads()}
 
 
@@ -136,7 +137,7 @@ def measure_peer(arguments: argparse.Namespace) -> Result:
 
 
 def measure_ours(arguments: argparse.Namespace) -> Result:
-    """Tailora's arm."""
+    """One of Tailora's arms."""
     import _network
     import _tailora
     from _meter import Meter
@@ -144,10 +145,12 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
 
     meter = Meter(arguments.warm_up, arguments.seconds)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
-    model = _tailora.adapt(_network.random_gpt2(), targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT)
-    quantise = arguments.arm == OURS_INT8
-    loss = _tailora.measure(model, sample, meter, seed=arguments.seed, quantise=quantise)
-    return meter.report(loss=loss, precision="int8" if quantise else _tailora.precision())
+    precision = "float32" if arguments.arm == OURS_FP32 else _tailora.precision()
+    model = _tailora.adapt(
+        _network.random_gpt2(), targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, precision=precision
+    )
+    loss = _tailora.measure(model, sample, meter, seed=arguments.seed, quantise=precision == "int8")
+    return meter.report(loss=loss, precision=precision)
 
 
 def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: argparse.Namespace) -> Result:
@@ -161,8 +164,8 @@ def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: a
         "arms": {arm: summarise_arm([results[arm] for results in rounds], limits) for arm in arms},
         "limit": limits,
     }
-    for ours, mark in ((OURS, ""), (OURS_INT8, "int8_")):
-        for peer in (arm for arm in arms if arm not in (OURS, OURS_INT8) and ours in arms):
+    for ours, mark in ((OURS, ""), (OURS_FP32, "fp32_")):
+        for peer in (arm for arm in arms if arm not in (OURS, OURS_FP32) and ours in arms):
             summary[f"{mark}ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", ours, peer)
             memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
             summary[mark + memory] = median_ratio(rounds, "own_bytes", ours, peer)

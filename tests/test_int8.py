@@ -108,6 +108,26 @@ def test_gradients_of_the_adapter_stay_close(family: object) -> None:
     assert one == other
 
 
+@needs_vnni
+def test_what_reads_its_base_or_backs_into_the_vocabulary_stays_exact() -> None:
+    batch = build([Example("1", (1, 2, 3), (4, 5, 6)), Example("2", (8, 2), (9, 10, 11))])
+    for config in (LoraConfig(targets=("attention.qv",), dora=True), LoraConfig(targets=("head",))):
+        model = llama()
+        adapted = [model.get_submodule(path) for path in attach(model, config)]
+        assert (int8.quantise_frozen(model, batch) is None) is (config.targets == ("head",))
+        assert all(type(layer.base) is torch.nn.Linear for layer in adapted)
+        assert any(isinstance(module, int8.Int8Linear) for module in model.modules())
+        with TreeModel(model) as trees:
+            trees.loss(batch).backward()
+
+
+def test_it_pays_only_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    int8.pays.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert not int8.pays()
+    int8.pays.cache_clear()
+
+
 def test_wrong_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU"):
         TrainSettings(data="restaurants", method="full", precision="int8")

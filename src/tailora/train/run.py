@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from rich.console import Console
@@ -121,6 +121,8 @@ def _set_precision(
 ) -> tuple[str, Autocast, FrozenHead | None]:
     """Narrow the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
     wanted = settings.precision
+    if wanted == "auto" and settings.method == "lora" and device == "cpu" and _is_wide(model) and int8.pays():
+        wanted = "int8"
     if wanted == "int8":
         int8.require()
         return "int8", contextlib.nullcontext, int8.quantise_frozen(model, build(train[: settings.batch_size]))
@@ -133,6 +135,11 @@ def _set_precision(
                 parameter.data = parameter.data.to(torch.bfloat16)
         return "bf16", contextlib.nullcontext, None
     return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16), None
+
+
+def _is_wide(model: nn.Module) -> bool:
+    """Whether the products of a network are large enough for rounding their inputs to 8 bits to pay."""
+    return int(getattr(cast(Any, model).config, "hidden_size", 0)) >= 512
 
 
 def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class TrainSettings(Settings):
     patience: int | None = Field(None, ge=1)
     """Stop when so many validations in a row brought no better loss."""
     precision: Precision = "auto"
-    """Type of the frozen weights' products; auto takes bf16 where a probe finds it faster. int8: lora on a CPU."""
+    """Type of the frozen weights' products; auto takes what a probe finds fastest here, int8 for lora on a CPU only."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     seed: int = 0
