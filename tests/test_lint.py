@@ -22,3 +22,13 @@ def test_findings():
 
 def test_clean():
     assert str(lint([record("1", "A pub.", ("type", "pub"))])) == "1 records, 1 texts: nothing found"
+
+
+def test_a_code_that_texts_say_in_other_words_is_no_finding():
+    coded = [record(str(n), "A direct train.", ("changes", "none")) for n in range(5)]
+    named = [record(f"n{n}", f"To Town {n}.", ("to", f"Town {n}")) for n in range(9)]
+    lost = record("lost", "To nowhere.", ("to", "Oldbury"))
+    found = [f for f in lint([*coded, *named, lost]).findings if f.kind == "unsaid value"]
+    assert {f.detail for f in found if f.record == "lost"} == {"to: 'Oldbury'"}
+    assert not any(f.detail.startswith("changes") for f in found)
+    assert not any(f.record.startswith("n") for f in found)

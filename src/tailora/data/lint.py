@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tailora.data.values import Fact, Record
@@ -12,6 +12,7 @@ from tailora.data.values import Fact, Record
 LONG_TEXT = 1000
 """Characters beyond which a text is reported as very long."""
 
+_CODE_AFTER = 5  # records in which a value must be missing from the texts before it counts as a code
 _SPLITS_OF_ONE = "records"
 # UTF-8 read as Windows-1252 or Latin-1 ("Ã©", "â€™"), and what stands where a character could not be read.
 _MISDECODED = re.compile("\ufffd|[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|&(?:amp|lt|gt|quot|#\\d+);")
@@ -38,7 +39,7 @@ KINDS = {
     "duplicate text": "a record has the same text twice",
     "empty fact": "a value is empty",
     "conflict": "an attribute has two values",
-    "unsaid value": "no text of the record mentions a value (values such as yes and no are not looked for)",
+    "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",
     "long text": f"a text has more than {LONG_TEXT} characters",
     "no text": "a record has no text",
     "mis-decoded": "characters look as if the file had been read in the wrong encoding",
@@ -68,6 +69,7 @@ class LintReport:
 def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintReport:
     """Look through records, or through splits (name to records), and report; nothing is changed or raised."""
     splits = records if isinstance(records, Mapping) else {_SPLITS_OF_ONE: records}
+    codes = _codes([record for members in splits.values() for record in members])
     findings: list[Finding] = []
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
     for split, members in splits.items():
@@ -81,12 +83,12 @@ def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintRepo
                 )
             else:
                 first_seen[key] = split, name
-            findings += [Finding(kind, name, detail) for kind, detail in _look(record)]
+            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes)]
     everything = [record for members in splits.values() for record in members]
     return LintReport(tuple(findings), len(everything), sum(len(record.references) for record in everything))
 
 
-def _look(record: Record) -> list[tuple[str, str]]:
+def _look(record: Record, codes: Set[Fact]) -> list[tuple[str, str]]:
     found = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
     found += [("conflict", detail) for detail in _conflicts(record.facts)]
     if not record.references:
@@ -100,8 +102,8 @@ def _look(record: Record) -> list[tuple[str, str]]:
         if match := _MISDECODED.search(text):
             found.append(("mis-decoded", f"{match[0]!r} in {_short(text)}"))
     if record.references:
-        said = {word for text in record.references for word in _words(text)}
-        found += [("unsaid value", f"{f.attribute}: {_short(f.value)}") for f in record.facts if _unsaid(f, said)]
+        unsaid = [fact for fact in _unsaid(record) if _plain(fact) not in codes]
+        found += [("unsaid value", f"{fact.attribute}: {_short(fact.value)}") for fact in unsaid]
     return found
 
 
@@ -114,10 +116,23 @@ def _conflicts(facts: Sequence[Fact]) -> list[str]:
     return [f"{attribute}: {', '.join(sorted(own))}" for attribute, own in values.items() if len(own) > 1]
 
 
-def _unsaid(fact: Fact, said: set[str]) -> bool:
-    """Whether not one word of the value stands in any text: spelling and order are the texts' own."""
-    words = _words(fact.value)
-    return bool(words) and not words & {"yes", "no", "true", "false"} and not words & said
+def _unsaid(record: Record) -> list[Fact]:
+    """The facts of which not one word stands in any text: spelling and order are the texts' own."""
+    said = {word for text in record.references for word in _words(text)}
+    values = [(fact, _words(fact.value)) for fact in record.facts]
+    return [fact for fact, words in values if words and not words & {"yes", "no", "true", "false"} and not words & said]
+
+
+def _codes(records: Sequence[Record]) -> set[Fact]:
+    """Values that most texts say in other words, as "changes: none" becomes "direct"; without their subjects."""
+    written = [record for record in records if record.references]
+    all_uses = Counter(_plain(fact) for record in written for fact in record.facts)
+    unsaid = Counter(_plain(fact) for record in written for fact in _unsaid(record))
+    return {fact for fact, count in unsaid.items() if count >= _CODE_AFTER and 2 * count > all_uses[fact]}
+
+
+def _plain(fact: Fact) -> Fact:
+    return Fact(None, fact.attribute, fact.value)
 
 
 def _words(text: str) -> set[str]:

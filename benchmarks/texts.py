@@ -1,0 +1,91 @@
+"""What texts are worth: BLEU and slot errors of files that `tailora generate` wrote, beside a slot-filling template.
+
+    tailora generate --base tiny --data ../shared/data/e2e --split valid --output before.jsonl
+    tailora generate --adapter runs/e2e-lora-1 --data ../shared/data/e2e --split valid --output after.jsonl
+    python benchmarks/texts.py --data ../shared/data/e2e --split valid --texts before=before.jsonl after=after.jsonl
+    python benchmarks/texts.py --data ../shared/data/e2e --split test --texts after=after.jsonl --show after --every 63
+
+BLEU is sacrebleu's, with its own tokenisation, against all references of a record; slot errors are counted where the
+records have facts. The official E2E script tokenises otherwise, so its BLEU is another number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tailora.data import records as record_files
+from tailora.data.template import fill
+from tailora.data.values import Record
+from tailora.metrics.bleu import bleu
+from tailora.metrics.slots import slot_error_rate
+
+TEMPLATE = "template"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    records = record_files.read(arguments.data, split=arguments.split)
+    systems = {name: read_texts(Path(path), len(records)) for name, _, path in map(partition, arguments.texts)}
+    if all(record.facts for record in records):
+        systems[TEMPLATE] = [fill(record) for record in records]
+    scores = {name: score(records, texts) for name, texts in systems.items()}
+    print_table(scores, len(records))
+    if arguments.json:
+        print(json.dumps({"benchmark": "texts", "records": len(records), "scores": scores}, indent=2))
+    if arguments.show:
+        for number in range(0, len(records), arguments.every):
+            print(f"{number + 1}. {systems[arguments.show][number]}")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", required=True, help="records with references, as `tailora generate` was given them")
+    parser.add_argument("--split", help="which of their splits")
+    parser.add_argument("--texts", nargs="+", required=True, metavar="NAME=FILE", help="outputs of `tailora generate`")
+    parser.add_argument("--show", metavar="NAME", help="print texts of this one, by the number of their record")
+    parser.add_argument("--every", type=int, default=1, help="show one in so many, from the first")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return parser.parse_args(argv)
+
+
+def partition(argument: str) -> tuple[str, str, str]:
+    return argument.partition("=")
+
+
+def read_texts(path: Path, count: int) -> list[str]:
+    """The text of each line, one a record."""
+    texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    if len(texts) != count:
+        raise SystemExit(
+            f"{path}: {len(texts)} texts for {count} records; generate them from the same --data and --split"
+        )
+    return texts
+
+
+def score(records: Sequence[Record], texts: Sequence[str]) -> dict[str, Any]:
+    """BLEU, 0 to 100, and slot errors in percent of the facts, None where the records have no facts."""
+    factual = all(record.facts for record in records)
+    return {
+        "bleu": bleu(texts, [record.references for record in records]).value,
+        "slot_error_percent": 100 * slot_error_rate(records, texts).value if factual else None,
+    }
+
+
+def print_table(scores: dict[str, dict[str, Any]], count: int) -> None:
+    """The scores for people, on standard error."""
+    table = Table("texts", "BLEU", "slot errors, % of facts", title=f"{count} records")
+    for name, found in scores.items():
+        errors = found["slot_error_percent"]
+        table.add_row(name, f"{found['bleu']:.1f}", "" if errors is None else f"{errors:.1f}")
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
