@@ -4,8 +4,11 @@ import gzip
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tailora.data.records import Fact, read
+from tailora.data.readers import jsonl
+from tailora.data.records import Fact, Record, read
 from tailora.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -67,3 +70,21 @@ def test_broken_files_say_file_and_line(tmp_path, name, content, message):
     with pytest.raises(DataError) as caught:
         read(path)
     assert message in str(caught.value)
+
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
+FACTS = st.lists(st.builds(Fact, st.none(), WORDS, WORDS), min_size=1, max_size=4).map(tuple)
+TRIPLES = st.lists(st.builds(Fact, WORDS, WORDS, WORDS), min_size=1, max_size=4).map(tuple)
+TEXTS = st.lists(WORDS, max_size=3).map(tuple)
+
+
+@given(st.lists(st.tuples(FACTS | TRIPLES, TEXTS, st.none() | WORDS), min_size=1, max_size=4))
+def test_json_lines_of_facts_come_back(rows):
+    records = [Record(f"r{n}", facts, texts, group) for n, (facts, texts, group) in enumerate(rows)]
+    assert jsonl.parse(jsonl.dump(records), "a.jsonl") == records
+
+
+@given(st.lists(st.tuples(WORDS, TEXTS), min_size=1, max_size=4, unique_by=lambda row: row[0]))
+def test_json_lines_of_prompts_come_back(rows):
+    records = [Record(f"r{n}", (), texts, None, prompt) for n, (prompt, texts) in enumerate(rows)]
+    assert jsonl.parse(jsonl.dump(records), "a.jsonl") == records
