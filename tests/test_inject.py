@@ -331,3 +331,12 @@ def test_an_adapted_network_can_be_copied() -> None:
     detach(twin)
     assert digest(twin) == digest(gpt2())
     assert torch.equal(outputs(model), before)
+
+
+def test_a_pattern_for_no_adapted_layer_is_a_slip() -> None:
+    model = gpt2()
+    before = digest(model)
+    for name in ("rank_pattern", "alpha_pattern"):
+        with pytest.raises(SettingsError, match=rf"{name}: 'c_fc' matches no adapted layer; adapted are c_attn"):
+            attach(model, LoraConfig(targets=("attention.qv",), **{name: {"c_attn": 2, "c_fc": 3}}))
+    assert digest(model) == before

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
-from tailora.adapters.config import LoraConfig
+from tailora.adapters.config import LoraConfig, matches
 from tailora.errors import AdapterError, SettingsError
 from tailora.families import family_of
 from tailora.lora.attachment import (
@@ -82,7 +82,8 @@ def attach(
         The paths of the adapted modules, in the order of the network.
 
     Raises:
-        SettingsError: if a target matches nothing, or the network carries an adapter already.
+        SettingsError: if a target matches nothing, a pattern for a fresh adapter's rank or alpha no adapted layer, or
+            the network carries an adapter already.
         AdapterError: if the adapter does not belong on this network, with every misfit in one message;
             the network is then as it was.
     """
@@ -90,6 +91,7 @@ def attach(
         raise SettingsError("the network already carries an adapter", mend="detach it, or merge it for good, first")
     plan = plan_targets(model, config.targets, family_of(model_type or _model_type(model)))
     if adapter is None:
+        _check_patterns(config, plan)
         modules = dict(model.named_modules())
         wrappers = {name: _fresh_layer(modules[name], name, rows, config, generator) for name, rows in plan.items()}
     else:
@@ -149,6 +151,17 @@ def parameter_table(model: nn.Module) -> ParameterTable:
 def _model_type(model: nn.Module) -> str | None:
     found: Any = getattr(getattr(model, "config", None), "model_type", None)
     return found if isinstance(found, str) else None
+
+
+def _check_patterns(config: LoraConfig, plan: Plan) -> None:
+    """A pattern that matches no adapted layer is a slip that would otherwise pass without a word."""
+    for where, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for pattern in patterns:
+            if not any(matches(pattern, name) for name in plan):
+                adapted = ", ".join(sorted({name.rpartition(".")[2] for name in plan}))
+                raise SettingsError(
+                    f"{pattern!r} matches no adapted layer", where=where, mend=f"adapted are {adapted}; or add a target"
+                )
 
 
 def _fresh_layer(

@@ -34,6 +34,9 @@ from tailora.train.loss import FrozenHead
 from tailora.train.methods import prepare, save_checkpoint, save_result
 from tailora.train.settings import TrainSettings
 
+LEAST_INT8_WIDTH = 512
+"""Hidden size from which the products of a network repay the rounding of their inputs to 8 bits."""
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -121,8 +124,9 @@ def _set_precision(
 ) -> tuple[str, Autocast, FrozenHead | None]:
     """Narrow the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
     wanted = settings.precision
-    if wanted == "auto" and settings.method == "lora" and device == "cpu" and _is_wide(model) and int8.pays():
-        wanted = "int8"
+    if wanted == "auto" and settings.method == "lora" and device == "cpu":
+        wide = int(getattr(cast(Any, model).config, "hidden_size", 0)) >= LEAST_INT8_WIDTH
+        wanted = "int8" if wide and int8.pays() else "auto"
     if wanted == "int8":
         int8.require()
         return "int8", contextlib.nullcontext, int8.quantise_frozen(model, build(train[: settings.batch_size]))
@@ -135,11 +139,6 @@ def _set_precision(
                 parameter.data = parameter.data.to(torch.bfloat16)
         return "bf16", contextlib.nullcontext, None
     return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16), None
-
-
-def _is_wide(model: nn.Module) -> bool:
-    """Whether the products of a network are large enough for rounding their inputs to 8 bits to pay."""
-    return int(getattr(cast(Any, model).config, "hidden_size", 0)) >= 512
 
 
 def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:

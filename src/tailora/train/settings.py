@@ -44,6 +44,10 @@ class TrainSettings(Settings):
     """Numerator of the adapter's scale alpha / rank."""
     targets: tuple[str, ...] = ("attention.qv",)
     """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Other ranks for some layers: pattern of module paths to rank; the first that matches holds."""
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    """Other alphas for some layers, likewise."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's branch."""
     rslora: bool = False
@@ -108,6 +112,8 @@ class TrainSettings(Settings):
             rank=self.rank,
             alpha=self.alpha,
             targets=self.targets,
+            rank_pattern=self.rank_pattern,
+            alpha_pattern=self.alpha_pattern,
             dropout=self.dropout,
             rslora=self.rslora,
             dora=self.dora,
