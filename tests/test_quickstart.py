@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tailora.quickstart import QuickstartSettings, run
 
 
@@ -14,3 +16,12 @@ def test_quickstart_learns_and_merges(tmp_path: Path) -> None:
     assert result["merged"]["equal_texts"] == result["records"]
     assert result["merged"]["largest_logit_difference"] < 1e-3
     assert (tmp_path / "run" / "loss.svg").exists()
+
+
+@pytest.mark.slow
+def test_whole_quickstart_lifts_bleu_from_under_20_to_over_60(tmp_path: Path) -> None:
+    result = run(QuickstartSettings(output=tmp_path / "run"))
+    assert result["before"]["bleu"] < 20
+    assert result["after"]["bleu"] > 60
+    assert result["after"]["slot_error_percent"] < result["before"]["slot_error_percent"] / 4
+    assert result["merged"]["equal_texts"] == result["records"]
