@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,3 +139,11 @@ def test_the_cache_stands_in_the_systems_place(
     assert cache_folder() == tmp_path / expected
     monkeypatch.delenv(variable)
     assert Path.home() in cache_folder().parents
+
+
+@pytest.mark.parametrize("make", [atomic_path, atomic_folder])
+def test_a_refusal_that_a_library_only_tells_in_words_is_the_systems(tmp_path: Path, make: Any) -> None:
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "made"))) as caught, make(tmp_path / "made"):
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert sys.platform == "win32" or caught.value.errno == errno.ENOSPC
+    assert listing(tmp_path) == []

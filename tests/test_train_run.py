@@ -17,7 +17,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.data.examples import Example
 from tailora.errors import SettingsError, TrainingError
-from tailora.train import int8
+from tailora.train import int8, loop
 from tailora.train import run as run_module
 from tailora.train.loop import passes
 from tailora.train.optimizer import learning_rate
@@ -180,3 +180,23 @@ def test_auto_takes_int8_where_it_pays_and_only_for_adapters(
         taken[method, narrowest] = result["account"]["precision"]
     assert taken["lora", 32] == "int8"
     assert "int8" not in (taken["lora", 64], taken["full", 32])
+
+
+@pytest.mark.parametrize("eval_every", [2, 99])
+def test_ctrl_c_keeps_what_was_learnt(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int
+) -> None:
+    rates = itertools.count()
+
+    def interrupted(*arguments: object, **options: object) -> float:
+        if next(rates) == 5:
+            raise KeyboardInterrupt
+        return 1e-2
+
+    monkeypatch.setattr(loop, "learning_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(base, data, tmp_path / "run", eval_every=eval_every))
+    written = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (written["interrupted"], written["steps"]) == (True, 5)
+    assert (written["validation_loss"]["after"] is None) is (eval_every == 99)
+    assert not changes_nothing(formats.load(tmp_path / "run" / "adapter"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,8 +28,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if (system := _system_error(error, target)) is not None:
+            raise system from error
         raise
 
 
@@ -58,9 +61,22 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if (system := _system_error(error, target)) is not None:
+            raise system from error
         raise
+
+
+def _system_error(error: BaseException, target: Path) -> OSError | None:
+    """What the system refused a library in Rust (safetensors), which only says it in words."""
+    told = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+    if told is None:
+        return None
+    code = int(told[1])
+    if sys.platform == "win32":
+        return OSError(0, str(error), str(target), code)
+    return OSError(code, os.strerror(code), str(target))
 
 
 def _umask() -> int:

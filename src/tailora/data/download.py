@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailora.errors import DataError, OfflineError
-from tailora.files import atomic_path
+from tailora.files import atomic_path, cache_folder
 
 _CHUNK = 1 << 16
 _ATTEMPTS = 3
@@ -45,18 +44,6 @@ DATA_SETS: Mapping[str, DataSet] = {
         licence="CC BY-SA 4.0",
     )
 }
-
-
-def cache_folder() -> Path:
-    """Return the folder for what is fetched: TAILORA_CACHE, else the platform's own place for caches."""
-    chosen = os.environ.get("TAILORA_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tailora" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tailora"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
 
 
 def fetch(name: str, *, base_url: str | None = None, timeout: float = 20.0) -> Path:

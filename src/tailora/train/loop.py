@@ -42,8 +42,9 @@ class Outcome:
         examples: examples seen.
         seconds: time of the updates alone, without validation.
         initial_loss: validation loss before the first update, in nats per completion token; None without such data.
-        final_loss: of the state that is kept: the best one seen.
+        final_loss: of the state that is kept: the best one seen; None if it was not measured.
         best_step: the update after which it was reached.
+        interrupted: whether Ctrl-C ended the run early.
         warnings: what the user should know.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     initial_loss: float | None = None
     final_loss: float | None = None
     best_step: int = 0
+    interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
 
 
@@ -67,6 +69,9 @@ def fit(
     head: FrozenHead | None = None,
 ) -> Outcome:
     """Train what requires a gradient; at the end it holds the values of the best validation.
+
+    Ctrl-C after the first update ends the run there: it keeps the best validation if there was one since the start, and
+    otherwise what it has.
 
     Args:
         model: a transformers causal language model, on its device, what learns marked.
@@ -87,11 +92,14 @@ def fit(
         run.validate(valid)
         run.warn_of_chance()
         model.train()
-        for batch in run.updates(train, steps):
-            run.update(batch, steps)
-            due = run.outcome.steps % every == 0 or run.outcome.steps == steps
-            if due and not run.validate(valid) and run.out_of_patience():
-                break
+        try:
+            for batch in run.updates(train, steps):
+                run.update(batch, steps)
+                due = run.outcome.steps % every == 0 or run.outcome.steps == steps
+                if due and not run.validate(valid) and run.out_of_patience():
+                    break
+        except KeyboardInterrupt:
+            run.interrupt()
         if run.best is not None:
             restore(model, run.best)
         model.eval()
@@ -201,6 +209,14 @@ class _Run:
                 f"the base scores like chance: {self.outcome.initial_loss:.2f} nats a token where guessing among "
                 f"{vocabulary} tokens has {chance:.2f}; check that its weights and tokenizer are what you mean"
             )
+
+    def interrupt(self) -> None:
+        """Keep what there is, if there is any."""
+        if not self.outcome.steps:
+            raise KeyboardInterrupt
+        self.outcome.interrupted = True
+        if self.outcome.best_step == 0:
+            self.best, self.outcome.final_loss, self.outcome.best_step = None, None, self.outcome.steps
 
     def out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.fruitless >= self.settings.patience

@@ -45,6 +45,7 @@ def run(settings: TrainSettings) -> dict[str, Any]:
 
     Raises:
         UserError: for data, models and settings that cannot be trained on.
+        KeyboardInterrupt: on Ctrl-C; after the first update, the run directory is made whole first.
     """
     console = Console(stderr=True)
     folder = _new_folder(settings)
@@ -78,6 +79,8 @@ def run(settings: TrainSettings) -> dict[str, Any]:
     for warning in outcome.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
     _conclude(console, folder, outcome)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
     return result | {"run": str(folder)}
 
 
@@ -212,6 +215,7 @@ def _result(
         "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
         "peak_memory_bytes": peak_rss(),
         "saved": saved.name,
+        "interrupted": outcome.interrupted,
         "warnings": outcome.warnings,
         "hardware": describe(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -222,7 +226,10 @@ def _conclude(console: Console, folder: Path, outcome: Outcome) -> None:
     rate = outcome.examples / outcome.seconds if outcome.seconds else 0.0
     loss = ""
     if outcome.initial_loss is not None:
-        loss = f"; validation loss {outcome.initial_loss:.3f} before, {outcome.final_loss:.3f} after"
+        after = "not measured" if outcome.final_loss is None else f"{outcome.final_loss:.3f}"
+        loss = f"; validation loss {outcome.initial_loss:.3f} before, {after} after"
+    if outcome.interrupted:
+        console.print(f"interrupted: what update {outcome.best_step} left is kept", highlight=False)
     console.print(
         f"{outcome.steps} updates in {outcome.seconds:.0f} s, {rate:.1f} examples/s{loss}; see {folder}",
         highlight=False,
