@@ -86,6 +86,7 @@ def run(
     after_update: Callable[[float], bool],
     before_update: Callable[[TreeBatch], None] = lambda _: None,
     quantise: bool = False,
+    group_size: int | None = None,
 ) -> None:
     """Train on trees, the references of a record together: AdamW without decay, gradient norm clipped to 1.
 
@@ -97,6 +98,7 @@ def run(
         after_update: is given each update's mean loss per completion token; true ends the training.
         before_update: is shown each update's trees.
         quantise: hold the frozen base in 8 bits (`tailora train --precision int8`).
+        group_size: texts of a record in an update at most; by default the library's.
     """
     torch.manual_seed(seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -104,7 +106,7 @@ def run(
     model.train()
     head = int8.quantise_frozen(model, build(examples[:UPDATE])) if quantise else None
     with TreeModel(model, head=head) as trees:
-        for number, batch in enumerate(_endless(examples, random.Random(seed))):
+        for number, batch in enumerate(_endless(examples, random.Random(seed), group_size)):
             before_update(batch)
             loss = trees.loss(batch) / batch.completion_tokens
             loss.backward()  # type: ignore[no-untyped-call]
@@ -117,9 +119,9 @@ def run(
                 return
 
 
-def _endless(examples: Sequence[Example], rng: random.Random) -> Iterator[TreeBatch]:
+def _endless(examples: Sequence[Example], rng: random.Random, group_size: int | None) -> Iterator[TreeBatch]:
     """The trees of one update after another; an incomplete last batch of a pass is left out, as the peer's is."""
     for _ in itertools.count():
-        for batch in batches(examples, UPDATE, rng=rng):
+        for batch in batches(examples, UPDATE, group_size=group_size, rng=rng):
             if len(batch) == min(UPDATE, len(examples)):
                 yield build(batch)

@@ -70,6 +70,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.0, help="LoRA's")
+    parser.add_argument(
+        "--group-size", type=int, help="texts of a record in an update of ours; by default the library's"
+    )
     parser.add_argument("--peer-base", choices=["bf16", "fp32"], help="by default what is faster here")
     parser.add_argument("--threads", type=int, default=hardware.cores())
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -129,6 +132,8 @@ def run_part(arguments: argparse.Namespace, part: str, **changes: object) -> Res
     names = ("base", "data", "validation", "validation_records", "examples", "warm_up", "rank", "alpha", "dropout")
     values = {name: getattr(arguments, name) for name in (*names, "peer_base", "threads")}
     values |= {"part": part, "updates": updates_of(arguments)} | changes
+    if arguments.group_size:
+        values["group_size"] = arguments.group_size
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     return run_arm(Path(__file__), flags, threads=arguments.threads)
 
@@ -198,6 +203,7 @@ def train_ours(arguments: argparse.Namespace) -> Result:
         seed=seed,
         after_update=losses.add,
         quantise=arguments.part == OURS_INT8,
+        group_size=arguments.group_size,
     )
     _tailora.save(model, Path(arguments.adapter))
     return losses.report()

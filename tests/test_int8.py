@@ -46,8 +46,21 @@ def test_a_few_large_inputs_do_not_drown_the_others() -> None:
     weight[:, :3] /= 300
     exact = F.linear(x, weight)
     plain = int8.Int8Projections([weight], [None])
-    evened = int8.Int8Projections([weight], [None], x.abs().amax(0))
+    evened = int8.Int8Projections([weight], [None], x)
     assert relative(evened.output(0, x), exact) < 0.02 < 0.2 < relative(plain.output(0, x), exact)
+
+
+@needs_vnni
+def test_inputs_that_round_badly_get_a_second_product() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64), torch.randn(50, 64)
+    peaked = x.clone()
+    peaked[torch.arange(50), torch.randint(64, (50,))] = 60  # another large input in every row: no factor helps
+    usual, fine = (int8.Int8Projections([weight], [None], rows) for rows in (x, peaked))
+    coarse = int8.Int8Projections([weight], [None])
+    assert (usual.fine, fine.fine, coarse.fine) == (False, True, False)
+    exact = F.linear(peaked, weight)
+    assert relative(fine.output(0, peaked), exact) < 0.7 * relative(coarse.output(0, peaked), exact)
 
 
 @needs_vnni

@@ -141,10 +141,10 @@ def batches(
         examples: in any order.
         batch_size: examples in a batch.
         group_size: how many examples of one prompt may stand side by side, so that a batch is not all of one record;
-            by default a third of the batch.
+            by default an eighth of the batch.
         rng: shuffles the groups and the examples within them; None keeps the order of first appearance.
     """
-    size = max(1, batch_size // 3) if group_size is None else group_size
+    size = max(1, batch_size // 8) if group_size is None else group_size
     by_prompt: dict[tuple[int, ...], list[Example]] = {}
     for example in examples:
         by_prompt.setdefault(example.prompt, []).append(example)

@@ -26,6 +26,9 @@ from tailora.train.loss import CHUNK
 _ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
 _ROUND = 64  # rows of a product are filled up to a multiple of this
 _STEPS = 255 * (1 - 2**-15)  # so that a 1 with a draw below 1 added stays below 256 in fp32
+_SAMPLE = 128  # rows of inputs to measure
+_FINER = 254  # steps into which a step of 8-bit rounding is divided by a second product
+_COARSE = 0.012  # error of rounding inputs, relative to them, from which they get a second product
 _ZERO = 128  # of the activations: the kernels that are fast take them unsigned
 
 
@@ -62,12 +65,26 @@ def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]
     return scaled.add_(_ZERO + 0.5).to(torch.uint8), peak / 127
 
 
+def _quantise_finely(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_quantise`, with what rounding left over in steps of 1/254 of the first's, around 128 again, between."""
+    evened = x.clone() if factors is None else x * factors
+    peak = torch.maximum(evened.amax(1, keepdim=True), -evened.amin(1, keepdim=True)).clamp_(min=1e-30)
+    scaled = evened.mul_(127 / peak).add_(_ZERO)
+    rows = (scaled + 0.5).to(torch.uint8)
+    return rows, scaled.sub_(rows).mul_(_FINER).add_(_ZERO + 0.5).to(torch.uint8), peak / 127
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Int8Projections) -> Tensor:
         ctx.layers, ctx.shape = layers, x.shape
-        rows, scale = _quantise(x.reshape(-1, x.shape[-1]), layers.factors)
-        y = layers.forth.product(rows, _ZERO)
+        flat = x.reshape(-1, x.shape[-1])
+        if layers.fine:
+            rows, rest, scale = _quantise_finely(flat, layers.factors)
+            y = layers.forth.product(rows, _ZERO).add_(layers.forth.product(rest, _ZERO), alpha=1 / _FINER)
+        else:
+            rows, scale = _quantise(flat, layers.factors)
+            y = layers.forth.product(rows, _ZERO)
         y = y.mul_(scale) if layers.bias is None else torch.addcmul(layers.bias, y, scale)
         return y.view(*x.shape[:-1], -1)
 
@@ -83,17 +100,30 @@ class Int8Projections:
     Args:
         weights: [out, in] of each layer.
         biases: [out] of each layer, or None; kept in fp32.
-        peaks: [in], the largest magnitude seen of each input. With it, inputs are divided and the weights' columns
-            multiplied by √(peak of the input / peak of the column) before either is rounded, so that a few large
-            inputs do not drown the others: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) at its α of one half.
+        inputs: [rows, in], some that they meet. With them, inputs are divided and the weights' columns multiplied by
+            one factor each before either is rounded, so that a few large inputs do not drown the others: SmoothQuant
+            (Xiao et al. 2023, arXiv:2211.10438) at its α of one half. Both sides are measured by root mean squares,
+            every row relative to its peak, since that is what it is rounded by.
+
+    Attributes:
+        fine: whether the inputs, rounded even so with an error of more than 1.2%, get a second product for what
+            rounding leaves over. Their factors go by α = 0.2, which is easier on the weights.
     """
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], peaks: Tensor | None = None) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], inputs: Tensor | None = None
+    ) -> None:
         weight = torch.cat([each.detach().float() for each in weights])
         self.sizes = [len(each) for each in weights]
         self.factors: Tensor | None = None
-        if peaks is not None:
-            self.factors = (weight.abs().amax(0).clamp_(min=1e-5) / peaks.clamp(min=1e-5)).sqrt_()
+        self.fine = False
+        if inputs is not None:
+            inputs = inputs.float()
+            columns, spread = _spread(weight), _spread(inputs)
+            self.factors = (columns / spread).sqrt_()
+            self.fine = _rounding_error(inputs * self.factors) > _COARSE
+            if self.fine:
+                self.factors = columns.pow(0.8) / spread.pow(0.2)
         self.forth = _Int8Matrix(weight if self.factors is None else weight / self.factors)
         self.back = _Int8Matrix(weight.t())
         self.bias: Tensor | None = None
@@ -112,6 +142,18 @@ class Int8Projections:
         if not self._waiting:
             self._input = None
         return own
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """The root mean square of each column, every row relative to its peak."""
+    peaks = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+    return (rows / peaks).square_().mean(0).sqrt_().clamp_(min=1e-6)
+
+
+def _rounding_error(rows: Tensor) -> float:
+    """The expected error of rounding rows to 8 bits, relative to their norms: a step is 1/127 of the peak."""
+    peaks, means = rows.abs().amax(1), rows.square().mean(1).sqrt()
+    return float((peaks / means.clamp(min=torch.finfo(torch.float32).tiny)).median()) / (127 * 12**0.5)
 
 
 class Int8Linear(nn.Module):
@@ -239,10 +281,10 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
         and kind_of(child) in ("linear", "gpt2_conv1d")
         and not any(parameter.requires_grad for parameter in child.parameters())
     }
-    for peaks, layers in _inputs(model, frozen, sample):
+    for inputs, layers in _inputs(model, frozen, sample):
         rows = [cast(Tensor, c.weight) if kind_of(c) == "linear" else cast(Tensor, c.weight).t() for c in layers]
         biases = [cast("Tensor | None", getattr(child, "bias", None)) for child in layers]
-        projections = Int8Projections(rows, biases, peaks)
+        projections = Int8Projections(rows, biases, inputs)
         for number, child in enumerate(layers):
             module, name = frozen[child]
             setattr(module, name, Int8Linear(projections, number, cast(Tensor, child.weight).shape))
@@ -251,7 +293,7 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
 
 
 def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> list[tuple[Tensor, list[nn.Module]]]:
-    """The largest magnitude of each input over a batch, with the layers that take that input one after another."""
+    """Rows of a batch's inputs, with the layers that take them one after another."""
     found: list[tuple[Tensor, list[nn.Module]]] = []
     previous: list[Tensor] = []
 
@@ -259,7 +301,8 @@ def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) ->
         if previous and previous[0] is inputs[0]:
             found[-1][1].append(layer)
         else:
-            found.append((inputs[0].detach().float().abs().flatten(0, -2).amax(0), [layer]))
+            rows = inputs[0].detach().flatten(0, -2)
+            found.append((rows[:: -(-len(rows) // _SAMPLE)].clone(), [layer]))
         previous[:] = inputs[:1]
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
