@@ -12,7 +12,7 @@ CODE := $(wildcard src tests tools benchmarks examples)
 .PHONY: help quickstart test test-slow check lint types tests format clean
 
 help:
-	@echo "make quickstart  train, score and merge an adapter on the bundled model (about 3 minutes, offline)"
+	@echo "make quickstart  train, score and merge an adapter on the bundled model (about half a minute, offline)"
 	@echo "make test        lint, types and tests: what CI runs"
 	@echo "make test-slow   the longer tests as well"
 	@echo "make check       lint and types only"

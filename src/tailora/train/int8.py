@@ -56,10 +56,15 @@ class _Int8Matrix:
         return out[:count]
 
 
+def _peak(rows: Tensor) -> Tensor:
+    """The largest magnitude of each row, [rows, 1]; never 0."""
+    return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
+
+
 def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows, times one factor a column, to u8 around 128, and the scale of each, [rows, 1]."""
     evened = x if factors is None else x * factors
-    peak = torch.maximum(evened.amax(1, keepdim=True), -evened.amin(1, keepdim=True)).clamp_(min=1e-30)
+    peak = _peak(evened)
     scaled = torch.mul(x, 127 / peak) if factors is None else evened.mul_(127 / peak)
     # Truncation of a positive number after adding a half rounds it.
     return scaled.add_(_ZERO + 0.5).to(torch.uint8), peak / 127
@@ -68,7 +73,7 @@ def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]
 def _quantise_finely(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `_quantise`, with what rounding left over in steps of 1/254 of the first's, around 128 again, between."""
     evened = x.clone() if factors is None else x * factors
-    peak = torch.maximum(evened.amax(1, keepdim=True), -evened.amin(1, keepdim=True)).clamp_(min=1e-30)
+    peak = _peak(evened)
     scaled = evened.mul_(127 / peak).add_(_ZERO)
     rows = (scaled + 0.5).to(torch.uint8)
     return rows, scaled.sub_(rows).mul_(_FINER).add_(_ZERO + 0.5).to(torch.uint8), peak / 127
