@@ -14,6 +14,7 @@ from tailora.errors import SettingsError, TrainingError
 from tailora.lora.inject import attach, extract
 from tailora.train import int8
 from tailora.train.forward import TreeModel
+from tailora.train.loss import FrozenHead, PlainHead, Scored, frozen_head_loss
 from tailora.train.settings import TrainSettings
 
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this CPU has no VNNI instructions")
@@ -93,6 +94,25 @@ def test_head_rounds_without_bias() -> None:
     assert relative(mean, exponentials @ weight) < 0.1
     hidden = torch.randn(9, 32)
     assert relative(head.logits(hidden), hidden @ weight.t()) < 0.02
+
+
+@needs_vnni
+def test_head_keeps_the_gradient_that_an_all_but_certain_token_leaves() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(512, 64)
+    tokens = torch.arange(100)
+    states = 12 * F.normalize(weight[tokens]) / weight[tokens].norm(dim=1, keepdim=True)
+    certain = Scored(tokens, tokens, tokens, torch.ones(100))
+    assert float((states @ weight.t()).softmax(-1).diagonal().median()) > 0.98
+
+    def mean_gradient(head: FrozenHead, draws: int) -> torch.Tensor:
+        hidden = states.clone().requires_grad_()
+        for _ in range(draws):
+            frozen_head_loss(hidden, head, certain).backward()  # type: ignore[no-untyped-call]
+        assert hidden.grad is not None
+        return hidden.grad / draws
+
+    assert relative(mean_gradient(int8.Int8Head(weight), 100), mean_gradient(PlainHead(weight), 1)) < 0.2
 
 
 @needs_vnni

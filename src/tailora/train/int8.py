@@ -213,8 +213,10 @@ class Int8Head:
         return self._back.product(whole, 0).div_(_STEPS)
 
     def weight_rows(self, tokens: Tensor) -> Tensor:
-        """See `loss.FrozenHead`."""
-        return self.weight[tokens]
+        """See `loss.FrozenHead`. Rounded as `back` has them: where a token is all but certain, what is left of the
+        gradient is the difference of the two, and rounding only one of them would drown it."""
+        scales = self._back.scales
+        return (self.weight[tokens] / scales).round_().mul_(scales)
 
 
 def supported() -> bool:
