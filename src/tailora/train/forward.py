@@ -9,12 +9,12 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import NewGELUActivation
 
 from tailora.data.prefix_tree import TreeBatch
 from tailora.errors import ModelError
 from tailora.hardware import keep_freed_memory
 from tailora.train import tree_attention
+from tailora.train.fused import fuse
 from tailora.train.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
 from tailora.train.tree_attention import tree_masks
 
@@ -43,8 +43,7 @@ class TreeModel:
         self._attention: str | None = None
 
     def __enter__(self) -> Self:
-        fuse_activations(self.body)
-        fuse_norms(self.body)
+        fuse(self.body)
         if self.device.type == "cpu":
             keep_freed_memory()
         self._attention = self.model.config._attn_implementation
@@ -87,65 +86,6 @@ class TreeModel:
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
-
-
-class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) · weight, the weight frozen: half the passes over memory that the operations one by one take."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normal = x * inverse
-        ctx.save_for_backward(normal, inverse, weight)
-        return normal * weight
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        normal, inverse, weight = ctx.saved_tensors
-        slope = grad * weight
-        along = torch.linalg.vecdot(slope, normal)[..., None].div_(-normal.shape[-1])
-        return torch.addcmul(slope, normal, along).mul_(inverse), None, None
-
-
-class FrozenRMSNorm(nn.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) that does not learn.
-
-    Args:
-        weight: [width].
-        eps: added to the mean square.
-    """
-
-    def __init__(self, weight: nn.Parameter, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = weight, eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, width] to the same."""
-        return cast(Tensor, _RMSNorm.apply(x, self.weight, self.eps))  # type: ignore[no-untyped-call]
-
-
-def fuse_norms(network: nn.Module) -> None:
-    """Put `FrozenRMSNorm` where it computes what a frozen norm of the network does, in full precision on a CPU."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            weight, eps = getattr(child, "weight", None), getattr(child, "variance_epsilon", None)
-            if not isinstance(weight, nn.Parameter) or not isinstance(eps, float) or weight.requires_grad:
-                continue
-            if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
-                norm = FrozenRMSNorm(weight, eps)
-                row = torch.linspace(-1, 2, len(weight), dtype=weight.dtype)
-                # Some families' norms add 1 to the weight, or go by the same names and do something else.
-                if torch.allclose(norm(row), child(row), rtol=1e-5, atol=1e-7):
-                    setattr(module, name, norm)
-
-
-def fuse_activations(network: nn.Module) -> None:
-    """Put PyTorch's one-kernel GELU where transformers writes GPT-2's tanh form out in seven, each of which keeps its
-    result for the gradient. The function is the same."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @contextlib.contextmanager

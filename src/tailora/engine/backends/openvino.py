@@ -1,0 +1,120 @@
+"""The engine's steps on a CPU by OpenVINO: 8-bit products, paged attention. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from tailora.engine.adapter_bank import AdapterBank
+from tailora.engine.architecture import architecture_of
+from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
+from tailora.engine.step import Floats, Step
+from tailora.errors import ModelError
+from tailora.models.fingerprint import fingerprint_folder
+
+BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
+_HINT = {"int8": "bf16", "bf16": "bf16", "fp32": "f32"}
+
+
+class OpenVinoBackend:
+    """See `step.Backend`.
+
+    Args:
+        folder: the base in Hugging Face layout.
+        precision: of the products; "fp32" keeps the cache in fp32 too, the others in 8 bits.
+        cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
+        slots: how many adapters a step can mix; 0 for a base alone.
+        rank: most that an adapter may have.
+        layers: ends of the paths of the layers that adapters may sit on.
+        threads: cores to use; by default all.
+
+    Raises:
+        ModelError: a family that has no graph, or weights that are broken.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        precision: Precision = "int8",
+        cache_tokens: int = 16384,
+        slots: int = 8,
+        rank: int = 16,
+        layers: tuple[str, ...] = (),
+        threads: int | None = None,
+    ) -> None:
+        self.architecture = architecture_of(_config(folder))
+        room = SlotShape(slots, rank, layers) if slots else None
+        graph = build_graph(folder, self.architecture, precision, room)
+        if room is not None and not graph.targets:
+            raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
+        self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, base_fingerprint=fingerprint_folder(folder))
+        self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if precision == "fp32":
+            settings["KV_CACHE_PRECISION"] = "f32"
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        compiled = ov.Core().compile_model(graph.model, "CPU", settings)
+        self._request = compiled.create_infer_request()
+        self._caches = _allocate(compiled, graph, self.blocks)
+        for name, cache in self._caches.items():
+            self._request.set_tensor(name, cache)
+        for path, factors in self.bank.factors.items():
+            # Shared, so that filling a slot is writing the bank's arrays.
+            self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
+            self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
+
+    def run(self, step: Step) -> Floats:
+        """See `step.Backend`."""
+        lengths = step.past + np.diff(step.begins)
+        given: dict[str, Any] = {
+            "tokens": step.tokens,
+            "positions": step.positions,
+            "past_lens": step.past,
+            "subsequence_begins": step.begins,
+            "block_indices": step.blocks,
+            "block_indices_begins": step.block_begins,
+            "max_context_len": np.array(lengths.max(), np.int32),
+            "sampled": step.sampled,
+        }
+        if self.bank.slots:
+            given |= {"slots": step.slots, "scales": step.scales}
+        for name, values in given.items():
+            self._request.set_tensor(name, ov.Tensor(values))
+        self._request.infer()
+        logits: Floats = self._request.get_output_tensor(0).data
+        return logits
+
+    def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """See `step.Backend`."""
+        for source, target in pairs:
+            for cache in self._caches.values():
+                cache.data[target] = cache.data[source]
+
+
+def _allocate(compiled: Any, graph: Graph, blocks: int) -> Mapping[str, ov.Tensor]:
+    """The caches, in the shapes and types that the compiled network asks for."""
+    wanted = {port.get_any_name(): port for port in compiled.inputs}
+    caches = {}
+    for name in graph.caches:
+        shape = wanted[name].get_partial_shape()
+        sizes = [blocks, *(shape[axis].get_length() for axis in range(1, 4))]
+        caches[name] = ov.Tensor(wanted[name].get_element_type(), ov.Shape(sizes))
+    return caches
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError("is not a JSON object", where=path, mend="fetch the model again")
+    return config

@@ -1,0 +1,301 @@
+"""A base model as an OpenVINO graph, built from its safetensors. No torch.
+
+One run takes the tokens of many sequences in one flat row and gives the logits of the rows that are asked for.
+Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabulary, R rank over all slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+from openvino.op import _PagedAttentionExtension as PagedAttention
+
+from tailora.engine.architecture import Architecture
+from tailora.errors import ModelError
+from tailora.models.fingerprint import canonical_name
+from tailora.models.weights import StoredTensor, stored_tensors
+
+Precision = Literal["int8", "bf16", "fp32"]
+Array = NDArray[np.float32]
+Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
+
+
+@dataclass
+class Graph:
+    """A network to compile.
+
+    Attributes:
+        model: its inputs are `tokens`, `positions`, `past_lens`, `subsequence_begins`, `block_indices`,
+            `block_indices_begins`, `max_context_len`, `sampled`; with slots also `slots`, `scales` and each adapted
+            layer's factors; and the caches.
+        caches: the names of the key and value caches, key before value, block by block.
+        targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [R, in] and
+            `PATH.B` [out, R].
+    """
+
+    model: ov.Model
+    caches: list[str]
+    targets: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """The room for adapters in a graph: how many, of what rank at most, on which layers.
+
+    Attributes:
+        slots: how many adapters fit side by side.
+        rank: most that one may have.
+        layers: ends of module paths of linear layers: "attn.c_attn", "self_attn.q_proj".
+    """
+
+    slots: int
+    rank: int
+    layers: tuple[str, ...]
+
+
+def build_graph(folder: Path, architecture: Architecture, precision: Precision, room: SlotShape | None) -> Graph:
+    """Build a base model's graph, with room for adapters or without.
+
+    Raises:
+        ModelError: the weights lack something, or are not of the sizes that config.json tells.
+    """
+    builder = _Builder(architecture, _Weights(folder), precision, room)
+    return builder.gpt2() if architecture.model_type == "gpt2" else builder.llama()
+
+
+class _Weights:
+    """Stored tensors by canonical name, widened to fp32."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tensors = {canonical_name(name): tensor for name, tensor in stored_tensors(folder).items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __call__(self, name: str, *shape: int) -> Array:
+        if name not in self._tensors:
+            raise ModelError(f"the weights lack {name}", where=self._folder, mend="fetch the model again")
+        values = _widened(self._tensors[name])
+        if values.shape != shape:
+            raise ModelError(
+                f"{name} has the shape {list(values.shape)} where config.json asks for {list(shape)}",
+                where=self._folder,
+                mend="fetch the model again",
+            )
+        return values
+
+
+def _widened(tensor: StoredTensor) -> Array:
+    if tensor.dtype == "BF16":
+        return (tensor.raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.ascontiguousarray(tensor.raw, dtype=np.float32)
+
+
+@dataclass
+class _Matrix:
+    """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
+
+    values: Node
+    scales: Node | None = None
+
+    @classmethod
+    def of(cls, weight: Array, precision: Precision) -> _Matrix:
+        if precision != "int8":
+            return cls(ops.constant(weight))
+        scales = np.maximum(np.abs(weight).max(1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
+        return cls(
+            ops.constant((np.rint(weight / scales) + 128).astype(np.uint8)), ops.constant(scales.astype(np.float32))
+        )
+
+    def whole(self) -> Node:
+        return self.values if self.scales is None else self._exact(self.values, self.scales)
+
+    def rows(self, indices: Node) -> Node:
+        """Some of its rows, as an embedding has it."""
+        axis = _whole(0)
+        if self.scales is None:
+            return ops.gather(self.values, indices, axis)
+        return self._exact(ops.gather(self.values, indices, axis), ops.gather(self.scales, indices, axis))
+
+    @staticmethod
+    def _exact(values: Node, scales: Node) -> Node:
+        return ops.multiply(ops.subtract(ops.convert(values, "f32"), _real(128.0)), scales)
+
+
+@dataclass
+class _Builder:
+    shape: Architecture
+    weights: _Weights
+    precision: Precision
+    room: SlotShape | None
+    inputs: dict[str, Node] = field(default_factory=dict)
+    caches: list[str] = field(default_factory=list)
+    targets: dict[str, tuple[int, int]] = field(default_factory=dict)
+    chosen: Node = None  # [T, R], whether a column belongs to the row's slot
+    scales: Node = None  # [T, 1]
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "positions", "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"):
+            self._input(name, [-1], "i32")
+        self._input("max_context_len", [], "i32")
+        self._input("sampled", [-1], "i32")
+        if self.room is not None:
+            slots_T1 = ops.unsqueeze(self._input("slots", [-1], "i32"), _whole(1))
+            self.scales = ops.unsqueeze(self._input("scales", [-1], "f32"), _whole(1))
+            owners_R = np.repeat(np.arange(self.room.slots, dtype=np.int32), self.room.rank)
+            self.chosen = ops.equal(slots_T1, ops.constant(owners_R[None]))
+
+    def gpt2(self) -> Graph:
+        s, w = self.shape, self.weights
+        embedding = _Matrix.of(w("transformer.wte.weight", s.vocabulary, s.hidden), self.precision)
+        positions = ops.constant(w("transformer.wpe.weight", s.context, s.hidden))
+        x = ops.add(embedding.rows(self.inputs["tokens"]), ops.gather(positions, self.inputs["positions"], _whole(0)))
+        for number in range(s.layers):
+            block = f"transformer.h.{number}"
+            y = self._layer_norm(x, f"{block}.ln_1")
+            qkv = self._conv1d(y, f"{block}.attn.c_attn", s.hidden, 3 * s.hidden)
+            q, k, v = ops.split(qkv, _whole(1), 3).outputs()
+            x = ops.add(x, self._conv1d(self._attention(q, k, v), f"{block}.attn.c_proj", s.hidden, s.hidden))
+            y = self._conv1d(self._layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", s.hidden, 4 * s.hidden)
+            x = ops.add(x, self._conv1d(ops.gelu(y, "tanh"), f"{block}.mlp.c_proj", 4 * s.hidden, s.hidden))
+        return self._finish(self._layer_norm(self._sampled(x), "transformer.ln_f"), embedding)
+
+    def llama(self) -> Graph:
+        s, w = self.shape, self.weights
+        assert s.rope_theta is not None
+        embedding = _Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
+        x = embedding.rows(self.inputs["tokens"])
+        frequencies = s.rope_theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
+        angles = np.arange(s.context)[:, None, None] * frequencies
+        turn = [
+            ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], _whole(0))
+            for f in (np.cos, np.sin)
+        ]
+        kv = s.kv_heads * s.head_dim
+        width = self._intermediate()
+        for number in range(s.layers):
+            block = f"model.layers.{number}"
+            y = self._rms_norm(x, f"{block}.input_layernorm")
+            q = self._rotate(self._linear(y, f"{block}.self_attn.q_proj", s.hidden, s.heads * s.head_dim), *turn)
+            k = self._rotate(self._linear(y, f"{block}.self_attn.k_proj", s.hidden, kv), *turn)
+            v = self._linear(y, f"{block}.self_attn.v_proj", s.hidden, kv)
+            mixed = self._attention(q, k, v)
+            x = ops.add(x, self._linear(mixed, f"{block}.self_attn.o_proj", s.heads * s.head_dim, s.hidden))
+            y = self._rms_norm(x, f"{block}.post_attention_layernorm")
+            gate = ops.swish(self._linear(y, f"{block}.mlp.gate_proj", s.hidden, width))
+            up = self._linear(y, f"{block}.mlp.up_proj", s.hidden, width)
+            x = ops.add(x, self._linear(ops.multiply(gate, up), f"{block}.mlp.down_proj", width, s.hidden))
+        return self._finish(self._rms_norm(self._sampled(x), "model.norm"), embedding)
+
+    def _intermediate(self) -> int:
+        name = "model.layers.0.mlp.gate_proj.weight"
+        tensor = self.weights._tensors.get(name)
+        if tensor is None or tensor.raw.ndim != 2:
+            raise ModelError(f"the weights lack {name}", mend="fetch the model again")
+        return int(tensor.raw.shape[0])
+
+    def _finish(self, hidden_KH: Node, embedding: _Matrix) -> Graph:
+        head = embedding
+        if "lm_head.weight" in self.weights:
+            weight = self.weights("lm_head.weight", self.shape.vocabulary, self.shape.hidden)
+            head = _Matrix.of(weight, self.precision)
+        logits = ops.matmul(hidden_KH, head.whole(), False, True)
+        result = ops.result(ops.convert(logits, "f32"), name="logits")
+        model = ov.Model([result], list(self.inputs.values()), "tailora")
+        return Graph(model, self.caches, self.targets)
+
+    def _input(self, name: str, shape: list[int], dtype: str) -> Node:
+        parameter = ops.parameter(ov.PartialShape(shape), getattr(ov.Type, dtype), name=name)
+        parameter.output(0).get_tensor().set_names({name})
+        self.inputs[name] = parameter
+        return parameter
+
+    def _sampled(self, x: Node) -> Node:
+        return ops.gather(x, self.inputs["sampled"], _whole(0))
+
+    def _layer_norm(self, x: Node, name: str) -> Node:
+        normal = ops.mvn(x, ops.constant(np.array([-1], np.int32)), True, self.shape.epsilon, "inside_sqrt")
+        scale, shift = (ops.constant(self.weights(f"{name}.{p}", self.shape.hidden)) for p in ("weight", "bias"))
+        return ops.add(ops.multiply(normal, scale), shift)
+
+    def _rms_norm(self, x: Node, name: str) -> Node:
+        square = ops.reduce_mean(ops.power(x, _real(2.0)), ops.constant(np.array([-1], np.int32)), True)
+        inverse = ops.divide(_real(1.0), ops.sqrt(ops.add(square, _real(self.shape.epsilon))))
+        return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights(f"{name}.weight", self.shape.hidden)))
+
+    def _rotate(self, x: Node, cosine: Node, sine: Node) -> Node:
+        """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as Llama has them."""
+        heads = ops.reshape(x, ops.constant(np.array([0, -1, self.shape.head_dim], np.int32)), True)
+        one, two = ops.split(heads, _whole(2), 2).outputs()
+        turned = ops.concat(
+            [
+                ops.subtract(ops.multiply(one, cosine), ops.multiply(two, sine)),
+                ops.add(ops.multiply(two, cosine), ops.multiply(one, sine)),
+            ],
+            2,
+        )
+        return ops.reshape(turned, ops.constant(np.array([0, -1], np.int32)), True)
+
+    def _linear(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
+        return self._project(x, name, self.weights(f"{name}.weight", outputs, inputs), None)
+
+    def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
+        weight = self.weights(f"{name}.weight", inputs, outputs).T
+        return self._project(x, name, np.ascontiguousarray(weight), self.weights(f"{name}.bias", outputs))
+
+    def _project(self, x: Node, name: str, weight: Array, bias: Array | None) -> Node:
+        y = ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)
+        if bias is not None:
+            y = ops.add(y, ops.constant(bias))
+        if self.room is None or not name.endswith(self.room.layers):
+            return y
+        outputs, inputs = weight.shape
+        width = self.room.slots * self.room.rank
+        a = self._input(f"{name}.A", [width, inputs], "f32")
+        b = self._input(f"{name}.B", [outputs, width], "f32")
+        self.targets[name] = (inputs, outputs)
+        low = ops.multiply(ops.matmul(x, a, False, True), self.scales)
+        # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
+        own = ops.select(self.chosen, low, _real(0.0))
+        return ops.add(y, ops.matmul(own, b, False, True))
+
+    def _attention(self, q: Node, k: Node, v: Node) -> Node:
+        """Causal attention over paged caches; facts of the node: openvino 2026.4.1, marked experimental."""
+        caches = []
+        for part in ("key", "value"):
+            name = f"{part}.{len(self.caches) // 2}"
+            caches.append(self._input(name, [-1, -1, -1, -1], "dynamic"))
+            self.caches.append(name)
+        nothing = {kind: ops.constant(np.zeros(0, kind)) for kind in ("int32", "float32", "uint8")}
+        zero = ops.constant(np.array(0, np.int32))
+        given = [self.inputs[n] for n in ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")]
+        i32, f32, u8 = nothing["int32"], nothing["float32"], nothing["uint8"]
+        arguments = [
+            *(q, k, v, *caches, *given),
+            *(_real(self.shape.head_dim**-0.5), zero, f32, self.inputs["max_context_len"]),
+            *(i32, i32, i32, f32, f32, zero, zero),
+            *(ops.constant(np.zeros((0, 0, 0, 0), np.float32)), zero, i32, i32, i32, i32, u8, i32),
+        ]
+        node = PagedAttention(
+            [argument if isinstance(argument, ov.Output) else argument.output(0) for argument in arguments]
+        )
+        facts = node.get_rt_info()
+        for part in ("k", "v"):
+            facts[f"num_{part}_heads"] = self.shape.kv_heads
+            facts[f"{part}_head_size"] = self.shape.head_dim
+        return node.output(0)
+
+
+def _real(value: float) -> Node:
+    return ops.constant(np.array(value, np.float32))
+
+
+def _whole(value: int) -> Node:
+    return ops.constant(np.array(value, np.int32))

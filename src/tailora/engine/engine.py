@@ -1,0 +1,203 @@
+"""The engine: requests in, tokens out, many adapters in every step. Used by one thread."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailora.engine.decoding import Completion
+from tailora.engine.groups import Group, Request, group_of
+from tailora.engine.kv_blocks import BlockPool
+from tailora.engine.scheduler import Job, Plan, Scheduler, Work
+from tailora.engine.step import Backend, Step
+from tailora.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step did for a request.
+
+    Attributes:
+        number: the request's, as `submit` gave it.
+        tokens: those written by a request of one greedy or sampled completion; empty for others until they are done.
+        result: the completions, the best first, once the request is done; None before.
+    """
+
+    number: int
+    tokens: tuple[int, ...]
+    result: tuple[Completion, ...] | None = None
+
+
+class Engine:
+    """Continuous batching over one backend: requests join and leave at every step.
+
+    Args:
+        backend: what computes.
+        end: the base's end-of-text token.
+        step_tokens: most tokens that a step computes; longer prompts are computed in pieces.
+        sequences: most sequences at once, beams and candidates counted; requests beyond wait.
+        prefix_cache: whether prompts that begin alike, under the same adapter, are computed once.
+        blocks: of the backend's cache to use; by default all.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        end: int,
+        step_tokens: int = 512,
+        sequences: int = 64,
+        prefix_cache: bool = True,
+        blocks: int | None = None,
+    ) -> None:
+        self.backend, self.end = backend, end
+        self._pool = BlockPool(backend.blocks if blocks is None else blocks, backend.block_size)
+        self._scheduler = Scheduler(
+            self._pool,
+            backend.bank,
+            tokens=max(step_tokens, sequences),
+            sequences=sequences,
+            prefix_cache=prefix_cache,
+        )
+        self._jobs: dict[int, Job] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._jobs
+
+    def submit(self, request: Request) -> int:
+        """Queue a request.
+
+        Returns:
+            Its number.
+
+        Raises:
+            SettingsError: the prompt is empty, too long or no prompt of this vocabulary, or the request can never fit.
+            AdapterError: there is no adapter of this name.
+        """
+        group = self._check(request)
+        number = next(self._numbers)
+        job = Job(group, number)
+        self._jobs[number] = job
+        self._scheduler.add(job)
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Forget a request; its blocks are free at once. Without effect on one that is done."""
+        job = self._jobs.pop(number, None)
+        if job is not None:
+            self._scheduler.remove(job)
+
+    def step(self) -> list[Event]:
+        """Compute once for as many sequences as there is room for, and say what came of it."""
+        plan = self._scheduler.plan()
+        if not plan.work:
+            return []
+        self.backend.copy_blocks(plan.copies)
+        logits = self.backend.run(_step(plan))
+        self._scheduler.settle(plan)
+        wanted = [work for work in plan.work if work.last]
+        for work, row in zip(wanted, logits, strict=True):
+            work.job.rows[work.sequence] = row
+        touched = {work.job.number: work.job for work in wanted}
+        return [event for job in touched.values() for event in self._advance(job)]
+
+    def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
+        """Run requests to their ends, side by side; their completions in the order of the requests.
+
+        Raises:
+            SettingsError: see `submit`; nothing is run then.
+            AdapterError: see `submit`.
+        """
+        numbers: list[int] = []
+        try:
+            numbers += (self.submit(request) for request in requests)
+            done = dict(self._drain(set(numbers)))
+        except BaseException:
+            for number in numbers:
+                self.cancel(number)
+            raise
+        return [done[number] for number in numbers]
+
+    def _drain(self, numbers: set[int]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        left = set(numbers)
+        while left:
+            for event in self.step():
+                if event.result is not None and event.number in left:
+                    left.remove(event.number)
+                    yield event.number, event.result
+
+    def _advance(self, job: Job) -> list[Event]:
+        """Let a group choose, once the logits of all its sequences are there."""
+        group = job.group
+        if len(job.rows) < len(group.sequences):
+            # A step's logits are overwritten by the next; these have to wait for their neighbours'.
+            job.rows = {sequence: row.copy() for sequence, row in job.rows.items()}
+            return []
+        going = group.settle([job.rows[sequence] for sequence in group.sequences])
+        job.rows = {}
+        single = group.width == 1
+        if going:
+            self._scheduler.branch(job, going)
+            return [Event(job.number, (going[0][1],))] if single else []
+        self._scheduler.remove(job)
+        del self._jobs[job.number]
+        result = tuple(group.result())
+        return [Event(job.number, result[0].token_ids[-1:] if single else (), result)]
+
+    def _check(self, request: Request) -> Group:
+        shape, decoding = self.backend.architecture, request.decoding
+        if not 0 < len(request.prompt) < shape.context:
+            what = f"the prompt has {len(request.prompt)} tokens; the model takes 1 to {shape.context - 1}"
+            raise SettingsError(what, where="prompt", mend="shorten the record")
+        if not all(0 <= token < shape.vocabulary for token in request.prompt):
+            raise SettingsError(f"token ids go from 0 to {shape.vocabulary - 1}", where="prompt")
+        if not np.isfinite(request.scale):
+            raise SettingsError("must be a finite number", where="scale")
+        if request.adapter is not None:
+            self.backend.bank.key(request.adapter)
+        room = min(decoding.max_new_tokens, shape.context - len(request.prompt))
+        group = group_of(request, self.end, room)
+        if group.width > self._scheduler.sequences:
+            raise SettingsError(
+                f"{group.width} sequences side by side where {self._scheduler.sequences} run at most",
+                where="num_beams" if decoding.num_beams > 1 else "num_candidates",
+                mend="ask for fewer, or give the engine room for more",
+            )
+        needed = group.width * self._pool.needed(len(request.prompt) + room)
+        if needed > self._pool.blocks:
+            raise SettingsError(
+                f"takes up to {needed} blocks of the cache, which has {self._pool.blocks}",
+                where="max_new_tokens",
+                mend="ask for fewer tokens, or give the engine a larger cache",
+            )
+        return group
+
+
+def _step(plan: Plan) -> Step:
+    """A plan as arrays."""
+    counts = [work.count for work in plan.work]
+    begins = np.cumsum([0, *counts], dtype=np.int32)
+    return Step(
+        tokens=np.array([token for work in plan.work for token in _tokens(work)], np.int32),
+        positions=np.concatenate(
+            [np.arange(w.sequence.computed, w.sequence.computed + w.count, dtype=np.int32) for w in plan.work]
+        ),
+        past=np.array([work.sequence.computed for work in plan.work], np.int32),
+        begins=begins,
+        blocks=np.array([block for work in plan.work for block in work.sequence.blocks], np.int32),
+        block_begins=np.cumsum([0, *(len(work.sequence.blocks) for work in plan.work)], dtype=np.int32),
+        slots=np.repeat(np.array([work.job.slot for work in plan.work], np.int32), counts),
+        scales=np.repeat(np.array([work.job.group.request.scale for work in plan.work], np.float32), counts),
+        sampled=np.array([last - 1 for work, last in zip(plan.work, begins[1:], strict=True) if work.last], np.int32),
+    )
+
+
+def _tokens(work: Work) -> Sequence[int]:
+    sequence = work.sequence
+    return sequence.tokens[sequence.computed : sequence.computed + work.count]

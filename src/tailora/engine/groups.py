@@ -1,0 +1,217 @@
+"""What becomes of one request: its sequences, and what its logits make of them. Knows no blocks and no batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Listed
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.engine.decoding import Completion, Decoding, FinishReason
+from tailora.engine.sampling import Draws, draw, log_probabilities, penalised
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to complete.
+
+    Attributes:
+        prompt: token ids, at least one.
+        decoding: how.
+        adapter: the name of a registered one; None for the base alone.
+        scale: what the adapter's effect is multiplied by.
+    """
+
+    prompt: tuple[int, ...]
+    decoding: Decoding = field(default_factory=Decoding)
+    adapter: str | None = None
+    scale: float = 1.0
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt with what was written after it.
+
+    Attributes:
+        tokens: prompt and completion.
+        computed: how many of them have keys and values in the cache.
+        blocks: where those lie, in order.
+        keys: of its full blocks, as far as they were asked for.
+    """
+
+    tokens: list[int]
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.computed
+
+
+class Group(ABC):
+    """A request on its way.
+
+    Args:
+        request: what is asked for.
+        end: the end-of-text token.
+        room: most tokens that may be written, no more than the context leaves.
+
+    Attributes:
+        sequences: those that go on; one until the prompt is computed.
+        completions: what is done, in no particular order.
+    """
+
+    def __init__(self, request: Request, end: int, room: int) -> None:
+        self.request, self.room = request, room
+        self.sequences = [Sequence(list(request.prompt))]
+        self.completions: list[Completion] = []
+        ends = set(request.decoding.stop_tokens)
+        self.ends = frozenset(ends if request.decoding.ignore_end else ends | {end})
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Most sequences it may have at once."""
+
+    @abstractmethod
+    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
+        """Take the logits after each sequence.
+
+        Returns:
+            The sequences that go on, each as a parent's number and the token that follows; empty when all is done.
+        """
+
+    @abstractmethod
+    def result(self) -> list[Completion]:
+        """The completions asked for, the best or first one first."""
+
+    def written(self, number: int) -> list[int]:
+        """The completion so far of a sequence."""
+        return self.sequences[number].tokens[len(self.request.prompt) :]
+
+
+def group_of(request: Request, end: int, room: int) -> Group:
+    """The group that a request's decoding asks for."""
+    return (Beams if request.decoding.num_beams > 1 else Samples)(request, end, room)
+
+
+class Samples(Group):
+    """Greedy search or sampling: every sequence goes its own way."""
+
+    def __init__(self, request: Request, end: int, room: int) -> None:
+        super().__init__(request, end, room)
+        count = request.decoding.num_candidates
+        self._numbers = list(range(count))
+        self._logprobs = [0.0] * count
+        self._done: dict[int, Completion] = {}
+        self._draws = [Draws(request.decoding.seed, number, request.prompt) for number in range(count)]
+
+    @property
+    def width(self) -> int:
+        """See `Group`."""
+        return self.request.decoding.num_candidates
+
+    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
+        """See `Group`."""
+        going = []
+        kept = []
+        for place, number in enumerate(self._numbers):
+            parent = place if len(rows) == len(self._numbers) else 0  # the prompt's logits serve all
+            written = self.written(parent)
+            token, logprob = self._choose(rows[parent], written, number)
+            self._logprobs[number] += logprob
+            ended = token in self.ends
+            if ended or len(written) + 1 == self.room:
+                reason: FinishReason = "stop" if ended else "length"
+                self._done[number] = Completion((*written, token), self._logprobs[number], reason)
+                self.completions.append(self._done[number])
+            else:
+                going.append((parent, token))
+                kept.append(number)
+        self._numbers = kept
+        return going
+
+    def result(self) -> list[Completion]:
+        """See `Group`."""
+        return [self._done[number] for number in sorted(self._done)]
+
+    def _choose(self, logits_V: Floats, written: list[int], number: int) -> tuple[int, float]:
+        decoding = self.request.decoding
+        scores = penalised(logits_V, self.request.prompt, written, decoding)
+        if decoding.temperature > 0:
+            token = draw(scores, self._draws[number][len(written)], decoding)
+        else:
+            token = int(scores.argmax())
+        return token, float(log_probabilities(logits_V)[token])
+
+
+class Beams(Group):
+    """Beam search with transformers' rules: when a beam ends, how the ended are ranked, and when to stop."""
+
+    def __init__(self, request: Request, end: int, room: int) -> None:
+        super().__init__(request, end, room)
+        self._logprobs = [0.0]
+        self._ended: list[tuple[float, Completion]] = []
+
+    @property
+    def width(self) -> int:
+        """See `Group`."""
+        return self.request.decoding.num_beams
+
+    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
+        """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
+        going: list[tuple[int, int]] = []
+        logprobs: list[float] = []
+        for rank, (logprob, parent, token) in enumerate(self._choices(rows)):
+            if token in self.ends:
+                if rank < self.width:
+                    self._end([*self.written(parent), token], logprob, "stop")
+            elif len(going) < self.width:
+                going.append((parent, token))
+                logprobs.append(logprob)
+        self._logprobs = logprobs
+        length = len(self.sequences[0].tokens) + 1 - len(self.request.prompt)
+        if length == self.room:
+            for (parent, token), logprob in zip(going, logprobs, strict=True):
+                self._end([*self.written(parent), token], logprob, "length")
+            return []
+        return [] if self._is_done(length) else going
+
+    def result(self) -> list[Completion]:
+        """See `Group`."""
+        return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
+
+    def _choices(self, rows: Listed[Floats]) -> list[tuple[float, int, int]]:
+        """The best 2 · width continuations as (log-probability, parent, token), the best first."""
+        decoding = self.request.decoding
+        found: list[tuple[float, int, int]] = []
+        for parent, row in enumerate(rows):
+            scores = penalised(log_probabilities(row), self.request.prompt, self.written(parent), decoding)
+            count = min(2 * self.width, len(scores))
+            best = np.argpartition(-scores, count - 1)[:count]
+            found += [(self._logprobs[parent] + float(scores[token]), parent, int(token)) for token in best]
+        found = [choice for choice in found if choice[0] > -math.inf]
+        return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[: 2 * self.width]
+
+    def _is_done(self, length: int) -> bool:
+        """Whether no running beam, as it stands, would still enter the list of the best."""
+        best = max(self._logprobs, default=-math.inf)
+        if best == -math.inf:
+            return True
+        return len(self._ended) >= self.width and self._ended[self.width - 1][0] >= self._rank(best, length)
+
+    def _end(self, tokens: list[int], logprob: float, reason: FinishReason) -> None:
+        completion = Completion(tuple(tokens), logprob, reason)
+        self._ended.append((self._rank(logprob, len(tokens)), completion))
+        self._ended.sort(key=lambda pair: -pair[0])
+        del self._ended[self.width :]
+
+    def _rank(self, logprob: float, length: int) -> float:
+        return logprob / float(length**self.request.decoding.length_penalty)

@@ -1,0 +1,95 @@
+"""One row of logits to one token: penalties, and draws that depend on nothing but the request. numpy alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.engine.decoding import Decoding
+
+Floats = NDArray[np.float32]
+
+
+def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], decoding: Decoding) -> Floats:
+    """Logits with what is repeated made less likely, or banned; the same array where nothing changes.
+
+    Args:
+        logits_V: of one row.
+        prompt: its token ids; the repetition penalty counts them, as transformers' does.
+        written: token ids of the completion so far; n-grams are counted in it alone.
+        decoding: the request's options.
+    """
+    banned = repeating(written, decoding.no_repeat_ngram_size)
+    if decoding.repetition_penalty == 1 and not banned:
+        return logits_V
+    scores = logits_V.copy()
+    if decoding.repetition_penalty != 1:
+        seen = np.unique(np.array([*prompt, *written], np.int64))
+        values = scores[seen]
+        scores[seen] = np.where(values < 0, values * decoding.repetition_penalty, values / decoding.repetition_penalty)
+    scores[banned] = -np.inf
+    return scores
+
+
+def repeating(written: Sequence[int], size: int) -> list[int]:
+    """The tokens that would end a run of `size` tokens which stands in `written` already; none if the size is 0."""
+    if size == 0:
+        return []
+    tail = tuple(written[len(written) - size + 1 :])
+    starts = range(len(written) - size + 1)
+    return [written[at + size - 1] for at in starts if tuple(written[at : at + size - 1]) == tail]
+
+
+def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
+    """A token by inversion: the first, by id, at which the cumulative probability passes a uniform number in [0, 1).
+
+    The temperature comes first, then top-k, top-p and min-p, each over what the one before left.
+    """
+    scaled = logits_V.astype(np.float64) / decoding.temperature
+    kept = np.arange(len(scaled))
+    if 0 < decoding.top_k < len(scaled):
+        kept = np.sort(np.argpartition(-scaled, decoding.top_k - 1)[: decoding.top_k])
+    weights = np.exp(scaled[kept] - scaled[kept].max())
+    if decoding.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        before = np.cumsum(weights[order]) - weights[order]
+        chosen = np.sort(order[before < decoding.top_p * weights.sum()])
+        kept, weights = kept[chosen], weights[chosen]
+    if decoding.min_p > 0:
+        likely = weights >= decoding.min_p * weights.max()
+        kept, weights = kept[likely], weights[likely]
+    reached = np.cumsum(weights)
+    place = np.searchsorted(reached, uniform * reached[-1], side="right")
+    return int(kept[min(int(place), len(kept) - 1)])
+
+
+class Draws:
+    """Uniform numbers for the tokens of a completion, from the seed, its number and the prompt alone.
+
+    Args:
+        seed: the request's.
+        number: of the completion among those of its prompt.
+        prompt: its token ids.
+    """
+
+    def __init__(self, seed: int, number: int, prompt: Sequence[int]) -> None:
+        key = hashlib.blake2b(f"{seed} {number} {list(prompt)}".encode(), digest_size=16).digest()
+        self._generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        self._drawn: list[float] = []
+
+    def __getitem__(self, token: int) -> float:
+        """The number for a token of the completion, the first being 0."""
+        while len(self._drawn) <= token:
+            self._drawn.append(float(self._generator.random()))
+        return self._drawn[token]
+
+
+def log_probabilities(logits_V: Floats) -> Floats:
+    """Logarithms of the probabilities that logits stand for, in nats."""
+    peak = float(logits_V.max())
+    exact = logits_V.astype(np.float64) - peak
+    return (exact - math.log(float(np.exp(exact).sum()))).astype(np.float32)

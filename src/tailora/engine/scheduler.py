@@ -1,0 +1,248 @@
+"""Which tokens of which sequences the next step computes. Policy alone: it never sees a tensor.
+
+Sequences that write come before prompts, prompts go in pieces of what a step has room for, and requests wait in one
+queue for each adapter, served in turn. When blocks run out the youngest request gives its own back and is computed
+again later, so the oldest always goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tailora.engine.adapter_bank import AdapterBank
+from tailora.engine.groups import Floats, Group, Sequence
+from tailora.engine.kv_blocks import BlockPool, block_keys
+
+
+@dataclass(eq=False)
+class Job:
+    """A group under way.
+
+    Attributes:
+        group: what is asked for.
+        number: its place in the order of arrival.
+        slot: of its adapter; -1 for none.
+        rows: the logits after those of its sequences that are computed to their ends.
+    """
+
+    group: Group
+    number: int
+    slot: int = -1
+    rows: dict[Sequence, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The next `count` tokens of a sequence; with `last`, the logits after them are wanted."""
+
+    job: Job
+    sequence: Sequence
+    count: int
+    last: bool
+
+
+@dataclass
+class Plan:
+    """A step: the work, and the blocks to copy before it."""
+
+    work: list[Work] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Scheduler:
+    """Decides what runs.
+
+    Args:
+        pool: the cache's blocks.
+        bank: the adapters' slots.
+        tokens: most that a step computes.
+        sequences: most that run at once; no more than `tokens`.
+        prefix_cache: whether what was computed for one sequence serves others that begin alike.
+    """
+
+    def __init__(
+        self, pool: BlockPool, bank: AdapterBank, *, tokens: int, sequences: int, prefix_cache: bool = True
+    ) -> None:
+        assert sequences <= tokens
+        self.pool, self.bank = pool, bank
+        self.tokens, self.sequences, self.prefix_cache = tokens, sequences, prefix_cache
+        self.running: list[Job] = []
+        self._queues: dict[str | None, deque[Job]] = {}
+        self.preemptions = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun, or have been put back."""
+        return sum(map(len, self._queues.values()))
+
+    def add(self, job: Job) -> None:
+        """Queue a request behind those of the same adapter."""
+        self._queues.setdefault(job.group.request.adapter, deque()).append(job)
+
+    def remove(self, job: Job) -> None:
+        """Let go of a request, done or not."""
+        if job in self.running:
+            self.running.remove(job)
+            self._let_go(job)
+        else:
+            queue = self._queues[job.group.request.adapter]
+            queue.remove(job)
+
+    def plan(self) -> Plan:
+        """The next step; empty only if nothing is queued or running."""
+        plan = Plan()
+        for job in list(self.running):
+            for sequence in job.group.sequences:
+                if job in self.running and sequence.pending == 1:
+                    self._give(plan, job, sequence, 1)
+        for job in list(self.running):
+            self._continue(plan, job, least=2)
+        while self._admit(plan):
+            pass
+        return plan
+
+    def settle(self, plan: Plan) -> None:
+        """The plan's work is done: its tokens are in the cache."""
+        for work in plan.work:
+            sequence = work.sequence
+            sequence.computed += work.count
+            full = sequence.computed // self.pool.size
+            if self.prefix_cache and full > len(sequence.keys):
+                known = len(sequence.keys)
+                tokens = sequence.tokens[: full * self.pool.size]
+                sequence.keys = block_keys(self._root(work.job), tokens, self.pool.size, sequence.keys)
+                for number in range(known, full):
+                    self.pool.publish(sequence.blocks[number], sequence.keys[number])
+
+    def branch(self, job: Job, going: Iterable[tuple[int, int]]) -> None:
+        """Replace a group's sequences by those that go on, each a parent's number and the token that follows."""
+        before = job.group.sequences
+        after = []
+        taken: set[int] = set()
+        for parent, token in going:
+            source = before[parent]
+            if parent in taken:
+                self.pool.share(source.blocks)
+                source = Sequence(source.tokens[:-1], source.computed, list(source.blocks), list(source.keys))
+            taken.add(parent)
+            source.tokens.append(token)
+            after.append(source)
+        for number, sequence in enumerate(before):
+            if number not in taken:
+                self.pool.give_back(sequence.blocks)
+        job.group.sequences = after
+
+    def _used(self, plan: Plan) -> int:
+        return sum(work.count for work in plan.work)
+
+    def _continue(self, plan: Plan, job: Job, least: int) -> None:
+        """Plan what there is room for of a job's sequences that lack so many tokens at least."""
+        for sequence in job.group.sequences:
+            left = self.tokens - self._used(plan)
+            if job in self.running and sequence.pending >= least and left > 0:
+                self._give(plan, job, sequence, min(sequence.pending, left))
+
+    def _give(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
+        """Plan some tokens of a sequence, putting back younger requests, or at last its own, for want of blocks."""
+        while self._lacking(sequence, count) > self.pool.free:
+            youngest = max(self.running, key=lambda each: each.number)
+            self._put_back(plan, youngest)
+            if youngest is job:
+                return
+        self._reach(plan, sequence, count)
+        plan.work.append(Work(job, sequence, count, count == sequence.pending))
+
+    def _lacking(self, sequence: Sequence, count: int) -> int:
+        """Blocks to take before so many tokens more can be written."""
+        more = self.pool.needed(sequence.computed + count) - len(sequence.blocks)
+        return more + self._writes_into_shared(sequence)
+
+    def _writes_into_shared(self, sequence: Sequence) -> bool:
+        at = sequence.computed // self.pool.size
+        return at < len(sequence.blocks) and self.pool.users(sequence.blocks[at]) > 1
+
+    def _reach(self, plan: Plan, sequence: Sequence, count: int) -> None:
+        if self._writes_into_shared(sequence):
+            at = sequence.computed // self.pool.size
+            (own,) = self.pool.take(1)
+            plan.copies.append((sequence.blocks[at], own))
+            self.pool.give_back([sequence.blocks[at]])
+            sequence.blocks[at] = own
+        sequence.blocks += self.pool.take(self.pool.needed(sequence.computed + count) - len(sequence.blocks))
+
+    def _put_back(self, plan: Plan, job: Job) -> None:
+        self.preemptions += 1
+        gone = [work for work in plan.work if work.job is job]
+        plan.work = [work for work in plan.work if work.job is not job]
+        owned = {block for work in gone for block in work.sequence.blocks}
+        plan.copies = [(source, target) for source, target in plan.copies if target not in owned]
+        self.running.remove(job)
+        self._let_go(job)
+        self._queues.setdefault(job.group.request.adapter, deque()).appendleft(job)
+
+    def _let_go(self, job: Job) -> None:
+        for sequence in job.group.sequences:
+            self.pool.give_back(sequence.blocks)
+            sequence.blocks, sequence.keys, sequence.computed = [], [], 0
+        job.rows.clear()
+        if job.group.request.adapter is not None:
+            self.bank.release(job.group.request.adapter)
+        job.slot = -1
+
+    def _admit(self, plan: Plan) -> bool:
+        """Begin with one request, if one can begin: of the adapter that was served longest ago."""
+        if self._used(plan) >= self.tokens:
+            return False
+        busy = sum(job.group.width for job in self.running)
+        self._queues = {adapter: queue for adapter, queue in self._queues.items() if queue}
+        for adapter, queue in self._queues.items():
+            job = queue[0]
+            if busy and busy + job.group.width > self.sequences:
+                return False  # smaller ones must not keep it waiting for ever
+            slot = -1 if adapter is None else self.bank.acquire(adapter)
+            if slot is None:
+                continue  # all slots are in use: those whose adapters have one may go on
+            if not self._find_room(plan, job):
+                if adapter is not None:
+                    self.bank.release(adapter)
+                return False
+            queue.popleft()
+            self._queues[adapter] = self._queues.pop(adapter)
+            job.slot = slot
+            self.running.append(job)
+            self.running.sort(key=lambda each: each.number)
+            self._continue(plan, job, least=1)
+            return True
+        return False
+
+    def _find_room(self, plan: Plan, job: Job) -> bool:
+        """Whether blocks suffice for what the step would compute of a job, one left over for those that write."""
+        left = self.tokens - self._used(plan)
+        lacking = 0
+        for sequence in job.group.sequences:
+            self._find_prefix(job, sequence)
+            count = min(sequence.pending, left)
+            left -= count
+            lacking += self._lacking(sequence, count)
+        if lacking + bool(self.running) <= self.pool.free:
+            return True
+        for sequence in job.group.sequences:
+            self.pool.give_back(sequence.blocks)
+            sequence.blocks, sequence.keys, sequence.computed = [], [], 0
+        return False
+
+    def _find_prefix(self, job: Job, sequence: Sequence) -> None:
+        """Take over the blocks of what was computed before; the last token is always computed, for its logits."""
+        if not self.prefix_cache:
+            return
+        keys = block_keys(self._root(job), sequence.tokens[:-1], self.pool.size)
+        sequence.blocks = self.pool.find(keys)
+        self.pool.share(sequence.blocks)
+        sequence.keys = keys[: len(sequence.blocks)]
+        sequence.computed = len(sequence.blocks) * self.pool.size
+
+    def _root(self, job: Job) -> bytes:
+        request = job.group.request
+        return b"" if request.adapter is None else f"{self.bank.key(request.adapter)} {request.scale!r}".encode()

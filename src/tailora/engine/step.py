@@ -1,0 +1,58 @@
+"""What a step of the engine asks of a backend, and the protocol that backends keep. Numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.engine.adapter_bank import AdapterBank
+from tailora.engine.architecture import Architecture
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The tokens of one step, those of a sequence side by side: T tokens of S sequences, K logits asked for.
+
+    Attributes:
+        tokens: [T] token ids.
+        positions: [T] of each in its sequence.
+        past: [S] tokens of each sequence that the cache holds already.
+        begins: [S + 1] where each sequence's tokens begin, and T.
+        blocks: all sequences' cache blocks, one sequence after the other, those to be written included.
+        block_begins: [S + 1] where each sequence's blocks begin, and their number.
+        slots: [T] the slot of each token's adapter, -1 for none.
+        scales: [T] what the adapter's effect is multiplied by.
+        sampled: [K] the tokens after which logits are wanted.
+    """
+
+    tokens: Ints
+    positions: Ints
+    past: Ints
+    begins: Ints
+    blocks: Ints
+    block_begins: Ints
+    slots: Ints
+    scales: Floats
+    sampled: Ints
+
+
+class Backend(Protocol):
+    """A network with its cache and its room for adapters, on some device. Used by one thread."""
+
+    architecture: Architecture
+    bank: AdapterBank
+    block_size: int
+    blocks: int
+
+    def run(self, step: Step) -> Floats:
+        """Write the step's keys and values into their blocks, and give logits [K, vocabulary]."""
+
+    def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Copy blocks of the cache, in all layers, from the first of each pair to the second."""

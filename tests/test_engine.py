@@ -1,0 +1,219 @@
+"""The engine over a tiny network in fp32: whatever comes together in a batch, every request gets what it gets alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bases import save_base
+from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.config import LoraConfig
+from tailora.engine.backends.openvino import OpenVinoBackend
+from tailora.engine.decoding import Completion, Decoding
+from tailora.engine.engine import Engine
+from tailora.engine.groups import Request
+from tailora.errors import AdapterError, SettingsError
+
+SLOTS, ADAPTERS, END = 2, 3, 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base")
+    save_base(path, "llama")
+    return path
+
+
+def adapter(seed: int) -> Adapter:
+    rng = np.random.default_rng(seed)
+    layers = {
+        f"model.layers.{number}.self_attn.{name}": LayerAdapter(
+            "linear",
+            (
+                LowRank(
+                    rng.normal(size=(3, 32)).astype(np.float32),
+                    rng.normal(size=(size, 3)).astype(np.float32),
+                    0.1 + seed,
+                ),
+            ),
+        )
+        for number in range(2)
+        for name, size in (("q_proj", 32), ("v_proj", 16))
+    }
+    return Adapter(LoraConfig(rank=3), layers)
+
+
+@pytest.fixture(scope="module")
+def backend(folder: Path) -> OpenVinoBackend:
+    made = OpenVinoBackend(
+        folder, precision="fp32", cache_tokens=12 * 32, slots=SLOTS, rank=4, layers=("q_proj", "v_proj"), threads=1
+    )
+    for number in range(ADAPTERS):
+        made.bank.register(str(number), adapter(number))
+    return made
+
+
+def engine(backend: OpenVinoBackend, blocks: int = 12, **options: Any) -> Engine:
+    return Engine(backend, end=END, blocks=blocks, **{"step_tokens": 24, "sequences": 8, **options})
+
+
+def requests(count: int, seed: int = 0, **decoding: Any) -> list[Request]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        prompt = tuple(int(token) for token in rng.integers(1, 257, rng.integers(1, 50)))
+        name = None if number % 4 == 0 else str(number % 4 - 1)
+        made.append(Request(prompt, Decoding(**{"max_new_tokens": 12, **decoding}), name, 1.0 + number % 2))
+    return made
+
+
+def texts(completions: tuple[Completion, ...]) -> list[tuple[tuple[int, ...], str]]:
+    return [(completion.token_ids, completion.finish_reason) for completion in completions]
+
+
+def alone(backend: OpenVinoBackend, request: Request) -> list[tuple[tuple[int, ...], str]]:
+    return texts(engine(backend, prefix_cache=False, step_tokens=128).complete([request])[0])
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {},
+        {"temperature": 0.8, "top_p": 0.9, "num_candidates": 3, "seed": 4},
+        {"num_beams": 3, "num_candidates": 2, "length_penalty": 0.8, "no_repeat_ngram_size": 2},
+        {"repetition_penalty": 1.5, "stop_tokens": tuple(range(1, 40))},
+    ],
+)
+@pytest.mark.parametrize("blocks", [12, 9])
+def test_together_as_alone(backend: OpenVinoBackend, decoding: dict[str, Any], blocks: int) -> None:
+    asked = requests(10, **decoding)
+    made = engine(backend, blocks)
+    together = made.complete(asked)
+    assert [texts(each) for each in together] == [alone(backend, each) for each in asked]
+    assert made._pool.free == blocks
+    assert made.idle
+
+
+def test_as_transformers(folder: Path, backend: OpenVinoBackend) -> None:
+    model = save_base(folder.parent / "again", "llama")
+    for request in requests(8):
+        if request.adapter is not None:
+            continue
+        ids = torch.tensor([list(request.prompt)])
+        with torch.inference_mode():
+            out = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=END)
+        assert engine(backend).complete([request])[0][0].token_ids == tuple(out[0, len(request.prompt) :].tolist())
+
+
+def test_the_scale_zero_is_the_base(backend: OpenVinoBackend) -> None:
+    prompt = tuple(range(1, 20))
+    off, base, on = engine(backend).complete(
+        [Request(prompt, adapter="1", scale=0.0), Request(prompt), Request(prompt, adapter="1")]
+    )
+    assert texts(off) == texts(base) != texts(on)
+
+
+def test_what_was_computed_once_serves_again(backend: OpenVinoBackend) -> None:
+    prompt = tuple(range(1, 76))
+    made = engine(backend)
+    first = made.complete([Request(prompt, adapter="0")])
+    seen: list[int] = []
+    run = backend.run
+    backend.run = lambda step: seen.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
+    try:
+        again = made.complete([Request(prompt, adapter="0"), Request(prompt, adapter="1"), Request(prompt)])
+    finally:
+        del backend.run  # type: ignore[method-assign]
+    assert texts(again[0]) == texts(first[0])
+    assert texts(again[1]) == alone(backend, Request(prompt, adapter="1"))
+    # 75 tokens for each of the other two, and the 11 after the last full block of the first.
+    written = sum(len(each[0].token_ids) - 1 for each in again)
+    assert sum(seen) == 75 + 75 + 11 + written
+
+
+def test_tokens_come_as_they_are_written(backend: OpenVinoBackend) -> None:
+    made = engine(backend)
+    number = made.submit(Request((3, 4, 5), Decoding(max_new_tokens=6, ignore_end=True)))
+    events = []
+    while not made.idle:
+        events += made.step()
+    assert [len(event.tokens) for event in events] == [1] * 6
+    assert events[-1].result is not None
+    assert events[-1].result[0].token_ids == tuple(token for event in events for token in event.tokens)
+    assert {event.number for event in events} == {number}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(()), "the prompt has 0 tokens; the model takes 1 to 95"),
+        (Request(tuple(range(96))), "the prompt has 96 tokens"),
+        (Request((1, 257)), "token ids go from 0 to 256"),
+        (Request((1,), scale=float("nan")), "scale: must be a finite number"),
+        (Request((1,), Decoding(num_beams=9)), "num_beams: 9 sequences side by side where 8 run at most"),
+        (Request((1,), Decoding(num_beams=8)), "takes up to 24 blocks of the cache, which has 12"),
+    ],
+)
+def test_what_can_never_run_is_refused(backend: OpenVinoBackend, request_: Request, message: str) -> None:
+    made = engine(backend)
+    with pytest.raises(SettingsError, match=message):
+        made.submit(request_)
+    with pytest.raises(AdapterError, match="there is no adapter of this name"):
+        made.submit(Request((1,), adapter="nobody"))
+    assert made.idle
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    moves=st.lists(st.sampled_from(["submit", "submit", "step", "step", "step", "cancel"]), max_size=40),
+    blocks=st.integers(6, 12),
+    seed=st.integers(0, 3),
+)
+def test_nothing_is_lost_whatever_comes_and_goes(
+    backend: OpenVinoBackend, alone_: dict[Request, Any], moves: list[str], blocks: int, seed: int
+) -> None:
+    made = engine(backend, blocks)
+    coming = [r for pair in zip(requests(8, seed), requests(8, seed, num_beams=2), strict=True) for r in pair]
+    asked: dict[int, Request] = {}
+    results: dict[int, tuple[Completion, ...]] = {}
+
+    def step() -> None:
+        for event in made.step():
+            if event.result is not None:
+                results[event.number] = event.result
+        held = {block for job in made._scheduler.running for s in job.group.sequences for block in s.blocks}
+        assert made._pool.free == blocks - len(held)
+
+    for move in moves:
+        if move == "submit" and coming:
+            request = coming.pop()
+            asked[made.submit(request)] = request
+        elif move == "cancel" and asked:
+            number = min(asked)
+            made.cancel(number)
+            if number not in results:
+                del asked[number]
+        else:
+            step()
+    for _ in range(10_000):
+        if made.idle:
+            break
+        step()
+    assert made.idle
+    assert made._pool.free == blocks
+    assert results.keys() == asked.keys()
+    for number, result in results.items():
+        if asked[number] not in alone_:
+            alone_[asked[number]] = alone(backend, asked[number])
+        assert texts(result) == alone_[asked[number]]
+
+
+@pytest.fixture(scope="module")
+def alone_() -> dict[Request, Any]:
+    return {}

@@ -1,0 +1,64 @@
+"""Layers in fewer kernels compute what they computed before, and only those that may be replaced are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import NewGELUActivation
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from tailora.train.fused import FrozenRMSNorm, fuse
+
+
+def frozen(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False).normal_()
+    return layer
+
+
+def test_gradient_of_the_norm() -> None:
+    torch.manual_seed(0)
+    norm = FrozenRMSNorm(nn.Parameter(torch.randn(6, dtype=torch.float64), requires_grad=False), 1e-3)
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, x)
+
+
+@pytest.mark.parametrize("layer", [LlamaRMSNorm(16), T5LayerNorm(16), NewGELUActivation()])
+def test_replaced_layers_agree(layer: nn.Module) -> None:
+    network = nn.Sequential(frozen(layer))
+    x = 3 * torch.randn(5, 16)
+    expected, names = network(x), list(network.state_dict())
+    fuse(network)
+    assert isinstance(network[0], FrozenRMSNorm | nn.GELU)
+    torch.testing.assert_close(network(x), expected)
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(LlamaRMSNorm(16), id="learns"),
+        pytest.param(frozen(LlamaRMSNorm(16).bfloat16()), id="half precision"),
+        pytest.param(frozen(GemmaRMSNorm(16)), id="another function"),
+        pytest.param(frozen(nn.LayerNorm(16)), id="another norm"),
+    ],
+)
+def test_other_layers_stay(layer: nn.Module) -> None:
+    network = nn.Sequential(layer)
+    fuse(network)
+    assert network[0] is layer
+
+
+def test_a_norm_that_goes_by_the_same_names_stays() -> None:
+    class Shifted(LlamaRMSNorm):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = super().forward(hidden_states)
+            return y + hidden_states
+
+    network = nn.Sequential(frozen(Shifted(16)))
+    fuse(network)
+    assert isinstance(network[0], Shifted)

@@ -1,0 +1,124 @@
+"""The OpenVINO backend in fp32 against transformers: logits of mixed steps, paged and with adapters in slots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bases import save_base
+from tailora.adapters.config import LoraConfig
+from tailora.engine.backends.openvino import OpenVinoBackend
+from tailora.engine.step import Step
+from tailora.errors import ModelError
+from tailora.files import write_json
+from tailora.lora.inject import attach, extract
+
+LAYERS = {"gpt2": ("attn.c_attn", "mlp.c_fc"), "llama": ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")}
+
+
+def step_of(
+    tokens: Sequence[Sequence[int]],
+    past: Sequence[int],
+    blocks: Sequence[Sequence[int]],
+    slots: Sequence[int],
+    scales: Sequence[float] | None = None,
+) -> Step:
+    """A step that asks for the logits after every token."""
+    counts = [len(each) for each in tokens]
+    total = sum(counts)
+    positions = [past[i] + j for i, count in enumerate(counts) for j in range(count)]
+    return Step(
+        tokens=np.array([token for each in tokens for token in each], np.int32),
+        positions=np.array(positions, np.int32),
+        past=np.array(past, np.int32),
+        begins=np.cumsum([0, *counts], dtype=np.int32),
+        blocks=np.array([block for each in blocks for block in each], np.int32),
+        block_begins=np.cumsum([0, *map(len, blocks)], dtype=np.int32),
+        slots=np.repeat(np.array(slots, np.int32), counts),
+        scales=np.repeat(np.array(scales or [1.0] * len(counts), np.float32), counts),
+        sampled=np.arange(total, dtype=np.int32),
+    )
+
+
+def logits_of(model: Any, tokens: Sequence[int]) -> np.ndarray:
+    with torch.inference_mode():
+        return np.asarray(model(torch.tensor([list(tokens)])).logits[0])
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("gpt2", True), ("llama", True), ("llama", False)])
+def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool) -> None:
+    model = save_base(tmp_path, kind, tied=tied)
+    backend = OpenVinoBackend(tmp_path, precision="fp32", cache_tokens=256, slots=0, threads=1)
+    one, two = list(range(1, 41)), [5, 6, 7]
+    first = backend.run(step_of([one[:35], two], [0, 0], [[3, 1], [0]], [-1, -1])).copy()
+    np.testing.assert_allclose(first, np.concatenate([logits_of(model, one[:35]), logits_of(model, two)]), atol=1e-4)
+    backend.copy_blocks([(3, 6)])
+    second = backend.run(step_of([one[35:], [9]], [35, 3], [[6, 1], [0]], [-1, -1])).copy()
+    expected = np.concatenate([logits_of(model, one)[35:], logits_of(model, [*two, 9])[3:]])
+    np.testing.assert_allclose(second, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str) -> None:
+    base = save_base(tmp_path, kind)
+    backend = OpenVinoBackend(
+        tmp_path, precision="fp32", cache_tokens=256, slots=2, rank=6, layers=LAYERS[kind], threads=1
+    )
+    prompt = [7, 3, 9, 4, 1]
+    expected = [logits_of(base, prompt)]
+    slots = [-1]
+    for seed, targets in enumerate([LAYERS[kind], ("attention.qv",)]):
+        model = save_base(tmp_path / "again", kind)
+        attach(model, LoraConfig(rank=3, alpha=6, targets=targets))
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        expected.append(logits_of(model, prompt))
+        backend.bank.register(str(seed), extract(model))
+        slot = backend.bank.acquire(str(seed))
+        assert slot is not None
+        slots.append(slot)
+    assert np.abs(expected[1] - expected[0]).max() > 0.1
+    rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).copy()
+    np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)
+    # With the scale 0 an adapter is off; an overflow of one slot stays in its own rows.
+    for factors in backend.bank.factors.values():
+        factors.a[slots[2] * 6] = np.inf
+    rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1]))
+    np.testing.assert_allclose(rows[:10], np.concatenate(expected[:2]), atol=1e-4)
+    assert not np.isfinite(rows[10:]).all()
+
+
+def test_what_it_has_no_graph_for(tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    config = {"model_type": "bloom"}
+    write_json(tmp_path / "bloom" / "config.json", config)
+    with pytest.raises(ModelError, match="no graph for the architecture 'bloom'; run it on the torch backend"):
+        OpenVinoBackend(tmp_path / "bloom")
+    with pytest.raises(ModelError, match="no layer ends in q_proj"):
+        OpenVinoBackend(tmp_path / "base", layers=("q_proj",))
+
+
+def test_an_engine_runs_without_torch(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    program = f"""
+import sys
+from pathlib import Path
+from tailora.engine.backends.openvino import OpenVinoBackend
+from tailora.engine.engine import Engine
+from tailora.engine.groups import Request
+backend = OpenVinoBackend(Path({str(tmp_path)!r}), slots=0, cache_tokens=512)
+(completions,) = Engine(backend, end=0, sequences=4).complete([Request((1, 2, 3))])
+assert completions[0].token_ids
+print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
+"""
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
