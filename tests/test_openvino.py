@@ -44,6 +44,7 @@ def step_of(
         slots=np.repeat(np.array(slots, np.int32), counts),
         scales=np.repeat(np.array(scales or [1.0] * len(counts), np.float32), counts),
         sampled=np.arange(total, dtype=np.int32),
+        best=3,
     )
 
 
@@ -57,10 +58,13 @@ def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool) -> None:
     model = save_base(tmp_path, kind, tied=tied)
     backend = OpenVinoBackend(tmp_path, precision="fp32", cache_tokens=256, slots=0, threads=1)
     one, two = list(range(1, 41)), [5, 6, 7]
-    first = backend.run(step_of([one[:35], two], [0, 0], [[3, 1], [0]], [-1, -1])).copy()
+    scores = backend.run(step_of([one[:35], two], [0, 0], [[3, 1], [0]], [-1, -1]))
+    first = scores.logits.copy()
+    np.testing.assert_array_equal(scores.tokens, np.argsort(-first, axis=1)[:, :3])
+    np.testing.assert_allclose(scores.log_z, np.logaddexp.reduce(first, axis=1), rtol=1e-5)
     np.testing.assert_allclose(first, np.concatenate([logits_of(model, one[:35]), logits_of(model, two)]), atol=1e-4)
     backend.copy_blocks([(3, 6)])
-    second = backend.run(step_of([one[35:], [9]], [35, 3], [[6, 1], [0]], [-1, -1])).copy()
+    second = backend.run(step_of([one[35:], [9]], [35, 3], [[6, 1], [0]], [-1, -1])).logits.copy()
     expected = np.concatenate([logits_of(model, one)[35:], logits_of(model, [*two, 9])[3:]])
     np.testing.assert_allclose(second, expected, atol=1e-4)
 
@@ -87,12 +91,14 @@ def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str) -> None:
         assert slot is not None
         slots.append(slot)
     assert np.abs(expected[1] - expected[0]).max() > 0.1
-    rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).copy()
+    rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).logits.copy()
     np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)
     # With the scale 0 an adapter is off; an overflow of one slot stays in its own rows.
     for factors in backend.bank.factors.values():
         factors.a[slots[2] * 6] = np.inf
-    rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1]))
+    rows = backend.run(
+        step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1])
+    ).logits
     np.testing.assert_allclose(rows[:10], np.concatenate(expected[:2]), atol=1e-4)
     assert not np.isfinite(rows[10:]).all()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tailora.engine.decoding import Decoding
-from tailora.engine.sampling import Draws, draw, log_probabilities, penalised, repeating
+from tailora.engine.sampling import Draws, draw, penalised, repeating
 from tailora.errors import SettingsError
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
@@ -78,10 +78,6 @@ def test_draws_depend_on_the_request_alone() -> None:
     assert again[2] == one[2]
     assert other[0] != one[0]
     assert Draws(2, 0, [5, 6])[0] != one[0]
-
-
-def test_log_probabilities() -> None:
-    np.testing.assert_allclose(log_probabilities(LOGITS + 100), np.log(PROBABILITIES), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,9 @@ def test_auto_takes_int8_where_it_pays_and_only_for_adapters(
         folder = tmp_path / f"{method}{narrowest}"
         result = run(settings(base, data, folder, method=method, precision="auto", max_steps=2))
         taken[method, narrowest] = result["account"]["precision"]
+        losses = result["validation_loss"]
+        assert ("exact" in losses) == (result["account"]["precision"] == "int8")
+        assert losses.get("exact", losses["after"]) == pytest.approx(losses["after"], abs=0.05)
     assert taken["lora", 32] == "int8"
     assert "int8" not in (taken["lora", 64], taken["full", 32])
 

@@ -12,7 +12,7 @@ from tailora.engine.decoding import Completion
 from tailora.engine.groups import Group, Request, group_of
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.scheduler import Job, Plan, Scheduler, Work
-from tailora.engine.step import Backend, Step
+from tailora.engine.step import Backend, Row, Step
 from tailora.errors import SettingsError
 
 
@@ -99,10 +99,10 @@ class Engine:
         if not plan.work:
             return []
         self.backend.copy_blocks(plan.copies)
-        logits = self.backend.run(_step(plan))
+        scores = self.backend.run(_step(plan))
         self._scheduler.settle(plan)
         wanted = [work for work in plan.work if work.last]
-        for work, row in zip(wanted, logits, strict=True):
+        for work, row in zip(wanted, scores.rows(), strict=True):
             work.job.rows[work.sequence] = row
         touched = {work.job.number: work.job for work in wanted}
         return [event for job in touched.values() for event in self._advance(job)]
@@ -136,8 +136,8 @@ class Engine:
         """Let a group choose, once the logits of all its sequences are there."""
         group = job.group
         if len(job.rows) < len(group.sequences):
-            # A step's logits are overwritten by the next; these have to wait for their neighbours'.
-            job.rows = {sequence: row.copy() for sequence, row in job.rows.items()}
+            # A step's scores are overwritten by the next; these have to wait for their neighbours'.
+            job.rows = {s: Row(row.logits.copy(), row.tokens.copy(), row.log_z) for s, row in job.rows.items()}
             return []
         going = group.settle([job.rows[sequence] for sequence in group.sequences])
         job.rows = {}
@@ -194,6 +194,7 @@ def _step(plan: Plan) -> Step:
         block_begins=np.cumsum([0, *(len(work.sequence.blocks) for work in plan.work)], dtype=np.int32),
         slots=np.repeat(np.array([work.job.slot for work in plan.work], np.int32), counts),
         scales=np.repeat(np.array([work.job.group.request.scale for work in plan.work], np.float32), counts),
+        best=max((work.job.group.best for work in plan.work if work.last), default=1),
         sampled=np.array([last - 1 for work, last in zip(plan.work, begins[1:], strict=True) if work.last], np.int32),
     )
 

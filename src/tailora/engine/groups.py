@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tailora.engine.decoding import Completion, Decoding, FinishReason
-from tailora.engine.sampling import Draws, draw, log_probabilities, penalised
-
-Floats = NDArray[np.float32]
+from tailora.engine.sampling import Draws, draw, penalised
+from tailora.engine.step import Row
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,14 @@ class Group(ABC):
     def width(self) -> int:
         """Most sequences it may have at once."""
 
+    @property
     @abstractmethod
-    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
-        """Take the logits after each sequence.
+    def best(self) -> int:
+        """How many of the likeliest tokens it looks at."""
+
+    @abstractmethod
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
+        """Take what may follow each sequence.
 
         Returns:
             The sequences that go on, each as a parent's number and the token that follows; empty when all is done.
@@ -118,7 +122,12 @@ class Samples(Group):
         """See `Group`."""
         return self.request.decoding.num_candidates
 
-    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
+    @property
+    def best(self) -> int:
+        """See `Group`."""
+        return 1
+
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
         """See `Group`."""
         going = []
         kept = []
@@ -142,14 +151,14 @@ class Samples(Group):
         """See `Group`."""
         return [self._done[number] for number in sorted(self._done)]
 
-    def _choose(self, logits_V: Floats, written: list[int], number: int) -> tuple[int, float]:
+    def _choose(self, row: Row, written: list[int], number: int) -> tuple[int, float]:
         decoding = self.request.decoding
-        scores = penalised(logits_V, self.request.prompt, written, decoding)
+        scores = penalised(row.logits, self.request.prompt, written, decoding)
         if decoding.temperature > 0:
             token = draw(scores, self._draws[number][len(written)], decoding)
         else:
-            token = int(scores.argmax())
-        return token, float(log_probabilities(logits_V)[token])
+            token = int(row.tokens[0] if scores is row.logits else scores.argmax())
+        return token, float(row.logits[token]) - row.log_z
 
 
 class Beams(Group):
@@ -165,7 +174,12 @@ class Beams(Group):
         """See `Group`."""
         return self.request.decoding.num_beams
 
-    def settle(self, rows: Listed[Floats]) -> list[tuple[int, int]]:
+    @property
+    def best(self) -> int:
+        """See `Group`."""
+        return 2 * self.width
+
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
         """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
         going: list[tuple[int, int]] = []
         logprobs: list[float] = []
@@ -188,17 +202,19 @@ class Beams(Group):
         """See `Group`."""
         return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
 
-    def _choices(self, rows: Listed[Floats]) -> list[tuple[float, int, int]]:
+    def _choices(self, rows: Listed[Row]) -> list[tuple[float, int, int]]:
         """The best 2 · width continuations as (log-probability, parent, token), the best first."""
-        decoding = self.request.decoding
+        decoding, count = self.request.decoding, 2 * self.width
         found: list[tuple[float, int, int]] = []
         for parent, row in enumerate(rows):
-            scores = penalised(log_probabilities(row), self.request.prompt, self.written(parent), decoding)
-            count = min(2 * self.width, len(scores))
-            best = np.argpartition(-scores, count - 1)[:count]
-            found += [(self._logprobs[parent] + float(scores[token]), parent, int(token)) for token in best]
+            scores = penalised(row.logits, self.request.prompt, self.written(parent), decoding)
+            tokens = row.tokens[:count]
+            if scores is not row.logits:
+                tokens = np.argpartition(-scores, min(count, len(scores)) - 1)[:count].astype(np.int32)
+            start = self._logprobs[parent] - row.log_z
+            found += zip((scores[tokens] + start).tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
         found = [choice for choice in found if choice[0] > -math.inf]
-        return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[: 2 * self.width]
+        return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
 
     def _is_done(self, length: int) -> bool:
         """Whether no running beam, as it stands, would still enter the list of the best."""

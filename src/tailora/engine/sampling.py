@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,10 +85,3 @@ class Draws:
         while len(self._drawn) <= token:
             self._drawn.append(float(self._generator.random()))
         return self._drawn[token]
-
-
-def log_probabilities(logits_V: Floats) -> Floats:
-    """Logarithms of the probabilities that logits stand for, in nats."""
-    peak = float(logits_V.max())
-    exact = logits_V.astype(np.float64) - peak
-    return (exact - math.log(float(np.exp(exact).sum()))).astype(np.float32)

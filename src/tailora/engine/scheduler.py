@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tailora.engine.adapter_bank import AdapterBank
-from tailora.engine.groups import Floats, Group, Sequence
+from tailora.engine.groups import Group, Sequence
 from tailora.engine.kv_blocks import BlockPool, block_keys
+from tailora.engine.step import Row
 
 
 @dataclass(eq=False)
@@ -24,13 +25,13 @@ class Job:
         group: what is asked for.
         number: its place in the order of arrival.
         slot: of its adapter; -1 for none.
-        rows: the logits after those of its sequences that are computed to their ends.
+        rows: what may follow those of its sequences that are computed to their ends.
     """
 
     group: Group
     number: int
     slot: int = -1
-    rows: dict[Sequence, Floats] = field(default_factory=dict)
+    rows: dict[Sequence, Row] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Step:
         slots: [T] the slot of each token's adapter, -1 for none.
         scales: [T] what the adapter's effect is multiplied by.
         sampled: [K] the tokens after which logits are wanted.
+        best: how many of the likeliest tokens are wanted of each.
     """
 
     tokens: Ints
@@ -41,6 +42,34 @@ class Step:
     slots: Ints
     scales: Floats
     sampled: Ints
+    best: int
+
+
+class Row(NamedTuple):
+    """What may follow a sequence.
+
+    Attributes:
+        logits: [vocabulary].
+        tokens: the likeliest, best first.
+        log_z: logarithm of the sum of the exponentials of the logits: a logit less this is a log-probability.
+    """
+
+    logits: Floats
+    tokens: Ints
+    log_z: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a step gave, valid until the next: logits [K, vocabulary], likeliest tokens [K, best], log_z [K]."""
+
+    logits: Floats
+    tokens: Ints
+    log_z: Floats
+
+    def rows(self) -> list[Row]:
+        """Row by row."""
+        return [Row(*row) for row in zip(self.logits, self.tokens, self.log_z.tolist(), strict=True)]
 
 
 class Backend(Protocol):
@@ -51,8 +80,8 @@ class Backend(Protocol):
     block_size: int
     blocks: int
 
-    def run(self, step: Step) -> Floats:
-        """Write the step's keys and values into their blocks, and give logits [K, vocabulary]."""
+    def run(self, step: Step) -> Scores:
+        """Write the step's keys and values into their blocks, and score what may follow the tokens asked for."""
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Copy blocks of the cache, in all layers, from the first of each pair to the second."""

@@ -181,13 +181,8 @@ class _Run:
         """Measure the validation loss; whether it is the lowest so far. True without validation data."""
         if not valid:
             return True
-        total = tokens = 0.0
-        with evaluation(self.model), self.autocast():
-            for batch in batches(valid, self.settings.batch_size):
-                for trees in passes(batch, self.settings.tokens_per_pass):
-                    total += self.trees.loss(trees).item()
-                    tokens += trees.completion_tokens
-        loss = total / tokens
+        with self.autocast():
+            loss = mean_loss(self.trees, valid, self.settings)
         if not math.isfinite(loss):
             raise TrainingError("the validation loss is not finite", mend="lower the learning rate")
         best = self.outcome.final_loss is None or loss < self.outcome.final_loss
@@ -220,6 +215,17 @@ class _Run:
 
     def out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.fruitless >= self.settings.patience
+
+
+def mean_loss(trees: TreeModel, examples: Sequence[Example], settings: TrainSettings) -> float:
+    """The loss per completion token, end-of-text included, in nats, without dropout; of one example at least."""
+    total = tokens = 0.0
+    with evaluation(trees.model):
+        for batch in batches(examples, settings.batch_size):
+            for part in passes(batch, settings.tokens_per_pass):
+                total += trees.loss(part).item()
+                tokens += part.completion_tokens
+    return total / tokens
 
 
 def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from tailora.adapters import formats
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prefix_tree import build
@@ -23,13 +24,14 @@ from tailora.data.values import Record
 from tailora.errors import SettingsError
 from tailora.files import write_json
 from tailora.hardware import bf16_is_faster, describe, peak_rss
-from tailora.lora.inject import parameter_table
+from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
 from tailora.train import int8
 from tailora.train.check import check_trees
 from tailora.train.estimate import arithmetic, peak_bytes, seconds, workload
-from tailora.train.loop import Outcome, fit
+from tailora.train.forward import TreeModel
+from tailora.train.loop import Outcome, fit, mean_loss
 from tailora.train.loss import FrozenHead
 from tailora.train.methods import prepare, save_checkpoint, save_result
 from tailora.train.settings import TrainSettings
@@ -75,10 +77,12 @@ def run(settings: TrainSettings) -> dict[str, Any]:
     saved = save_result(base, settings, meta, folder)
     loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
     result = _result(base, settings, account, outcome, saved)
+    if precision == "int8" and outcome.final_loss is not None and not outcome.interrupted:
+        result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid)
     write_json(folder / "run.json", result)
     for warning in outcome.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
-    _conclude(console, folder, outcome)
+    _conclude(console, folder, outcome, result["validation_loss"].get("exact"))
     if outcome.interrupted:
         raise KeyboardInterrupt
     return result | {"run": str(folder)}
@@ -222,12 +226,22 @@ def _result(
     }
 
 
-def _conclude(console: Console, folder: Path, outcome: Outcome) -> None:
+def _exact_loss(settings: TrainSettings, saved: Path, valid: Sequence[Example]) -> float:
+    """The validation loss of the saved adapter on the base's own weights, which it was not trained through."""
+    base, adapter = load_base(settings.base, dtype=torch.float32), formats.load(saved)
+    attach(base.model, adapter.config, adapter, model_type=base.model_type)
+    with TreeModel(base.model) as trees:
+        return mean_loss(trees, valid, settings)
+
+
+def _conclude(console: Console, folder: Path, outcome: Outcome, exact: float | None) -> None:
     rate = outcome.examples / outcome.seconds if outcome.seconds else 0.0
     loss = ""
     if outcome.initial_loss is not None:
         after = "not measured" if outcome.final_loss is None else f"{outcome.final_loss:.3f}"
         loss = f"; validation loss {outcome.initial_loss:.3f} before, {after} after"
+        if exact is not None:
+            loss += f", both through 8 bits, and {exact:.3f} on the base as it is"
     if outcome.interrupted:
         console.print(f"interrupted: what update {outcome.best_step} left is kept", highlight=False)
     console.print(

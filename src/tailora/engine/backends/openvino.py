@@ -13,7 +13,7 @@ import openvino as ov
 from tailora.engine.adapter_bank import AdapterBank
 from tailora.engine.architecture import architecture_of
 from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
-from tailora.engine.step import Floats, Step
+from tailora.engine.step import Scores, Step
 from tailora.errors import ModelError
 from tailora.models.fingerprint import fingerprint_folder
 
@@ -70,7 +70,7 @@ class OpenVinoBackend:
             self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
             self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
 
-    def run(self, step: Step) -> Floats:
+    def run(self, step: Step) -> Scores:
         """See `step.Backend`."""
         lengths = step.past + np.diff(step.begins)
         given: dict[str, Any] = {
@@ -82,14 +82,14 @@ class OpenVinoBackend:
             "block_indices_begins": step.block_begins,
             "max_context_len": np.array(lengths.max(), np.int32),
             "sampled": step.sampled,
+            "best": np.array(step.best, np.int32),
         }
         if self.bank.slots:
             given |= {"slots": step.slots, "scales": step.scales}
         for name, values in given.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
-        logits: Floats = self._request.get_output_tensor(0).data
-        return logits
+        return Scores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """See `step.Backend`."""

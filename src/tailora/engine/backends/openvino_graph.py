@@ -31,9 +31,9 @@ class Graph:
     """A network to compile.
 
     Attributes:
-        model: its inputs are `tokens`, `positions`, `past_lens`, `subsequence_begins`, `block_indices`,
-            `block_indices_begins`, `max_context_len`, `sampled`; with slots also `slots`, `scales` and each adapted
-            layer's factors; and the caches.
+        model: its outputs are those of `step.Scores`. Its inputs are `tokens`, `positions`, `past_lens`,
+            `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled` and `best`,
+            the caches, and with slots also `slots`, `scales` and each adapted layer's factors.
         caches: the names of the key and value caches, key before value, block by block.
         targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [R, in] and
             `PATH.B` [out, R].
@@ -146,6 +146,7 @@ class _Builder:
             self._input(name, [-1], "i32")
         self._input("max_context_len", [], "i32")
         self._input("sampled", [-1], "i32")
+        self._input("best", [], "i32")
         if self.room is not None:
             slots_T1 = ops.unsqueeze(self._input("slots", [-1], "i32"), _whole(1))
             self.scales = ops.unsqueeze(self._input("scales", [-1], "f32"), _whole(1))
@@ -207,8 +208,13 @@ class _Builder:
             weight = self.weights("lm_head.weight", self.shape.vocabulary, self.shape.hidden)
             head = _Matrix.of(weight, self.precision)
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
-        result = ops.result(ops.convert(logits, "f32"), name="logits")
-        model = ov.Model([result], list(self.inputs.values()), "tailora")
+        last = ops.constant(np.array([-1], np.int32))
+        best = ops.topk(logits, self.inputs["best"], -1, "max", "value", "i32")
+        peak = ops.reduce_max(logits, last, True)
+        sums = ops.reduce_sum(ops.exp(ops.subtract(logits, peak)), last, True)
+        log_z = ops.squeeze(ops.add(ops.log(sums), peak), last)
+        results = [ops.result(each) for each in (logits, best.output(1), log_z)]
+        model = ov.Model(results, list(self.inputs.values()), "tailora")
         return Graph(model, self.caches, self.targets)
 
     def _input(self, name: str, shape: list[int], dtype: str) -> Node:
