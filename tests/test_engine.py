@@ -15,10 +15,13 @@ from bases import save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.engine.backends.openvino import OpenVinoBackend
+from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.groups import Request
+from tailora.engine.step import Backend
 from tailora.errors import AdapterError, SettingsError
+from tailora.models.load import load_base
 
 SLOTS, ADAPTERS, END = 2, 3, 0
 
@@ -49,17 +52,20 @@ def adapter(seed: int) -> Adapter:
     return Adapter(LoraConfig(rank=3), layers)
 
 
-@pytest.fixture(scope="module")
-def backend(folder: Path) -> OpenVinoBackend:
-    made = OpenVinoBackend(
-        folder, precision="fp32", cache_tokens=12 * 32, slots=SLOTS, rank=4, layers=("q_proj", "v_proj"), threads=1
-    )
+@pytest.fixture(scope="module", params=["openvino", "torch"])
+def backend(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    room: dict[str, Any] = {"cache_tokens": 12 * 32, "slots": SLOTS, "rank": 4, "layers": ("q_proj", "v_proj")}
+    made: Backend
+    if request.param == "openvino":
+        made = OpenVinoBackend(folder, precision="fp32", threads=1, **room)
+    else:
+        made = TorchBackend(load_base(str(folder)), **room)
     for number in range(ADAPTERS):
         made.bank.register(str(number), adapter(number))
     return made
 
 
-def engine(backend: OpenVinoBackend, blocks: int = 12, **options: Any) -> Engine:
+def engine(backend: Backend, blocks: int = 12, **options: Any) -> Engine:
     return Engine(backend, end=END, blocks=blocks, **{"step_tokens": 24, "sequences": 8, **options})
 
 
@@ -77,7 +83,7 @@ def texts(completions: tuple[Completion, ...]) -> list[tuple[tuple[int, ...], st
     return [(completion.token_ids, completion.finish_reason) for completion in completions]
 
 
-def alone(backend: OpenVinoBackend, request: Request) -> list[tuple[tuple[int, ...], str]]:
+def alone(backend: Backend, request: Request) -> list[tuple[tuple[int, ...], str]]:
     return texts(engine(backend, prefix_cache=False, step_tokens=128).complete([request])[0])
 
 
@@ -91,7 +97,7 @@ def alone(backend: OpenVinoBackend, request: Request) -> list[tuple[tuple[int, .
     ],
 )
 @pytest.mark.parametrize("blocks", [12, 9])
-def test_together_as_alone(backend: OpenVinoBackend, decoding: dict[str, Any], blocks: int) -> None:
+def test_together_as_alone(backend: Backend, decoding: dict[str, Any], blocks: int) -> None:
     asked = requests(10, **decoding)
     made = engine(backend, blocks)
     together = made.complete(asked)
@@ -100,7 +106,7 @@ def test_together_as_alone(backend: OpenVinoBackend, decoding: dict[str, Any], b
     assert made.idle
 
 
-def test_as_transformers(folder: Path, backend: OpenVinoBackend) -> None:
+def test_as_transformers(folder: Path, backend: Backend) -> None:
     model = save_base(folder.parent / "again", "llama")
     for request in requests(8):
         if request.adapter is not None:
@@ -111,7 +117,7 @@ def test_as_transformers(folder: Path, backend: OpenVinoBackend) -> None:
         assert engine(backend).complete([request])[0][0].token_ids == tuple(out[0, len(request.prompt) :].tolist())
 
 
-def test_the_scale_zero_is_the_base(backend: OpenVinoBackend) -> None:
+def test_the_scale_zero_is_the_base(backend: Backend) -> None:
     prompt = tuple(range(1, 20))
     off, base, on = engine(backend).complete(
         [Request(prompt, adapter="1", scale=0.0), Request(prompt), Request(prompt, adapter="1")]
@@ -119,7 +125,7 @@ def test_the_scale_zero_is_the_base(backend: OpenVinoBackend) -> None:
     assert texts(off) == texts(base) != texts(on)
 
 
-def test_what_was_computed_once_serves_again(backend: OpenVinoBackend) -> None:
+def test_what_was_computed_once_serves_again(backend: Backend) -> None:
     prompt = tuple(range(1, 76))
     made = engine(backend)
     first = made.complete([Request(prompt, adapter="0")])
@@ -137,7 +143,7 @@ def test_what_was_computed_once_serves_again(backend: OpenVinoBackend) -> None:
     assert sum(seen) == 75 + 75 + 11 + written
 
 
-def test_tokens_come_as_they_are_written(backend: OpenVinoBackend) -> None:
+def test_tokens_come_as_they_are_written(backend: Backend) -> None:
     made = engine(backend)
     number = made.submit(Request((3, 4, 5), Decoding(max_new_tokens=6, ignore_end=True)))
     events = []
@@ -160,7 +166,7 @@ def test_tokens_come_as_they_are_written(backend: OpenVinoBackend) -> None:
         (Request((1,), Decoding(num_beams=8)), "takes up to 24 blocks of the cache, which has 12"),
     ],
 )
-def test_what_can_never_run_is_refused(backend: OpenVinoBackend, request_: Request, message: str) -> None:
+def test_what_can_never_run_is_refused(backend: Backend, request_: Request, message: str) -> None:
     made = engine(backend)
     with pytest.raises(SettingsError, match=message):
         made.submit(request_)
@@ -169,14 +175,14 @@ def test_what_can_never_run_is_refused(backend: OpenVinoBackend, request_: Reque
     assert made.idle
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moves=st.lists(st.sampled_from(["submit", "submit", "step", "step", "step", "cancel"]), max_size=40),
     blocks=st.integers(6, 12),
     seed=st.integers(0, 3),
 )
 def test_nothing_is_lost_whatever_comes_and_goes(
-    backend: OpenVinoBackend, alone_: dict[Request, Any], moves: list[str], blocks: int, seed: int
+    backend: Backend, alone_: dict[Request, Any], moves: list[str], blocks: int, seed: int
 ) -> None:
     made = engine(backend, blocks)
     coming = [r for pair in zip(requests(8, seed), requests(8, seed, num_beams=2), strict=True) for r in pair]

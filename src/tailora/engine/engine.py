@@ -151,17 +151,17 @@ class Engine:
         return [Event(job.number, result[0].token_ids[-1:] if single else (), result)]
 
     def _check(self, request: Request) -> Group:
-        shape, decoding = self.backend.architecture, request.decoding
-        if not 0 < len(request.prompt) < shape.context:
-            what = f"the prompt has {len(request.prompt)} tokens; the model takes 1 to {shape.context - 1}"
+        backend, decoding = self.backend, request.decoding
+        if not 0 < len(request.prompt) < backend.context:
+            what = f"the prompt has {len(request.prompt)} tokens; the model takes 1 to {backend.context - 1}"
             raise SettingsError(what, where="prompt", mend="shorten the record")
-        if not all(0 <= token < shape.vocabulary for token in request.prompt):
-            raise SettingsError(f"token ids go from 0 to {shape.vocabulary - 1}", where="prompt")
+        if not all(0 <= token < backend.vocabulary for token in request.prompt):
+            raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="prompt")
         if not np.isfinite(request.scale):
             raise SettingsError("must be a finite number", where="scale")
         if request.adapter is not None:
             self.backend.bank.key(request.adapter)
-        room = min(decoding.max_new_tokens, shape.context - len(request.prompt))
+        room = min(decoding.max_new_tokens, backend.context - len(request.prompt))
         group = group_of(request, self.end, room)
         if group.width > self._scheduler.sequences:
             raise SettingsError(

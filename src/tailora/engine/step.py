@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.engine.adapter_bank import AdapterBank
-from tailora.engine.architecture import Architecture
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -73,9 +72,18 @@ class Scores:
 
 
 class Backend(Protocol):
-    """A network with its cache and its room for adapters, on some device. Used by one thread."""
+    """A network with its cache and its room for adapters, on some device. Used by one thread.
 
-    architecture: Architecture
+    Attributes:
+        context: most tokens a sequence may have.
+        vocabulary: how many token ids there are.
+        bank: the adapters.
+        block_size: tokens a block of the cache holds.
+        blocks: how many there are.
+    """
+
+    context: int
+    vocabulary: int
     bank: AdapterBank
     block_size: int
     blocks: int

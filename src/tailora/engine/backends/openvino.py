@@ -48,9 +48,10 @@ class OpenVinoBackend:
         layers: tuple[str, ...] = (),
         threads: int | None = None,
     ) -> None:
-        self.architecture = architecture_of(_config(folder))
+        architecture = architecture_of(_config(folder))
+        self.context, self.vocabulary = architecture.context, architecture.vocabulary
         room = SlotShape(slots, rank, layers) if slots else None
-        graph = build_graph(folder, self.architecture, precision, room)
+        graph = build_graph(folder, architecture, precision, room)
         if room is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, base_fingerprint=fingerprint_folder(folder))

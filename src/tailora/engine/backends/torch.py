@@ -1,0 +1,163 @@
+"""The engine's steps by PyTorch: any causal language model of transformers, on any device.
+
+Simple rather than fast: a step gathers the cached keys and values of its sequences from their blocks, side by side,
+and puts the new ones back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tailora.engine.adapter_bank import AdapterBank, Factors
+from tailora.engine.step import Scores, Step
+from tailora.lora.layers import kind_of
+from tailora.models.load import Base
+
+BLOCK = 32  # tokens of a block
+
+
+class TorchBackend:
+    """See `step.Backend`.
+
+    Args:
+        base: the model, with an adapter attached or merged if all requests are to have it.
+        cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
+        slots: how many adapters a step can mix; 0 for the base as it is.
+        rank: most that an adapter may have.
+        layers: ends of the paths of the linear layers that adapters may sit on.
+    """
+
+    def __init__(
+        self, base: Base, *, cache_tokens: int = 16384, slots: int = 0, rank: int = 16, layers: tuple[str, ...] = ()
+    ) -> None:
+        self._model = base.model.eval()
+        embedding = self._model.get_input_embeddings().weight
+        self._device = embedding.device
+        self.vocabulary = int(embedding.shape[0])
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        self.context = int(limit or cache_tokens)
+        self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
+        chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
+        targets = {path: _widths(layer) for path, layer in chosen.items()}
+        self.bank = AdapterBank(targets, slots=slots, rank=rank, base_fingerprint=base.fingerprint)
+        self._owners = torch.arange(slots, device=self._device).repeat_interleave(rank)
+        self._own: Tensor | None = None  # [S, C, R] of the step that is running
+        self._scales: Tensor | None = None  # [S, C, 1]
+        for path, layer in chosen.items():
+            layer.register_forward_hook(self._branch(self.bank.factors[path]))
+        self._caches: list[tuple[Tensor, Tensor]] = []
+
+    def run(self, step: Step) -> Scores:
+        """See `step.Backend`."""
+        with torch.inference_mode():
+            return self._run(step)
+
+    def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """See `step.Backend`."""
+        with torch.inference_mode():
+            for source, target in pairs:
+                for part in itertools.chain.from_iterable(self._caches):
+                    part[target] = part[source]
+
+    def _run(self, step: Step) -> Scores:
+        counts = np.diff(step.begins)
+        sequences, most, past = len(counts), int(counts.max()), int(step.past.max())
+        rows = np.repeat(np.arange(sequences), counts)
+        columns = np.arange(len(step.tokens)) - step.begins[rows]
+        tokens_SC = np.zeros((sequences, most), np.int64)
+        positions_SC = np.zeros((sequences, most), np.int64)
+        tokens_SC[rows, columns], positions_SC[rows, columns] = step.tokens, step.positions
+        # What is cached stands to the left up against the new tokens, so that its order is that of positions.
+        seen = np.arange(past + most) - past
+        mask_ST = (seen >= -step.past[:, None]) & (seen < counts[:, None])
+        self._choose(step, rows, columns, (sequences, most))
+        output = self._model(
+            input_ids=self._there(tokens_SC),
+            attention_mask=self._there(mask_ST.astype(np.int64)),
+            position_ids=self._there(positions_SC),
+            past_key_values=self._gathered(step, past),
+            use_cache=True,
+        )
+        self._keep(step, output.past_key_values, past, rows, columns)
+        logits_KV = output.logits[self._there(rows[step.sampled]), self._there(columns[step.sampled])].float()
+        best = logits_KV.topk(min(step.best, self.vocabulary)).indices
+        log_z = logits_KV.logsumexp(-1)
+        return Scores(logits_KV.cpu().numpy(), best.int().cpu().numpy(), log_z.cpu().numpy())
+
+    def _there(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def _choose(self, step: Step, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
+        """Lay out, for the branches, whose columns each token keeps and how much they count."""
+        if not self.bank.slots:
+            return
+        slots = np.full(shape, -1, np.int64)
+        scales = np.ones((*shape, 1), np.float32)
+        slots[rows, columns], scales[rows, columns, 0] = step.slots, step.scales
+        self._own = self._there(slots)[..., None] == self._owners
+        self._scales = self._there(scales)
+
+    def _branch(self, factors: Factors) -> Any:
+        a, b = (torch.from_numpy(factor) for factor in (factors.a, factors.b))
+
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            assert self._own is not None
+            assert self._scales is not None
+            low = inputs[0].float() @ a.to(self._device).t() * self._scales
+            # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
+            own = torch.where(self._own, low, 0.0)
+            return output + (own @ b.to(self._device).t()).to(output.dtype)
+
+        return add
+
+    def _gathered(self, step: Step, past: int) -> DynamicCache:
+        """The cached keys and values of the step's sequences, [S, heads, past, width], zeros at the left."""
+        cache = DynamicCache()
+        if past == 0:
+            return cache
+        sequences = len(step.past)
+        blocks = np.zeros((sequences, past), np.int64)
+        places = np.zeros((sequences, past), np.int64)
+        for number in range(sequences):
+            count = int(step.past[number])
+            own = step.blocks[step.block_begins[number] : step.block_begins[number + 1]]
+            at = np.arange(count)
+            blocks[number, past - count :], places[number, past - count :] = own[at // BLOCK], at % BLOCK
+        where = self._there(blocks), self._there(places)
+        for layer, (keys, values) in enumerate(self._caches):
+            # [S, past, heads, width]
+            cache.update(keys[where].transpose(1, 2), values[where].transpose(1, 2), layer)
+        return cache
+
+    def _keep(self, step: Step, cache: Any, past: int, rows: np.ndarray, columns: np.ndarray) -> None:
+        """Put the new keys and values into their blocks."""
+        places = step.past[rows] + columns
+        blocks = step.blocks[step.block_begins[rows] + places // BLOCK]
+        where = self._there(blocks.astype(np.int64)), self._there(places % BLOCK)
+        source = self._there(rows), self._there(columns)
+        for number, layer in enumerate(cache.layers):
+            parts = layer.keys[:, :, past:], layer.values[:, :, past:]
+            if number == len(self._caches):
+                self._caches.append(
+                    tuple(part.new_zeros(self.blocks, BLOCK, part.shape[1], part.shape[3]) for part in parts)
+                )
+            for kept, part in zip(self._caches[number], parts, strict=True):
+                kept[where] = part.transpose(1, 2)[source]
+
+
+def _ends(path: str, layer: nn.Module, layers: tuple[str, ...]) -> bool:
+    return path.endswith(layers) and kind_of(layer) in ("linear", "gpt2_conv1d")
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    first, second = weight.shape
+    return (second, first) if kind_of(layer) == "linear" else (first, second)
