@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from networks import gpt2, llama
 from tailora.adapters.config import LoraConfig
@@ -17,14 +19,30 @@ from tailora.train.forward import TreeModel
 from tailora.train.loss import FrozenHead, PlainHead, Scored, frozen_head_loss
 from tailora.train.settings import TrainSettings
 
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this CPU has no VNNI instructions")
+needs_avx2 = pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
 
 
 def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float(((found - exact).norm() / exact.norm()).detach())
 
 
-@needs_vnni
+@needs_avx2
+@settings(max_examples=25, deadline=None)  # oneDNN compiles a kernel for each shape
+@given(st.integers(0, 1000), st.integers(1, 70), st.integers(1, 40), st.booleans())
+def test_products_are_those_of_whole_numbers(seed: int, inputs: int, outputs: int, extreme: bool) -> None:
+    """On any CPU, without VNNI too, where a scale of its own keeps a sum of 16 bits from being cut off."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    rows = torch.randint(0, 256, (64, inputs), generator=generator)
+    if extreme:  # all weights of one size, all rows at the ends of the range
+        weight, rows = weight.sign(), 255 * (rows > 127)
+    matrix = int8._Int8Matrix(weight)
+    whole = (weight / matrix.scales[:, None]).round().double()
+    exact = (rows.double() - 128) @ whole.t() * matrix.scales
+    torch.testing.assert_close(matrix.product(rows.to(torch.uint8), 128, 64), exact.float(), rtol=1e-5, atol=1e-4)
+
+
+@needs_avx2
 @pytest.mark.parametrize("transposed", [False, True])
 def test_layer_is_close_both_ways(transposed: bool) -> None:
     torch.manual_seed(0)
@@ -39,7 +57,7 @@ def test_layer_is_close_both_ways(transposed: bool) -> None:
     assert relative(x.grad, gradient @ weight) < 0.02
 
 
-@needs_vnni
+@needs_avx2
 def test_a_few_large_inputs_do_not_drown_the_others() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(96, 64), torch.randn(50, 64)
@@ -51,7 +69,7 @@ def test_a_few_large_inputs_do_not_drown_the_others() -> None:
     assert relative(evened.output(0, x), exact) < 0.02 < 0.2 < relative(plain.output(0, x), exact)
 
 
-@needs_vnni
+@needs_avx2
 def test_inputs_that_round_badly_get_a_second_product() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(96, 64), torch.randn(50, 64)
@@ -64,7 +82,7 @@ def test_inputs_that_round_badly_get_a_second_product() -> None:
     assert relative(fine.output(0, peaked), exact) < 0.7 * relative(coarse.output(0, peaked), exact)
 
 
-@needs_vnni
+@needs_avx2
 def test_layers_of_one_input_share_a_product() -> None:
     torch.manual_seed(0)
     weights, bias = [torch.randn(n, 64) for n in (32, 16, 48)], torch.randn(16)
@@ -83,7 +101,7 @@ def test_layers_of_one_input_share_a_product() -> None:
     assert relative(shared.output(2, x), F.linear(x, weights[2])) < 0.02
 
 
-@needs_vnni
+@needs_avx2
 def test_head_rounds_without_bias() -> None:
     torch.manual_seed(0)
     weight = torch.randn(5000, 32)
@@ -96,7 +114,7 @@ def test_head_rounds_without_bias() -> None:
     assert relative(head.logits(hidden), hidden @ weight.t()) < 0.02
 
 
-@needs_vnni
+@needs_avx2
 def test_head_keeps_the_gradient_that_an_all_but_certain_token_leaves() -> None:
     torch.manual_seed(0)
     weight = torch.randn(512, 64)
@@ -115,7 +133,7 @@ def test_head_keeps_the_gradient_that_an_all_but_certain_token_leaves() -> None:
     assert relative(mean_gradient(int8.Int8Head(weight), 100), mean_gradient(PlainHead(weight), 1)) < 0.2
 
 
-@needs_vnni
+@needs_avx2
 @pytest.mark.parametrize("family", [gpt2, llama])
 def test_gradients_of_the_adapter_stay_close(family: object) -> None:
     examples = [Example("1", (1, 2, 3), (4, 5, 6)), Example("1", (1, 2, 3), (4, 7)), Example("2", (8, 2), (9, 10, 11))]
@@ -141,7 +159,7 @@ def test_gradients_of_the_adapter_stay_close(family: object) -> None:
     assert one == other
 
 
-@needs_vnni
+@needs_avx2
 def test_what_reads_its_base_or_backs_into_the_vocabulary_stays_exact() -> None:
     batch = build([Example("1", (1, 2, 3), (4, 5, 6)), Example("2", (8, 2), (9, 10, 11))])
     for config in (LoraConfig(targets=("attention.qv",), dora=True), LoraConfig(targets=("head",))):
@@ -156,7 +174,7 @@ def test_what_reads_its_base_or_backs_into_the_vocabulary_stays_exact() -> None:
 
 def test_it_pays_only_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     int8.pays.cache_clear()
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
     assert not int8.pays()
     int8.pays.cache_clear()
 
@@ -164,6 +182,6 @@ def test_it_pays_only_where_there_are_instructions_for_it(monkeypatch: pytest.Mo
 def test_wrong_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU"):
         TrainSettings(data="restaurants", method="full", precision="int8")
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    with pytest.raises(TrainingError, match="needs an x86 CPU with VNNI"):
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
+    with pytest.raises(TrainingError, match="needs an x86 CPU with AVX2"):
         int8.require()

@@ -167,7 +167,7 @@ def test_passes_hold_every_example() -> None:
     assert sum(part.completion_tokens for part in parts) == 27
 
 
-@pytest.mark.skipif(not int8.supported(), reason="this CPU has no VNNI instructions")
+@pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
 def test_auto_takes_int8_where_it_pays_and_only_for_adapters(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
