@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+import tailora.generate as generate_module
 from bases import save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
+from tailora.engine.decoding import Decoding
 from tailora.errors import AdapterError, DataError, SettingsError
-from tailora.generate import GenerateSettings, generate, parse_record, run
+from tailora.generate import GenerateSettings, Prompt, generate, parse_record, run
+from tailora.inference import Running, set_up, start
 from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
@@ -35,12 +38,14 @@ def adapter(tmp_path: Path, base: str) -> Path:
     return save_adapter(tmp_path / "run" / "adapter", base).parent
 
 
-def save_adapter(folder: Path, base: str, **changes: Any) -> Path:
+def save_adapter(folder: Path, base: str, *, config: LoraConfig | None = None, seed: int = 1, **changes: Any) -> Path:
     loaded = load_base(base)
-    inject.attach(loaded.model, LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
-    torch.manual_seed(1)
+    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
+    torch.manual_seed(seed)
     for name, parameter in loaded.model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or (
+            torch.count_nonzero(parameter) == 0 and "lora_A" in name
+        ):  # an embedding's A starts at 0
             torch.nn.init.normal_(parameter, std=0.3)
     made = inject.extract(loaded.model)
     values = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META, **changes}
@@ -60,32 +65,51 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def running_on(base: str, sequences: int = 32) -> Running:
+    return start(set_up(base, {}), precision="fp32", sequences=sequences)
+
+
 def test_results_come_in_input_order_whatever_the_batches(base: str) -> None:
-    loaded = load_base(base)
-    prompts = [loaded.tokenizer.encode("a" * length) for length in (9, 2, 30, 4, 17)]
+    running = running_on(base, sequences=2)
+    prompts = [Prompt(tuple(running.tokenizer.encode("a" * length))) for length in (9, 2, 30, 4, 17)]
     told: list[tuple[int, int]] = []
-    batched = generate(loaded, prompts, max_new_tokens=8, batch_size=2, progress=lambda *news: told.append(news))
+    batched = generate(running, prompts, Decoding(max_new_tokens=8), progress=lambda *news: told.append(news))
     for prompt, made in zip(prompts, batched, strict=True):
-        (alone,) = generate(loaded, [prompt], max_new_tokens=8)
+        (alone,) = generate(running, [prompt], Decoding(max_new_tokens=8))
         assert (made.token_ids, made.text) == (alone.token_ids, alone.text)
-        assert made.prompt_tokens == len(prompt)
-    assert [prompts_done for prompts_done, _ in told] == [2, 2, 1]
+        assert made.prompt_tokens == len(prompt.tokens)
+    assert sum(prompts_done for prompts_done, _ in told) == 5
     assert sum(tokens for _, tokens in told) == sum(made.completion_tokens for made in batched)
 
 
 def test_candidates_are_sorted_and_start_with_the_text(base: str) -> None:
-    loaded = load_base(base)
-    (made,) = generate(loaded, [[5, 6]], max_new_tokens=5, num_beams=4, num_candidates=3, length_penalty=0.0)
+    decoding = Decoding(max_new_tokens=5, num_beams=4, num_candidates=3, length_penalty=0.0)
+    (made,) = generate(running_on(base), [Prompt((5, 6))], decoding)
     assert made.candidates[0].token_ids == made.token_ids
     logprobs = [candidate.logprob for candidate in made.candidates]
     assert logprobs == sorted(logprobs, reverse=True)
     assert len(logprobs) == 3
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_stop_strings_end_a_text_and_are_cut_off(base: str, beams: int) -> None:
+    running = running_on(base)
+    decoding = Decoding(max_new_tokens=20, num_beams=beams)
+    (free,) = generate(running, [Prompt((5, 6, 7))], decoding)
+    whole = running.tokenizer.decode(free.token_ids)
+    stop = whole[3:5]
+    (made,) = generate(running, [Prompt((5, 6, 7))], decoding, stop=["never there", stop])
+    assert stop not in made.text
+    assert made.finish_reason == "stop"
+    if beams == 1:
+        assert made.text == whole[: whole.index(stop)].strip()
+        assert made.token_ids == free.token_ids[: made.completion_tokens]
+
+
 def test_the_verb_writes_the_contracts_rows_in_order(adapter: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "outputs.jsonl"
     settings = GenerateSettings(
-        adapter=adapter, data=str(data), output=output, max_new_tokens=6, batch_size=3, precision="fp32"
+        adapter=(str(adapter),), input=str(data), output=output, max_new_tokens=6, batch_size=3, precision="fp32"
     )
     result = run(settings)
     rows = rows_of(output)
@@ -102,18 +126,18 @@ def test_the_verb_writes_the_contracts_rows_in_order(adapter: Path, data: Path, 
 
 def test_beside_the_weights_merged_and_written_are_one(adapter: Path, data: Path, tmp_path: Path) -> None:
     def texts(**settings: Any) -> list[dict[str, Any]]:
-        result = run(GenerateSettings(data=str(data), max_new_tokens=8, precision="fp32", num_beams=2, **settings))
+        result = run(GenerateSettings(input=str(data), max_new_tokens=8, precision="fp32", beams=2, **settings))
         return [{**row, "adapter": None, "logprob": round(row["logprob"], 2)} for row in result["outputs"]]
 
-    beside = texts(adapter=adapter)
+    beside = texts(adapter=(str(adapter),))
     merge(MergeSettings(adapter=adapter, output=tmp_path / "merged"))
-    assert texts(adapter=adapter, merged=True) == beside
+    assert texts(adapter=(str(adapter),), merged=True) == beside
     assert texts(base=str(tmp_path / "merged")) == beside, "the folder tells the prompt form too"
     assert texts(base=str(tmp_path / "base"), prompt_form="arrow") != beside
 
 
 def test_one_record_is_printed(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"adapter": adapter, "max_new_tokens": 6, "precision": "fp32"}
+    settings = {"adapter": (str(adapter),), "max_new_tokens": 6, "precision": "fp32"}
     first = run(GenerateSettings(record="name : Blue Spice | Type : pub", **settings))["outputs"]
     second = run(GenerateSettings(record='{"name": "Blue Spice", "Type": "pub"}', **settings))["outputs"]
     assert first == second
@@ -128,7 +152,7 @@ def test_what_is_no_record_is_said(text: str) -> None:
 
 def test_an_adapter_of_another_base_is_refused(base: str, data: Path, tmp_path: Path, caplog: Any) -> None:
     foreign = save_adapter(tmp_path / "foreign", base, base_fingerprint="0" * 64)
-    settings = {"adapter": foreign, "data": str(data), "max_new_tokens": 2, "precision": "fp32"}
+    settings = {"adapter": (str(foreign),), "input": str(data), "max_new_tokens": 2, "precision": "fp32"}
     with pytest.raises(AdapterError, match=r"trained on other weights than those of .*--force"):
         run(GenerateSettings(**settings))
     assert run(GenerateSettings(**settings, force=True))["records"] == 7
@@ -139,7 +163,7 @@ def test_an_adapter_without_a_fingerprint_is_warned_about_once(
     base: str, data: Path, tmp_path: Path, caplog: Any
 ) -> None:
     unknown = save_adapter(tmp_path / "unknown", base, base_fingerprint=None)
-    run(GenerateSettings(adapter=unknown, data=str(data), max_new_tokens=2, precision="fp32"))
+    run(GenerateSettings(adapter=(str(unknown),), input=str(data), max_new_tokens=2, precision="fp32"))
     assert caplog.text.count("only shapes are checked") == 1
 
 
@@ -148,7 +172,7 @@ def test_an_adapter_that_changes_nothing_is_refused(base: str, tmp_path: Path) -
     inject.attach(loaded.model, LoraConfig(rank=2))
     formats.save(dataclasses.replace(inject.extract(loaded.model), base_name=base), tmp_path / "idle")
     with pytest.raises(AdapterError, match="changes nothing"):
-        run(GenerateSettings(adapter=tmp_path / "idle", record="a : b"))
+        run(GenerateSettings(adapter=(str(tmp_path / "idle"),), record="a : b"))
 
 
 def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
@@ -160,14 +184,111 @@ def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
     ("values", "message"),
     [
         ({"base": "tiny"}, "nothing to write about"),
-        ({"base": "tiny", "data": "a", "record": "b"}, "both --data and --record"),
-        ({"data": "a"}, "neither an adapter nor a base model"),
-        ({"base": "tiny", "data": "a", "merged": True}, "there is no adapter to merge"),
-        ({"base": "tiny", "data": "a", "num_candidates": 2}, "greedy search has one result"),
-        ({"base": "tiny", "data": "a", "num_beams": 2, "temperature": 1.0}, "beams are not sampled"),
-        ({"base": "tiny", "data": "a", "top_p": 0.0}, "top_p"),
+        ({"base": "tiny", "input": "a", "record": "b"}, "both --input and --record"),
+        ({"input": "a"}, "neither an adapter nor a base model"),
+        ({"base": "tiny", "input": "a", "merged": True}, "there is no adapter to merge"),
+        ({"base": "tiny", "input": "a", "num_candidates": 2}, "greedy search has one result"),
+        ({"base": "tiny", "input": "a", "beams": 2, "temperature": 1.0}, "beams are not sampled"),
+        ({"base": "tiny", "input": "a", "top_p": 0.0}, "top_p"),
     ],
 )
 def test_settings_are_checked_before_anything_is_loaded(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         GenerateSettings(**values)
+
+
+def test_rows_name_their_adapters(base: str, tmp_path: Path) -> None:
+    places = {name: save_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(("one", "two"), start=1)}
+    path = tmp_path / "mixed.jsonl"
+    named = ["two", "one", None, "two"]
+    path.write_text(
+        "".join(json.dumps({"prompt": "a b =>", "id": str(n), "adapter": a}) + "\n" for n, a in enumerate(named))
+    )
+    ways = {"max_new_tokens": 8, "precision": "fp32"}
+    both = run(GenerateSettings(adapter=tuple(f"{n}={p}" for n, p in places.items()), input=str(path), **ways))
+    rows = both["outputs"]
+    assert [row["adapter"] for row in rows] == named
+    assert rows[0]["text"] == rows[3]["text"]
+    assert len({row["text"] for row in rows}) == 3
+    assert both["adapter"] == ["one", "two"]
+
+
+def test_a_row_that_names_no_known_adapter_is_said(base: str, data: Path, tmp_path: Path) -> None:
+    places = [f"{name}={save_adapter(tmp_path / name, base)}" for name in ("one", "two")]
+    with pytest.raises(DataError, match="record r0: names none of the 2 adapters"):
+        run(GenerateSettings(adapter=tuple(places), input=str(data)))
+    path = tmp_path / "named.jsonl"
+    path.write_text('{"id": "r0", "facts": {"a": "b"}, "adapter": "three"}\n')
+    with pytest.raises(DataError, match=r"record r0: names the adapter 'three'.*there are: one, two"):
+        run(GenerateSettings(adapter=tuple(places), input=str(path)))
+    with pytest.raises(SettingsError, match="two adapters are called one"):
+        GenerateSettings(adapter=(places[0], places[0]), input=str(path))
+
+
+def test_a_killed_run_goes_on(base: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tmp_path / "whole.jsonl"
+    options = {"base": base, "input": str(data), "max_new_tokens": 6, "precision": "fp32", "batch_size": 1}
+    run(GenerateSettings(**options, output=whole))
+    output = tmp_path / "part.jsonl"
+    kept = generate_module.Journal.add
+
+    def killed(journal: Any, number: int, row: Any) -> None:
+        if len(journal.rows) == 3:
+            journal._file.write(b"[6, {")  # in the middle of a line
+            raise KeyboardInterrupt
+        kept(journal, number, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(generate_module.Journal, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(GenerateSettings(**options, output=output))
+    assert not output.exists()
+    with pytest.raises(SettingsError, match="holds what was done with other settings or data"):
+        run(GenerateSettings(**{**options, "max_new_tokens": 7}, output=output))
+    result = run(GenerateSettings(**options, output=output))
+    assert result["resumed"] == 3
+    assert output.read_bytes() == whole.read_bytes()
+    assert [path.name for path in tmp_path.glob("part*")] == ["part.jsonl"]
+
+
+@pytest.mark.parametrize("changes", [{"dora": True}, {"targets": ("embedding",)}])
+def test_what_no_slot_expresses_runs_on_torch(base: str, data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = save_adapter(
+        tmp_path / "other", base, config=LoraConfig(**{"rank": 4, "targets": ("attention",), **changes})
+    )
+    ways = {"input": str(data), "max_new_tokens": 4, "precision": "fp32"}
+    result = run(GenerateSettings(adapter=(str(folder),), **ways))
+    assert result["backend"] == "torch"
+    with pytest.raises(AdapterError, match="run it with --backend torch"):
+        run(GenerateSettings(adapter=(str(folder),), backend="openvino", **ways))
+    second = save_adapter(tmp_path / "second", base)
+    with pytest.raises(AdapterError, match="does not run beside other adapters; `tailora merge` it"):
+        run(GenerateSettings(adapter=(f"a={folder}", f"b={second}"), **ways | {"input": named(tmp_path)}))
+
+
+def named(folder: Path) -> str:
+    path = folder / "named.jsonl"
+    path.write_text('{"facts": {"a": "b"}, "adapter": "a"}\n')
+    return str(path)
+
+
+def test_the_backends_write_the_same(adapter: Path, data: Path) -> None:
+    def texts(**settings: Any) -> list[str]:
+        ways = {"max_new_tokens": 8, "precision": "fp32", **settings}
+        return [
+            row["text"] for row in run(GenerateSettings(adapter=(str(adapter),), input=str(data), **ways))["outputs"]
+        ]
+
+    expected = texts(backend="torch")
+    assert texts(backend="openvino") == expected
+    assert texts(backend="torch", merged=True) == expected
+    assert texts(backend="openvino", merged=True) == expected
+    assert texts(beams=3, backend="openvino") == texts(beams=3, backend="torch")
+
+
+def test_the_paper_preset_gives_way_to_flags() -> None:
+    preset = GenerateSettings(base="tiny", input="e2e", preset="lora-paper")
+    assert (preset.beams, preset.no_repeat_ngram_size, preset.max_new_tokens) == (10, 4, 64)
+    assert (preset.length_penalty, preset.stop) == (0.9, ("\n\n",))
+    other = GenerateSettings(base="tiny", input="dart", preset="lora-paper", beams=2, stop=(r"\n",))
+    assert (other.length_penalty, other.beams, other.stop) == (0.8, 2, ("\n",))

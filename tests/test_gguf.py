@@ -84,7 +84,7 @@ def test_a_gguf_becomes_a_folder_that_loads(small: Path, tmp_path: Path, cache: 
 
 def test_the_second_use_converts_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = gguf.converted(small)
-    monkeypatch.setattr(gguf, "_convert", None)
+    monkeypatch.setattr("tailora.models.gguf_conversion.convert", None)
     assert gguf.converted(small) == first
     assert gguf.converted(wheel(tmp_path, **{small.stem: small.read_bytes()})) == first
     assert gguf.earlier_conversion("SmolLM2-135M-Instruct") == first

@@ -14,15 +14,16 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
-    {"errors", "settings", "hardware", "files"},
+    {"errors", "settings", "hardware", "files", "journal"},
     {"adapters", "data", "metrics", "families", "reports"},
     {"lora", "models", "loralib"},
     {"train", "engine", "adapted"},
+    {"inference"},
     {"generate", "merge", "verify", "quantize", "export"},
     {"evaluate", "compare", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "generate"}
 # The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
 # imports nothing of ours, and scores that need the facts of a record.
 SIDEWAYS = {("loralib", "lora"), ("adapters", "families"), ("metrics", "data")}
@@ -33,7 +34,14 @@ LATE_IMPORTS = {
     "tailora.adapters.formats": {"tailora.adapters.formats"},
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
-    "tailora.models.gguf": {"gguf"},
+    "tailora.models.gguf": {"tailora.models.gguf_conversion"},
+    "tailora.models.gguf_conversion": {"gguf"},
+    "tailora.inference": {
+        "tailora.adapted",
+        "tailora.engine.backends.openvino",
+        "tailora.engine.backends.torch",
+        "tailora.models.load",
+    },
 }
 DYNAMIC_IMPORTS = {"tailora.cli"}
 

@@ -1,30 +1,45 @@
-"""`tailora generate`: texts for records, by a base model with or without an adapter, in batches on torch."""
+"""`tailora generate`: texts for records, by a base model and any number of adapters, through the engine."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tailora.adapted import Adapted, Precision, choose_device, choose_dtype, load_adapted
 from tailora.data import records as record_files
 from tailora.data.examples import PromptForm, encode_prompts
 from tailora.data.readers import jsonl, piped
 from tailora.data.values import Record
+from tailora.engine.decoding import Completion, Decoding, FinishReason
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
-from tailora.models.decode import Completion, Decoding, FinishReason, context_length, decode
-from tailora.models.load import Base
+from tailora.inference import BackendName, Precision, Running, Setup, cut_at, set_up, start
+from tailora.journal import Journal
 from tailora.settings import Settings
 
-Reporter = Callable[[int, int], None]
+_NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
+CACHE_TOKENS = 16384
+
+
+class Prompt(NamedTuple):
+    """What a text is to follow.
+
+    Attributes:
+        tokens: ids, at least one.
+        adapter: the name of the one to write with; None for the base alone.
+    """
+
+    tokens: tuple[int, ...]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,10 @@ class Generation:
     """What was written after one prompt.
 
     Attributes:
-        text: without special tokens and without white space at its ends.
+        text: without special tokens, up to a stop string, and without white space at its ends.
         token_ids: as the model wrote them, the end-of-text token included.
         logprob: sum over `token_ids`, in nats, under the model itself (temperature 1).
-        finish_reason: "stop" at the end-of-text token, "length" where the room ended.
+        finish_reason: "stop" at the end-of-text token or a stop string, "length" where the room ended.
         prompt_tokens: how many were given.
         completion_tokens: how many `token_ids` has.
         candidates: the best first and equal to this text; empty if only one was asked for.
@@ -61,77 +76,67 @@ class Generation:
 
 
 def generate(
-    base: Base,
-    prompts: Sequence[Sequence[int]],
+    running: Running,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
     *,
-    max_new_tokens: int = 100,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
-    no_repeat_ngram_size: int = 0,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    num_candidates: int = 1,
-    seed: int = 0,
-    batch_size: int = 16,
-    progress: Reporter | None = None,
+    stop: Sequence[str] = (),
+    done: Callable[[int, Generation], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
     """Write a text after each prompt.
 
-    Prompts of similar length share a batch. Up to rounding, what a prompt gets does not depend on the others;
-    a sampled text depends on the seed and its own prompt alone.
+    Up to rounding, what a prompt gets does not depend on the others; a sampled text depends on the seed and its own
+    prompt alone.
 
     Args:
-        base: the model, with its adapter attached or merged if it is to have one.
-        prompts: token ids, at least one each (`data.examples.encode_prompts`).
-        max_new_tokens: and the further options: see `models.decode.Decoding`.
-        num_beams: see there.
-        length_penalty: see there.
-        no_repeat_ngram_size: see there.
-        temperature: see there.
-        top_k: see there.
-        top_p: see there.
-        num_candidates: see there.
-        seed: see there.
-        batch_size: prompts side by side; each takes `num_beams` or `num_candidates` rows of memory.
-        progress: told after each batch how many prompts and how many tokens it added.
+        running: the engine with its base and adapters.
+        prompts: what to write after.
+        decoding: how.
+        stop: strings that end a text; it is cut before them.
+        done: told each generation as it is done, with the number of its prompt.
+        progress: told after each step of the engine how many prompts and how many tokens it added.
 
     Returns:
         One generation for each prompt, in their order.
 
     Raises:
-        SettingsError: an option out of its range, or a prompt that is empty or too long for the model.
+        SettingsError: a prompt that is empty or too long for the model, or too little room for so many candidates.
+        AdapterError: an adapter that is not there.
     """
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        num_candidates=num_candidates,
-        seed=seed,
-    )
-    if batch_size < 1:
-        raise SettingsError("must be at least 1", where="batch_size")
-    # The longest first: if memory does not suffice, that shows at once.
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    engine = running.engine
+    numbers: dict[int, int] = {}
     found: dict[int, Generation] = {}
-    base.model.eval()
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        completed = decode(base.model, [prompts[n] for n in numbers], decoding, eos_id=base.tokenizer.eos_id)
-        for number, completions in zip(numbers, completed, strict=True):
-            found[number] = _generation(base, len(prompts[number]), completions)
-        if progress is not None:
-            progress(len(numbers), sum(len(c.token_ids) for completions in completed for c in completions))
-    return [found[number] for number in range(len(prompts))]
+    try:
+        for place, prompt in enumerate(prompts):
+            numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
+        while len(found) < len(prompts):
+            tokens = ended = 0
+            for event in engine.step():
+                tokens += len(event.tokens)
+                if event.result is None:
+                    continue
+                place = numbers.pop(event.number)
+                made = _generation(running, len(prompts[place].tokens), event.result, stop)
+                tokens += 0 if event.tokens else made.completion_tokens
+                ended += 1
+                found[place] = made
+                if done is not None:
+                    done(place, made)
+            if progress is not None:
+                progress(ended, tokens)
+    finally:
+        for number in numbers:
+            engine.cancel(number)
+    return [found[place] for place in range(len(prompts))]
 
 
-def _generation(base: Base, prompt_tokens: int, completions: Sequence[Completion]) -> Generation:
+def _generation(
+    running: Running, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
+) -> Generation:
+    decode = running.tokenizer.decode
     candidates = tuple(
-        Candidate(base.tokenizer.decode(c.token_ids).strip(), c.token_ids, c.logprob, c.finish_reason)
+        Candidate(cut_at(decode(c.token_ids), stop).strip(), c.token_ids, c.logprob, c.finish_reason)
         for c in completions
     )
     best = candidates[0]
@@ -149,58 +154,90 @@ def _generation(base: Base, prompt_tokens: int, completions: Sequence[Completion
 class DecodingSettings(Settings):
     """How to write."""
 
+    preset: Literal["lora-paper"] | None = None
+    """lora-paper: as Hu et al. 2021 decode E2E, WebNLG and DART; flags given beside it go before it."""
     max_new_tokens: int = Field(100, ge=1)
     """Most tokens a text may have."""
-    num_beams: int = Field(1, ge=1)
+    beams: int = Field(1, ge=1)
     """Beams kept side by side; 1 is greedy search, or sampling if the temperature is above 0."""
     length_penalty: float = 1.0
     """Beams are ranked by log-probability / tokens ** this."""
     no_repeat_ngram_size: int = Field(0, ge=0)
     """No run of so many tokens comes twice in a text; 0 allows it."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Above 1, make tokens less likely that stand in the prompt or the text already."""
     temperature: float = Field(0.0, ge=0)
     """Above 0, draw tokens from the distribution flattened (or, below 1, sharpened) by this."""
     top_k: int = Field(0, ge=0)
     """Draw only from so many likeliest tokens; 0 from all."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Draw only from the fewest tokens whose probabilities reach this sum."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Draw only tokens at least this part as likely as the likeliest."""
     num_candidates: int = Field(1, ge=1)
     """Texts for each record: the best beams, or so many draws."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a text, which is cut before them; \\n is a line end."""
     seed: int = 0
     """Of the draws; with it a record's text depends on nothing but the record."""
 
+    @field_validator("stop")
+    @classmethod
+    def _line_ends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("preset") != "lora-paper":
+            return values
+        on_e2e = "e2e" in str(values.get("input", "")).lower()
+        return {
+            "beams": 10,
+            "no_repeat_ngram_size": 4,
+            "max_new_tokens": 64,
+            "length_penalty": 0.9 if on_e2e else 0.8,
+            "stop": ("\n\n",),
+            **values,
+        }
+
     @model_validator(mode="after")
     def _combination(self) -> Self:
-        self.decoding_options()
+        self.decoding()
         return self
 
-    def decoding_options(self) -> dict[str, Any]:
-        """The options of `generate`, checked together."""
-        options = {name: getattr(self, name) for name in DecodingSettings.model_fields}
-        Decoding(**options)
-        return options
+    def decoding(self) -> Decoding:
+        """The engine's options, checked together."""
+        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop"}
+        try:
+            return Decoding(num_beams=self.beams, **{name: getattr(self, name) for name in same})
+        except SettingsError as error:
+            where = "beams" if error.where == "num_beams" else error.where
+            mend = error.mend and error.mend.replace("num_beams", "beams")
+            raise SettingsError(error.what, where=where, mend=mend) from error
 
 
 class GenerateSettings(DecodingSettings):
     """Settings of `tailora generate`."""
 
-    adapter: Path | None = None
-    """The adapter: its folder or file, or a run directory; none uses the bare base model."""
+    adapter: tuple[str, ...] = ()
+    """An adapter: its folder or file, or a run directory; with NAME= before it rows can name it. Again for more."""
     base: str | None = None
     """Base model: a name (see `tailora models`), a folder or a hub id; by default the one that the adapter names."""
-    data: str | None = None
-    """Records to write about: a file, a folder of splits, or the name of a data set."""
+    input: str | None = None
+    """Records to write about: a file, a folder of splits, or the name of a data set. JSON lines may name an adapter."""
     split: str | None = None
-    """Which split of the data: train, valid or test."""
+    """Which split of the input: train, valid or test."""
     format: str | None = None
-    """Format of the data, where it cannot be told from the file."""
+    """Format of the input, where it cannot be told from the file."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Which column of a table is what."""
     limit: int | None = Field(None, ge=1)
     """Only so many records, from the start."""
     record: str | None = None
-    """One record instead of data: `name : Blue Spice | Type : pub`, or its facts as JSON."""
+    """One record instead of an input: `name : Blue Spice | Type : pub`, or its facts as JSON."""
     output: Path | None = None
-    """File of JSON lines to write; without it the texts are printed."""
+    """File of JSON lines to write, in the order of the input; without it the texts are printed."""
     merged: bool = False
     """Fold the adapter into the weights first; as exact and a little faster."""
     force: bool = False
@@ -209,74 +246,141 @@ class GenerateSettings(DecodingSettings):
     """How facts become a line; by default as the adapter was trained, else paper."""
     prompt_form: PromptForm | None = None
     """How the line becomes a prompt; by default as the adapter was trained, else paper."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(32, ge=1)
     """Records side by side."""
     precision: Precision = "auto"
-    """Compute in fp32 or bf16; auto takes bf16 where a probe finds it faster."""
+    """Compute in int8, bf16 or fp32; auto is int8 with OpenVINO, and with torch what a probe finds faster."""
+    backend: BackendName = "auto"
+    """What computes: openvino on a CPU where it has the architecture, torch for everything else."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU if there is one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.data is None) == (self.record is None):
-            which = "nothing to write about" if self.data is None else "both --data and --record"
-            raise SettingsError(which, where="data", mend="give one of --data and --record")
-        if self.adapter is None and self.base is None:
+        if (self.input is None) == (self.record is None):
+            which = "nothing to write about" if self.input is None else "both --input and --record"
+            raise SettingsError(which, where="input", mend="give one of --input and --record")
+        if not self.adapter and self.base is None:
             raise SettingsError("neither an adapter nor a base model", where="adapter", mend="name one of them")
-        if self.adapter is None and self.merged:
-            raise SettingsError("there is no adapter to merge", where="merged", mend="name it with --adapter")
+        if self.merged and len(self.adapter) != 1:
+            which = "there is no adapter to merge" if not self.adapter else "only one adapter can be merged"
+            raise SettingsError(which, where="merged", mend="name one with --adapter")
+        self.adapters()
         return self
+
+    def adapters(self) -> dict[str, Path]:
+        """Where the adapters lie, by name; one without a name is called by its path."""
+        found: dict[str, Path] = {}
+        for text in self.adapter:
+            named = None if Path(text).exists() else _NAMED.fullmatch(text)
+            name, path = (named[1], named[2]) if named else (text, text)
+            if name in found:
+                raise SettingsError(f"two adapters are called {name}", where="adapter", mend="give each its own name")
+            found[name] = Path(path)
+        return found
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:
     """Write texts for records, into `settings.output` or onto stdout.
 
+    With an output, each text is kept as soon as it is there, so that a run that was killed goes on where it was.
+
     Returns:
         Counts, seconds and tokens a second; the rows themselves under `outputs` where no file was written.
 
     Raises:
-        UserError: data, adapter or base cannot be read or do not fit each other.
+        UserError: input, adapter or base cannot be read or do not fit each other.
     """
     records = _records(settings)
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.precision, device)
-    adapted = load_adapted(
-        settings.adapter, settings.base, dtype=dtype, device=device, merged=settings.merged, force=settings.force
+    setup = set_up(settings.base, settings.adapters(), force=settings.force)
+    prompts = _prompts(records, setup, settings)
+    decoding = settings.decoding()
+    width = max(decoding.num_beams, decoding.num_candidates)
+    longest = max(len(prompt.tokens) for prompt in prompts) + decoding.max_new_tokens
+    running = start(
+        setup,
+        backend=settings.backend,
+        precision=settings.precision,
+        device=settings.device,
+        merged=settings.merged,
+        sequences=width * settings.batch_size,
+        cache_tokens=max(CACHE_TOKENS, width * (longest + 64)),
     )
-    prompts = _prompts(records, adapted, settings)
-    start = time.perf_counter()
-    with _Bar(len(prompts)) as report:
-        generations = generate(
-            adapted.base, prompts, **settings.decoding_options(), batch_size=settings.batch_size, progress=report
-        )
-    seconds = time.perf_counter() - start
-    name = None if settings.adapter is None else str(settings.adapter)
-    rows = [output_row(record.id, name, made) for record, made in zip(records, generations, strict=True)]
-    tokens = sum(made.completion_tokens for made in generations)
+    _check_lengths(records, prompts, running.engine.backend.context)
+    began = time.perf_counter()
+    rows, fresh = _write_all(records, prompts, setup, running, settings)
+    seconds = time.perf_counter() - began
     result: dict[str, Any] = {
-        "base": adapted.base.name,
-        "adapter": name,
+        "base": setup.base.name,
+        "adapter": list(setup.adapters) if len(setup.adapters) > 1 else next(iter(setup.adapters), None),
         "records": len(rows),
-        "cut_at_max_new_tokens": sum(made.finish_reason == "length" for made in generations),
-        "completion_tokens": tokens,
+        "resumed": len(rows) - len(fresh),
+        "cut_at_max_new_tokens": sum(row["finish_reason"] == "length" for row in rows),
+        "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "precision": "bf16" if adapted.base.model.dtype.itemsize == 2 else "fp32",
-        "device": device,
+        "tokens_per_second": round(sum(rows[n]["completion_tokens"] for n in fresh) / max(seconds, 1e-9), 1),
+        "backend": running.backend,
+        "precision": running.precision,
+        "device": running.device,
     }
     if settings.output is None:
         for row in rows:
             print(row["text"])
         return {**result, "outputs": rows}
-    write_outputs(settings.output, rows)
+    before = f", {result['resumed']} of them from before" if result["resumed"] else ""
     Console(stderr=True).print(
-        f"wrote {settings.output}: {len(rows)} texts, {tokens:,} tokens in {seconds:.1f} s "
-        f"({result['tokens_per_second']:,} tokens/s)",
+        f"wrote {settings.output}: {len(rows)} texts{before}, {result['completion_tokens']:,} tokens in "
+        f"{seconds:.1f} s ({result['tokens_per_second']:,} tokens/s, {running.precision} on {running.backend})",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
     return {**result, "output": str(settings.output)}
+
+
+def _write_all(
+    records: Sequence[Record],
+    prompts: Sequence[Prompt],
+    setup: Setup,
+    running: Running,
+    settings: GenerateSettings,
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows of all records, and the numbers of those that were written now."""
+    rows: dict[int, dict[str, Any]] = {}
+
+    def write(numbers: Sequence[int], keep: Callable[[int, dict[str, Any]], None]) -> None:
+        def done(place: int, made: Generation) -> None:
+            number = numbers[place]
+            keep(number, output_row(records[number].id, prompts[number].adapter, made))
+
+        with _Bar(len(records), len(records) - len(numbers)) as report:
+            chosen = [prompts[number] for number in numbers]
+            generate(running, chosen, settings.decoding(), stop=settings.stop, done=done, progress=report)
+
+    if settings.output is None:
+        fresh = list(range(len(records)))
+        write(fresh, rows.__setitem__)
+    else:
+        with Journal(settings.output, _job(prompts, setup, running, settings)) as journal:
+            rows = journal.rows
+            fresh = [number for number in range(len(records)) if number not in rows]
+            try:
+                write(fresh, journal.add)
+            except KeyboardInterrupt:
+                kept = f"kept {len(rows)} texts in {journal.path}; the same command goes on from there"
+                Console(stderr=True).print(kept, soft_wrap=True, highlight=False, markup=False)
+                raise
+            write_outputs(settings.output, (rows[number] for number in range(len(records))))
+            journal.remove()
+    return [rows[number] for number in range(len(records))], fresh
+
+
+def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: GenerateSettings) -> str:
+    """A digest of all that the texts depend on."""
+    adapters = {name: adapter.content_hash for name, adapter in setup.adapters.items()}
+    ways = [repr(settings.decoding()), settings.stop, settings.merged]
+    told = [setup.fingerprint, adapters, running.backend, running.precision, ways, prompts]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def output_row(record_id: str, adapter: str | None, made: Generation) -> dict[str, Any]:
@@ -312,9 +416,9 @@ def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _records(settings: GenerateSettings) -> list[Record]:
     if settings.record is not None:
         return [parse_record(settings.record)]
-    assert settings.data is not None
+    assert settings.input is not None
     records = record_files.read(
-        settings.data, format=settings.format, columns=settings.columns or None, split=settings.split
+        settings.input, format=settings.format, columns=settings.columns or None, split=settings.split
     )
     return records[: settings.limit]
 
@@ -341,27 +445,53 @@ def parse_record(text: str) -> Record:
         raise DataError(f"{str(error)!r} is no fact", where=where, mend=mend) from error
 
 
-def _prompts(records: Sequence[Record], adapted: Adapted, settings: GenerateSettings) -> list[tuple[int, ...]]:
-    """Token ids in the form that the model was trained on, or the user insists on."""
-    trained = adapted.meta
-    form = settings.prompt_form or trained.get("prompt_form") or "paper"
-    style = settings.linearization or trained.get("linearization") or "paper"
-    prompts = encode_prompts(records, adapted.base.tokenizer, form=form, style=style)
-    context = context_length(adapted.base.model)
+def _prompts(records: Sequence[Record], setup: Setup, settings: GenerateSettings) -> list[Prompt]:
+    """Token ids in the form that each record's adapter was trained on, or the user insists on."""
+    adapters = [_adapter_of(record, setup.adapters) for record in records]
+    prompts: dict[int, Prompt] = {}
+    for adapter in dict.fromkeys(adapters):
+        account = setup.account(adapter)
+        numbers = [number for number, name in enumerate(adapters) if name == adapter]
+        encoded = encode_prompts(
+            [records[number] for number in numbers],
+            setup.tokenizer,
+            form=settings.prompt_form or account.get("prompt_form") or "paper",
+            style=settings.linearization or account.get("linearization") or "paper",
+        )
+        prompts |= {number: Prompt(tokens, adapter) for number, tokens in zip(numbers, encoded, strict=True)}
+    return [prompts[number] for number in range(len(records))]
+
+
+def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | None:
+    if record.adapter == "":
+        return None
+    where = f"record {record.id}"
+    if record.adapter is not None:
+        if record.adapter not in adapters:
+            known = ", ".join(adapters) or "none"
+            mend = f"give it with --adapter {record.adapter}=PATH (there are: {known})"
+            raise DataError(f"names the adapter {record.adapter!r}", where=where, mend=mend)
+        return record.adapter
+    if len(adapters) > 1:
+        what = f"names none of the {len(adapters)} adapters"
+        raise DataError(what, where=where, mend='give JSON lines with an "adapter", null for the base alone')
+    return next(iter(adapters), None)
+
+
+def _check_lengths(records: Sequence[Record], prompts: Sequence[Prompt], context: int) -> None:
     for record, prompt in zip(records, prompts, strict=True):
-        if context is not None and len(prompt) >= context:
+        if len(prompt.tokens) >= context:
             raise DataError(
-                f"its prompt has {len(prompt)} tokens and the model takes {context} with the text",
+                f"its prompt has {len(prompt.tokens)} tokens and the model takes {context} with the text",
                 where=f"record {record.id}",
                 mend="shorten it",
             )
-    return prompts
 
 
 class _Bar:
     """A progress bar on stderr that tells tokens a second; it is not drawn where stderr is no terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         self._progress = Progress(
             TextColumn("generating"),
             BarColumn(),
@@ -371,11 +501,11 @@ class _Bar:
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task("", total=total, speed=0.0)
+        self._task = self._progress.add_task("", total=total, completed=done, speed=0.0)
         self._start = time.perf_counter()
         self._tokens = 0
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Callable[[int, int], None]:
         self._progress.start()
         return self._report
 

@@ -16,8 +16,12 @@ from tailora.adapted import load_adapted
 from tailora.data import records as record_files
 from tailora.data.examples import encode_prompts
 from tailora.data.values import Record
+from tailora.engine.backends.torch import TorchBackend
+from tailora.engine.decoding import Decoding
+from tailora.engine.engine import Engine
 from tailora.files import write_json
-from tailora.generate import generate
+from tailora.generate import Prompt, generate
+from tailora.inference import Running
 from tailora.lora import inject
 from tailora.metrics.bleu import bleu
 from tailora.metrics.slots import slot_error_rate
@@ -91,7 +95,9 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
 def write(base: Base, records: Sequence[Record]) -> list[str]:
     """Greedy texts for records, in the prompt form that training uses by default."""
     prompts = encode_prompts(records, base.tokenizer)
-    return [found.text for found in generate(base, prompts, max_new_tokens=80, batch_size=40)]
+    engine = Engine(TorchBackend(base), end=base.tokenizer.eos_id)
+    running = Running(engine, base.tokenizer, backend="torch", precision="fp32", device="cpu", built_in=True)
+    return [made.text for made in generate(running, [Prompt(p) for p in prompts], Decoding(max_new_tokens=80))]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.adapters.config import LoraConfig
+from tailora.errors import AdapterError
 
+log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 LayerKind = Literal["linear", "gpt2_conv1d", "embedding", "conv"]
 
@@ -124,3 +127,26 @@ def changes_nothing(adapter: Adapter) -> bool:
     if adapter.biases or any(layer.magnitude is not None for layer in adapter.layers.values()):
         return False
     return not any(branch.scale and branch.a.any() and branch.b.any() for branch in branches)
+
+
+def check_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
+    """Hold an adapter against the base it is to sit on.
+
+    Args:
+        adapter: the adapter.
+        fingerprint: of the base.
+        base_name: of the base, for messages.
+        place: where the adapter came from, for messages.
+        force: only warn where it was trained on other weights.
+
+    Raises:
+        AdapterError: it was trained on other weights.
+    """
+    if adapter.base_fingerprint is None:
+        log.warning("%s does not say which weights it was trained on; only shapes are checked", place)
+    elif adapter.base_fingerprint != fingerprint:
+        what = f"it was trained on other weights than those of {base_name}"
+        if not force:
+            mend = f"name its own base ({adapter.base_name}), or insist with --force"
+            raise AdapterError(what, where=place, mend=mend)
+        log.warning("%s: %s; used all the same", place, what)

@@ -27,6 +27,7 @@ class Record:
         references: zero or more texts, in order of first appearance; equal texts stay as often as they stood there.
         group: the source's own division, as WebNLG's category.
         prompt: a ready prompt that the source gave instead of facts.
+        adapter: the name of the one to write with, "" for the base model alone; None where the source names none.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Record:
     references: tuple[str, ...]
     group: str | None = None
     prompt: str | None = None
+    adapter: str | None = None
 
 
 class RecordBuilder:
@@ -43,7 +45,7 @@ class RecordBuilder:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[tuple[Fact, ...], str | None, str | None, str | None], list[str]] = {}
+        self._texts: dict[tuple[tuple[Fact, ...], str | None, str | None, str | None, str | None], list[str]] = {}
 
     def add(
         self,
@@ -53,15 +55,16 @@ class RecordBuilder:
         id: str | None = None,  # the field's own name
         group: str | None = None,
         prompt: str | None = None,
+        adapter: str | None = None,
     ) -> None:
         """Add a row with its text or texts, or with none."""
-        self._texts.setdefault((facts, id, group, prompt), []).extend(texts)
+        self._texts.setdefault((facts, id, group, prompt, adapter), []).extend(texts)
 
     def records(self) -> list[Record]:
         """Return the records gathered so far."""
         return [
-            Record(id or str(number), facts, tuple(texts), group, prompt)
-            for number, ((facts, id, group, prompt), texts) in enumerate(self._texts.items(), start=1)
+            Record(id or str(number), facts, tuple(texts), group, prompt, adapter)
+            for number, ((facts, id, group, prompt, adapter), texts) in enumerate(self._texts.items(), start=1)
         ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tailora.errors import ModelError
@@ -55,6 +57,22 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         return _gpt2(config) if model_type == "gpt2" else _llama(config)
     except (KeyError, TypeError) as error:
         raise ModelError(f"config.json lacks or misstates {error}", mend="fetch the model again") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model's folder.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError("is not a JSON object", where=path, mend="fetch the model again")
+    return config
 
 
 def _gpt2(config: Mapping[str, Any]) -> Architecture:

@@ -79,9 +79,9 @@ class Completion:
     """What a model wrote after a prompt.
 
     Attributes:
-        token_ids: with the end-of-text or stop token if it wrote one.
+        token_ids: with the end-of-text or stop token, or the stop string's tokens, if it wrote them.
         logprob: sum of the tokens' log-probabilities in nats under the model itself (temperature 1, nothing banned).
-        finish_reason: "stop" at the end-of-text or a stop token, "length" where the room ended.
+        finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
     """
 
     token_ids: tuple[int, ...]

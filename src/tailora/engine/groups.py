@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 
@@ -24,12 +25,15 @@ class Request:
         decoding: how.
         adapter: the name of a registered one; None for the base alone.
         scale: what the adapter's effect is multiplied by.
+        ended: says of a completion's tokens, each time there is one more, whether they end there, as the end-of-text
+            token would end them. For stop strings: the engine itself knows no text.
     """
 
     prompt: tuple[int, ...]
     decoding: Decoding = field(default_factory=Decoding)
     adapter: str | None = None
     scale: float = 1.0
+    ended: Callable[[Listed[int]], bool] | None = None
 
 
 @dataclass(eq=False)
@@ -72,7 +76,7 @@ class Group(ABC):
         self.sequences = [Sequence(list(request.prompt))]
         self.completions: list[Completion] = []
         ends = set(request.decoding.stop_tokens)
-        self.ends = frozenset(ends if request.decoding.ignore_end else ends | {end})
+        self._end_tokens = frozenset(ends if request.decoding.ignore_end else ends | {end})
 
     @property
     @abstractmethod
@@ -99,6 +103,11 @@ class Group(ABC):
     def written(self, number: int) -> list[int]:
         """The completion so far of a sequence."""
         return self.sequences[number].tokens[len(self.request.prompt) :]
+
+    def ends(self, written: Listed[int], token: int) -> bool:
+        """Whether a completion ends with this token after those."""
+        ended = self.request.ended
+        return token in self._end_tokens or (ended is not None and ended([*written, token]))
 
 
 def group_of(request: Request, end: int, room: int) -> Group:
@@ -136,7 +145,7 @@ class Samples(Group):
             written = self.written(parent)
             token, logprob = self._choose(rows[parent], written, number)
             self._logprobs[number] += logprob
-            ended = token in self.ends
+            ended = self.ends(written, token)
             if ended or len(written) + 1 == self.room:
                 reason: FinishReason = "stop" if ended else "length"
                 self._done[number] = Completion((*written, token), self._logprobs[number], reason)
@@ -184,7 +193,7 @@ class Beams(Group):
         going: list[tuple[int, int]] = []
         logprobs: list[float] = []
         for rank, (logprob, parent, token) in enumerate(self._choices(rows)):
-            if token in self.ends:
+            if self.ends(self.written(parent), token):
                 if rank < self.width:
                     self._end([*self.written(parent), token], logprob, "stop")
             elif len(going) < self.width:

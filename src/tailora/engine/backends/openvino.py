@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from tailora.adapters.adapter import Adapter
 from tailora.engine.adapter_bank import AdapterBank
-from tailora.engine.architecture import architecture_of
+from tailora.engine.architecture import architecture_of, read_config
 from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
 from tailora.engine.step import Scores, Step
 from tailora.errors import ModelError
@@ -31,10 +31,12 @@ class OpenVinoBackend:
         slots: how many adapters a step can mix; 0 for a base alone.
         rank: most that an adapter may have.
         layers: ends of the paths of the layers that adapters may sit on.
+        merged: an adapter of linear layers to fold into the weights.
         threads: cores to use; by default all.
 
     Raises:
         ModelError: a family that has no graph, or weights that are broken.
+        AdapterError: the adapter to merge does not fit the weights.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class OpenVinoBackend:
         slots: int = 8,
         rank: int = 16,
         layers: tuple[str, ...] = (),
+        merged: Adapter | None = None,
         threads: int | None = None,
     ) -> None:
-        architecture = architecture_of(_config(folder))
+        architecture = architecture_of(read_config(folder))
         self.context, self.vocabulary = architecture.context, architecture.vocabulary
         room = SlotShape(slots, rank, layers) if slots else None
-        graph = build_graph(folder, architecture, precision, room)
+        graph = build_graph(folder, architecture, precision, room, merged)
         if room is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, base_fingerprint=fingerprint_folder(folder))
@@ -108,14 +111,3 @@ def _allocate(compiled: Any, graph: Graph, blocks: int) -> Mapping[str, ov.Tenso
         sizes = [blocks, *(shape[axis].get_length() for axis in range(1, 4))]
         caches[name] = ov.Tensor(wanted[name].get_element_type(), ov.Shape(sizes))
     return caches
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
-    if not isinstance(config, dict):
-        raise ModelError("is not a JSON object", where=path, mend="fetch the model again")
-    return config

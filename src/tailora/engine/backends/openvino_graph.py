@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
+from tailora.adapters.adapter import Adapter, LayerAdapter
 from tailora.engine.architecture import Architecture
-from tailora.errors import ModelError
+from tailora.errors import AdapterError, ModelError
 from tailora.models.fingerprint import canonical_name
 from tailora.models.weights import StoredTensor, stored_tensors
 
@@ -59,21 +60,40 @@ class SlotShape:
     layers: tuple[str, ...]
 
 
-def build_graph(folder: Path, architecture: Architecture, precision: Precision, room: SlotShape | None) -> Graph:
+def build_graph(
+    folder: Path,
+    architecture: Architecture,
+    precision: Precision,
+    room: SlotShape | None,
+    merged: Adapter | None = None,
+) -> Graph:
     """Build a base model's graph, with room for adapters or without.
+
+    Args:
+        folder: the base in Hugging Face layout.
+        architecture: its dimensions.
+        precision: of the weights in the graph.
+        room: for adapters beside the weights.
+        merged: an adapter of linear layers to fold into the weights, in fp32 and before they are rounded.
 
     Raises:
         ModelError: the weights lack something, or are not of the sizes that config.json tells.
+        AdapterError: the adapter to merge does not fit the weights.
     """
-    builder = _Builder(architecture, _Weights(folder), precision, room)
-    return builder.gpt2() if architecture.model_type == "gpt2" else builder.llama()
+    weights = _Weights(folder, merged)
+    builder = _Builder(architecture, weights, precision, room)
+    graph = builder.gpt2() if architecture.model_type == "gpt2" else builder.llama()
+    weights.require_all_merged()
+    return graph
 
 
 class _Weights:
-    """Stored tensors by canonical name, widened to fp32."""
+    """Stored tensors by canonical name, widened to fp32, an adapter's updates added."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, merged: Adapter | None) -> None:
         self._folder = folder
+        layers = {} if merged is None else merged.layers
+        self._updates = {canonical_name(f"{path}.weight"): layer for path, layer in layers.items()}
         self._tensors = {canonical_name(name): tensor for name, tensor in stored_tensors(folder).items()}
 
     def __contains__(self, name: str) -> bool:
@@ -89,7 +109,27 @@ class _Weights:
                 where=self._folder,
                 mend="fetch the model again",
             )
-        return values
+        update = self._updates.pop(name, None)
+        return values if update is None else values + _update(update, name, values.shape)
+
+    def require_all_merged(self) -> None:
+        """Raise where the adapter to merge has layers that the graph has not."""
+        if self._updates:
+            raise AdapterError(f"the base has no {next(iter(self._updates))}", mend="name the adapter's own base")
+
+
+def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Array:
+    """What an adapter adds to a linear layer's weight, in the weight's own layout."""
+    outputs_first = shape if layer.kind == "linear" else shape[::-1]
+    total = np.zeros(outputs_first, np.float32)
+    for branch in layer.branches:
+        first, last = branch.rows or (0, len(total))
+        place = total[first:last]
+        if branch.a.shape != (branch.rank, total.shape[1]) or branch.b.shape != (len(place), branch.rank):
+            shapes = f"{list(branch.a.shape)} and {list(branch.b.shape)}"
+            raise AdapterError(f"has factors of {shapes} for {name}, which is {list(shape)}")
+        place += np.float32(branch.scale) * (branch.b @ branch.a)
+    return total if layer.kind == "linear" else total.T
 
 
 def _widened(tensor: StoredTensor) -> Array:

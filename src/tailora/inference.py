@@ -1,0 +1,267 @@
+"""A base model and its adapters, started as an engine: what is read, what runs it, in which precision."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.data.tokenizer import Tokenizer
+from tailora.engine.architecture import architecture_of, read_config
+from tailora.engine.decoding import Decoding
+from tailora.engine.engine import Engine
+from tailora.engine.groups import Request
+from tailora.engine.step import Backend
+from tailora.errors import AdapterError, ModelError, SettingsError
+from tailora.models.account import merged_account
+from tailora.models.catalog import Resolved, resolve
+from tailora.models.fingerprint import fingerprint_folder
+
+log = logging.getLogger(__name__)
+BackendName = Literal["auto", "openvino", "torch"]
+Precision = Literal["auto", "int8", "bf16", "fp32"]
+SLOTS = 16  # adapters that a step mixes, where so many are given
+_IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What is to run, found and checked: nothing of the network is in memory yet.
+
+    Attributes:
+        base: where the base model lies.
+        tokenizer: its tokenizer.
+        fingerprint: of its weights.
+        adapters: by the names that requests use.
+        force: whether adapters trained on other weights were let pass.
+    """
+
+    base: Resolved
+    tokenizer: Tokenizer
+    fingerprint: str
+    adapters: Mapping[str, Adapter]
+    force: bool = False
+
+    def account(self, adapter: str | None) -> Mapping[str, Any]:
+        """How an adapter was trained, or what the base's folder says of one merged into it."""
+        return merged_account(self.base.folder) if adapter is None else self.adapters[adapter].meta
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """An engine with what speaks text to it.
+
+    Attributes:
+        engine: the engine.
+        tokenizer: of its base.
+        backend: "openvino" or "torch".
+        precision: of its products.
+        device: "cpu" or "cuda".
+        built_in: whether the network itself carries the only adapter, so that requests name none.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    backend: str
+    precision: str
+    device: str
+    built_in: bool = False
+
+    def request(
+        self, prompt: Sequence[int], decoding: Decoding, adapter: str | None = None, stop: Sequence[str] = ()
+    ) -> Request:
+        """A request of the engine's for a prompt of text, ended by any of some strings too."""
+        ended = None if not stop else _StopStrings(self.tokenizer, stop)
+        return Request(tuple(prompt), decoding, None if self.built_in else adapter, ended=ended)
+
+
+def set_up(base: str | None, adapters: Mapping[str, Path], *, force: bool = False) -> Setup:
+    """Find a base model and read adapters for it. Loads no network, and no torch.
+
+    Args:
+        base: name, path or hub id; None takes the one that the adapters name.
+        adapters: folders, files or run directories by name.
+        force: accept adapters that were trained on other weights than the base has.
+
+    Raises:
+        SettingsError: no base is named, or several are.
+        AdapterError: an adapter cannot be read, changes nothing, or belongs to another base.
+        ModelError: the base cannot be found or read.
+    """
+    found = {name: formats.load(formats.adapter_place(path)) for name, path in adapters.items()}
+    for name, adapter in found.items():
+        if changes_nothing(adapter):
+            what = "the adapter changes nothing: all its updates are zero"
+            raise AdapterError(what, where=adapters[name], mend="train it again")
+    if base is None:
+        named = sorted({adapter.base_name for adapter in found.values() if adapter.base_name})
+        if not named:
+            why = "the adapter does not name its base model" if found else "no base model named"
+            raise SettingsError(why, where="base", mend="name it with --base")
+        if len(named) > 1:
+            raise SettingsError(
+                f"the adapters name several base models ({', '.join(named)})",
+                where="adapter",
+                mend="give the adapters of one base",
+            )
+        base = named[0]
+    resolved = resolve(base)
+    fingerprint = fingerprint_folder(resolved.folder)
+    for name, adapter in found.items():
+        check_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
+    return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, found, force)
+
+
+def start(
+    setup: Setup,
+    *,
+    backend: BackendName = "auto",
+    precision: Precision = "auto",
+    device: str = "auto",
+    merged: bool = False,
+    sequences: int = 32,
+    cache_tokens: int = 16384,
+) -> Running:
+    """Start an engine.
+
+    Args:
+        setup: what it runs.
+        backend: "openvino" on a CPU, for the families that it has a graph for; "torch" for everything else.
+        precision: of the products; "auto" is int8 with OpenVINO, and with torch what a probe finds faster.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        merged: fold the only adapter into the weights.
+        sequences: most sequences at once.
+        cache_tokens: how many tokens the cache of keys and values holds.
+
+    Raises:
+        SettingsError: a combination that cannot be.
+        AdapterError: an adapter that cannot run as asked for.
+        ModelError: the base cannot be loaded.
+    """
+    if merged and len(setup.adapters) != 1:
+        raise SettingsError(f"{len(setup.adapters)} adapters to merge", where="merged", mend="name exactly one")
+    why_not = _no_slot_for(setup.adapters)
+    if why_not and len(setup.adapters) > 1:
+        name, reason = why_not
+        raise AdapterError(f"{reason}, which does not run beside other adapters", where=name, mend="`tailora merge` it")
+    if backend == "auto":
+        backend = "openvino" if _openvino_can(setup, device) and not why_not else "torch"
+    made: tuple[Backend, str, str]
+    if backend == "openvino":
+        if why_not:
+            raise AdapterError(why_not[1], where=why_not[0], mend="run it with --backend torch")
+        if device not in ("auto", "cpu"):
+            raise SettingsError("OpenVINO runs on the CPU here", where="device", mend="use --backend torch")
+        made = _openvino(setup, precision, merged, cache_tokens)
+    else:
+        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens)
+    network, type_, place = made
+    engine = Engine(network, end=setup.tokenizer.eos_id, sequences=sequences)
+    return Running(engine, setup.tokenizer, backend, type_, place, built_in=merged or why_not is not None)
+
+
+def _openvino(setup: Setup, precision: Precision, merged: bool, cache_tokens: int) -> tuple[Backend, str, str]:
+    from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
+
+    chosen = "int8" if precision == "auto" else precision
+    network = OpenVinoBackend(
+        setup.base.folder,
+        precision=chosen,
+        cache_tokens=cache_tokens,
+        merged=next(iter(setup.adapters.values())) if merged else None,
+        **({"slots": 0} if merged else _slots(setup)),
+    )
+    _register(network, setup, merged)
+    return network, chosen, "cpu"
+
+
+def _torch(
+    setup: Setup, precision: Precision, device: str, built_in: bool, merged: bool, cache_tokens: int
+) -> tuple[Backend, str, str]:
+    from tailora.adapted import choose_device, choose_dtype, put_on  # the backend is chosen here
+    from tailora.engine.backends.torch import TorchBackend
+    from tailora.models.load import load_base
+
+    if precision == "int8":
+        raise SettingsError("int8 runs on a CPU with OpenVINO", where="precision", mend="use fp32 or bf16")
+    place = choose_device(device)
+    base = load_base(setup.base.name, dtype=choose_dtype(precision, place), device=place)
+    if built_in:
+        put_on(base, next(iter(setup.adapters.values())), merged=merged)
+    network = TorchBackend(base, cache_tokens=cache_tokens, **({"slots": 0} if built_in else _slots(setup)))
+    _register(network, setup, built_in)
+    return network, "bf16" if base.model.dtype.itemsize == 2 else "fp32", place
+
+
+def _register(network: Backend, setup: Setup, built_in: bool) -> None:
+    for name, adapter in {} if built_in else setup.adapters.items():
+        network.bank.register(name, adapter, force=setup.force)
+
+
+def _slots(setup: Setup) -> dict[str, Any]:
+    """The room that the adapters need."""
+    layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
+    places = (_IN_BLOCK.search(path) for path, _ in layers)
+    return {
+        "slots": min(len(setup.adapters), SLOTS),
+        "rank": max((sum(branch.rank for branch in layer.branches) for _, layer in layers), default=1),
+        "layers": tuple(sorted({place[1] for place in places if place is not None})),
+    }
+
+
+def _no_slot_for(adapters: Mapping[str, Adapter]) -> tuple[str, str] | None:
+    """An adapter that cannot share a step with others, and why; None where all can."""
+    for name, adapter in adapters.items():
+        if adapter.biases:
+            return name, "has trained biases"
+        for path, layer in adapter.layers.items():
+            if layer.magnitude is not None:
+                return name, f"rescales the outputs of {path} (DoRA)"
+            if layer.kind not in ("linear", "gpt2_conv1d") or not _IN_BLOCK.search(path):
+                return name, f"adapts {path}, outside the blocks' linear layers"
+    return None
+
+
+def _openvino_can(setup: Setup, device: str) -> bool:
+    """Whether OpenVINO is the backend to take where none was asked for."""
+    if device not in ("auto", "cpu") or (device == "auto" and _sees_gpu()):
+        return False
+    try:
+        architecture_of(read_config(setup.base.folder))
+    except ModelError as error:
+        log.info("running on torch: %s", error)
+        return False
+    return True
+
+
+def _sees_gpu() -> bool:
+    """Whether PyTorch has a GPU; it is asked, and loaded, only where NVIDIA's driver is installed."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    from tailora.adapted import choose_device  # the backend is chosen here
+
+    return choose_device("auto") == "cuda"
+
+
+class _StopStrings:
+    """Says whether one of some strings stands at the end of what is written."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        # A token has a byte at least; a character cut at the front takes up to three more.
+        self._tail = max(len(each.encode()) for each in stop) + 3
+
+    def __call__(self, written: Sequence[int]) -> bool:
+        text = self._tokenizer.decode(written[-self._tail :])
+        return any(each in text for each in self._stop)
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of any of some strings."""
+    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
