@@ -91,6 +91,33 @@ def test_candidates_are_sorted_and_start_with_the_text(base: str) -> None:
     assert len(logprobs) == 3
 
 
+@pytest.mark.parametrize(
+    "decoding", [Decoding(max_new_tokens=30, temperature=1.0), Decoding(max_new_tokens=9, num_beams=3)]
+)
+def test_pieces_come_as_they_are_written(base: str, decoding: Decoding) -> None:
+    pieces: list[list[str]] = [[], []]
+    made = generate(
+        running_on(base),
+        [Prompt((5, 6)), Prompt((7,))],
+        decoding,
+        stream=lambda place, text: pieces[place].append(text),
+    )
+    assert ["".join(each) for each in pieces] == [each.text for each in made]
+    assert (len(pieces[0]) > 1) is (decoding.num_beams == 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_candidates": 2}, {"temperature": 1.0}])
+def test_logprobs_are_those_of_the_model(base: str, options: dict[str, Any]) -> None:
+    model = load_base(base).model
+    (made,) = generate(running_on(base), [Prompt((5, 6, 7))], Decoding(max_new_tokens=6, **options))
+    for text in made.candidates:
+        with torch.inference_mode():
+            logits = model(torch.tensor([[5, 6, 7, *text.token_ids]])).logits[0, 2:-1].log_softmax(-1)
+        expected = logits.gather(1, torch.tensor(text.token_ids)[:, None])[:, 0].tolist()
+        assert text.logprobs == pytest.approx(expected, abs=1e-3)
+        assert text.logprob == pytest.approx(sum(expected), abs=1e-3)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_stop_strings_end_a_text_and_are_cut_off(base: str, beams: int) -> None:
     running = running_on(base)

@@ -18,11 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tailora.data import records as record_files
 from tailora.data.examples import PromptForm, encode_prompts
 from tailora.data.readers import jsonl, piped
+from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.values import Record
 from tailora.engine.decoding import Completion, Decoding, FinishReason
+from tailora.engine.engine import Event
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
-from tailora.inference import BackendName, Precision, Running, Setup, cut_at, set_up, start
+from tailora.inference import BackendName, Precision, Running, Setup, set_up, start
 from tailora.journal import Journal
 from tailora.settings import Settings
 
@@ -48,8 +50,13 @@ class Candidate:
 
     text: str
     token_ids: tuple[int, ...]
-    logprob: float
+    logprobs: tuple[float, ...]
     finish_reason: FinishReason
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole text."""
+        return sum(self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -59,20 +66,28 @@ class Generation:
     Attributes:
         text: without special tokens, up to a stop string, and without white space at its ends.
         token_ids: as the model wrote them, the end-of-text token included.
-        logprob: sum over `token_ids`, in nats, under the model itself (temperature 1).
+        logprobs: of each of `token_ids`, in nats, under the model itself (temperature 1).
         finish_reason: "stop" at the end-of-text token or a stop string, "length" where the room ended.
         prompt_tokens: how many were given.
-        completion_tokens: how many `token_ids` has.
-        candidates: the best first and equal to this text; empty if only one was asked for.
+        candidates: all texts, the best first and equal to this one.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    logprob: float
+    logprobs: tuple[float, ...]
     finish_reason: FinishReason
     prompt_tokens: int
-    completion_tokens: int
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole text."""
+        return sum(self.logprobs)
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many `token_ids` there are."""
+        return len(self.token_ids)
 
 
 def generate(
@@ -83,6 +98,7 @@ def generate(
     stop: Sequence[str] = (),
     done: Callable[[int, Generation], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stream: Callable[[int, str], None] | None = None,
 ) -> list[Generation]:
     """Write a text after each prompt.
 
@@ -96,6 +112,8 @@ def generate(
         stop: strings that end a text; it is cut before them.
         done: told each generation as it is done, with the number of its prompt.
         progress: told after each step of the engine how many prompts and how many tokens it added.
+        stream: told the number of a prompt and a piece of its text as soon as that is certain; of beams and of
+            several candidates only at the end.
 
     Returns:
         One generation for each prompt, in their order.
@@ -107,6 +125,18 @@ def generate(
     engine = running.engine
     numbers: dict[int, int] = {}
     found: dict[int, Generation] = {}
+    streams: dict[int, TextStream] = {}
+
+    def tell(event: Event, place: int) -> None:
+        if stream is None:
+            return
+        text = streams.setdefault(place, TextStream(running.tokenizer, stop))
+        last = event.result is not None
+        fresh = event.result[0].token_ids if event.result is not None and not event.tokens else event.tokens
+        piece = text.add(fresh) + (text.end() if last else "")
+        if piece:
+            stream(place, piece)
+
     try:
         for place, prompt in enumerate(prompts):
             numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
@@ -114,6 +144,7 @@ def generate(
             tokens = ended = 0
             for event in engine.step():
                 tokens += len(event.tokens)
+                tell(event, numbers[event.number])
                 if event.result is None:
                     continue
                 place = numbers.pop(event.number)
@@ -136,18 +167,17 @@ def _generation(
 ) -> Generation:
     decode = running.tokenizer.decode
     candidates = tuple(
-        Candidate(cut_at(decode(c.token_ids), stop).strip(), c.token_ids, c.logprob, c.finish_reason)
+        Candidate(cut_at(decode(c.token_ids), stop).strip(), c.token_ids, c.logprobs, c.finish_reason)
         for c in completions
     )
     best = candidates[0]
     return Generation(
         text=best.text,
         token_ids=best.token_ids,
-        logprob=best.logprob,
+        logprobs=best.logprobs,
         finish_reason=best.finish_reason,
         prompt_tokens=prompt_tokens,
-        completion_tokens=len(best.token_ids),
-        candidates=candidates if len(candidates) > 1 else (),
+        candidates=candidates,
     )
 
 
@@ -176,6 +206,8 @@ class DecodingSettings(Settings):
     """Draw only tokens at least this part as likely as the likeliest."""
     num_candidates: int = Field(1, ge=1)
     """Texts for each record: the best beams, or so many draws."""
+    logprobs: bool = False
+    """Say each token's log-probability too, in nats."""
     stop: tuple[str, ...] = ()
     """Strings that end a text, which is cut before them; \\n is a line end."""
     seed: int = 0
@@ -208,7 +240,7 @@ class DecodingSettings(Settings):
 
     def decoding(self) -> Decoding:
         """The engine's options, checked together."""
-        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop"}
+        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs"}
         try:
             return Decoding(num_beams=self.beams, **{name: getattr(self, name) for name in same})
         except SettingsError as error:
@@ -324,8 +356,6 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         "device": running.device,
     }
     if settings.output is None:
-        for row in rows:
-            print(row["text"])
         return {**result, "outputs": rows}
     before = f", {result['resumed']} of them from before" if result["resumed"] else ""
     Console(stderr=True).print(
@@ -347,19 +377,26 @@ def _write_all(
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The rows of all records, and the numbers of those that were written now."""
     rows: dict[int, dict[str, Any]] = {}
+    printed = settings.output is None and len(records) == 1
 
     def write(numbers: Sequence[int], keep: Callable[[int, dict[str, Any]], None]) -> None:
         def done(place: int, made: Generation) -> None:
             number = numbers[place]
-            keep(number, output_row(records[number].id, prompts[number].adapter, made))
+            keep(number, output_row(records[number].id, prompts[number].adapter, made, logprobs=settings.logprobs))
 
+        chosen, ways = [prompts[number] for number in numbers], settings.decoding()
+        if printed:
+            generate(running, chosen, ways, stop=settings.stop, done=done, stream=_print_piece)
+            print()
+            return
         with _Bar(len(records), len(records) - len(numbers)) as report:
-            chosen = [prompts[number] for number in numbers]
-            generate(running, chosen, settings.decoding(), stop=settings.stop, done=done, progress=report)
+            generate(running, chosen, ways, stop=settings.stop, done=done, progress=report)
 
     if settings.output is None:
         fresh = list(range(len(records)))
         write(fresh, rows.__setitem__)
+        if not printed:
+            print("\n".join(rows[number]["text"] for number in fresh))
     else:
         with Journal(settings.output, _job(prompts, setup, running, settings)) as journal:
             rows = journal.rows
@@ -375,37 +412,42 @@ def _write_all(
     return [rows[number] for number in range(len(records))], fresh
 
 
+def _print_piece(_: int, piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
 def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: GenerateSettings) -> str:
     """A digest of all that the texts depend on."""
     adapters = {name: adapter.content_hash for name, adapter in setup.adapters.items()}
-    ways = [repr(settings.decoding()), settings.stop, settings.merged]
+    ways = [repr(settings.decoding()), settings.stop, settings.merged, settings.logprobs]
     told = [setup.fingerprint, adapters, running.backend, running.precision, ways, prompts]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def output_row(record_id: str, adapter: str | None, made: Generation) -> dict[str, Any]:
-    """A generation as a row of outputs.jsonl."""
+def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:
+    """A generation as a row of outputs.jsonl, with each token's log-probability if asked for."""
     row: dict[str, Any] = {
         "id": record_id,
         "adapter": adapter,
-        "text": made.text,
-        "token_ids": list(made.token_ids),
-        "logprob": round(made.logprob, 6),
-        "finish_reason": made.finish_reason,
+        **_told(made, logprobs),
         "prompt_tokens": made.prompt_tokens,
         "completion_tokens": made.completion_tokens,
     }
-    if made.candidates:
-        row["candidates"] = [
-            {
-                "text": candidate.text,
-                "token_ids": list(candidate.token_ids),
-                "logprob": round(candidate.logprob, 6),
-                "finish_reason": candidate.finish_reason,
-            }
-            for candidate in made.candidates
-        ]
+    if len(made.candidates) > 1:
+        row["candidates"] = [_told(candidate, logprobs) for candidate in made.candidates]
     return row
+
+
+def _told(text: Generation | Candidate, logprobs: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "text": text.text,
+        "token_ids": list(text.token_ids),
+        "logprob": round(text.logprob, 6),
+        "finish_reason": text.finish_reason,
+    }
+    if logprobs:
+        told["logprobs"] = [round(each, 6) for each in text.logprobs]
+    return told
 
 
 def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:

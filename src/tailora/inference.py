@@ -260,8 +260,3 @@ class _StopStrings:
     def __call__(self, written: Sequence[int]) -> bool:
         text = self._tokenizer.decode(written[-self._tail :])
         return any(each in text for each in self._stop)
-
-
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first of any of some strings."""
-    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]

@@ -80,10 +80,15 @@ class Completion:
 
     Attributes:
         token_ids: with the end-of-text or stop token, or the stop string's tokens, if it wrote them.
-        logprob: sum of the tokens' log-probabilities in nats under the model itself (temperature 1, nothing banned).
+        logprobs: of each token, in nats under the model itself (temperature 1, nothing banned).
         finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
     """
 
     token_ids: tuple[int, ...]
-    logprob: float
+    logprobs: tuple[float, ...]
     finish_reason: FinishReason
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole."""
+        return sum(self.logprobs)

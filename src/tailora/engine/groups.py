@@ -122,7 +122,7 @@ class Samples(Group):
         super().__init__(request, end, room)
         count = request.decoding.num_candidates
         self._numbers = list(range(count))
-        self._logprobs = [0.0] * count
+        self._logprobs: list[list[float]] = [[] for _ in range(count)]
         self._done: dict[int, Completion] = {}
         self._draws = [Draws(request.decoding.seed, number, request.prompt) for number in range(count)]
 
@@ -144,11 +144,11 @@ class Samples(Group):
             parent = place if len(rows) == len(self._numbers) else 0  # the prompt's logits serve all
             written = self.written(parent)
             token, logprob = self._choose(rows[parent], written, number)
-            self._logprobs[number] += logprob
+            self._logprobs[number].append(logprob)
             ended = self.ends(written, token)
             if ended or len(written) + 1 == self.room:
                 reason: FinishReason = "stop" if ended else "length"
-                self._done[number] = Completion((*written, token), self._logprobs[number], reason)
+                self._done[number] = Completion((*written, token), tuple(self._logprobs[number]), reason)
                 self.completions.append(self._done[number])
             else:
                 going.append((parent, token))
@@ -175,7 +175,8 @@ class Beams(Group):
 
     def __init__(self, request: Request, end: int, room: int) -> None:
         super().__init__(request, end, room)
-        self._logprobs = [0.0]
+        self._logprobs: list[tuple[float, ...]] = [()]  # of the tokens of each sequence
+        self._totals = [0.0]
         self._ended: list[tuple[float, Completion]] = []
 
     @property
@@ -191,19 +192,22 @@ class Beams(Group):
     def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
         """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
         going: list[tuple[int, int]] = []
-        logprobs: list[float] = []
-        for rank, (logprob, parent, token) in enumerate(self._choices(rows)):
+        logprobs: list[tuple[float, ...]] = []
+        totals: list[float] = []
+        for rank, (total, parent, token) in enumerate(self._choices(rows)):
+            each = (*self._logprobs[parent], total - self._totals[parent])
             if self.ends(self.written(parent), token):
                 if rank < self.width:
-                    self._end([*self.written(parent), token], logprob, "stop")
+                    self._end([*self.written(parent), token], total, each, "stop")
             elif len(going) < self.width:
                 going.append((parent, token))
-                logprobs.append(logprob)
-        self._logprobs = logprobs
+                logprobs.append(each)
+                totals.append(total)
+        self._logprobs, self._totals = logprobs, totals
         length = len(self.sequences[0].tokens) + 1 - len(self.request.prompt)
         if length == self.room:
-            for (parent, token), logprob in zip(going, logprobs, strict=True):
-                self._end([*self.written(parent), token], logprob, "length")
+            for (parent, token), total, each in zip(going, totals, logprobs, strict=True):
+                self._end([*self.written(parent), token], total, each, "length")
             return []
         return [] if self._is_done(length) else going
 
@@ -220,21 +224,20 @@ class Beams(Group):
             tokens = row.tokens[:count]
             if scores is not row.logits:
                 tokens = np.argpartition(-scores, min(count, len(scores)) - 1)[:count].astype(np.int32)
-            start = self._logprobs[parent] - row.log_z
+            start = self._totals[parent] - row.log_z
             found += zip((scores[tokens] + start).tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
         found = [choice for choice in found if choice[0] > -math.inf]
         return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
 
     def _is_done(self, length: int) -> bool:
         """Whether no running beam, as it stands, would still enter the list of the best."""
-        best = max(self._logprobs, default=-math.inf)
+        best = max(self._totals, default=-math.inf)
         if best == -math.inf:
             return True
         return len(self._ended) >= self.width and self._ended[self.width - 1][0] >= self._rank(best, length)
 
-    def _end(self, tokens: list[int], logprob: float, reason: FinishReason) -> None:
-        completion = Completion(tuple(tokens), logprob, reason)
-        self._ended.append((self._rank(logprob, len(tokens)), completion))
+    def _end(self, tokens: list[int], total: float, logprobs: tuple[float, ...], reason: FinishReason) -> None:
+        self._ended.append((self._rank(total, len(tokens)), Completion(tuple(tokens), logprobs, reason)))
         self._ended.sort(key=lambda pair: -pair[0])
         del self._ended[self.width :]
 

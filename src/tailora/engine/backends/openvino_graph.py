@@ -6,6 +6,7 @@ Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabu
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,13 @@ from openvino.op import _PagedAttentionExtension as PagedAttention
 from tailora.adapters.adapter import Adapter, LayerAdapter
 from tailora.engine.architecture import Architecture
 from tailora.errors import AdapterError, ModelError
+from tailora.hardware import cores
 from tailora.models.fingerprint import canonical_name
 from tailora.models.weights import StoredTensor, stored_tensors
 
 Precision = Literal["int8", "bf16", "fp32"]
 Array = NDArray[np.float32]
+_BLOCK = 1 << 16  # numbers rounded at once: 256 KiB, which fits a core's cache
 Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
 
 
@@ -138,6 +141,29 @@ def _widened(tensor: StoredTensor) -> Array:
     return np.ascontiguousarray(tensor.raw, dtype=np.float32)
 
 
+def _rounded(weight: Array) -> tuple[NDArray[np.uint8], Array]:
+    """A matrix in steps of 8 bits around 128, and the step of each row, [out, 1].
+
+    Some rows at a time, by several threads: what fits a core's cache is read from memory once.
+    """
+    values, steps = np.empty(weight.shape, np.uint8), np.empty((len(weight), 1), np.float32)
+    count = max(1, _BLOCK // weight.shape[1])
+
+    def work(low: int) -> None:
+        rows = weight[low : low + count]
+        peaks = np.maximum(rows.max(1, keepdims=True), -rows.min(1, keepdims=True))
+        step = np.maximum(peaks, np.finfo(np.float32).tiny) / np.float32(127)
+        scaled = rows / step
+        np.rint(scaled, out=scaled)
+        scaled += 128
+        values[low : low + count], steps[low : low + count] = scaled, step
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(work, range(0, len(weight), count)):
+            pass
+    return values, steps
+
+
 @dataclass
 class _Matrix:
     """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
@@ -148,11 +174,8 @@ class _Matrix:
     @classmethod
     def of(cls, weight: Array, precision: Precision) -> _Matrix:
         if precision != "int8":
-            return cls(ops.constant(weight))
-        scales = np.maximum(np.abs(weight).max(1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-        return cls(
-            ops.constant((np.rint(weight / scales) + 128).astype(np.uint8)), ops.constant(scales.astype(np.float32))
-        )
+            return cls(ops.constant(np.ascontiguousarray(weight)))
+        return cls(*(ops.constant(each) for each in _rounded(weight)))
 
     def whole(self) -> Node:
         return self.values if self.scales is None else self._exact(self.values, self.scales)
@@ -294,7 +317,7 @@ class _Builder:
 
     def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
         weight = self.weights(f"{name}.weight", inputs, outputs).T
-        return self._project(x, name, np.ascontiguousarray(weight), self.weights(f"{name}.bias", outputs))
+        return self._project(x, name, weight, self.weights(f"{name}.bias", outputs))
 
     def _project(self, x: Node, name: str, weight: Array, bias: Array | None) -> Node:
         y = ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)

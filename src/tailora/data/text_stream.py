@@ -1,0 +1,69 @@
+"""Text of token ids as they come: whole characters, nothing of a stop string, no white space at the ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tailora.data.tokenizer import Tokenizer
+
+_CUT = "\ufffd"  # what a tokenizer makes of the bytes of a character that is not all there
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of any of some strings."""
+    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
+
+
+class TextStream:
+    """Turns tokens into text piece by piece; the pieces together are `cut_at(decode(all), stop).strip()`.
+
+    Args:
+        tokenizer: of the tokens.
+        stop: strings at the first of which the text ends.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._ids: list[int] = []
+        self._start = self._read = 0  # tokens whose text the next is decoded after, and tokens told
+        self._held = ""  # text that may yet turn out to be the beginning of a stop string, or white space at the end
+        self._begun = self._stopped = False
+
+    def add(self, tokens: Iterable[int]) -> str:
+        """Take tokens; the text that is certain now."""
+        self._ids += tokens
+        return self._tell(self._fresh(last=False), last=False)
+
+    def end(self) -> str:
+        """The rest of the text; no tokens come after."""
+        return self._tell(self._fresh(last=True), last=True)
+
+    def _fresh(self, last: bool) -> str:
+        """Text of the tokens not told yet, once they end a character."""
+        # Decoded after some text: a tokenizer may drop a space at the beginning.
+        before = self._tokenizer.decode(self._ids[self._start : self._read])
+        text = self._tokenizer.decode(self._ids[self._start :])
+        if text.endswith(_CUT) and not last:
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return text[len(before) :]
+
+    def _tell(self, fresh: str, last: bool) -> str:
+        if self._stopped:
+            return ""
+        text = self._held + fresh
+        if not self._begun:
+            text = text.lstrip()
+        whole = cut_at(text, self._stop)
+        self._stopped = len(whole) < len(text)
+        sure = len(whole) if self._stopped or last else len(whole) - self._open_end(whole)
+        sure = len(whole[:sure].rstrip())
+        self._held = "" if self._stopped or last else whole[sure:]
+        self._begun = self._begun or sure > 0
+        return whole[:sure]
+
+    def _open_end(self, text: str) -> int:
+        """How long an end of the text is that may be the beginning of a stop string."""
+        longest = max(map(len, self._stop), default=1) - 1
+        sizes = range(min(longest, len(text)), 0, -1)
+        return next((size for size in sizes if any(each.startswith(text[-size:]) for each in self._stop)), 0)

@@ -1,0 +1,42 @@
+"""Text piece by piece is the whole text, whatever the tokens cut apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora.data.text_stream import TextStream, cut_at
+from tailora.data.tokenizer import Tokenizer
+from tailora.models.catalog import TINY_FOLDER
+
+TOKENIZER = Tokenizer.from_folder(TINY_FOLDER)
+PLAIN = st.text(alphabet="ab .\n£é日😀", max_size=30)
+
+
+@given(text=PLAIN, stop=st.lists(st.sampled_from(["\n\n", "ab", "é日", "a", ". a"]), max_size=2))
+def test_the_pieces_are_the_text(text: str, stop: list[str]) -> None:
+    tokens = TOKENIZER.encode(text)
+    stream = TextStream(TOKENIZER, stop)
+    pieces = [stream.add([token]) for token in tokens]
+    pieces.append(stream.end())
+    # White space at the front is dropped before a stop string is looked for.
+    assert "".join(pieces) == cut_at(TOKENIZER.decode(tokens).lstrip(), stop).strip()
+
+
+@given(tokens=st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=20))
+def test_any_tokens_give_the_same_text_as_at_once(tokens: list[int]) -> None:
+    stream = TextStream(TOKENIZER)
+    assert "".join([*(stream.add([token]) for token in tokens), stream.end()]) == TOKENIZER.decode(tokens).strip()
+
+
+def test_a_character_of_several_tokens_comes_whole() -> None:
+    tokens = TOKENIZER.encode("x😀y")
+    assert len(tokens) > 4
+    stream = TextStream(TOKENIZER)
+    assert [piece for token in tokens if (piece := stream.add([token]))] == ["x", "😀", "y"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("abc\n\nd", "abc"), ("abc", "abc"), ("", ""), ("\n\n", "")])
+def test_cut_at(text: str, expected: str) -> None:
+    assert cut_at(text, ["\n\n", "zz"]) == expected
