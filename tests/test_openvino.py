@@ -20,7 +20,10 @@ from tailora.errors import ModelError
 from tailora.files import write_json
 from tailora.lora.inject import attach, extract
 
-LAYERS = {"gpt2": ("attn.c_attn", "mlp.c_fc"), "llama": ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")}
+LAYERS = {
+    "gpt2": ("attn.c_attn", "mlp.c_fc", "wte", "lm_head"),
+    "llama": ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj", "embed_tokens", "lm_head"),
+}
 
 
 def step_of(

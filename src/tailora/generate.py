@@ -534,14 +534,16 @@ class _Bar:
     """A progress bar on stderr that tells tokens a second; it is not drawn where stderr is no terminal."""
 
     def __init__(self, total: int, done: int) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("generating"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]:,.0f} tokens/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=total, completed=done, speed=0.0)
         self._start = time.perf_counter()

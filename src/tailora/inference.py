@@ -28,6 +28,7 @@ BackendName = Literal["auto", "openvino", "torch"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 SLOTS = 16  # adapters that a step mixes, where so many are given
 _IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
+_AT_THE_ENDS = ("wte", "embed_tokens", "lm_head")  # what the graphs can adapt besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ def start(
     """
     if merged and len(setup.adapters) != 1:
         raise SettingsError(f"{len(setup.adapters)} adapters to merge", where="merged", mend="name exactly one")
-    why_not = _no_slot_for(setup.adapters)
+    why_not = _not_in_graph(setup.adapters, merged)
     if why_not and len(setup.adapters) > 1:
         name, reason = why_not
         raise AdapterError(f"{reason}, which does not run beside other adapters", where=name, mend="`tailora merge` it")
@@ -207,23 +208,30 @@ def _register(network: Backend, setup: Setup, built_in: bool) -> None:
 def _slots(setup: Setup) -> dict[str, Any]:
     """The room that the adapters need."""
     layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
-    places = (_IN_BLOCK.search(path) for path, _ in layers)
     return {
         "slots": min(len(setup.adapters), SLOTS),
         "rank": max((sum(branch.rank for branch in layer.branches) for _, layer in layers), default=1),
-        "layers": tuple(sorted({place[1] for place in places if place is not None})),
+        "layers": tuple(sorted({_end(path) for path, _ in layers})),
     }
 
 
-def _no_slot_for(adapters: Mapping[str, Adapter]) -> tuple[str, str] | None:
-    """An adapter that cannot share a step with others, and why; None where all can."""
+def _end(path: str) -> str:
+    """What the paths of a layer in every block have in common."""
+    place = _IN_BLOCK.search(path)
+    return place[1] if place else path.rpartition(".")[2]
+
+
+def _not_in_graph(adapters: Mapping[str, Adapter], merged: bool) -> tuple[str, str] | None:
+    """An adapter that has to be attached to a network of its own on torch, and why; None where there is none."""
     for name, adapter in adapters.items():
         if adapter.biases:
             return name, "has trained biases"
         for path, layer in adapter.layers.items():
             if layer.magnitude is not None:
                 return name, f"rescales the outputs of {path} (DoRA)"
-            if layer.kind not in ("linear", "gpt2_conv1d") or not _IN_BLOCK.search(path):
+            inside = layer.kind in ("linear", "gpt2_conv1d") and _IN_BLOCK.search(path)
+            # A tied head would have to part from the embedding, or follow it.
+            if not inside and (merged or _end(path) not in _AT_THE_ENDS):
                 return name, f"adapts {path}, outside the blocks' linear layers"
     return None
 

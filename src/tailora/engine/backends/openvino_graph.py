@@ -6,6 +6,7 @@ Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,8 @@ class SlotShape:
     Attributes:
         slots: how many adapters fit side by side.
         rank: most that one may have.
-        layers: ends of module paths of linear layers: "attn.c_attn", "self_attn.q_proj".
+        layers: ends of module paths: of linear layers ("attn.c_attn", "self_attn.q_proj"), of the token embedding
+            ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
     """
 
     slots: int
@@ -220,7 +222,8 @@ class _Builder:
         s, w = self.shape, self.weights
         embedding = _Matrix.of(w("transformer.wte.weight", s.vocabulary, s.hidden), self.precision)
         positions = ops.constant(w("transformer.wpe.weight", s.context, s.hidden))
-        x = ops.add(embedding.rows(self.inputs["tokens"]), ops.gather(positions, self.inputs["positions"], _whole(0)))
+        x = self._embed(embedding, "transformer.wte")
+        x = ops.add(x, ops.gather(positions, self.inputs["positions"], _whole(0)))
         for number in range(s.layers):
             block = f"transformer.h.{number}"
             y = self._layer_norm(x, f"{block}.ln_1")
@@ -235,7 +238,7 @@ class _Builder:
         s, w = self.shape, self.weights
         assert s.rope_theta is not None
         embedding = _Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
-        x = embedding.rows(self.inputs["tokens"])
+        x = self._embed(embedding, "model.embed_tokens")
         frequencies = s.rope_theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
         angles = np.arange(s.context)[:, None, None] * frequencies
         turn = [
@@ -271,6 +274,9 @@ class _Builder:
             weight = self.weights("lm_head.weight", self.shape.vocabulary, self.shape.hidden)
             head = _Matrix.of(weight, self.precision)
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
+        if self._has_room("lm_head"):
+            a, b = self._factors("lm_head", self.shape.hidden, self.shape.vocabulary)
+            logits = ops.add(logits, self._update(ops.matmul(hidden_KH, a, False, True), b, self._sampled))
         last = ops.constant(np.array([-1], np.int32))
         best = ops.topk(logits, self.inputs["best"], -1, "max", "value", "i32")
         peak = ops.reduce_max(logits, last, True)
@@ -285,6 +291,15 @@ class _Builder:
         parameter.output(0).get_tensor().set_names({name})
         self.inputs[name] = parameter
         return parameter
+
+    def _embed(self, matrix: _Matrix, name: str) -> Node:
+        """[T, H] of the tokens."""
+        x = matrix.rows(self.inputs["tokens"])
+        if not self._has_room(name):
+            return x
+        a, b = self._factors(name, self.shape.vocabulary, self.shape.hidden)
+        low_RT = ops.gather(a, self.inputs["tokens"], _whole(1))
+        return ops.add(x, self._update(ops.transpose(low_RT, ops.constant(np.array([1, 0], np.int32))), b))
 
     def _sampled(self, x: Node) -> Node:
         return ops.gather(x, self.inputs["sampled"], _whole(0))
@@ -323,17 +338,33 @@ class _Builder:
         y = ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)
         if bias is not None:
             y = ops.add(y, ops.constant(bias))
-        if self.room is None or not name.endswith(self.room.layers):
+        if not self._has_room(name):
             return y
         outputs, inputs = weight.shape
+        a, b = self._factors(name, inputs, outputs)
+        return ops.add(y, self._update(ops.matmul(x, a, False, True), b))
+
+    def _has_room(self, name: str) -> bool:
+        return self.room is not None and name.endswith(self.room.layers)
+
+    def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
+        """A layer's factors as inputs of the graph, of all slots: [R, in] and [out, R]."""
+        assert self.room is not None
         width = self.room.slots * self.room.rank
-        a = self._input(f"{name}.A", [width, inputs], "f32")
-        b = self._input(f"{name}.B", [outputs, width], "f32")
         self.targets[name] = (inputs, outputs)
-        low = ops.multiply(ops.matmul(x, a, False, True), self.scales)
+        return self._input(f"{name}.A", [width, inputs], "f32"), self._input(f"{name}.B", [outputs, width], "f32")
+
+    def _update(self, low: Node, b: Node, rows: Callable[[Node], Node] = lambda all_rows: all_rows) -> Node:
+        """What each row's own adapter adds, from [rows, R] of all: [rows, out].
+
+        Args:
+            low: of every slot.
+            b: [out, R].
+            rows: takes those rows of T that `low` has.
+        """
         # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
-        own = ops.select(self.chosen, low, _real(0.0))
-        return ops.add(y, ops.matmul(own, b, False, True))
+        own = ops.select(rows(self.chosen), ops.multiply(low, rows(self.scales)), _real(0.0))
+        return ops.matmul(own, b, False, True)
 
     def _attention(self, q: Node, k: Node, v: Node) -> Node:
         """Causal attention over paged caches; facts of the node: openvino 2026.4.1, marked experimental."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -31,7 +32,7 @@ class TorchBackend:
         cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
         slots: how many adapters a step can mix; 0 for the base as it is.
         rank: most that an adapter may have.
-        layers: ends of the paths of the linear layers that adapters may sit on.
+        layers: ends of the paths of the linear layers and embeddings of tokens that adapters may sit on.
     """
 
     def __init__(
@@ -110,7 +111,10 @@ class TorchBackend:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             assert self._own is not None
             assert self._scales is not None
-            low = inputs[0].float() @ a.to(self._device).t() * self._scales
+            if kind_of(layer) == "embedding":
+                low = F.embedding(inputs[0], a.to(self._device).t()) * self._scales
+            else:
+                low = inputs[0].float() @ a.to(self._device).t() * self._scales
             # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
             own = torch.where(self._own, low, 0.0)
             return output + (own @ b.to(self._device).t()).to(output.dtype)
@@ -153,7 +157,7 @@ class TorchBackend:
 
 
 def _ends(path: str, layer: nn.Module, layers: tuple[str, ...]) -> bool:
-    return path.endswith(layers) and kind_of(layer) in ("linear", "gpt2_conv1d")
+    return path.endswith(layers) and kind_of(layer) in ("linear", "gpt2_conv1d", "embedding")
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
