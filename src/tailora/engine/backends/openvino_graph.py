@@ -6,7 +6,7 @@ Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,7 +240,7 @@ class _Builder:
         embedding = _Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
         x = self._embed(embedding, "model.embed_tokens")
         frequencies = s.rope_theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
-        angles = np.arange(s.context)[:, None, None] * frequencies
+        angles = np.arange(s.context)[:, None, None, None] * np.concatenate([frequencies, frequencies])
         turn = [
             ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], _whole(0))
             for f in (np.cos, np.sin)
@@ -250,15 +250,15 @@ class _Builder:
         for number in range(s.layers):
             block = f"model.layers.{number}"
             y = self._rms_norm(x, f"{block}.input_layernorm")
-            q = self._rotate(self._linear(y, f"{block}.self_attn.q_proj", s.hidden, s.heads * s.head_dim), *turn)
-            k = self._rotate(self._linear(y, f"{block}.self_attn.k_proj", s.hidden, kv), *turn)
-            v = self._linear(y, f"{block}.self_attn.v_proj", s.hidden, kv)
-            mixed = self._attention(q, k, v)
-            x = ops.add(x, self._linear(mixed, f"{block}.self_attn.o_proj", s.heads * s.head_dim, s.hidden))
-            y = self._rms_norm(x, f"{block}.post_attention_layernorm")
-            gate = ops.swish(self._linear(y, f"{block}.mlp.gate_proj", s.hidden, width))
-            up = self._linear(y, f"{block}.mlp.up_proj", s.hidden, width)
-            x = ops.add(x, self._linear(ops.multiply(gate, up), f"{block}.mlp.down_proj", width, s.hidden))
+            queries, at = s.heads * s.head_dim, f"{block}.self_attn"
+            parts = {f"{at}.q_proj": queries, f"{at}.k_proj": kv, f"{at}.v_proj": kv}
+            q, k, v = self._linear(y, s.hidden, parts)
+            mixed = self._attention(self._rotate(q, *turn), self._rotate(k, *turn), v)
+            x = ops.add(x, *self._linear(mixed, queries, {f"{at}.o_proj": s.hidden}))
+            y, at = self._rms_norm(x, f"{block}.post_attention_layernorm"), f"{block}.mlp"
+            gate, up = self._linear(y, s.hidden, {f"{at}.gate_proj": width, f"{at}.up_proj": width})
+            mixed = ops.multiply(ops.swish(gate), up)
+            x = ops.add(x, *self._linear(mixed, width, {f"{at}.down_proj": s.hidden}))
         return self._finish(self._rms_norm(self._sampled(x), "model.norm"), embedding)
 
     def _intermediate(self) -> int:
@@ -315,32 +315,41 @@ class _Builder:
         return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights(f"{name}.weight", self.shape.hidden)))
 
     def _rotate(self, x: Node, cosine: Node, sine: Node) -> Node:
-        """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as Llama has them."""
-        heads = ops.reshape(x, ops.constant(np.array([0, -1, self.shape.head_dim], np.int32)), True)
-        one, two = ops.split(heads, _whole(2), 2).outputs()
-        turned = ops.concat(
-            [
-                ops.subtract(ops.multiply(one, cosine), ops.multiply(two, sine)),
-                ops.add(ops.multiply(two, cosine), ops.multiply(one, sine)),
-            ],
-            2,
-        )
-        return ops.reshape(turned, ops.constant(np.array([0, -1], np.int32)), True)
+        """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as Llama has them.
 
-    def _linear(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
-        return self._project(x, name, self.weights(f"{name}.weight", outputs, inputs), None)
+        In the form that OpenVINO recognises and computes in one pass.
+        """
+        half, axis, one = self.shape.head_dim // 2, _list(3), _list(1)
+        heads = ops.reshape(x, ops.constant(np.array([0, -1, 1, self.shape.head_dim], np.int32)), True)
+        first = ops.slice(heads, _list(0), _list(half), one, axis)
+        second = ops.slice(heads, _list(half), _list(2 * half), one, axis)
+        turned = ops.concat([ops.multiply(second, _real(-1.0)), first], -1)
+        rotated = ops.add(ops.multiply(heads, cosine), ops.multiply(turned, sine))
+        return ops.reshape(rotated, ops.constant(np.array([0, -1], np.int32)), True)
+
+    def _linear(self, x: Node, inputs: int, parts: Mapping[str, int]) -> list[Node]:
+        """Layers without bias that take the same input, with their outputs: one product for all of them."""
+        weights = [self.weights(f"{name}.weight", outputs, inputs) for name, outputs in parts.items()]
+        y = self._product(x, np.concatenate(weights))
+        sizes = ops.constant(np.array(list(parts.values()), np.int32))
+        split = [y] if len(parts) == 1 else ops.variadic_split(y, _whole(1), sizes).outputs()
+        return [
+            self._adapted(x, each, name, inputs, outputs)
+            for each, (name, outputs) in zip(split, parts.items(), strict=True)
+        ]
 
     def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
-        weight = self.weights(f"{name}.weight", inputs, outputs).T
-        return self._project(x, name, weight, self.weights(f"{name}.bias", outputs))
+        y = self._product(x, self.weights(f"{name}.weight", inputs, outputs).T)
+        y = ops.add(y, ops.constant(self.weights(f"{name}.bias", outputs)))
+        return self._adapted(x, y, name, inputs, outputs)
 
-    def _project(self, x: Node, name: str, weight: Array, bias: Array | None) -> Node:
-        y = ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)
-        if bias is not None:
-            y = ops.add(y, ops.constant(bias))
+    def _product(self, x: Node, weight: Array) -> Node:
+        return ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)
+
+    def _adapted(self, x: Node, y: Node, name: str, inputs: int, outputs: int) -> Node:
+        """A layer's output with what the rows' adapters add to it, if it has room for any."""
         if not self._has_room(name):
             return y
-        outputs, inputs = weight.shape
         a, b = self._factors(name, inputs, outputs)
         return ops.add(y, self._update(ops.matmul(x, a, False, True), b))
 
@@ -395,6 +404,10 @@ class _Builder:
 
 def _real(value: float) -> Node:
     return ops.constant(np.array(value, np.float32))
+
+
+def _list(value: int) -> Node:
+    return ops.constant(np.array([value], np.int32))
 
 
 def _whole(value: int) -> Node:
