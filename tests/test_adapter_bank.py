@@ -44,13 +44,13 @@ def delta(of: Adapter, path: str) -> np.ndarray:
 
 
 def assert_slot_is(bank: AdapterBank, slot: int, of: Adapter) -> None:
-    columns = slice(slot * bank.rank, (slot + 1) * bank.rank)
-    for path, factors in bank.factors.items():
-        np.testing.assert_allclose(factors.b[:, columns] @ factors.a[columns], delta(of, path), atol=1e-5)
+    for path in bank.factors:
+        a, b = bank.place(path, slot)
+        np.testing.assert_allclose(b @ a, delta(of, path), atol=1e-5)
 
 
 def bank_of(count: int, slots: int) -> tuple[AdapterBank, list[Adapter]]:
-    bank = AdapterBank(TARGETS, slots=slots, rank=4, base_fingerprint="base")
+    bank = AdapterBank(TARGETS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
     adapters = [adapter(seed) for seed in range(count)]
     for number, each in enumerate(adapters):
         bank.register(str(number), each)

@@ -54,7 +54,13 @@ def adapter(seed: int) -> Adapter:
 
 @pytest.fixture(scope="module", params=["openvino", "torch"])
 def backend(request: pytest.FixtureRequest, folder: Path) -> Backend:
-    room: dict[str, Any] = {"cache_tokens": 12 * 32, "slots": SLOTS, "rank": 4, "layers": ("q_proj", "v_proj")}
+    room: dict[str, Any] = {
+        "cache_tokens": 12 * 32,
+        "slots": SLOTS,
+        "rank": 4,
+        "layers": ("q_proj", "v_proj"),
+        "grouped": 1,
+    }
     made: Backend
     if request.param == "openvino":
         made = OpenVinoBackend(folder, precision="fp32", threads=1, **room)

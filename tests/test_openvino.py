@@ -73,10 +73,11 @@ def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("grouped", [8, 1])
+def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str, grouped: int) -> None:
     base = save_base(tmp_path, kind)
     backend = OpenVinoBackend(
-        tmp_path, precision="fp32", cache_tokens=256, slots=2, rank=6, layers=LAYERS[kind], threads=1
+        tmp_path, precision="fp32", cache_tokens=256, slots=2, rank=6, layers=LAYERS[kind], grouped=grouped, threads=1
     )
     prompt = [7, 3, 9, 4, 1]
     expected = [logits_of(base, prompt)]
@@ -97,8 +98,8 @@ def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str) -> None:
     rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).logits.copy()
     np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)
     # With the scale 0 an adapter is off; an overflow of one slot stays in its own rows.
-    for factors in backend.bank.factors.values():
-        factors.a[slots[2] * 6] = np.inf
+    for path in backend.bank.factors:
+        backend.bank.place(path, slots[2])[0][0] = np.inf
     rows = backend.run(
         step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1])
     ).logits

@@ -1,7 +1,8 @@
-"""Adapters in slots: the factors of all that may run in one step, stacked into one pair of matrices a layer.
+"""Adapters in slots: the factors of all that may run in one step, stacked into a pair of matrices for some slots each.
 
-A step multiplies all rows with all slots and keeps of each row what its own slot gave, so that any mixture of
-adapters is the same two products. Filling a slot writes its stretch of the matrices, and nothing else.
+A step multiplies the rows of a group of slots with all slots of the group, and keeps of each row what its own slot
+gave. With few slots there is one group, and any mixture of adapters is the same two products; with many, a row meets
+only the slots of its group. Filling a slot writes its stretch of the matrices, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.errors import AdapterError
 
 Array = NDArray[np.float32]
+GROUPED = 4  # slots of a group: fewer make products too thin to be fast, more multiply rows with what is not theirs
 _MERGE = "merge it into the base and run that"
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Of one layer: A [slots · rank, in] and B [out, slots · rank]; slot s has the columns of B from s · rank on."""
+    """Of one layer, with W the ranks of a group's slots together: A [groups, W, in] and B [groups, out, W].
+
+    Slot s is in group s // n of n slots, and has there W's stretch of `rank` from (s mod n) · rank on.
+    """
 
     a: Array
     b: Array
@@ -36,6 +41,12 @@ class _Registered:
     users: int = 0
 
 
+def grouping(slots: int, grouped: int) -> tuple[int, int]:
+    """How many slots a group has, and how many groups there are."""
+    each = max(1, min(slots, grouped))
+    return each, max(1, -(-slots // each))
+
+
 class AdapterBank:
     """Any number of registered adapters, some of them in slots, those in use safe there.
 
@@ -43,16 +54,26 @@ class AdapterBank:
         targets: (in, out) of each layer that can be adapted, by module path.
         slots: how many adapters a step can mix.
         rank: most that an adapter may have in a layer, its slices together.
+        grouped: how many slots a group has; all where there are fewer.
         base_fingerprint: of the base that the layers belong to.
     """
 
     def __init__(
-        self, targets: Mapping[str, tuple[int, int]], *, slots: int, rank: int, base_fingerprint: str | None = None
+        self,
+        targets: Mapping[str, tuple[int, int]],
+        *,
+        slots: int,
+        rank: int,
+        grouped: int = GROUPED,
+        base_fingerprint: str | None = None,
     ) -> None:
         self.slots, self.rank = slots, rank
-        width = slots * rank
+        self.grouped, self.groups = grouping(slots, grouped)
+        width = self.grouped * rank
         self.factors = {
-            path: Factors(np.zeros((width, inputs), np.float32), np.zeros((outputs, width), np.float32))
+            path: Factors(
+                np.zeros((self.groups, width, inputs), np.float32), np.zeros((self.groups, outputs, width), np.float32)
+            )
             for path, (inputs, outputs) in targets.items()
         }
         self._fingerprint = base_fingerprint
@@ -135,6 +156,13 @@ class AdapterBank:
         if not known.users:
             self._idle[name] = None
 
+    def place(self, path: str, slot: int) -> tuple[Array, Array]:
+        """A slot's own A [rank, in] and B [out, rank] in a layer, to be written or read."""
+        group, place = divmod(slot, self.grouped)
+        stretch = slice(place * self.rank, (place + 1) * self.rank)
+        factors = self.factors[path]
+        return factors.a[group, stretch], factors.b[group, :, stretch]
+
     def _find(self, name: str) -> _Registered:
         known = self._registered.get(name)
         if known is None:
@@ -143,16 +171,15 @@ class AdapterBank:
         return known
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
-        low, high = slot * self.rank, (slot + 1) * self.rank
-        for path, factors in self.factors.items():
-            factors.a[low:high] = 0
-            factors.b[:, low:high] = 0
-            place = low
+        for path in self.factors:
+            a, b = self.place(path, slot)
+            a[:] = b[:] = 0
+            done = 0
             for branch in adapter.layers[path].branches if path in adapter.layers else ():
-                first, last = branch.rows or (0, len(factors.b))
-                factors.a[place : place + branch.rank] = branch.a
-                factors.b[first:last, place : place + branch.rank] = branch.b * np.float32(branch.scale)
-                place += branch.rank
+                first, last = branch.rows or (0, len(b))
+                a[done : done + branch.rank] = branch.a
+                b[first:last, done : done + branch.rank] = branch.b * np.float32(branch.scale)
+                done += branch.rank
 
     def _check(self, name: str, adapter: Adapter, force: bool) -> None:
         if changes_nothing(adapter):
@@ -170,17 +197,17 @@ class AdapterBank:
                 continue
             if layer.magnitude is not None:
                 problems.append(f"rescales the outputs of {path} (DoRA)")
-            factors = self.factors[path]
+            inputs, outputs = self.factors[path].a.shape[2], self.factors[path].b.shape[1]
             total = sum(branch.rank for branch in layer.branches)
             if total > self.rank:
                 problems.append(f"has rank {total} in {path}, above the {self.rank} of a slot")
             for branch in layer.branches:
-                rows = len(factors.b) if branch.rows is None else branch.rows[1] - branch.rows[0]
-                if branch.a.shape != (branch.rank, factors.a.shape[1]) or branch.b.shape != (rows, branch.rank):
+                rows = outputs if branch.rows is None else branch.rows[1] - branch.rows[0]
+                if branch.a.shape != (branch.rank, inputs) or branch.b.shape != (rows, branch.rank):
                     shapes = f"{list(branch.a.shape)} and {list(branch.b.shape)}"
                     problems.append(f"has factors of {shapes} in {path}, which the layer has no place for")
-                elif branch.rows is not None and branch.rows[1] > len(factors.b):
-                    problems.append(f"writes outputs up to {branch.rows[1]} of {len(factors.b)} in {path}")
+                elif branch.rows is not None and branch.rows[1] > outputs:
+                    problems.append(f"writes outputs up to {branch.rows[1]} of {outputs} in {path}")
                 elif not (np.isfinite(branch.a).all() and np.isfinite(branch.b * np.float32(branch.scale)).all()):
                     problems.append(f"has numbers that are not finite in {path}")
         if problems:

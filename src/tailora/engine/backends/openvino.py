@@ -10,10 +10,10 @@ import numpy as np
 import openvino as ov
 
 from tailora.adapters.adapter import Adapter
-from tailora.engine.adapter_bank import AdapterBank
+from tailora.engine.adapter_bank import GROUPED, AdapterBank
 from tailora.engine.architecture import architecture_of, read_config
 from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
-from tailora.engine.step import Scores, Step
+from tailora.engine.step import Floats, Ints, Scores, Step
 from tailora.errors import ModelError
 from tailora.models.fingerprint import fingerprint_folder
 
@@ -31,6 +31,7 @@ class OpenVinoBackend:
         slots: how many adapters a step can mix; 0 for a base alone.
         rank: most that an adapter may have.
         layers: ends of the paths of the layers that adapters may sit on.
+        grouped: see `adapter_bank.AdapterBank`.
         merged: an adapter of linear layers to fold into the weights.
         threads: cores to use; by default all.
 
@@ -48,16 +49,18 @@ class OpenVinoBackend:
         slots: int = 8,
         rank: int = 16,
         layers: tuple[str, ...] = (),
+        grouped: int = GROUPED,
         merged: Adapter | None = None,
         threads: int | None = None,
     ) -> None:
         architecture = architecture_of(read_config(folder))
         self.context, self.vocabulary = architecture.context, architecture.vocabulary
-        room = SlotShape(slots, rank, layers) if slots else None
+        room = SlotShape(slots, rank, layers, grouped) if slots else None
         graph = build_graph(folder, architecture, precision, room, merged)
         if room is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
-        self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, base_fingerprint=fingerprint_folder(folder))
+        fingerprint = fingerprint_folder(folder)
+        self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint)
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
         if precision == "fp32":
@@ -89,11 +92,36 @@ class OpenVinoBackend:
             "best": np.array(step.best, np.int32),
         }
         if self.bank.slots:
-            given |= {"slots": step.slots, "scales": step.scales}
+            given |= self._grouped(step.slots, step.scales)
+            if "lm_head" in self.bank.factors:
+                of_head = self._grouped(step.slots[step.sampled], step.scales[step.sampled])
+                given |= {f"head_{name}": values for name, values in of_head.items()}
         for name, values in given.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
         return Scores(*(self._request.get_output_tensor(number).data for number in range(3)))
+
+    def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
+        """The inputs of `openvino_graph.GroupedRows` for rows with these slots."""
+        groups, rows = self.bank.groups, len(slots)
+        if groups == 1:
+            return {"slots": slots[None], "scales": scales[None]}
+        # Rows without an adapter go anywhere; evenly, so that no group is made large by them.
+        group = np.where(slots < 0, np.arange(rows) % groups, slots // self.bank.grouped)
+        order = np.argsort(group, kind="stable")
+        counts = np.bincount(group, minlength=groups)
+        most = int(counts.max())
+        at = group[order] * most + np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts)
+        places, back = np.zeros(groups * most, np.int32), np.empty(rows, np.int32)
+        own, factor = np.full(groups * most, -1, np.int32), np.ones(groups * most, np.float32)
+        places[at], back[order], own[at], factor[at] = order, at, slots[order], scales[order]
+        shape = groups, most
+        return {
+            "places": places.reshape(shape),
+            "back": back,
+            "slots": own.reshape(shape),
+            "scales": factor.reshape(shape),
+        }
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """See `step.Backend`."""

@@ -1,12 +1,13 @@
 """A base model as an OpenVINO graph, built from its safetensors. No torch.
 
 One run takes the tokens of many sequences in one flat row and gives the logits of the rows that are asked for.
-Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabulary, R rank over all slots.
+Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabulary, G groups of slots, P most rows
+of a group, W the ranks of a group's slots together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from tailora.adapters.adapter import Adapter, LayerAdapter
+from tailora.engine.adapter_bank import GROUPED, grouping
 from tailora.engine.architecture import Architecture
 from tailora.errors import AdapterError, ModelError
 from tailora.hardware import cores
@@ -38,10 +40,11 @@ class Graph:
     Attributes:
         model: its outputs are those of `step.Scores`. Its inputs are `tokens`, `positions`, `past_lens`,
             `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled` and `best`,
-            the caches, and with slots also `slots`, `scales` and each adapted layer's factors.
+            the caches, and with slots also each adapted layer's factors and those of `GroupedRows`, the latter a
+            second time under names that begin with `head_` if the vocabulary projection is adapted.
         caches: the names of the key and value caches, key before value, block by block.
-        targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [R, in] and
-            `PATH.B` [out, R].
+        targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [G, W, in]
+            and `PATH.B` [G, out, W].
     """
 
     model: ov.Model
@@ -58,11 +61,13 @@ class SlotShape:
         rank: most that one may have.
         layers: ends of module paths: of linear layers ("attn.c_attn", "self_attn.q_proj"), of the token embedding
             ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
+        grouped: see `adapter_bank.AdapterBank`.
     """
 
     slots: int
     rank: int
     layers: tuple[str, ...]
+    grouped: int = GROUPED
 
 
 def build_graph(
@@ -194,6 +199,51 @@ class _Matrix:
         return ops.multiply(ops.subtract(ops.convert(values, "f32"), _real(128.0)), scales)
 
 
+@dataclass(frozen=True)
+class GroupedRows:
+    """Rows by the group of their adapter's slot, and what is theirs of what a group's slots make of them.
+
+    Attributes:
+        places: input `places` [G, P], which row stands there; any, where none does. None with one group of all rows.
+        back: input `back` [rows], where in G · P each row stands; None with one group.
+        chosen: [G, P, W], whether a column belongs to the slot of the row that stands there; from input `slots`
+            [G, P], -1 where none does or its row has no adapter.
+        scales: [G, P, 1], what the row's effect is multiplied by; from input `scales` [G, P].
+    """
+
+    places: Node | None
+    back: Node | None
+    chosen: Node
+    scales: Node
+
+    @classmethod
+    def of(cls, builder: _Builder, room: SlotShape, prefix: str = "") -> GroupedRows:
+        """Its inputs, with a prefix to their names, in a graph that is being built."""
+        each, groups = grouping(room.slots, room.grouped)
+        slots_GP1 = ops.unsqueeze(builder._input(f"{prefix}slots", [groups, -1], "i32"), _whole(2))
+        scales_GP1 = ops.unsqueeze(builder._input(f"{prefix}scales", [groups, -1], "f32"), _whole(2))
+        owners = np.repeat(np.arange(groups * each, dtype=np.int32), room.rank).reshape(groups, 1, -1)
+        places = back = None
+        if groups > 1:
+            places = builder._input(f"{prefix}places", [groups, -1], "i32")
+            back = builder._input(f"{prefix}back", [-1], "i32")
+        return cls(places, back, ops.equal(slots_GP1, ops.constant(owners)), scales_GP1)
+
+    def take(self, x: Node) -> Node:
+        """[rows, …] to [G, P, …]."""
+        return ops.unsqueeze(x, _whole(0)) if self.places is None else ops.gather(x, self.places, _whole(0))
+
+    def update(self, low_GPW: Node, b_GOW: Node) -> Node:
+        """What each row's own adapter adds, [rows, out], from what all of its group make of it."""
+        # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
+        own_GPW = ops.select(self.chosen, ops.multiply(low_GPW, self.scales), _real(0.0))
+        added_GPO = ops.matmul(own_GPW, b_GOW, False, True)
+        if self.back is None:
+            return ops.squeeze(added_GPO, _whole(0))
+        shape = ops.constant(np.array([-1, b_GOW.get_output_partial_shape(0)[1].get_length()], np.int32))
+        return ops.gather(ops.reshape(added_GPO, shape, False), self.back, _whole(0))
+
+
 @dataclass
 class _Builder:
     shape: Architecture
@@ -203,8 +253,7 @@ class _Builder:
     inputs: dict[str, Node] = field(default_factory=dict)
     caches: list[str] = field(default_factory=list)
     targets: dict[str, tuple[int, int]] = field(default_factory=dict)
-    chosen: Node = None  # [T, R], whether a column belongs to the row's slot
-    scales: Node = None  # [T, 1]
+    rows: GroupedRows | None = None  # of all tokens
 
     def __post_init__(self) -> None:
         for name in ("tokens", "positions", "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"):
@@ -213,10 +262,7 @@ class _Builder:
         self._input("sampled", [-1], "i32")
         self._input("best", [], "i32")
         if self.room is not None:
-            slots_T1 = ops.unsqueeze(self._input("slots", [-1], "i32"), _whole(1))
-            self.scales = ops.unsqueeze(self._input("scales", [-1], "f32"), _whole(1))
-            owners_R = np.repeat(np.arange(self.room.slots, dtype=np.int32), self.room.rank)
-            self.chosen = ops.equal(slots_T1, ops.constant(owners_R[None]))
+            self.rows = GroupedRows.of(self, self.room)
 
     def gpt2(self) -> Graph:
         s, w = self.shape, self.weights
@@ -275,8 +321,10 @@ class _Builder:
             head = _Matrix.of(weight, self.precision)
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
         if self._has_room("lm_head"):
+            assert self.room is not None
+            rows = GroupedRows.of(self, self.room, "head_")
             a, b = self._factors("lm_head", self.shape.hidden, self.shape.vocabulary)
-            logits = ops.add(logits, self._update(ops.matmul(hidden_KH, a, False, True), b, self._sampled))
+            logits = ops.add(logits, rows.update(ops.matmul(rows.take(hidden_KH), a, False, True), b))
         last = ops.constant(np.array([-1], np.int32))
         best = ops.topk(logits, self.inputs["best"], -1, "max", "value", "i32")
         peak = ops.reduce_max(logits, last, True)
@@ -295,11 +343,12 @@ class _Builder:
     def _embed(self, matrix: _Matrix, name: str) -> Node:
         """[T, H] of the tokens."""
         x = matrix.rows(self.inputs["tokens"])
-        if not self._has_room(name):
+        if not self._has_room(name) or self.rows is None:
             return x
         a, b = self._factors(name, self.shape.vocabulary, self.shape.hidden)
-        low_RT = ops.gather(a, self.inputs["tokens"], _whole(1))
-        return ops.add(x, self._update(ops.transpose(low_RT, ops.constant(np.array([1, 0], np.int32))), b))
+        low_GWP = ops.gather(a, self.rows.take(self.inputs["tokens"]), _whole(2), 1)
+        low_GPW = ops.transpose(low_GWP, ops.constant(np.array([0, 2, 1], np.int32)))
+        return ops.add(x, self.rows.update(low_GPW, b))
 
     def _sampled(self, x: Node) -> Node:
         return ops.gather(x, self.inputs["sampled"], _whole(0))
@@ -348,32 +397,22 @@ class _Builder:
 
     def _adapted(self, x: Node, y: Node, name: str, inputs: int, outputs: int) -> Node:
         """A layer's output with what the rows' adapters add to it, if it has room for any."""
-        if not self._has_room(name):
+        if not self._has_room(name) or self.rows is None:
             return y
         a, b = self._factors(name, inputs, outputs)
-        return ops.add(y, self._update(ops.matmul(x, a, False, True), b))
+        return ops.add(y, self.rows.update(ops.matmul(self.rows.take(x), a, False, True), b))
 
     def _has_room(self, name: str) -> bool:
         return self.room is not None and name.endswith(self.room.layers)
 
     def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
-        """A layer's factors as inputs of the graph, of all slots: [R, in] and [out, R]."""
+        """A layer's factors as inputs of the graph, of all slots: [G, W, in] and [G, out, W]."""
         assert self.room is not None
-        width = self.room.slots * self.room.rank
+        each, groups = grouping(self.room.slots, self.room.grouped)
+        width = each * self.room.rank
         self.targets[name] = (inputs, outputs)
-        return self._input(f"{name}.A", [width, inputs], "f32"), self._input(f"{name}.B", [outputs, width], "f32")
-
-    def _update(self, low: Node, b: Node, rows: Callable[[Node], Node] = lambda all_rows: all_rows) -> Node:
-        """What each row's own adapter adds, from [rows, R] of all: [rows, out].
-
-        Args:
-            low: of every slot.
-            b: [out, R].
-            rows: takes those rows of T that `low` has.
-        """
-        # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
-        own = ops.select(rows(self.chosen), ops.multiply(low, rows(self.scales)), _real(0.0))
-        return ops.matmul(own, b, False, True)
+        a = self._input(f"{name}.A", [groups, width, inputs], "f32")
+        return a, self._input(f"{name}.B", [groups, outputs, width], "f32")
 
     def _attention(self, q: Node, k: Node, v: Node) -> Node:
         """Causal attention over paged caches; facts of the node: openvino 2026.4.1, marked experimental."""

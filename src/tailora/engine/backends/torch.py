@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tailora.engine.adapter_bank import AdapterBank, Factors
+from tailora.engine.adapter_bank import GROUPED, AdapterBank, Factors
 from tailora.engine.step import Scores, Step
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
@@ -33,10 +33,18 @@ class TorchBackend:
         slots: how many adapters a step can mix; 0 for the base as it is.
         rank: most that an adapter may have.
         layers: ends of the paths of the linear layers and embeddings of tokens that adapters may sit on.
+        grouped: see `adapter_bank.AdapterBank`.
     """
 
     def __init__(
-        self, base: Base, *, cache_tokens: int = 16384, slots: int = 0, rank: int = 16, layers: tuple[str, ...] = ()
+        self,
+        base: Base,
+        *,
+        cache_tokens: int = 16384,
+        slots: int = 0,
+        rank: int = 16,
+        layers: tuple[str, ...] = (),
+        grouped: int = GROUPED,
     ) -> None:
         self._model = base.model.eval()
         embedding = self._model.get_input_embeddings().weight
@@ -47,9 +55,10 @@ class TorchBackend:
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
-        self.bank = AdapterBank(targets, slots=slots, rank=rank, base_fingerprint=base.fingerprint)
-        self._owners = torch.arange(slots, device=self._device).repeat_interleave(rank)
-        self._own: Tensor | None = None  # [S, C, R] of the step that is running
+        self.bank = AdapterBank(targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint)
+        width = self.bank.groups * self.bank.grouped
+        self._owners = torch.arange(width, device=self._device).repeat_interleave(rank)
+        self._own: Tensor | None = None  # [S, C, G · W] of the step that is running
         self._scales: Tensor | None = None  # [S, C, 1]
         for path, layer in chosen.items():
             layer.register_forward_hook(self._branch(self.bank.factors[path]))
@@ -106,7 +115,7 @@ class TorchBackend:
         self._scales = self._there(scales)
 
     def _branch(self, factors: Factors) -> Any:
-        a, b = (torch.from_numpy(factor) for factor in (factors.a, factors.b))
+        a, b = torch.from_numpy(factors.a).flatten(0, 1), torch.from_numpy(factors.b)
 
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             assert self._own is not None
@@ -117,7 +126,8 @@ class TorchBackend:
                 low = inputs[0].float() @ a.to(self._device).t() * self._scales
             # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
             own = torch.where(self._own, low, 0.0)
-            return output + (own @ b.to(self._device).t()).to(output.dtype)
+            added = torch.einsum("scgw,gow->sco", own.reshape(*own.shape[:-1], len(b), -1), b.to(self._device))
+            return output + added.to(output.dtype)
 
         return add
 
