@@ -21,13 +21,15 @@ Given = dict[str, Any]
 Pass = Callable[[], int]
 
 
-def openvino_genai(given: Given, new_tokens: int, threads: int, *, adapters: bool, count: int) -> tuple[Pass, str]:
-    """Continuous batching, int8 weights; a batch has one adapter, so that eight are run one after another."""
+def openvino_genai(
+    given: Given, new_tokens: int, threads: int, *, adapters: bool = False, count: int = 64, precision: str = "int8"
+) -> tuple[Pass, str]:
+    """Continuous batching; a batch has one adapter, so that eight are run one after another."""
     import numpy as np
     import openvino as ov
     import openvino_genai as genai
 
-    folder = exported(Path(given["folder"]))
+    folder = exported(Path(given["folder"]), precision)
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = 2
     scheduler.max_num_batched_tokens = 512
@@ -55,22 +57,28 @@ def openvino_genai(given: Given, new_tokens: int, threads: int, *, adapters: boo
             tokens += sum(len(each.m_generation_ids[0]) for each in done)
         return tokens
 
-    return run, "int8"
+    return run, precision
 
 
-def exported(folder: Path) -> Path:
-    """The base as optimum-intel exports it, 8-bit weights; made once beside nothing of ours."""
+def exported(folder: Path, precision: str) -> Path:
+    """The base as optimum-intel exports it, with NNCF's 8-bit weights if wanted; made once."""
+    import nncf
+    import openvino as ov
     from optimum.exporters.openvino import main_export
-    from optimum.intel import OVConfig, OVWeightQuantizationConfig
 
-    target = Path(os.environ["SERVING_WORK"]) / f"openvino-{folder.name}"
-    if not (target / "openvino_model.xml").is_file():
-        main_export(
-            str(folder),
-            output=str(target),
-            task="text-generation-with-past",
-            ov_config=OVConfig(quantization_config=OVWeightQuantizationConfig(bits=8)),
-        )
+    target = Path(os.environ["SERVING_WORK"]) / f"openvino-{Path(folder).name}-{precision}"
+    model = target / "openvino_model.xml"
+    if not (target / "ready").is_file():
+        main_export(str(folder), output=str(target), task="text-generation-with-past")
+        if precision == "int8":
+            # As `optimum-cli export openvino --weight-format int8` does it.
+            exact = ov.Core().read_model(model)
+            rounded = nncf.compress_weights(exact.clone(), mode=nncf.CompressWeightsMode.INT8_ASYM)
+            ov.save_model(rounded, target / "rounded.xml")
+            del exact
+            for suffix in ("xml", "bin"):
+                (target / f"rounded.{suffix}").replace(target / f"openvino_model.{suffix}")
+        (target / "ready").touch()
     return target
 
 
@@ -187,10 +195,11 @@ def llama_cpp(given: Given, new_tokens: int, threads: int) -> tuple[Pass, str]:
 
 
 ARMS: dict[str, Callable[[Given, int, int], tuple[Pass, str]]] = {
-    "genai_none": lambda g, n, t: openvino_genai(g, n, t, adapters=False, count=64),
-    "genai_8": lambda g, n, t: openvino_genai(g, n, t, adapters=True, count=64),
-    "genai_one": lambda g, n, t: openvino_genai(g, n, t, adapters=False, count=1),
-    "genai_first": lambda g, n, t: openvino_genai(g, 1, t, adapters=False, count=1),
+    "genai_none": openvino_genai,
+    "genai_none_fp32": lambda g, n, t: openvino_genai(g, n, t, precision="fp32"),
+    "genai_8": lambda g, n, t: openvino_genai(g, n, t, adapters=True),
+    "genai_one": lambda g, n, t: openvino_genai(g, n, t, count=1),
+    "genai_first": lambda g, n, t: openvino_genai(g, 1, t, count=1),
     "peft_8_fp32": lambda g, n, t: peft(g, n, t, dtype="float32", adapters=8),
     "peft_8_bf16": lambda g, n, t: peft(g, n, t, dtype="bfloat16", adapters=8),
     "transformers_beams": lambda g, n, t: beams(g, n, t, dtype="float32"),

@@ -24,8 +24,8 @@ from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.engine.decoding import Decoding
 from tailora.engine.step import Backend, Step
-from tailora.generate import Prompt, generate
 from tailora.inference import Running, set_up, start
+from tailora.writing import Prompt, generate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH = 16

@@ -5,8 +5,8 @@
     python benchmarks/serving.py --base smollm2-135m --arms none genai_none --rounds 1
 
 64 E2E test prompts, 32 new tokens each, the end-of-text token ignored, adapters of rank 16 with random values on the
-queries and values (on `c_attn` for GPT-2). Arms of ours: `none` without adapters and without room for any, `8` and
-`64` adapters mixed in every step, `1000` registered with 16 slots and a stream of 256 requests that ask for the n-th
+queries and values (on `c_attn` for GPT-2). Arms of ours: `none` without adapters and
+without room for any (`none_fp32` in fp32), `8` and `64` adapters mixed in every step, `1000` registered with 16 slots and a stream of 256 requests that ask for the n-th
 in proportion to 1/n^1.2, `one` request alone, `beams` (10) in int8 and `beams_fp32`. Peers: OpenVINO GenAI with int8
 weights (`genai_*`; adapter by adapter, since a batch of its has one), PEFT (`peft_8_*`), vLLM's CPU build (`vllm_*`),
 llama.cpp (`llama_one`) and transformers' beam search. Each arm runs in a process of its own, the peers in virtual
@@ -36,9 +36,10 @@ from tailora import hardware
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
-OURS = ("none", "8", "64", "1000", "one", "first", "beams", "beams_fp32")
+OURS = ("none", "none_fp32", "8", "64", "1000", "one", "first", "beams", "beams_fp32")
 PEERS = {
     "genai_none": "genai",
+    "genai_none_fp32": "genai",
     "genai_8": "genai",
     "genai_one": "genai",
     "genai_first": "genai",
@@ -62,6 +63,7 @@ RATIOS = {
     "64_over_none": ("64", "none"),
     "1000_over_none": ("1000", "none"),
     "none_over_genai": ("none", "genai_none"),
+    "none_fp32_over_genai_fp32": ("none_fp32", "genai_none_fp32"),
     "8_over_genai": ("8", "genai_8"),
     "8_over_vllm": ("8", "vllm_8"),
     "8_over_peft_fp32": ("8", "peft_8_fp32"),
@@ -160,8 +162,8 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
 
     given = json.loads((Path(arguments.work) / "requests.json").read_text(encoding="utf-8"))
     arm, precision, new_tokens = arguments.arm, arguments.precision, arguments.new_tokens
-    if arm == "beams_fp32":
-        arm, precision = "beams", "fp32"
+    if arm.endswith("_fp32"):
+        arm, precision = arm.removesuffix("_fp32"), "fp32"
     if arm == "first":
         arm, new_tokens = "one", 1
     return _serving_ours.measure(given, arm, precision=precision, new_tokens=new_tokens, seconds=arguments.seconds)

@@ -18,12 +18,12 @@ LAYERS = (
     {"adapters", "data", "metrics", "families", "reports"},
     {"lora", "models", "loralib"},
     {"train", "engine", "adapted"},
-    {"inference"},
+    {"inference", "writing"},
     {"generate", "merge", "verify", "quantize", "export"},
     {"evaluate", "compare", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "generate"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "writing", "generate"}
 # The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
 # imports nothing of ours, and scores that need the facts of a record.
 SIDEWAYS = {("loralib", "lora"), ("adapters", "families"), ("metrics", "data")}

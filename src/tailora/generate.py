@@ -7,9 +7,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
@@ -18,167 +17,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tailora.data import records as record_files
 from tailora.data.examples import PromptForm, encode_prompts
 from tailora.data.readers import jsonl, piped
-from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.values import Record
-from tailora.engine.decoding import Completion, Decoding, FinishReason
-from tailora.engine.engine import Event
+from tailora.engine.decoding import Decoding
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
 from tailora.inference import BackendName, Precision, Running, Setup, set_up, start
 from tailora.journal import Journal
 from tailora.settings import Settings
+from tailora.writing import Candidate, Generation, Prompt, generate
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 CACHE_TOKENS = 16384
-
-
-class Prompt(NamedTuple):
-    """What a text is to follow.
-
-    Attributes:
-        tokens: ids, at least one.
-        adapter: the name of the one to write with; None for the base alone.
-    """
-
-    tokens: tuple[int, ...]
-    adapter: str | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of several texts for a prompt; see `Generation`."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-
-    @property
-    def logprob(self) -> float:
-        """Of the whole text."""
-        return sum(self.logprobs)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was written after one prompt.
-
-    Attributes:
-        text: without special tokens, up to a stop string, and without white space at its ends.
-        token_ids: as the model wrote them, the end-of-text token included.
-        logprobs: of each of `token_ids`, in nats, under the model itself (temperature 1).
-        finish_reason: "stop" at the end-of-text token or a stop string, "length" where the room ended.
-        prompt_tokens: how many were given.
-        candidates: all texts, the best first and equal to this one.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def logprob(self) -> float:
-        """Of the whole text."""
-        return sum(self.logprobs)
-
-    @property
-    def completion_tokens(self) -> int:
-        """How many `token_ids` there are."""
-        return len(self.token_ids)
-
-
-def generate(
-    running: Running,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    *,
-    stop: Sequence[str] = (),
-    done: Callable[[int, Generation], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    stream: Callable[[int, str], None] | None = None,
-) -> list[Generation]:
-    """Write a text after each prompt.
-
-    Up to rounding, what a prompt gets does not depend on the others; a sampled text depends on the seed and its own
-    prompt alone.
-
-    Args:
-        running: the engine with its base and adapters.
-        prompts: what to write after.
-        decoding: how.
-        stop: strings that end a text; it is cut before them.
-        done: told each generation as it is done, with the number of its prompt.
-        progress: told after each step of the engine how many prompts and how many tokens it added.
-        stream: told the number of a prompt and a piece of its text as soon as that is certain; of beams and of
-            several candidates only at the end.
-
-    Returns:
-        One generation for each prompt, in their order.
-
-    Raises:
-        SettingsError: a prompt that is empty or too long for the model, or too little room for so many candidates.
-        AdapterError: an adapter that is not there.
-    """
-    engine = running.engine
-    numbers: dict[int, int] = {}
-    found: dict[int, Generation] = {}
-    streams: dict[int, TextStream] = {}
-
-    def tell(event: Event, place: int) -> None:
-        if stream is None:
-            return
-        text = streams.setdefault(place, TextStream(running.tokenizer, stop))
-        last = event.result is not None
-        fresh = event.result[0].token_ids if event.result is not None and not event.tokens else event.tokens
-        piece = text.add(fresh) + (text.end() if last else "")
-        if piece:
-            stream(place, piece)
-
-    try:
-        for place, prompt in enumerate(prompts):
-            numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
-        while len(found) < len(prompts):
-            tokens = ended = 0
-            for event in engine.step():
-                tokens += len(event.tokens)
-                tell(event, numbers[event.number])
-                if event.result is None:
-                    continue
-                place = numbers.pop(event.number)
-                made = _generation(running, len(prompts[place].tokens), event.result, stop)
-                tokens += 0 if event.tokens else made.completion_tokens
-                ended += 1
-                found[place] = made
-                if done is not None:
-                    done(place, made)
-            if progress is not None:
-                progress(ended, tokens)
-    finally:
-        for number in numbers:
-            engine.cancel(number)
-    return [found[place] for place in range(len(prompts))]
-
-
-def _generation(
-    running: Running, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
-) -> Generation:
-    decode = running.tokenizer.decode
-    candidates = tuple(
-        Candidate(cut_at(decode(c.token_ids), stop).strip(), c.token_ids, c.logprobs, c.finish_reason)
-        for c in completions
-    )
-    best = candidates[0]
-    return Generation(
-        text=best.text,
-        token_ids=best.token_ids,
-        logprobs=best.logprobs,
-        finish_reason=best.finish_reason,
-        prompt_tokens=prompt_tokens,
-        candidates=candidates,
-    )
 
 
 class DecodingSettings(Settings):

@@ -20,7 +20,6 @@ from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.files import write_json
-from tailora.generate import Prompt, generate
 from tailora.inference import Running
 from tailora.lora import inject
 from tailora.metrics.bleu import bleu
@@ -29,6 +28,7 @@ from tailora.models.load import Base, load_base
 from tailora.settings import Settings
 from tailora.train.run import run as train
 from tailora.train.settings import TrainSettings
+from tailora.writing import Prompt, generate
 
 SHOWN = 3
 
