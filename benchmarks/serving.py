@@ -5,13 +5,13 @@
     python benchmarks/serving.py --base smollm2-135m --arms none genai_none --rounds 1
 
 64 E2E test prompts, 32 new tokens each, the end-of-text token ignored, adapters of rank 16 with random values on the
-queries and values (on `c_attn` for GPT-2). Arms of ours: `none` without adapters and
-without room for any (`none_fp32` in fp32), `8` and `64` adapters mixed in every step, `1000` registered with 16 slots and a stream of 256 requests that ask for the n-th
-in proportion to 1/n^1.2, `one` request alone, `beams` (10) in int8 and `beams_fp32`. Peers: OpenVINO GenAI with int8
-weights (`genai_*`; adapter by adapter, since a batch of its has one), PEFT (`peft_8_*`), vLLM's CPU build (`vllm_*`),
-llama.cpp (`llama_one`) and transformers' beam search. Each arm runs in a process of its own, the peers in virtual
-environments that this script makes under `--work`; prefix caching is off everywhere. A ratio is ours over the peer's,
-formed within a round; the median over rounds counts.
+queries and values (on `c_attn` for GPT-2). Arms of ours: `none` without adapters and without room for any
+(`none_fp32` in fp32), `8` and `64` adapters mixed in every step, `1000` registered with 16 slots and a stream of 256
+requests that ask for the n-th in proportion to 1/n^1.2, `one` request alone, `first` token of one, `beams` (10) in
+int8 and `beams_fp32`. Peers: OpenVINO GenAI with int8 weights (`genai_*`; adapter by adapter, since a batch of its has
+one), PEFT (`peft_8_*`), vLLM's CPU build (`vllm_*`), llama.cpp (`llama_one`) and transformers' beam search. Each arm
+runs in a process of its own, the peers in virtual environments that this script makes under `--work`; prefix caching
+is off everywhere. A ratio is ours over the peer's, formed within a round; the median over rounds counts.
 """
 
 from __future__ import annotations
