@@ -29,9 +29,11 @@ def save_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def save_base(folder: Path, kind: str = "gpt2", *, dtype: torch.dtype = torch.float32, tied: bool = True) -> Any:
-    """Write a base model and give the network that was written."""
-    size = save_tokenizer(folder)
+def save_base(
+    folder: Path, kind: str = "gpt2", *, dtype: torch.dtype = torch.float32, tied: bool = True, rows: int = 0
+) -> Any:
+    """Write a base model, with more rows than tokens if asked for, and give the network that was written."""
+    size = max(rows, save_tokenizer(folder))
     ends = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": tied}
     config: Any
     with torch.random.fork_rng():

@@ -56,9 +56,11 @@ def logits_of(model: Any, tokens: Sequence[int]) -> np.ndarray:
         return np.asarray(model(torch.tensor([list(tokens)])).logits[0])
 
 
-@pytest.mark.parametrize(("kind", "tied"), [("gpt2", True), ("llama", True), ("llama", False)])
-def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool) -> None:
-    model = save_base(tmp_path, kind, tied=tied)
+@pytest.mark.parametrize(
+    ("kind", "tied", "rows"), [("gpt2", True, 0), ("llama", True, 0), ("llama", False, 0), ("gpt2", True, 17 * 31)]
+)
+def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool, rows: int) -> None:
+    model = save_base(tmp_path, kind, tied=tied, rows=rows)  # 257 logits are searched at once, 527 in blocks
     backend = OpenVinoBackend(tmp_path, precision="fp32", cache_tokens=256, slots=0, threads=1)
     one, two = list(range(1, 41)), [5, 6, 7]
     scores = backend.run(step_of([one[:35], two], [0, 0], [[3, 1], [0]], [-1, -1]))
