@@ -252,3 +252,11 @@ def test_the_paper_preset_gives_way_to_flags() -> None:
     assert (preset.length_penalty, preset.stop) == (0.9, ("\n\n",))
     other = GenerateSettings(base="tiny", input="dart", preset="lora-paper", beams=2, stop=(r"\n",))
     assert (other.length_penalty, other.beams, other.stop) == (0.8, 2, ("\n",))
+
+
+def test_a_built_in_adapter_is_not_taken_for_the_base(adapter: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bare.jsonl"
+    path.write_text('{"facts": {"a": "b"}, "adapter": null}\n')
+    with pytest.raises(DataError, match="record 1: asks for the base alone"):
+        run(GenerateSettings(adapter=(str(adapter),), input=str(path), merged=True))
+    assert run(GenerateSettings(adapter=(str(adapter),), input=str(path)))["outputs"][0]["adapter"] is None

@@ -187,7 +187,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         sequences=width * settings.batch_size,
         cache_tokens=max(CACHE_TOKENS, width * (longest + 64)),
     )
-    _check_lengths(records, prompts, running.engine.backend.context)
+    _check_prompts(records, prompts, running)
     began = time.perf_counter()
     rows, fresh = _write_all(records, prompts, setup, running, settings)
     seconds = time.perf_counter() - began
@@ -287,7 +287,7 @@ def output_row(record_id: str, adapter: str | None, made: Generation, *, logprob
     return row
 
 
-def _told(text: Generation | Candidate, logprobs: bool) -> dict[str, Any]:
+def _told(text: Candidate, logprobs: bool) -> dict[str, Any]:
     told: dict[str, Any] = {
         "text": text.text,
         "token_ids": list(text.token_ids),
@@ -369,8 +369,15 @@ def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | None:
     return next(iter(adapters), None)
 
 
-def _check_lengths(records: Sequence[Record], prompts: Sequence[Prompt], context: int) -> None:
+def _check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], running: Running) -> None:
+    context = running.engine.backend.context
     for record, prompt in zip(records, prompts, strict=True):
+        if running.built_in and prompt.adapter is None:
+            raise DataError(
+                "asks for the base alone, which the adapter is part of here",
+                where=f"record {record.id}",
+                mend="run such records without --adapter",
+            )
         if len(prompt.tokens) >= context:
             raise DataError(
                 f"its prompt has {len(prompt.tokens)} tokens and the model takes {context} with the text",

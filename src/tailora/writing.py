@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tailora.data.text_stream import TextStream, cut_at
-from tailora.engine.decoding import Completion, Decoding, FinishReason
+from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.inference import Running
 
@@ -25,44 +25,27 @@ class Prompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One of several texts for a prompt; see `Generation`."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-
-    @property
-    def logprob(self) -> float:
-        """Of the whole text."""
-        return sum(self.logprobs)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was written after one prompt.
+class Candidate(Completion):
+    """One of several texts for a prompt.
 
     Attributes:
         text: without special tokens, up to a stop string, and without white space at its ends.
-        token_ids: as the model wrote them, the end-of-text token included.
-        logprobs: of each of `token_ids`, in nats, under the model itself (temperature 1).
-        finish_reason: "stop" at the end-of-text token or a stop string, "length" where the room ended.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Generation(Candidate):
+    """What was written after one prompt: the best candidate, and all.
+
+    Attributes:
         prompt_tokens: how many were given.
         candidates: all texts, the best first and equal to this one.
     """
 
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
     prompt_tokens: int
     candidates: tuple[Candidate, ...]
-
-    @property
-    def logprob(self) -> float:
-        """Of the whole text."""
-        return sum(self.logprobs)
 
     @property
     def completion_tokens(self) -> int:
@@ -147,15 +130,8 @@ def _generation(
 ) -> Generation:
     decode = running.tokenizer.decode
     candidates = tuple(
-        Candidate(cut_at(decode(c.token_ids), stop).strip(), c.token_ids, c.logprobs, c.finish_reason)
+        Candidate(c.token_ids, c.logprobs, c.finish_reason, cut_at(decode(c.token_ids), stop).strip())
         for c in completions
     )
     best = candidates[0]
-    return Generation(
-        text=best.text,
-        token_ids=best.token_ids,
-        logprobs=best.logprobs,
-        finish_reason=best.finish_reason,
-        prompt_tokens=prompt_tokens,
-        candidates=candidates,
-    )
+    return Generation(best.token_ids, best.logprobs, best.finish_reason, best.text, prompt_tokens, candidates)

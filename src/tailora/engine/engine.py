@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens out, many adapters in every step. Used by one thread."""
+"""The engine: requests in, tokens out, many adapters in every step. Used by one thread; see `worker` for more."""
 
 from __future__ import annotations
 
