@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,16 @@ def test_a_built_in_adapter_is_not_taken_for_the_base(adapter: Path, tmp_path: P
     with pytest.raises(DataError, match="record 1: asks for the base alone"):
         run(GenerateSettings(adapter=(str(adapter),), input=str(path), merged=True))
     assert run(GenerateSettings(adapter=(str(adapter),), input=str(path)))["outputs"][0]["adapter"] is None
+
+
+def test_torch_is_not_loaded_where_it_is_not_the_backend(adapter: Path, data: Path, tmp_path: Path) -> None:
+    flags = ["generate", "--adapter", str(adapter), "--input", str(data), "--output", str(tmp_path / "o.jsonl")]
+    program = f"""
+import sys
+from tailora.cli import main
+assert main({flags!r}) == 0
+print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
+"""
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip().endswith("[]")
+    assert len(rows_of(tmp_path / "o.jsonl")) == 7

@@ -2,8 +2,8 @@
 
 Row-wise int8 products forward and for the gradient of the input, and none for that of the weight, which is frozen:
 the scheme of SwitchBack (Wortsman et al. 2023, arXiv:2304.13013) in LoRA's case. The products are oneDNN's: four
-times as fast as fp32 on a CPU with VNNI instructions, twice with AVX2 alone. The adapter's own branch, the norms,
-attention and the loss stay in fp32.
+times as fast as fp32 on a CPU with VNNI instructions, less than twice with AVX2 alone. The adapter's own branch, the
+norms, attention and the loss stay in fp32.
 """
 
 from __future__ import annotations
