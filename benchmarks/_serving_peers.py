@@ -2,8 +2,8 @@
 
     PYTHON _serving_peers.py ARM REQUESTS.json NEW_TOKENS SECONDS THREADS
 
-prints one JSON line, `{"seconds": …`. Every arm does a pass to warm up, then passes until so many seconds are measured; the middle
-pass counts.
+prints one JSON line, `{"seconds": …`. Every arm does a pass to warm up, then passes until so many seconds are measured;
+the middle pass counts.
 """
 
 from __future__ import annotations
