@@ -5,8 +5,8 @@
     python benchmarks/texts.py --data ../shared/data/e2e --split valid --texts before=before.jsonl after=after.jsonl
     python benchmarks/texts.py --data ../shared/data/e2e --split test --texts after=after.jsonl --show after --every 63
 
-BLEU is sacrebleu's, with its own tokenisation, against all references of a record; slot errors are counted where the
-records have facts. The official E2E script tokenises otherwise, so its BLEU is another number.
+BLEU is that of the official E2E script, against all references of a record; slot errors are counted where the records
+have facts. `tailora evaluate` has the other scores, with intervals.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def read_texts(path: Path, count: int) -> list[str]:
 
 
 def score(records: Sequence[Record], texts: Sequence[str]) -> dict[str, Any]:
-    """BLEU, 0 to 100, and slot errors in percent of the facts, None where the records have no facts."""
+    """BLEU and slot errors in percent of the facts, None where the records have no facts."""
     factual = all(record.facts for record in records)
     return {
-        "bleu": bleu(texts, [record.references for record in records]).value,
+        "bleu": 100 * bleu(texts, [record.references for record in records]).value,
         "slot_error_percent": 100 * slot_error_rate(records, texts).value if factual else None,
     }
 

@@ -49,6 +49,11 @@ VERBS: dict[str, Verb] = {
         "tailora.generate:GenerateSettings",
         "tailora.generate:run",
     ),
+    "evaluate": Verb(
+        "Score texts against references and facts, with intervals and a report",
+        "tailora.evaluate:EvaluateSettings",
+        "tailora.evaluate:run",
+    ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
     "data": Verb(
         "Say what a data file holds and what looks wrong in it",

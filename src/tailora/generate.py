@@ -23,6 +23,7 @@ from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
 from tailora.inference import BackendName, Precision, Running, Setup, set_up, start
 from tailora.journal import Journal
+from tailora.metrics.slots import Vocabulary, slot_report, vocabulary_of
 from tailora.settings import Settings
 from tailora.writing import Candidate, Generation, Prompt, generate
 
@@ -55,6 +56,8 @@ class DecodingSettings(Settings):
     """Draw only tokens at least this part as likely as the likeliest."""
     num_candidates: int = Field(1, ge=1)
     """Texts for each record: the best beams, or so many draws."""
+    rerank: Literal["fidelity"] | None = None
+    """fidelity: of a record's candidates (all beams, unless told otherwise) take that with the fewest slot errors."""
     logprobs: bool = False
     """Say each token's log-probability too, in nats."""
     stop: tuple[str, ...] = ()
@@ -84,14 +87,19 @@ class DecodingSettings(Settings):
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
+        if self.rerank and max(self.beams, self.num_candidates) == 1:
+            raise SettingsError("there is one candidate to choose from", where="rerank", mend="raise beams")
         self.decoding()
         return self
 
     def decoding(self) -> Decoding:
         """The engine's options, checked together."""
-        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs"}
+        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank"}
+        chosen = {name: getattr(self, name) for name in same}
+        if self.rerank and "num_candidates" not in self.model_fields_set:
+            chosen["num_candidates"] = self.beams
         try:
-            return Decoding(num_beams=self.beams, **{name: getattr(self, name) for name in same})
+            return Decoding(num_beams=self.beams, **chosen)
         except SettingsError as error:
             where = "beams" if error.where == "num_beams" else error.where
             mend = error.mend and error.mend.replace("num_beams", "beams")
@@ -137,7 +145,12 @@ class GenerateSettings(DecodingSettings):
     """cpu, cuda, or auto: a GPU if there is one."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _checked(self) -> Self:
+        self.check_sources()
+        return self
+
+    def check_sources(self) -> None:
+        """Raise `SettingsError` unless there is one thing to write about and something to write with."""
         if (self.input is None) == (self.record is None):
             which = "nothing to write about" if self.input is None else "both --input and --record"
             raise SettingsError(which, where="input", mend="give one of --input and --record")
@@ -147,7 +160,6 @@ class GenerateSettings(DecodingSettings):
             which = "there is no adapter to merge" if not self.adapter else "only one adapter can be merged"
             raise SettingsError(which, where="merged", mend="name one with --adapter")
         self.adapters()
-        return self
 
     def adapters(self) -> dict[str, Path]:
         """Where the adapters lie, by name; one without a name is called by its path."""
@@ -172,7 +184,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     Raises:
         UserError: input, adapter or base cannot be read or do not fit each other.
     """
-    records = _records(settings)
+    records = read_records(settings)
     setup = set_up(settings.base, settings.adapters(), force=settings.force)
     prompts = _prompts(records, setup, settings)
     decoding = settings.decoding()
@@ -227,16 +239,20 @@ def _write_all(
     """The rows of all records, and the numbers of those that were written now."""
     rows: dict[int, dict[str, Any]] = {}
     printed = settings.output is None and len(records) == 1
+    vocabulary = vocabulary_of(records)
 
     def write(numbers: Sequence[int], keep: Callable[[int, dict[str, Any]], None]) -> None:
         def done(place: int, made: Generation) -> None:
             number = numbers[place]
+            if settings.rerank:
+                made = by_fidelity(records[number], made, vocabulary)
             keep(number, output_row(records[number].id, prompts[number].adapter, made, logprobs=settings.logprobs))
 
         chosen, ways = [prompts[number] for number in numbers], settings.decoding()
         if printed:
-            generate(running, chosen, ways, stop=settings.stop, done=done, stream=_print_piece)
-            print()
+            stream = None if settings.rerank else _print_piece
+            generate(running, chosen, ways, stop=settings.stop, done=done, stream=stream)
+            print("" if stream else rows[0]["text"])
             return
         with _Bar(len(records), len(records) - len(numbers)) as report:
             generate(running, chosen, ways, stop=settings.stop, done=done, progress=report)
@@ -268,9 +284,16 @@ def _print_piece(_: int, piece: str) -> None:
 def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: GenerateSettings) -> str:
     """A digest of all that the texts depend on."""
     adapters = {name: adapter.content_hash for name, adapter in setup.adapters.items()}
-    ways = [repr(settings.decoding()), settings.stop, settings.merged, settings.logprobs]
+    ways = [repr(settings.decoding()), settings.stop, settings.merged, settings.logprobs, settings.rerank]
     told = [setup.fingerprint, adapters, running.backend, running.precision, ways, prompts]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary) -> Generation:
+    """The same candidates, those with fewer slot errors first, and of equals the likelier."""
+    order = sorted(made.candidates, key=lambda candidate: slot_report(record, candidate.text, vocabulary).errors)
+    best = order[0]
+    return Generation(best.token_ids, best.logprobs, best.finish_reason, best.text, made.prompt_tokens, tuple(order))
 
 
 def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:
@@ -304,7 +327,8 @@ def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def _records(settings: GenerateSettings) -> list[Record]:
+def read_records(settings: GenerateSettings) -> list[Record]:
+    """The records that the settings name."""
     if settings.record is not None:
         return [parse_record(settings.record)]
     assert settings.input is not None

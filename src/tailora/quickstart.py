@@ -108,9 +108,9 @@ def logits(base: Base, records: Sequence[Record]) -> torch.Tensor:
 
 
 def scores(records: Sequence[Record], texts: Sequence[str]) -> dict[str, float]:
-    """BLEU (sacrebleu) against all references, and slot errors in percent of the facts."""
+    """BLEU against all references, in percent, and slot errors in percent of the facts."""
     return {
-        "bleu": bleu(texts, [record.references for record in records]).value,
+        "bleu": 100 * bleu(texts, [record.references for record in records]).value,
         "slot_error_percent": 100 * slot_error_rate(records, texts).value,
     }
 

@@ -16,9 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tailora.data.values import Fact, Record
+from tailora.metrics.statistics import Floats, Statistics
 
 _RULES_FILE = Path(__file__).with_name("e2e_slots.yaml")
 _GONE = "\x00"  # stands where a mention was; no pattern reaches across it
@@ -147,6 +149,18 @@ def slot_error_rate(records: Sequence[Record], texts: Sequence[str]) -> SlotErro
         added=sum(len(report.added) for report in reports),
         repeated=sum(len(report.repeated) for report in reports),
     )
+
+
+def slot_errors(records: Sequence[Record], texts: Sequence[str]) -> Statistics:
+    """The same for intervals and comparisons: errors per fact, lower is better; records without facts count nothing."""
+    vocabulary = vocabulary_of(records)
+    reports = [slot_report(record, text, vocabulary) for record, text in zip(records, texts, strict=True)]
+    rows = np.array([(report.errors, report.slots) for report in reports], np.float64)
+    return Statistics("slot errors", "rules:e2e|values:normalised", rows, _per_slot, lower_is_better=True)
+
+
+def _per_slot(sums: Floats) -> Floats:
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
 def vocabulary_of(records: Iterable[Record]) -> Vocabulary:

@@ -1,0 +1,246 @@
+"""`tailora evaluate`: texts for records, their scores with intervals, and a page that shows the worst of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tailora.data import records as record_files
+from tailora.data.values import Record
+from tailora.errors import DataError, SettingsError
+from tailora.files import write_text
+from tailora.generate import GenerateSettings, read_records
+from tailora.generate import run as write_texts
+from tailora.metrics.slots import SlotReport, slot_report, vocabulary_of
+from tailora.metrics.statistics import Score, Statistics, compare, interval
+from tailora.metrics.suite import METRICS, Measured, measure, usual
+from tailora.reports.evaluation import Item, Row, page
+
+MetricName = Literal["bleu", "nist", "meteor", "rouge_l", "cider", "multi_bleu", "ter", "chrf", "slots"]
+
+
+class EvaluateSettings(GenerateSettings):
+    """Settings of `tailora evaluate`: those of `tailora generate`, and what to make of the texts."""
+
+    texts: Path | None = None
+    """Score these instead of writing any: an outputs.jsonl, or a file with one text a line."""
+    against: Path | None = None
+    """Texts of another system for the same records, to compare with."""
+    metrics: tuple[MetricName, ...] = ()
+    """Which scores; by default those that the field reports of such data."""
+    draws: int = Field(1000, ge=100)
+    """Resamples of the records that the intervals come from."""
+    show: int = Field(50, ge=0)
+    """Texts in the report, the worst first."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _once(cls, value: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
+        return tuple(dict.fromkeys(value))
+
+    def check_sources(self) -> None:
+        """Raise `SettingsError` unless there are references, a folder for the results, and texts or a model."""
+        if self.record is not None or self.input is None:
+            raise SettingsError("nothing to score texts against", where="input", mend="name records with references")
+        if self.output is None:
+            raise SettingsError("nowhere to write the scores", where="output", mend="name a folder")
+        if self.texts is None:
+            super().check_sources()
+        elif self.adapter or self.base is not None:
+            raise SettingsError("both texts and a model to write them", where="texts", mend="give either")
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """Write texts unless they are given, score them, and write outputs.jsonl, scores.json and report.html.
+
+    Returns:
+        The scores as in scores.json, of parts of the data too where it has some, and where the files are.
+
+    Raises:
+        UserError: records, texts, adapter or base cannot be read or do not fit each other.
+    """
+    assert settings.output is not None
+    records = read_records(settings)
+    lacking = [record.id for record in records if not record.references]
+    if lacking:
+        what = f"{len(lacking)} records have no reference, the first is {lacking[0]}"
+        raise DataError(what, where=settings.input, mend="evaluate on records with texts")
+    names = settings.metrics or usual(records)
+    if "slots" in names and not any(record.facts for record in records):
+        raise DataError("the records have no facts to look for", where="metrics", mend="leave slots out")
+    texts = _texts(records, settings)
+    others = None if settings.against is None else read_texts(settings.against, len(records))
+    measured = measure(records, texts, names)
+    scores: dict[str, dict[str, Score]] = {}
+    for part, numbers in _parts(records, settings).items():
+        some = {name: found.of(numbers) for name, found in measured.statistics.items()}
+        scores[part] = {name: interval(found, draws=settings.draws) for name, found in some.items()}
+    result: dict[str, Any] = {part: _as_json(found, measured.missing) for part, found in scores.items()}
+    for part, found in result.items():
+        name = "scores.json" if part == "all" else f"scores.{part}.json"
+        write_text(settings.output / name, json.dumps(found, indent=2) + "\n")
+    if others is not None:
+        result["against"] = _compared(measured, measure(records, others, names), settings.draws)
+    report = settings.output / "report.html"
+    write_text(report, _report(records, texts, measured, scores, settings))
+    _tell(scores, measured.missing, len(records), result.get("against"))
+    return {**result, "records": len(records), "output": str(settings.output), "report": str(report)}
+
+
+def read_texts(path: Path, count: int) -> list[str]:
+    """The texts of a file: `text` of each line of JSON, or the lines themselves.
+
+    Raises:
+        DataError: it cannot be read, or has not as many texts as there are records.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path, mend="name a file of texts") from error
+    texts = lines
+    if path.suffix == ".jsonl":
+        texts = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                texts.append(str(json.loads(line)["text"]))
+            except (ValueError, KeyError, TypeError) as error:
+                mend = "give lines as `tailora generate --output` writes them"
+                raise DataError('is no object with a "text"', where=f"{path}:{number}", mend=mend) from error
+    if len(texts) != count:
+        mend = "give the texts of just these records, in their order"
+        raise DataError(f"holds {len(texts)} texts for {count} records", where=path, mend=mend)
+    return texts
+
+
+def _texts(records: Sequence[Record], settings: EvaluateSettings) -> list[str]:
+    if settings.texts is not None:
+        return read_texts(settings.texts, len(records))
+    assert settings.output is not None
+    output = settings.output / "outputs.jsonl"
+    own = set(GenerateSettings.model_fields) - {"output"}
+    given = {name: getattr(settings, name) for name in own & settings.model_fields_set}
+    write_texts(GenerateSettings(**given, output=output))
+    return read_texts(output, len(records))
+
+
+def _parts(records: Sequence[Record], settings: EvaluateSettings) -> dict[str, list[int]]:
+    """Numbers of all records; and, where they have groups of which training had some only, of those and the others."""
+    parts = {"all": list(range(len(records)))}
+    assert settings.input is not None
+    if all(record.group is None for record in records) or "train" not in record_files.splits(settings.input):
+        return parts
+    known = {each.group for each in record_files.read(settings.input, split="train", format=settings.format)}
+    seen = [number for number, record in enumerate(records) if record.group in known]
+    unseen = [number for number, record in enumerate(records) if record.group not in known]
+    return parts | {"seen": seen, "unseen": unseen} if seen and unseen else parts
+
+
+def _as_json(scores: Mapping[str, Score], missing: Mapping[str, str]) -> dict[str, Any]:
+    """As scores.json has it; a metric that could not be computed has no value and says why."""
+    found: dict[str, Any] = {
+        name: {"value": s.value, "low": s.low, "high": s.high, "signature": s.signature} for name, s in scores.items()
+    }
+    return found | {
+        name: {"value": None, "low": None, "high": None, "signature": None, "missing": why}
+        for name, why in missing.items()
+    }
+
+
+def _compared(first: Measured, second: Measured, draws: int) -> dict[str, Any]:
+    """How much better the texts score than the others, metric by metric."""
+    pairs = [(name, each, second.statistics.get(name)) for name, each in first.statistics.items()]
+    found = {name: compare(each, other, draws=draws) for name, each, other in pairs if other is not None}
+    return {name: {"difference": d.value, "low": d.low, "high": d.high, "p": d.p} for name, d in found.items()}
+
+
+def _rows(scores: Mapping[str, Score], missing: Mapping[str, str]) -> list[Row]:
+    rows = []
+    for name, metric in METRICS.items():
+        if name in scores:
+            score, digits = scores[name], 2 if metric.scale == 1 else 1
+            value, low, high = (f"{metric.scale * each:.{digits}f}" for each in (score.value, score.low, score.high))
+            rows.append(Row(metric.label, value, f"{low} to {high}", score.signature))
+        elif name in missing:
+            rows.append(Row(metric.label, "–", "", missing[name]))
+    return rows
+
+
+def _tell(
+    scores: Mapping[str, Mapping[str, Score]],
+    missing: Mapping[str, str],
+    count: int,
+    against: Mapping[str, Any] | None,
+) -> None:
+    console = Console(stderr=True)
+    for part, found in scores.items():
+        table = Table(title=f"{count} records" if part == "all" else part)
+        for heading in ("score", "value", "95% interval"):
+            table.add_column(heading, justify="left" if heading == "score" else "right")
+        for row in _rows(found, missing):
+            table.add_row(row.name, row.value, escape(row.interval or row.how))
+        console.print(table)
+    for name, each in (against or {}).items():
+        metric = METRICS[name]
+        difference, low, high = (metric.scale * each[key] for key in ("difference", "low", "high"))
+        line = f"{metric.label} {difference:+.2f} against the others ({low:+.2f} to {high:+.2f}, p = {each['p']:.3f})"
+        console.print(line, highlight=False)
+
+
+def _report(
+    records: Sequence[Record],
+    texts: Sequence[str],
+    measured: Measured,
+    scores: Mapping[str, Mapping[str, Score]],
+    settings: EvaluateSettings,
+) -> str:
+    vocabulary = vocabulary_of(records)
+    reports = [slot_report(record, text, vocabulary) for record, text in zip(records, texts, strict=True)]
+    quality = _by_text(measured.statistics)
+    order = sorted(range(len(records)), key=lambda number: (-reports[number].errors, quality[number], number))
+    items = [
+        Item(
+            id=records[number].id,
+            text=texts[number],
+            facts=_facts(records[number], reports[number]),
+            references=records[number].references[:3],
+            note=_note(measured.statistics, number),
+        )
+        for number in order[: settings.show]
+    ]
+    tables = [(part if part != "all" else "Scores", _rows(found, measured.missing)) for part, found in scores.items()]
+    about = [f"{len(records)} records of {settings.input}" + (f", {settings.split}" if settings.split else "")]
+    if settings.texts is not None:
+        about.append(f"Texts of {settings.texts}.")
+    else:
+        given = settings.model_dump(exclude_unset=True, exclude={"input", "split", "output"}, mode="json")
+        about.append("Written with " + ", ".join(f"{name} {value}" for name, value in given.items()) + ".")
+    return page("Evaluation", about, tables, items)
+
+
+def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
+    """One figure for each text by which to sort, higher being better: of the first metric that has one of its own."""
+    for name in ("rouge_l", "chrf", "meteor", "bleu", "multi_bleu", "nist", "cider"):
+        if name in statistics:
+            return [float(value) for value in statistics[name].by_text]
+    (first, *_) = statistics.values()
+    return [-float(value) if first.lower_is_better else float(value) for value in first.by_text]
+
+
+def _note(statistics: Mapping[str, Statistics], number: int) -> str:
+    shown = [name for name in ("rouge_l", "cider", "meteor", "ter", "chrf") if name in statistics]
+    return ", ".join(
+        f"{METRICS[name].label} {METRICS[name].scale * float(statistics[name].by_text[number]):.1f}" for name in shown
+    )
+
+
+def _facts(record: Record, report: SlotReport) -> list[tuple[str, str, str]]:
+    states = {**dict.fromkeys(report.repeated, "repeated"), **dict.fromkeys(report.missing, "missing")}
+    own = [(fact.attribute, fact.value, states.get(fact, "said")) for fact in record.facts]
+    return own + [(fact.attribute, fact.value, "added") for fact in report.added]

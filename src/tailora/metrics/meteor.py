@@ -1,0 +1,91 @@
+"""METEOR 1.5 (Denkowski and Lavie 2014) through its own program, which pycocoevalcap carries. It needs Java."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tailora.errors import MissingExtraError
+from tailora.metrics.statistics import Floats, Statistics, check_texts
+from tailora.metrics.tokens import treebank
+
+# Its parameters for English: of precision against recall, of fragments, and how much each kind of match weighs.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_NUMBERS = 23
+
+
+def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+    """Alignments of the texts with their best references, by words, stems, synonyms and paraphrases; 0 to 1.
+
+    The program aligns; the score is formed from its counts, by the formula in its paper, so that resamples need it no
+    more.
+
+    Raises:
+        MissingExtraError: pycocoevalcap or Java is not there, or the program fails.
+        DataError: see `check_texts`.
+    """
+    check_texts(hypotheses, references)
+    lines = [
+        " ||| ".join(["SCORE", *map(_line, own), _line(text)]) for text, own in zip(hypotheses, references, strict=True)
+    ]
+    rows = [[float(number) for number in line.split()] for line in _answers(lines)]
+    if len(rows) != len(lines) or any(len(row) != _NUMBERS for row in rows):
+        raise MissingExtraError(f"METEOR gave {len(rows)} answers to {len(lines)} texts", mend="run it again")
+    counts = np.array(rows)
+    # A text that is its reference is in one chunk and has no fragments, nor does it add any to a sum.
+    perfect = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(-1)
+    counts[perfect, 20] = 0
+    return Statistics("METEOR", "version:1.5|lang:en|norm|tok:ptb-3.4.1|refs:any", counts, _total)
+
+
+def _jar() -> Path:
+    found = importlib.util.find_spec("pycocoevalcap")
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtraError("METEOR comes with pycocoevalcap", mend="pip install 'tailora[meteor]'")
+    if shutil.which("java") is None:
+        raise MissingExtraError("METEOR needs Java, and there is none", mend="install a Java runtime, 8 or later")
+    return Path(next(iter(found.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"
+
+
+def _answers(lines: Sequence[str]) -> list[str]:
+    command = ["java", "-Xmx2G", "-jar", str(_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
+    with tempfile.TemporaryFile() as given:
+        given.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        given.seek(0)
+        done = subprocess.run(command, stdin=given, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MissingExtraError(f"METEOR ended with {done.returncode}: {last}", mend="see that `java -version` works")
+    return done.stdout.splitlines()
+
+
+def _line(text: str) -> str:
+    # Bars part the fields, and a text without any token would be a field less.
+    return " ".join(treebank(text)).replace("|||", " ").strip() or "."
+
+
+def _total(sums: Floats) -> Floats:
+    """From sums of what the program prints for a text.
+
+    Lengths of text and reference, function words of both, four numbers a stage (matched content words of text and
+    reference, function words likewise), chunks, matched words of both.
+    """
+    sums = np.asarray(sums, np.float64)
+    lengths, function_words = sums[..., 0:2], sums[..., 2:4]
+    stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 2, 2)  # […, stage, content or function, text or reference]
+    chunks, matched = sums[..., 20], sums[..., 21:23]
+    kinds = np.array([_DELTA, 1 - _DELTA])
+    weighed = np.einsum("...skt,s,k->...t", stages, _STAGES, kinds)
+    whole = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    precision, recall = np.moveaxis(weighed / np.maximum(whole, 1e-300), -1, 0)
+    with np.errstate(divide="ignore"):
+        harmonic = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+    fragments = chunks / np.maximum(matched.mean(-1), 1e-300)
+    return np.asarray(harmonic * (1 - _GAMMA * fragments**_BETA))

@@ -1,0 +1,155 @@
+"""The verb: texts written or given, scored, compared, and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bases import save_base
+from tailora.data import records as record_files
+from tailora.errors import DataError, MissingExtraError, SettingsError
+from tailora.evaluate import EvaluateSettings, run
+from tailora.generate import GenerateSettings, by_fidelity
+from tailora.metrics import suite
+from tailora.metrics.bleu import bleu
+from tailora.writing import Candidate, Generation
+
+ROWS = [
+    ("The Mill", "pub", ["The Mill is a pub .", "There is a pub called The Mill ."]),
+    ("Blue Spice", "coffee shop", ["Blue Spice is a coffee shop ."]),
+    ("Giraffe", "restaurant", ["Giraffe is a restaurant .", "A restaurant is Giraffe ."]),
+]
+TEXTS = ["The Mill is a pub .", "Blue Spice is a restaurant .", "Giraffe <b>& co</b>"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    lines = [{"id": name, "facts": {"name": name, "eatType": kind}, "texts": texts} for name, kind, texts in ROWS]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def written(tmp_path: Path, texts: list[str], name: str = "texts.txt") -> Path:
+    path = tmp_path / name
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def evaluate(tmp_path: Path, data: Path, **changes: Any) -> dict[str, Any]:
+    values = {"input": str(data), "output": tmp_path / "out", "metrics": ("bleu", "rouge_l", "slots"), **changes}
+    return run(EvaluateSettings(**values))
+
+
+def test_given_texts_are_scored_and_shown(data: Path, tmp_path: Path) -> None:
+    result = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS))
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert scores == result["all"]
+    assert set(scores["bleu"]) == {"value", "low", "high", "signature"}
+    assert scores["bleu"]["value"] == bleu(TEXTS, [texts for _, _, texts in ROWS]).value
+    assert scores["slots"]["value"] == pytest.approx(2 / 6), "a shop made a restaurant, and no type at all"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<mark>Giraffe</mark> &lt;b&gt;&amp; co" in page, "a text cannot become markup"
+    assert page.index("record The Mill") > max(page.index("record Giraffe"), page.index("record Blue Spice"))
+    assert '<span class="fact missing" title="missing">eatType: coffee shop' in page
+    assert "<mark>The Mill</mark> is a <mark>pub</mark>" in page
+
+
+def test_another_system_is_compared(data: Path, tmp_path: Path) -> None:
+    perfect = [texts[0] for _, _, texts in ROWS]
+    jsonl = written(tmp_path, [json.dumps({"text": text}) for text in perfect], "others.jsonl")
+    against = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS), against=jsonl)["against"]
+    assert list(against) == ["bleu", "rouge_l", "slots"]
+    assert against["bleu"]["difference"] < 0 < against["slots"]["difference"]
+
+
+def test_texts_are_written_where_none_are_given(data: Path, tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    result = evaluate(tmp_path, data, base=str(tmp_path / "base"), max_new_tokens=4, beams=2, rerank="fidelity")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "outputs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [name for name, _, _ in ROWS]
+    assert all(len(row["candidates"]) == 2 for row in rows)
+    assert result["records"] == 3
+
+
+def test_groups_that_training_had_and_those_it_had_not(tmp_path: Path) -> None:
+    def save(name: str, groups: list[str]) -> None:
+        entry = '<entry category="{}" eid="Id{}"><modifiedtripleset><mtriple>A | b | C</mtriple></modifiedtripleset>'
+        entry += '<lex comment="good">A b C {}</lex></entry>'
+        entries = "".join(entry.format(group, number, number) for number, group in enumerate(groups))
+        (tmp_path / f"{name}.xml").write_text(f"<benchmark><entries>{entries}</entries></benchmark>", encoding="utf-8")
+
+    save("train", ["Airport"])
+    save("test", ["Airport", "Artist", "Airport"])
+    count = len(record_files.read(tmp_path, split="test"))
+    assert count == 3
+    texts = written(tmp_path, ["A b C 0", "no", "A b C 2"])
+    result = evaluate(tmp_path, tmp_path, split="test", texts=texts, metrics=("rouge_l",))
+    values = [result[part]["rouge_l"]["value"] for part in ("all", "seen", "unseen")]
+    assert values == pytest.approx([2 / 3, 1, 0])
+    assert json.loads((tmp_path / "out" / "scores.unseen.json").read_text(encoding="utf-8")) == result["unseen"]
+
+
+def test_a_metric_that_cannot_be_had_says_so_and_the_others_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise MissingExtraError("METEOR needs Java", mend="install it")
+
+    monkeypatch.setitem(suite._OF_TEXTS, "meteor", fail)  # type: ignore[index]
+    result = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS), metrics=("meteor", "bleu"))
+    assert result["all"]["meteor"]["value"] is None
+    assert "Java" in result["all"]["meteor"]["missing"]
+    assert result["all"]["bleu"]["value"] > 0
+
+
+def test_the_field_s_usual_scores(data: Path) -> None:
+    records = record_files.read(data)
+    assert suite.usual(records) == ("bleu", "nist", "meteor", "rouge_l", "cider", "slots")
+
+
+def test_fidelity_goes_before_likelihood(data: Path) -> None:
+    record = record_files.read(data)[0]
+    likely = Candidate((1,), (-0.1,), "stop", "The Mill .")
+    faithful = Candidate((2,), (-2.0,), "stop", "The Mill is a pub .")
+    also = Candidate((3,), (-3.0,), "stop", "The Mill , a pub .")
+    made = Generation(likely.token_ids, likely.logprobs, "stop", likely.text, 5, (likely, faithful, also))
+    chosen = by_fidelity(record, made, {})
+    assert chosen.text == faithful.text
+    assert chosen.candidates == (faithful, also, likely)
+    assert chosen.token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": None}, "nothing to score texts against"),
+        ({"output": None}, "nowhere to write"),
+        ({"texts": None}, "neither an adapter nor a base"),
+        ({"base": "tiny"}, "both texts and a model"),
+    ],
+)
+def test_settings_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        evaluate(tmp_path, data, **{"texts": tmp_path / "texts.txt", **changes})
+
+
+def test_files_that_do_not_fit(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds 2 texts for 3 records"):
+        evaluate(tmp_path, data, texts=written(tmp_path, TEXTS[:2]))
+    with pytest.raises(DataError, match=r'broken.jsonl:1: is no object with a "text"'):
+        evaluate(tmp_path, data, texts=written(tmp_path, ["[]"], "broken.jsonl"))
+    with pytest.raises(DataError, match="cannot be read"):
+        evaluate(tmp_path, data, texts=tmp_path / "nowhere.txt")
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"facts": {"name": "x"}}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="no reference"):
+        evaluate(tmp_path, bare, texts=written(tmp_path, ["x"]))
+
+
+def test_one_candidate_cannot_be_reranked() -> None:
+    with pytest.raises(SettingsError, match="one candidate"):
+        GenerateSettings(base="tiny", record="name : x", rerank="fidelity")
