@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tailora import __version__
-from tailora.errors import EXIT_CODE, SettingsError, UserError
+from tailora.errors import EXIT_CODE, CheckError, SettingsError, UserError
 
 READER_LEFT = 141  # what a shell reports for a program whose reader closed the pipe
 
@@ -55,6 +55,11 @@ VERBS: dict[str, Verb] = {
         "tailora.evaluate:run",
     ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
+    "verify": Verb(
+        "Hold an adapter or a merged model against its base, and refuse what changes nothing or drifted",
+        "tailora.verify:VerifySettings",
+        "tailora.verify:run",
+    ),
     "data": Verb(
         "Say what a data file holds and what looks wrong in it",
         "tailora.data.check:DataSettings",
@@ -125,9 +130,15 @@ def run_verb(name: str, verb: Verb, arguments: Sequence[str]) -> None:
     if not others.json:
         function(settings)
         return
+    failed: CheckError | None = None
     with contextlib.redirect_stdout(sys.stderr):
-        result = function(settings)
+        try:
+            result = function(settings)
+        except CheckError as error:  # what was measured is told all the same
+            failed, result = error, {**error.result, "failed": str(error)}
     print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json))
+    if failed is not None:
+        raise failed
 
 
 def _load(place: str) -> Any:

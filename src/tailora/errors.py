@@ -8,6 +8,7 @@ and of the server see.
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 
 class UserError(Exception):
@@ -57,6 +58,25 @@ class TrainingError(UserError):
 
 class MissingExtraError(UserError):
     """An optional dependency that is not installed."""
+
+
+class CheckError(UserError):
+    """Something that was checked and did not pass.
+
+    Attributes:
+        result: what was measured, as the verb would have returned it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | PathLike[str] | None = None,
+        mend: str | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.result = result or {}
 
 
 EXIT_CODE: dict[type[BaseException], int] = {UserError: 2, KeyboardInterrupt: 130, Exception: 1}

@@ -15,6 +15,7 @@ from tailora.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import Base, quiet_transformers
 from tailora.settings import Settings
+from tailora.verify import check
 
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
@@ -33,6 +34,8 @@ class MergeSettings(Settings):
     """Base model; by default the one that the adapter names."""
     force: bool = False
     """Accept an adapter that was trained on other weights than the base's."""
+    check: bool = True
+    """Hold what was written against base and adapter, and keep the receipt in verify.json."""
 
 
 def run(settings: MergeSettings) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         SettingsError: the output folder exists and is not empty, or nothing names the base.
         AdapterError: the adapter cannot be read, changes nothing, or belongs to another base.
         ModelError: the base cannot be loaded.
+        CheckError: the merged weights do not compute what base and adapter do; nothing is written.
     """
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -62,6 +66,9 @@ def run(settings: MergeSettings) -> dict[str, Any]:
             "meta": dict(adapter.meta),
         }
         write_json(folder / "tailora.json", provenance)
+        if settings.check:
+            receipt = check(settings.adapter, settings.base, str(folder), force=settings.force)
+            write_json(folder / "verify.json", {**receipt, "model": str(output)})
     result = {
         "output": str(output),
         "base": base.name,

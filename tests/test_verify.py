@@ -1,0 +1,114 @@
+"""The verb: what an adapter changes, what a merge keeps, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bases import save_base
+from tailora import cli
+from tailora.adapters import formats
+from tailora.adapters.config import LoraConfig
+from tailora.errors import AdapterError, CheckError, DataError, SettingsError
+from tailora.lora import inject
+from tailora.merge import MergeSettings
+from tailora.merge import run as merge
+from tailora.models.load import load_base
+from tailora.verify import VerifySettings, run
+
+
+def save_adapter(folder: Path, base: str, std: float = 0.2) -> Path:
+    loaded = load_base(base)
+    inject.attach(loaded.model, LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
+    torch.manual_seed(1)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=std)
+    made = inject.extract(loaded.model)
+    formats.save(dataclasses.replace(made, base_fingerprint=loaded.fingerprint, base_name=loaded.name), folder)
+    return folder
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def base(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    save_base(tmp_path / "base", request.param)
+    return str(tmp_path / "base")
+
+
+def verify(**values: Any) -> dict[str, Any]:
+    return run(VerifySettings(new_tokens=8, **values))
+
+
+def test_an_adapter_changes_its_base(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = verify(adapter=save_adapter(tmp_path / "adapter", base))
+    assert result["against_base"]["mean"] > 0.01
+    assert result["against_base"]["same_token"] < 1
+    assert "drift" not in result
+    assert "against the base: logits differ by" in capsys.readouterr().err
+
+
+def test_a_merge_keeps_what_its_adapter_does_and_says_so_beside_it(base: str, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", base)
+    merge(MergeSettings(adapter=adapter, output=tmp_path / "merged"))
+    receipt = json.loads((tmp_path / "merged" / "verify.json").read_text(encoding="utf-8"))
+    assert receipt["drift"] < 1e-4
+    assert receipt["against_adapter"]["same_token"] == 1
+    again = verify(model=str(tmp_path / "merged"))
+    assert again["adapter"] == str(adapter), "the folder tells its adapter and base"
+    assert again["drift"] == receipt["drift"]
+    assert again["against_adapter"]["equal_texts"] == again["against_adapter"]["texts"]
+
+
+def test_weights_that_round_the_update_away_are_not_written(tmp_path: Path) -> None:
+    save_base(tmp_path / "base", dtype=torch.bfloat16)
+    adapter = save_adapter(tmp_path / "adapter", str(tmp_path / "base"), std=0.004)
+    with pytest.raises(CheckError, match="of the adapter's own effect"):
+        merge(MergeSettings(adapter=adapter, output=tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()
+    merge(MergeSettings(adapter=adapter, output=tmp_path / "merged", check=False))
+
+
+def test_another_model_has_drifted(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = save_adapter(tmp_path / "adapter", base)
+    other = save_adapter(tmp_path / "other", base, std=0.3)
+    merge(MergeSettings(adapter=other, output=tmp_path / "merged"))
+    arguments = ["verify", "--adapter", str(adapter), "--model", str(tmp_path / "merged"), "--json"]
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["drift"] > 0.05
+    assert told["failed"] in err
+
+
+def test_what_changes_nothing_is_refused(base: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="changes nothing"):
+        verify(model=base, base=base)
+    zero = save_adapter(tmp_path / "zero", base, std=0.0)
+    with pytest.raises(AdapterError, match="changes nothing"):
+        verify(adapter=zero)
+    faint = save_adapter(tmp_path / "faint", base, std=1e-6)
+    with pytest.raises(CheckError, match="changes nothing"):
+        verify(adapter=faint)
+
+
+def test_records_of_ones_own(base: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"facts": {"name": "X"}, "text": "X is there ."}\n{"facts": {"name": "Y"}}\n', encoding="utf-8")
+    result = verify(adapter=save_adapter(tmp_path / "adapter", base), input=str(path))
+    assert result["probes"] == 1
+    assert result["perplexity"]["base"] != result["perplexity"]["adapter"]
+    path.write_text('{"facts": {"name": "Y"}}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="no record has a text"):
+        verify(adapter=tmp_path / "adapter", input=str(path))
+
+
+def test_nothing_to_verify(base: str) -> None:
+    with pytest.raises(SettingsError, match="nothing to verify"):
+        verify(base=base)
+    with pytest.raises(SettingsError, match="no base model named"):
+        verify()
