@@ -19,7 +19,7 @@ LAYERS = (
     {"lora", "models", "loralib"},
     {"train", "engine", "adapted"},
     {"inference", "writing"},
-    {"generate", "merge", "verify", "quantize", "export"},
+    {"generate", "merge", "verify", "quantize", "convert"},
     {"evaluate", "compare", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
@@ -32,6 +32,7 @@ LATE_IMPORTS = {
     "tailora.cli": {"tailora.settings"},
     "tailora.hardware": {"torch"},
     "tailora.adapters.formats": {"tailora.adapters.formats"},
+    "tailora.adapters.formats.gguf": {"gguf"},
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},

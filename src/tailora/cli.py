@@ -55,6 +55,11 @@ VERBS: dict[str, Verb] = {
         "tailora.evaluate:run",
     ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
+    "convert": Verb(
+        "Write an adapter in the form that PEFT, loralib, llama.cpp or OpenVINO GenAI reads",
+        "tailora.convert:ConvertSettings",
+        "tailora.convert:run",
+    ),
     "verify": Verb(
         "Hold an adapter or a merged model against its base, and refuse what changes nothing or drifted",
         "tailora.verify:VerifySettings",

@@ -1,0 +1,113 @@
+"""The verb: each form holds the same updates, in the names and orders of the program that reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from bases import save_base
+from tailora.adapters import formats
+from tailora.adapters.config import LoraConfig
+from tailora.convert import ConvertSettings, run
+from tailora.errors import AdapterError, SettingsError
+from tailora.lora import inject
+from tailora.models.load import load_base
+
+TOKENS = torch.tensor([[5, 9, 200, 31, 7]])
+
+
+def save_adapter(tmp_path: Path, kind: str, config: LoraConfig | None = None) -> tuple[Path, Any]:
+    """A random adapter of uneven ranks and slices, and the logits with it."""
+    save_base(tmp_path / "base", kind)
+    loaded = load_base(str(tmp_path / "base"))
+    pattern = {"mlp.c_proj" if kind == "gpt2" else "down_proj": 2}
+    inject.attach(
+        loaded.model,
+        config or LoraConfig(rank=4, alpha=8, targets=("attention.qv", "mlp"), rank_pattern=pattern, rslora=True),
+        model_type=loaded.model_type,
+    )
+    torch.manual_seed(1)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    made = inject.extract(loaded.model)
+    formats.save(dataclasses.replace(made, base_fingerprint=loaded.fingerprint, base_name=loaded.name), tmp_path / "a")
+    with torch.inference_mode():
+        return tmp_path / "a", loaded.model(TOKENS).logits
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("to", ["peft", "openvino-genai"])
+def test_peft_computes_the_same_from_either_folder(tmp_path: Path, kind: str, to: Any) -> None:
+    adapter, wanted = save_adapter(tmp_path, kind)
+    run(ConvertSettings(adapter=adapter, to=to, output=tmp_path / "out"))
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out")
+    with torch.inference_mode():
+        torch.testing.assert_close(model(TOKENS).logits, wanted, rtol=1e-4, atol=1e-4)
+    if to == "openvino-genai":
+        config = formats.load(tmp_path / "out").config
+        assert config.alpha == config.rank, "that program knows no alpha"
+
+
+def test_loralib_and_back(tmp_path: Path) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=4, alpha=8, targets=("attention.qv",)))
+    run(ConvertSettings(adapter=adapter, to="loralib", output=tmp_path / "lora.bin"))
+    assert (tmp_path / "lora.bin").stat().st_size > 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_gguf_holds_llama_cpp_s_names_and_order(tmp_path: Path, kind: str) -> None:
+    adapter, _ = save_adapter(tmp_path, kind)
+    run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
+    reader = GGUFReader(tmp_path / "lora.gguf")
+    told = {name: reader.get_field(name) for name in ("general.architecture", "general.type", "adapter.type")}
+    assert [field and field.contents() for field in told.values()] == [kind, "adapter", "lora"]
+    alpha = reader.get_field("adapter.lora.alpha")
+    assert alpha is not None
+    tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    names = {
+        "gpt2": ("transformer.h.1.attn.c_attn", "blk.1.attn_qkv", "transformer.h.1.mlp.c_proj", "blk.1.ffn_down"),
+        "llama": ("model.layers.1.self_attn.q_proj", "blk.1.attn_q", "model.layers.1.mlp.down_proj", "blk.1.ffn_down"),
+    }[kind]
+    layers = formats.load(adapter).layers
+    for ours, theirs in (names[:2], names[2:]):
+        a, b = tensors[f"{theirs}.weight.lora_a"], tensors[f"{theirs}.weight.lora_b"]
+        # llama.cpp: alpha / rank · B A, the rank read off B.
+        found = alpha.contents() / b.shape[1] * (b @ a)
+        wanted = np.zeros_like(found)
+        for branch in layers[ours].branches:
+            low, high = branch.rows or (0, len(wanted))
+            wanted[low:high] += branch.scale * (branch.b @ branch.a)
+        if theirs.endswith("attn_q"):
+            # Its rotation turns rows 2i and 2i + 1 of a head together, Hugging Face's i and i + half.
+            heads = wanted.reshape(4, 8, -1)
+            wanted = np.stack([heads[:, :4], heads[:, 4:]], axis=2).reshape(found.shape)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_form_has_no_place_for(tmp_path: Path) -> None:
+    head, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=4, alpha=8, targets=("embedding",)))
+    with pytest.raises(AdapterError, match="no place"):
+        run(ConvertSettings(adapter=head, to="gguf", output=tmp_path / "lora.gguf"))
+    assert not (tmp_path / "lora.gguf").exists()
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2")
+    with pytest.raises(SettingsError, match="exists already"):
+        run(ConvertSettings(adapter=adapter, to="peft", output=tmp_path / "base"))
+    with pytest.raises(SettingsError, match=r"end its name in \.gguf"):
+        run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora"))
+    made = formats.load(adapter)
+    formats.save(dataclasses.replace(made, base_name=None), tmp_path / "nameless")
+    with pytest.raises(SettingsError, match="does not name its base"):
+        run(ConvertSettings(adapter=tmp_path / "nameless", to="gguf", output=tmp_path / "lora.gguf"))
