@@ -129,7 +129,8 @@ def test_fidelity_goes_before_likelihood(data: Path) -> None:
         ({"input": None}, "nothing to score texts against"),
         ({"output": None}, "nowhere to write"),
         ({"texts": None}, "neither an adapter nor a base"),
-        ({"base": "tiny"}, "both texts and a model"),
+        ({"base": "tiny"}, "the texts are there, so that base has nothing to do"),
+        ({"beams": 4}, "the texts are there, so that beams has nothing to do"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:

@@ -53,8 +53,12 @@ class EvaluateSettings(GenerateSettings):
             raise SettingsError("nowhere to write the scores", where="output", mend="name a folder")
         if self.texts is None:
             super().check_sources()
-        elif self.adapter or self.base is not None:
-            raise SettingsError("both texts and a model to write them", where="texts", mend="give either")
+            return
+        reading = {"input", "split", "format", "columns", "limit", "output"}
+        writing = self.model_fields_set & set(GenerateSettings.model_fields) - reading
+        if writing:
+            what = f"the texts are there, so that {min(writing)} has nothing to do"
+            raise SettingsError(what, where="texts", mend="leave one of them out")
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
