@@ -1,7 +1,8 @@
-"""The check that an architecture honours trees, the estimates, and the `data` verb."""
+"""The check that an architecture honours trees, the estimates, and the `lint` verb."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from torch import nn
 
 from networks import gpt2, llama
-from tailora.data.check import DataSettings
+from tailora.data.check import LintSettings
 from tailora.data.check import run as check_data
 from tailora.data.examples import Example
-from tailora.errors import ModelError
+from tailora.errors import CheckError, ModelError, SettingsError
 from tailora.train.check import check_trees
 from tailora.train.estimate import seconds, workload
 from tailora.train.settings import TrainSettings
@@ -62,7 +63,14 @@ def test_workload_counts_every_scored_node() -> None:
 def test_data_verb_counts_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "some.jsonl"
     file.write_text('{"facts": {"name": "Ada"}, "text": "Bob."}\n{"facts": {"name": "Cy"}, "text": "Cy."}\n', "utf-8")
-    result = check_data(DataSettings(data=str(file)))
+    result = check_data(LintSettings(data=str(file), allow=("unsaid value",)))
     assert (result["records"], result["texts"]) == (2, 2)
     assert result["findings"] == {"unsaid value": 1}
-    assert "all: 2 records, 2 texts" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "all: 2 records, 2 texts" in err
+    assert re.search(r"0-9 █+ 2", err)
+    with pytest.raises(CheckError, match=r"1 findings \(unsaid value: 1\)") as failed:
+        check_data(LintSettings(data=str(file)))
+    assert failed.value.result == result
+    with pytest.raises(SettingsError, match="no finding called 'typo'"):
+        LintSettings(data=str(file), allow=("typo",))

@@ -32,3 +32,19 @@ def test_a_code_that_texts_say_in_other_words_is_no_finding():
     assert {f.detail for f in found if f.record == "lost"} == {"to: 'Oldbury'"}
     assert not any(f.detail.startswith("changes") for f in found)
     assert not any(f.record.startswith("n") for f in found)
+
+
+def test_texts_that_break_off_are_found_where_most_are_sentences():
+    whole = [record(str(n), f"Town {n} is there.", ("name", f"Town {n}")) for n in range(9)]
+    broken = record("b", "Town 10 is ver", ("name", "Town 10"))
+    report = lint([*whole, broken])
+    assert [(finding.kind, finding.record) for finding in report.findings] == [("unfinished text", "b")]
+    bare = [record(str(n), f"Town {n} is there", ("name", f"Town {n}")) for n in range(9)]
+    assert not lint([*bare, broken]).findings, "no full stops is a way of writing too"
+
+
+def test_lengths_in_tens_of_words():
+    texts = ["a b c.", "a " * 25 + ".", "a."]
+    report = lint([record(str(n), text, ("name", "a")) for n, text in enumerate(texts)])
+    assert report.lengths == {"0-9": 2, "10-19": 0, "20-29": 1}
+    assert lint([record("1", "", ("name", "x"))]).lengths == {}

@@ -65,9 +65,9 @@ VERBS: dict[str, Verb] = {
         "tailora.verify:VerifySettings",
         "tailora.verify:run",
     ),
-    "data": Verb(
-        "Say what a data file holds and what looks wrong in it",
-        "tailora.data.check:DataSettings",
+    "lint": Verb(
+        "Say what a data file holds, and fail on what looks wrong in it",
+        "tailora.data.check:LintSettings",
         "tailora.data.check:run",
     ),
     "models": Verb(

@@ -1,20 +1,24 @@
-"""`tailora data`: what a file or data set holds, and what looks wrong in it."""
+"""`tailora lint`: what a file or data set holds, and what looks wrong in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from rich.console import Console
 
 from tailora.data import records as record_files
 from tailora.data.linearize import linearize
-from tailora.data.lint import KINDS, lint
+from tailora.data.lint import KINDS, LintReport, lint
+from tailora.errors import CheckError, SettingsError
 from tailora.settings import Settings
 
+_BAR = 40  # characters of the longest bar
 
-class DataSettings(Settings):
-    """Settings of `tailora data`."""
+
+class LintSettings(Settings):
+    """Settings of `tailora lint`."""
 
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
@@ -22,13 +26,28 @@ class DataSettings(Settings):
     """Format of the data, where it cannot be told from the file."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Which column of a table is what."""
+    allow: tuple[str, ...] = ()
+    """Kinds of findings to let pass, as the table calls them; `all` for every one."""
     show: int = Field(5, ge=0)
     """Findings to show of each kind."""
 
+    @field_validator("allow")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in value:
+            if kind not in KINDS and kind != "all":
+                mend = f"use all, or some of {', '.join(KINDS)}"
+                raise SettingsError(f"there is no finding called {kind!r}", where="allow", mend=mend)
+        return value
 
-def run(settings: DataSettings) -> dict[str, Any]:
-    """Read everything, count it, and report what looks wrong; nothing is changed."""
-    console = Console(stderr=True)
+
+def run(settings: LintSettings) -> dict[str, Any]:
+    """Read everything, count it, and report what looks wrong; nothing is changed.
+
+    Raises:
+        CheckError: something looks wrong that `allow` does not let pass.
+        DataError: the data cannot be read.
+    """
     names: tuple[str | None, ...] = record_files.splits(settings.data) or (None,)
     read = {
         name or "all": record_files.read(
@@ -36,21 +55,44 @@ def run(settings: DataSettings) -> dict[str, Any]:
         )
         for name in names
     }
-    for name, records in read.items():
-        texts = sum(len(record.references) for record in records)
-        console.print(f"{name}: {len(records):,} records, {texts:,} texts", highlight=False)
-    first = next(iter(read.values()))[0]
-    example = first.prompt if first.prompt is not None else linearize(first)
-    console.print(f"the first: {example}", highlight=False, markup=False)
     report = lint(read if len(read) > 1 else next(iter(read.values())))
-    for kind, count in report.counts().items():
-        console.print(f"\n{kind}: {count:,} ({KINDS[kind]})", highlight=False, markup=False)
-        found = [finding for finding in report.findings if finding.kind == kind]
-        for finding in found[: settings.show]:
-            console.print(f"  {finding.record}: {finding.detail}", highlight=False, markup=False)
-    return {
-        "splits": {name: {"records": len(records)} for name, records in read.items()},
+    splits = {
+        name: {"records": len(records), "texts": sum(len(record.references) for record in records)}
+        for name, records in read.items()
+    }
+    result = {
+        "splits": splits,
         "records": report.records,
         "texts": report.texts,
+        "lengths": dict(report.lengths),
         "findings": report.counts(),
     }
+    first = next(iter(read.values()))[0]
+    _tell(splits, first.prompt if first.prompt is not None else linearize(first), report, settings.show)
+    refused = {kind: count for kind, count in report.counts().items() if not {kind, "all"} & set(settings.allow)}
+    if refused:
+        counts = ", ".join(f"{kind}: {count:,}" for kind, count in refused.items())
+        mend = "look at them, then let kinds pass with --allow"
+        raise CheckError(
+            f"{sum(refused.values()):,} findings ({counts})", where=settings.data, mend=mend, result=result
+        )
+    return result
+
+
+def _tell(splits: Mapping[str, Mapping[str, int]], example: str, report: LintReport, show: int) -> None:
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for name, counts in splits.items():
+        say(f"{name}: {counts['records']:,} records, {counts['texts']:,} texts")
+    say(f"the first: {example}")
+    most = max(report.lengths.values(), default=1)
+    say("\nwords of a text:")
+    for words, count in report.lengths.items():
+        say(f"{words:>9} {'█' * round(_BAR * count / most)}{' ' if count else ''}{count:,}")
+    for kind, count in report.counts().items():
+        say(f"\n{kind}: {count:,} ({KINDS[kind]})")
+        for finding in [each for each in report.findings if each.kind == kind][:show]:
+            say(f"  {finding.record}: {finding.detail}")

@@ -17,6 +17,8 @@ _SPLITS_OF_ONE = "records"
 # UTF-8 read as Windows-1252 or Latin-1 ("Ã©", "â€™"), and what stands where a character could not be read.
 _MISDECODED = re.compile("\ufffd|[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|&(?:amp|lt|gt|quot|#\\d+);")
 _WORD = re.compile(r"\w+")
+_FINISHED = re.compile(r"[.!?…。][\"'”’)\]\s]*$")
+_USUALLY = 0.8  # of the texts must end a sentence before one that does not is worth a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ KINDS = {
     "empty fact": "a value is empty",
     "conflict": "an attribute has two values",
     "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",
+    "unfinished text": "a text does not end as a sentence does, where most texts do",
     "long text": f"a text has more than {LONG_TEXT} characters",
     "no text": "a record has no text",
     "mis-decoded": "characters look as if the file had been read in the wrong encoding",
@@ -54,6 +57,8 @@ class LintReport:
     findings: tuple[Finding, ...]
     records: int
     texts: int
+    lengths: Mapping[str, int]
+    """How many texts have so many words: "0-9", "10-19" and so on, none left out between."""
 
     def counts(self) -> dict[str, int]:
         """Return how often each kind was found, the kinds that were not left out."""
@@ -69,7 +74,10 @@ class LintReport:
 def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintReport:
     """Look through records, or through splits (name to records), and report; nothing is changed or raised."""
     splits = records if isinstance(records, Mapping) else {_SPLITS_OF_ONE: records}
-    codes = _codes([record for members in splits.values() for record in members])
+    everything = [record for members in splits.values() for record in members]
+    codes = _codes(everything)
+    texts = [text for record in everything for text in record.references]
+    sentences = sum(map(_is_finished, texts)) >= _USUALLY * max(len(texts), 1)
     findings: list[Finding] = []
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
     for split, members in splits.items():
@@ -83,12 +91,20 @@ def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintRepo
                 )
             else:
                 first_seen[key] = split, name
-            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes)]
-    everything = [record for members in splits.values() for record in members]
-    return LintReport(tuple(findings), len(everything), sum(len(record.references) for record in everything))
+            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes, sentences)]
+    return LintReport(tuple(findings), len(everything), len(texts), _lengths(texts))
 
 
-def _look(record: Record, codes: Set[Fact]) -> list[tuple[str, str]]:
+def _lengths(texts: Sequence[str]) -> dict[str, int]:
+    tens = Counter(len(text.split()) // 10 for text in texts)
+    return {f"{10 * ten}-{10 * ten + 9}": tens[ten] for ten in range(max(tens, default=-1) + 1)}
+
+
+def _is_finished(text: str) -> bool:
+    return _FINISHED.search(text) is not None
+
+
+def _look(record: Record, codes: Set[Fact], sentences: bool) -> list[tuple[str, str]]:
     found = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
     found += [("conflict", detail) for detail in _conflicts(record.facts)]
     if not record.references:
@@ -96,6 +112,8 @@ def _look(record: Record, codes: Set[Fact]) -> list[tuple[str, str]]:
     for text, count in Counter(record.references).items():
         if count > 1:
             found.append(("duplicate text", f"{count} times {_short(text)}"))
+        if sentences and not _is_finished(text):
+            found.append(("unfinished text", f"ends in {text[-20:]!r}"))
         if len(text) > LONG_TEXT:
             found.append(("long text", f"{len(text)} characters"))
     for text in (*record.references, *(fact.value for fact in record.facts)):
