@@ -105,6 +105,7 @@ def test_a_mistake_is_one_line_on_stderr(
             PermissionError(errno.EACCES, "Permission denied", "/root/x"),
             "/root/x: Permission denied; check its permissions or name another place",
         ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "f/x: Not a directory; name another place"),
     ],
 )
 def test_what_the_user_can_mend_exits_with_2(

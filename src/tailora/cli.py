@@ -180,13 +180,16 @@ def _tell(error: BaseException) -> int:
 
 
 def _users(error: BaseException) -> UserError | None:
-    """The mistake behind what the system refused: a full disk, or a file that may not be read or written."""
+    """The mistake behind what the system refused: a full disk, a file that may not be written, a path that cannot be."""
     if not isinstance(error, OSError):
         return None
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-    if not full and not ((error.filename and isinstance(error, PermissionError)) or error.errno == errno.EROFS):
+    forbidden = (error.filename and isinstance(error, PermissionError)) or error.errno == errno.EROFS
+    misplaced = error.filename and error.errno in {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+    if not (full or forbidden or misplaced):
         return None
-    mend = "free some space or name another place" if full else "check its permissions or name another place"
+    what = "free some space or " if full else "check its permissions or " if forbidden else ""
+    mend = f"{what}name another place"
     return UserError(str(error.strerror), where=error.filename, mend=mend)
 
 

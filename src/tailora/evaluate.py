@@ -224,7 +224,8 @@ def _report(
         about.append(f"Texts of {settings.texts}.")
     else:
         given = settings.model_dump(exclude_unset=True, exclude={"input", "split", "output"}, mode="json")
-        about.append("Written with " + ", ".join(f"{name} {value}" for name, value in given.items()) + ".")
+        told = [f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in given.items()]
+        about.append(f"Written with {', '.join(told)}.")
     return page("Evaluation", about, tables, items)
 
 
