@@ -180,7 +180,7 @@ def _tell(error: BaseException) -> int:
 
 
 def _users(error: BaseException) -> UserError | None:
-    """The mistake behind what the system refused: a full disk, a file that may not be written, a path that cannot be."""
+    """The mistake behind what the system refused: a full disk, a file that may not be written, no path that can be."""
     if not isinstance(error, OSError):
         return None
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
