@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
-from tailora.adapters.arithmetic import folded
+from tailora.adapters.arithmetic import combined, folded
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError
+from tailora.errors import AdapterError, SettingsError
 
 OUT, IN = 12, 5
 
@@ -59,3 +59,56 @@ def test_what_plain_factors_do_not_express_is_refused() -> None:
     plain = dataclasses.replace(dora, layers={"q": LayerAdapter("linear", (pair,))}, biases={"q.bias": np.ones(3)})
     with pytest.raises(AdapterError, match=r"a trained bias, q\.bias"):
         folded(plain)
+
+
+def adapter_of(seed: int, names: tuple[str, ...] = ("q", "v"), rank: int = 2) -> Adapter:
+    random = np.random.default_rng(seed)
+
+    def layer() -> LayerAdapter:
+        a, b = random.normal(size=(rank, IN)), random.normal(size=(OUT, rank))
+        return LayerAdapter("linear", (LowRank(a.astype(np.float32), b.astype(np.float32), 0.5),), out=OUT)
+
+    return Adapter(LoraConfig(rank=rank, alpha=rank / 2), {name: layer() for name in names}, base_fingerprint="same")
+
+
+def test_updates_are_summed_without_cross_terms() -> None:
+    one, two = adapter_of(1), adapter_of(2, ("v", "o"), rank=3)
+    both = combined([one, two], [0.25, -2.0])
+    assert set(both.layers) == {"q", "v", "o"}
+    zero = np.zeros((OUT, IN))
+    for name, layer in both.layers.items():
+        parts = [update(each.layers[name]) if name in each.layers else zero for each in (one, two)]
+        np.testing.assert_allclose(update(layer), 0.25 * parts[0] - 2 * parts[1], rtol=1e-5, atol=1e-5)
+        assert layer.branches[0].rank == both.config.rank_of(name)
+
+
+def test_one_adapter_at_weight_one_is_itself() -> None:
+    one = adapter_of(1)
+    assert combined([one], [1.0]).content_hash == one.content_hash
+    exact = combined([one], [1.0], how="svd", rank=2)
+    for name, layer in exact.layers.items():
+        np.testing.assert_allclose(update(layer), update(one.layers[name]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_svd_keeps_the_nearest_update_of_a_rank(rank: int) -> None:
+    adapters = [adapter_of(1), adapter_of(2)]
+    cut, whole = (combined(adapters, [1.0, 1.0], **ways) for ways in ({"how": "svd", "rank": rank}, {}))
+    for name, layer in cut.layers.items():
+        wanted = update(whole.layers[name])
+        u, values, v = np.linalg.svd(wanted)
+        nearest = u[:, :rank] * values[:rank] @ v[:rank]
+        np.testing.assert_allclose(update(layer), nearest, rtol=1e-4, atol=1e-4)
+        assert layer.branches[0].rank == rank
+
+
+def test_combinations_that_cannot_be() -> None:
+    one = adapter_of(1)
+    with pytest.raises(SettingsError, match="1 weights for 2 adapters"):
+        combined([one, one], [1.0])
+    with pytest.raises(SettingsError, match="finite"):
+        combined([one], [float("nan")])
+    with pytest.raises(SettingsError, match="goes with svd"):
+        combined([one], [1.0], rank=3)
+    with pytest.raises(AdapterError, match="different bases"):
+        combined([one, dataclasses.replace(one, base_fingerprint="other")], [1.0, 1.0])

@@ -64,6 +64,26 @@ def test_a_merge_keeps_what_its_adapter_does_and_says_so_beside_it(base: str, tm
     assert again["against_adapter"]["equal_texts"] == again["against_adapter"]["texts"]
 
 
+def test_two_adapters_are_added_up(base: str, tmp_path: Path) -> None:
+    places = (save_adapter(tmp_path / "one", base), save_adapter(tmp_path / "two", base, std=0.3))
+    merge(MergeSettings(adapter=places, weights=(0.5, 0.25), output=tmp_path / "both"))
+    assert json.loads((tmp_path / "both" / "verify.json").read_text(encoding="utf-8"))["drift"] < 1e-4
+    assert "drift" not in verify(model=str(tmp_path / "both")), "no one adapter to hold it against"
+    told = json.loads((tmp_path / "both" / "tailora.json").read_text(encoding="utf-8"))["merged"]
+    assert list(told["adapters"].values()) == [0.5, 0.25]
+    found = [formats.load(place) for place in places]
+    wanted = load_base(base).model.state_dict()
+    for name, layer in found[0].layers.items():
+        change = sum(
+            weight * each.layers[name].branches[0].scale * (branch.b @ branch.a)
+            for weight, each in zip((0.5, 0.25), found, strict=True)
+            for branch in each.layers[name].branches
+        )
+        wanted[f"{name}.weight"] += torch.tensor(change.T if layer.kind == "gpt2_conv1d" else change)
+    for name, values in load_base(str(tmp_path / "both")).model.state_dict().items():
+        torch.testing.assert_close(values, wanted[name], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_that_round_the_update_away_are_not_written(tmp_path: Path) -> None:
     save_base(tmp_path / "base", dtype=torch.bfloat16)
     adapter = save_adapter(tmp_path / "adapter", str(tmp_path / "base"), std=0.004)

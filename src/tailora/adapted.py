@@ -32,7 +32,7 @@ class Adapted:
 
 
 def load_adapted(
-    adapter: Path | None,
+    adapter: Path | Adapter | None,
     base: str | None = None,
     *,
     dtype: torch.dtype | None = None,
@@ -43,7 +43,7 @@ def load_adapted(
     """Load a base model and put an adapter on it.
 
     Args:
-        adapter: an adapter's folder or file, or a run directory that holds one; None leaves the base bare.
+        adapter: an adapter, its folder or file, or a run directory that holds one; None leaves the base bare.
         base: name, path or hub id; None takes the one that the adapter names.
         dtype: of the base's weights; None keeps the stored one. Merging happens in it.
         device: where the network goes.
@@ -55,18 +55,19 @@ def load_adapted(
         AdapterError: the adapter cannot be read, changes nothing, or does not belong to the base.
         ModelError: the base cannot be loaded.
     """
-    found = None if adapter is None else formats.load(formats.adapter_place(adapter))
+    place = str(adapter) if isinstance(adapter, Path) else None
+    found = formats.load(formats.adapter_place(adapter)) if isinstance(adapter, Path) else adapter
     name = base or (found.base_name if found else None)
     if name is None:
         why = "the adapter does not name its base model" if found else "no base model named"
         raise SettingsError(why, where="base", mend="name it with --base")
     if found is not None and changes_nothing(found):
-        raise AdapterError(
-            "the adapter changes nothing: all its updates are zero", where=adapter, mend="train it again"
-        )
+        raise AdapterError("the adapter changes nothing: all its updates are zero", where=place, mend="train it again")
     loaded = load_base(name, dtype=dtype, device=device)
     if found is not None:
-        check_base(found, fingerprint=loaded.fingerprint, base_name=loaded.name, place=str(adapter), force=force)
+        check_base(
+            found, fingerprint=loaded.fingerprint, base_name=loaded.name, place=place or "the adapter", force=force
+        )
         put_on(loaded, found, merged=merged)
     return Adapted(loaded, found)
 

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
 from rich.console import Console
 
 from tailora import __version__
 from tailora.adapted import load_adapted
+from tailora.adapters import formats
+from tailora.adapters.arithmetic import combined
 from tailora.errors import SettingsError
 from tailora.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_folder
@@ -26,8 +29,10 @@ _TOKENIZER_FILES = (
 class MergeSettings(Settings):
     """Settings of `tailora merge`."""
 
-    adapter: Path
-    """The adapter: its folder or file, or a run directory."""
+    adapter: tuple[Path, ...]
+    """The adapter: its folder or file, or a run directory. Again for more, whose updates are added up."""
+    weights: tuple[float, ...] = ()
+    """What each adapter's update is multiplied by, in their order; by default 1."""
     output: Path
     """The folder to write; it must not exist yet, or be empty."""
     base: str | None = None
@@ -36,6 +41,11 @@ class MergeSettings(Settings):
     """Accept an adapter that was trained on other weights than the base's."""
     check: bool = True
     """Hold what was written against base and adapter, and keep the receipt in verify.json."""
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 def run(settings: MergeSettings) -> dict[str, Any]:
@@ -50,7 +60,11 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError("exists already", where=output, mend="name a new folder with --output")
-    adapted = load_adapted(settings.adapter, settings.base, merged=True, force=settings.force)
+    found = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
+    weights = settings.weights or (1.0,) * len(found)
+    chosen = combined(found, weights)
+    told = " and ".join(map(str, settings.adapter))
+    adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
     base, adapter = adapted.base, adapted.adapter
     assert adapter is not None
     with atomic_folder(output) as folder:
@@ -58,7 +72,8 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         provenance = {
             "tailora": __version__,
             "merged": {
-                "adapter": str(settings.adapter),
+                "adapter": told if len(found) == 1 else None,
+                "adapters": {str(place): weight for place, weight in zip(settings.adapter, weights, strict=True)},
                 "adapter_hash": adapter.content_hash,
                 "base": base.name,
                 "base_fingerprint": base.fingerprint,
@@ -67,8 +82,8 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         }
         write_json(folder / "tailora.json", provenance)
         if settings.check:
-            receipt = check(settings.adapter, settings.base, str(folder), force=settings.force)
-            write_json(folder / "verify.json", {**receipt, "model": str(output)})
+            receipt = check(chosen, settings.base, str(folder), force=settings.force)
+            write_json(folder / "verify.json", {**receipt, "adapter": told, "model": str(output)})
     result = {
         "output": str(output),
         "base": base.name,
@@ -79,7 +94,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
     }
     Console(stderr=True).print(
-        f"wrote {output}: {base.name} with {settings.adapter} merged in, {result['parameters']:,} parameters "
+        f"wrote {output}: {base.name} with {told} merged in, {result['parameters']:,} parameters "
         f"in {result['dtype']}, {result['bytes'] / 2**20:.1f} MB",
         soft_wrap=True,
         highlight=False,

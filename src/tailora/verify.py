@@ -19,6 +19,7 @@ from rich.console import Console
 
 from tailora.adapted import load_adapted
 from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.values import Record
@@ -101,7 +102,7 @@ def run(settings: VerifySettings) -> dict[str, Any]:
 
 
 def check(
-    adapter: Path | None,
+    adapter: Path | Adapter | None,
     base: str | None,
     model: str | None,
     *,
@@ -113,7 +114,7 @@ def check(
     """Compare a base, an adapter on it and a model made of both, two at a time in memory.
 
     Args:
-        adapter: folder or file; None to hold the model against the base only.
+        adapter: folder, file or value; None to hold the model against the base only.
         base: name or path; None takes the one that the adapter names.
         model: folder of the model; None to hold the adapter against the base only.
         records: to compare on, with texts; by default some bundled ones.
@@ -148,7 +149,7 @@ def check(
     result: dict[str, Any] = {
         "base": base,
         "base_fingerprint": fingerprint,
-        "adapter": None if adapter is None else str(adapter),
+        "adapter": str(adapter) if isinstance(adapter, Path) else None if adapter is None else adapter.content_hash,
         "model": model,
         "probes": len(probes),
         "positions": len(before.logits),
@@ -197,13 +198,13 @@ def _meant(settings: VerifySettings) -> tuple[Path | None, str | None]:
         return adapter, base
     try:
         merged = json.loads(account.read_text(encoding="utf-8"))["merged"]
-        place, name = Path(merged["adapter"]), str(merged["base"])
+        place, name = merged["adapter"], str(merged["base"])
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             "not an account of a merged model", where=account, mend="name --adapter and --base"
         ) from error
-    if adapter is None and formats.adapter_place(place).exists():
-        adapter = place
+    if adapter is None and place is not None and formats.adapter_place(Path(place)).exists():
+        adapter = Path(place)
     return adapter, base or name
 
 

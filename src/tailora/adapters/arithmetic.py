@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
-from tailora.errors import AdapterError
+from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
+from tailora.errors import AdapterError, SettingsError
+
+Combination = Literal["concat", "svd"]
 
 
 def folded(adapter: Adapter) -> Adapter:
@@ -48,3 +52,68 @@ def _folded(layer: LayerAdapter) -> LayerAdapter:
         b[low:high, column : column + branch.rank] = np.float32(branch.scale) * branch.b
         column += branch.rank
     return dataclasses.replace(layer, branches=(LowRank(a, b, 1.0),))
+
+
+def combined(
+    adapters: Sequence[Adapter], weights: Sequence[float], *, how: Combination = "concat", rank: int | None = None
+) -> Adapter:
+    """One adapter whose update of every layer is the weighted sum of the adapters' updates.
+
+    The updates are summed, not the factors: a sum of factors (PEFT's "linear") has terms in which one adapter's A meets
+    another's B. "concat" is exact, with the sum of the ranks; "svd" keeps the best approximation of a rank (Eckart and
+    Young 1936). One adapter at weight 1 comes back as it is.
+
+    Args:
+        adapters: at least one, of one base.
+        weights: as many, finite.
+        how: see above.
+        rank: of "svd".
+
+    Raises:
+        SettingsError: the numbers differ, a weight is not finite, or a rank is missing or of no use.
+        AdapterError: adapters of different bases, or what `folded` refuses.
+    """
+    if not adapters or len(adapters) != len(weights):
+        what = f"{len(weights)} weights for {len(adapters)} adapters"
+        raise SettingsError(what, where="weights", mend="give one for each, in their order")
+    if not np.isfinite(weights).all():
+        raise SettingsError("must be finite numbers", where="weights")
+    if (how == "svd") != (rank is not None):
+        raise SettingsError("goes with svd, and svd with it", where="rank", mend="give both or neither")
+    bases = {adapter.base_fingerprint for adapter in adapters} - {None}
+    if len(bases) > 1:
+        raise AdapterError("the adapters were trained on different bases", mend="combine adapters of one base")
+    first = adapters[0]
+    if len(adapters) == 1 and weights[0] == 1 and how == "concat":
+        return first
+    plain = [folded(adapter) for adapter in adapters]
+    layers = {}
+    for name in dict.fromkeys(name for adapter in plain for name in adapter.layers):
+        parts = [
+            (weight, each.layers[name]) for weight, each in zip(weights, plain, strict=True) if name in each.layers
+        ]
+        a = np.concatenate([layer.branches[0].a for _, layer in parts])
+        outs = max(layer.out_features for _, layer in parts)
+        scaled = [np.float32(weight) * layer.branches[0].b for weight, layer in parts]
+        b = np.concatenate([np.pad(each, [(0, outs - len(each)), *[(0, 0)] * (each.ndim - 1)]) for each in scaled], 1)
+        if rank is not None:
+            a, b = _cut(a, b, rank)
+        layers[name] = dataclasses.replace(parts[0][1], branches=(LowRank(a, b, 1.0),), out=outs)
+    # Folding once more settles the ranks and alphas of the settings.
+    return folded(dataclasses.replace(first, layers=layers))
+
+
+def _cut(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+    """The factors of the nearest update of a rank; the product itself is never formed."""
+    shapes = a.shape[1:], b.shape[2:]
+    tall_b, r_b = np.linalg.qr(b.reshape(len(b), -1).astype(np.float64))
+    tall_a, r_a = np.linalg.qr(a.reshape(len(a), -1).T.astype(np.float64))
+    u, values, v = np.linalg.svd(r_b @ r_a.T)
+    kept = min(rank, int(np.count_nonzero(values > values[0] * 1e-7)) or 1)
+    root = np.sqrt(values[:kept])
+    new_a = (root[:, None] * v[:kept]) @ tall_a.T
+    new_b = tall_b @ u[:, :kept] * root
+    return (
+        new_a.astype(np.float32).reshape(kept, *shapes[0]),
+        new_b.astype(np.float32).reshape(len(b), kept, *shapes[1]),
+    )
