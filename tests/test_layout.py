@@ -35,6 +35,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.gguf": {"gguf"},
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
+    "tailora.tune": {"optuna"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.models.gguf_conversion": {"gguf"},
     "tailora.inference": {

@@ -54,6 +54,11 @@ VERBS: dict[str, Verb] = {
         "tailora.evaluate:EvaluateSettings",
         "tailora.evaluate:run",
     ),
+    "tune": Verb(
+        "Look for the training settings that validate best, in any number of processes",
+        "tailora.tune:TuneSettings",
+        "tailora.tune:run",
+    ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
     "convert": Verb(
         "Write an adapter in the form that PEFT, loralib, llama.cpp or OpenVINO GenAI reads",

@@ -79,6 +79,11 @@ def rss() -> int | None:
     return _resident().now
 
 
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    return _runs(pid)
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed for what is allocated next; without effect where it is not glibc.
 
@@ -332,6 +337,17 @@ if sys.platform == "win32":
         query(kernel32.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
         return _Resident(int(counters.PeakWorkingSetSize), int(counters.WorkingSetSize))
 
+    def _runs(pid: int) -> bool:
+        kernel32 = ctypes.WinDLL("kernel32")
+        kernel32.OpenProcess.restype = wintypes.HANDLE
+        handle = kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return False
+        code = wintypes.DWORD()
+        kernel32.GetExitCodeProcess(wintypes.HANDLE(handle), ctypes.byref(code))
+        kernel32.CloseHandle(wintypes.HANDLE(handle))
+        return code.value == 259  # STILL_ACTIVE
+
 else:
 
     def _system_memory() -> Memory:
@@ -348,3 +364,12 @@ else:
         now = _output("ps", "-o", "rss=", "-p", str(os.getpid()))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return _Resident(peak, int(now) * 1024 if now.isdigit() else None)
+
+    def _runs(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            return True
+        return True

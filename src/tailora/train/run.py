@@ -40,10 +40,17 @@ LEAST_INT8_WIDTH = 512
 """Hidden size from which the products of a network repay the rounding of their inputs to 8 bits."""
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+Watch = Callable[[int, float], object]
+"""Takes the number of updates so far and the validation loss after them."""
 
 
-def run(settings: TrainSettings) -> dict[str, Any]:
+def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     """Train, and write the run directory: adapter, run.json, metrics.jsonl, loss.svg, checkpoints/.
+
+    Args:
+        settings: of the run.
+        watch: told of each validation; what it raises ends the run there, with nothing saved but run.json and
+            metrics.jsonl so far.
 
     Raises:
         UserError: for data, models and settings that cannot be trained on.
@@ -51,7 +58,7 @@ def run(settings: TrainSettings) -> dict[str, Any]:
     """
     console = Console(stderr=True)
     folder = _new_folder(settings)
-    train_records, valid_records = _records(settings)
+    train_records, valid_records = read_records(settings)
     device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     base = load_base(settings.base, dtype=torch.float32, device=device)
     train, valid = _examples(train_records, base, settings, console), []
@@ -66,7 +73,7 @@ def run(settings: TrainSettings) -> dict[str, Any]:
     _announce(console, account)
     folder.mkdir(parents=True)
     write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": account})
-    with _Observer(base.model, folder, account["steps"], console) as observer:
+    with _Observer(base.model, folder, account["steps"], console, watch) as observer:
         outcome = fit(base.model, train, valid, settings, observer, autocast=autocast, head=head)
     meta = {
         "linearization": settings.linearization,
@@ -100,7 +107,12 @@ def _new_folder(settings: TrainSettings) -> Path:
     return folder
 
 
-def _records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
+def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
+    """The records to train on and those to validate on, which may be none.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
     names = record_files.splits(settings.data)
     train = record_files.read(settings.data, split="train" if names else None, **settings.reader_options())
     valid: list[Record] = []
@@ -253,8 +265,8 @@ def _conclude(console: Console, folder: Path, outcome: Outcome, exact: float | N
 class _Observer:
     """Writes metrics.jsonl and the best checkpoint, and draws the progress bar."""
 
-    def __init__(self, model: nn.Module, folder: Path, steps: int, console: Console) -> None:
-        self.model, self.folder = model, folder
+    def __init__(self, model: nn.Module, folder: Path, steps: int, console: Console, watch: Watch | None) -> None:
+        self.model, self.folder, self.watch = model, folder, watch
         self.metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8", newline="\n")
         self.progress = Progress(
             TextColumn("training"),
@@ -293,6 +305,8 @@ class _Observer:
         self.validation = f", validation {line['validation_loss']:.3f}"
         if best and line["step"]:
             save_checkpoint(self.model, self.folder / "checkpoints" / "best.safetensors")
+        if self.watch is not None:
+            self.watch(line["step"], line["validation_loss"])
 
     def _write(self, line: dict[str, Any]) -> None:
         self.metrics.write(json.dumps(line) + "\n")
