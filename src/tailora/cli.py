@@ -54,6 +54,11 @@ VERBS: dict[str, Verb] = {
         "tailora.evaluate:EvaluateSettings",
         "tailora.evaluate:run",
     ),
+    "compare": Verb(
+        "Measure LoRA beside full fine-tuning, biases only and the top two blocks, each at its best learning rate",
+        "tailora.compare:CompareSettings",
+        "tailora.compare:run",
+    ),
     "tune": Verb(
         "Look for the training settings that validate best, in any number of processes",
         "tailora.tune:TuneSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import field_validator
 from rich.console import Console
@@ -12,12 +12,14 @@ from rich.console import Console
 from tailora import __version__
 from tailora.adapted import load_adapted
 from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
 from tailora.errors import SettingsError
 from tailora.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import Base, quiet_transformers
 from tailora.settings import Settings
+from tailora.train.methods import DELTA, load_delta
 from tailora.verify import check
 
 _TOKENIZER_FILES = (
@@ -30,7 +32,7 @@ class MergeSettings(Settings):
     """Settings of `tailora merge`."""
 
     adapter: tuple[Path, ...]
-    """The adapter: its folder or file, or a run directory. Again for more, whose updates are added up."""
+    """The adapter: its folder or file, or a run directory (of bitfit and top2 too). Again for more, to be added up."""
     weights: tuple[float, ...] = ()
     """What each adapter's update is multiplied by, in their order; by default 1."""
     output: Path
@@ -60,29 +62,16 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError("exists already", where=output, mend="name a new folder with --output")
-    found = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
-    weights = settings.weights or (1.0,) * len(found)
-    chosen = combined(found, weights)
-    told = " and ".join(map(str, settings.adapter))
-    adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
-    base, adapter = adapted.base, adapted.adapter
-    assert adapter is not None
+    (place, *more) = settings.adapter
+    delta = not more and (place / DELTA).is_file()
+    subject = _trained_in_place(settings) if delta else _with_adapters(settings)
+    base, told = subject.base, " and ".join(map(str, settings.adapter))
     with atomic_folder(output) as folder:
         save_model(base, folder)
-        provenance = {
-            "tailora": __version__,
-            "merged": {
-                "adapter": told if len(found) == 1 else None,
-                "adapters": {str(place): weight for place, weight in zip(settings.adapter, weights, strict=True)},
-                "adapter_hash": adapter.content_hash,
-                "base": base.name,
-                "base_fingerprint": base.fingerprint,
-            },
-            "meta": dict(adapter.meta),
-        }
-        write_json(folder / "tailora.json", provenance)
+        write_json(folder / "tailora.json", {"tailora": __version__, "merged": subject.merged, "meta": subject.meta})
         if settings.check:
-            receipt = check(chosen, settings.base, str(folder), force=settings.force)
+            named = settings.base or base.name
+            receipt = check(subject.adapter, named, str(folder), force=settings.force)
             write_json(folder / "verify.json", {**receipt, "adapter": told, "model": str(output)})
     result = {
         "output": str(output),
@@ -101,6 +90,44 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         markup=False,
     )
     return result
+
+
+class _Subject(NamedTuple):
+    """A network as it is to be written, what it was made of, and what it is held against."""
+
+    base: Base
+    adapter: Adapter | None
+    merged: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def _with_adapters(settings: MergeSettings) -> _Subject:
+    found = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
+    weights = settings.weights or (1.0,) * len(found)
+    chosen = combined(found, weights)
+    adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
+    base, adapter = adapted.base, adapted.adapter
+    assert adapter is not None
+    merged = {
+        "adapter": str(settings.adapter[0]) if len(found) == 1 else None,
+        "adapters": {str(place): weight for place, weight in zip(settings.adapter, weights, strict=True)},
+        "adapter_hash": adapter.content_hash,
+        "base": base.name,
+        "base_fingerprint": base.fingerprint,
+    }
+    return _Subject(base, chosen, merged, dict(adapter.meta))
+
+
+def _trained_in_place(settings: MergeSettings) -> _Subject:
+    """The base with the parameters that a run of another method than LoRA learnt."""
+    if settings.weights:
+        what = "the run has no adapter that could be weighted"
+        raise SettingsError(what, where="weights", mend="leave --weights out")
+    place = settings.adapter[0]
+    base, trained = load_delta(place, settings.base, force=settings.force)
+    merged = {"adapter": None, "run": str(place), "base": base.name, "base_fingerprint": base.fingerprint}
+    meta = {name: trained.get(name) for name in ("prompt_form", "linearization")}
+    return _Subject(base, None, merged, meta)
 
 
 def save_model(base: Base, folder: Path) -> None:

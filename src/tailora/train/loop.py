@@ -45,6 +45,7 @@ class Outcome:
         final_loss: of the state that is kept: the best one seen; None if it was not measured.
         best_step: the update after which it was reached.
         interrupted: whether Ctrl-C ended the run early.
+        optimizer_bytes: of what the optimiser keeps for what learns.
         warnings: what the user should know.
     """
 
@@ -55,6 +56,7 @@ class Outcome:
     final_loss: float | None = None
     best_step: int = 0
     interrupted: bool = False
+    optimizer_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -100,6 +102,12 @@ def fit(
                     break
         except KeyboardInterrupt:
             run.interrupt()
+        run.outcome.optimizer_bytes = sum(
+            value.numel() * value.element_size()
+            for state in run.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        )
         if run.best is not None:
             restore(model, run.best)
         model.eval()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.adapters.config import matches
-from tailora.errors import TrainingError
+from tailora.errors import ModelError, TrainingError
 from tailora.families import family_of
 from tailora.files import atomic_folder, atomic_path
 from tailora.lora import inject
-from tailora.models.load import Base
+from tailora.models.load import Base, load_base
 from tailora.train.settings import TrainSettings
 
 
@@ -71,6 +73,40 @@ def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
         parameter.copy_(values[name])
 
 
+DELTA = "delta.safetensors"
+"""What a run directory holds of parameters that learnt in place, where they are not all."""
+
+
+def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tuple[Base, dict[str, Any]]:
+    """A base model with the parameters that a run learnt in place (bitfit, top2), and that run's settings.
+
+    Args:
+        run: the run directory.
+        base: name or path; None takes the run's own.
+        force: accept another base than the run's.
+
+    Raises:
+        ModelError: the run cannot be read, or the base is another or lacks the parameters.
+    """
+    try:
+        account = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        settings, fingerprint = dict(account["settings"]), account["account"]["base_fingerprint"]
+        values = load_file(run / DELTA)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError("is no run that can be read", where=run, mend="name a run directory") from error
+    found = load_base(base or str(account["account"]["base"]))
+    if found.fingerprint != fingerprint and not force:
+        raise ModelError(f"was trained on other weights than {found.name} has", where=run, mend="name its own --base")
+    parameters = dict(found.model.named_parameters())
+    wrong = sorted(n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape)
+    if wrong:
+        raise ModelError(f"{found.name} has no {', '.join(wrong[:3])} of such a shape", where=run / DELTA)
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+    return found, settings
+
+
 def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:
     """Write what was learnt into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
 
@@ -90,5 +126,5 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
             cast(Any, base.model).save_pretrained(folder)
             base.tokenizer.save(folder)
         return run / "model"
-    save_checkpoint(base.model, run / "delta.safetensors")
-    return run / "delta.safetensors"
+    save_checkpoint(base.model, run / DELTA)
+    return run / DELTA

@@ -1,0 +1,197 @@
+"""A comparison: every method trained, written with and scored; what fails says so; what is there is used again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bases import save_base
+from tailora import cli, compare
+from tailora.compare import CompareSettings
+from tailora.errors import SettingsError, TrainingError
+from tailora.reports.comparison import as_html, as_markdown, disk, sheet
+
+ROWS = [
+    {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}
+    for name in ("Ada", "Bob", "Cy")
+    for colour in ("red", "blue")
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, rows in (("train", ROWS[:3]), ("valid", ROWS[3:5]), ("test", ROWS[4:])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the verbs in this process, which spares loading the libraries for each; gives the list of those that ran."""
+    verbs: list[str] = []
+
+    def tailora(*arguments: str) -> dict[str, Any]:
+        verbs.append(arguments[0])
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main([*arguments, "--json"])
+        if code == 2:
+            raise compare._RunError(err.getvalue().strip().splitlines()[-1].removeprefix("tailora: "))
+        assert code == 0, err.getvalue()
+        found: dict[str, Any] = json.loads(out.getvalue())
+        return found
+
+    monkeypatch.setattr(compare, "_tailora", tailora)
+    return verbs
+
+
+def settings(tmp_path: Path, data: Path, kind: str = "gpt2", **others: Any) -> CompareSettings:
+    base = tmp_path / kind
+    if not base.exists():
+        save_base(base, kind)
+    rates = {name: [1e-2] for name in ("full", "bitfit", "top2")} | {"lora": [1e-2, 3e-2]}
+    values: dict[str, Any] = {
+        "epochs": 1,
+        "max_new_tokens": 4,
+        "metrics": ["bleu", "slots"],
+        "learning_rates": rates,
+        "precision": "fp32",
+    }
+    return CompareSettings(data=str(data), base=str(base), output=tmp_path / "out", **{**values, **others})
+
+
+def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -> None:
+    result = compare.run(settings(tmp_path, data))
+    rows = result["methods"]
+    assert list(rows) == ["lora", "full", "bitfit", "top2", "base"]
+    for name, row in rows.items():
+        assert row["scores"]["bleu"]["low"] <= row["scores"]["bleu"]["value"] <= row["scores"]["bleu"]["high"]
+        assert row["decoding"]["records"] == 2
+        if name == "base":
+            continue
+        trainable = row["parameters"]["trainable"]
+        # Two moments in fp32 for each parameter, and a counter for each tensor.
+        assert 8 * trainable < row["optimizer_bytes"] < 8 * trainable + 4 * 200
+        assert row["saved_bytes"] > 4 * trainable
+        assert row["validation_loss"]["after"] == min(each["validation_loss"] for each in row["grid"])
+        assert row["seconds_per_step"] > 0
+        assert row["peak_memory_bytes"] > 2**26
+        assert row["examples"] == 3
+    assert rows["full"]["parameters"]["percent"] == 100
+    assert len(rows["lora"]["grid"]) == 2
+    assert rows["lora"]["decoding_merged"]["completion_tokens"] > 0
+    assert json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))["methods"] == rows
+    markdown = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    for name in ("LoRA", "full fine-tuning", "biases only", "top two blocks", "optimiser state", "tokens/s"):
+        assert name in markdown
+        assert name in page
+    assert page.count("<svg") == 2
+
+
+def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Path, data: Path, here: list[str]) -> None:
+    chosen = settings(tmp_path, data, methods=("lora", "bitfit"))
+    first = compare.run(chosen)
+    assert here.count("train") == 3
+    compare.run(chosen)
+    assert here.count("train") == 3
+    account = tmp_path / "out" / first["methods"]["bitfit"]["run"] / "run.json"
+    cut = {**json.loads(account.read_text(encoding="utf-8")), "interrupted": True}
+    account.write_text(json.dumps(cut), encoding="utf-8")
+    again = compare.run(chosen)
+    assert here.count("train") == 4
+    assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
+    with pytest.raises(SettingsError, match="a run of other settings"):
+        compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
+
+
+def test_a_small_grid_chooses_the_rate_of_the_run(tmp_path: Path, data: Path, here: list[str]) -> None:
+    result = compare.run(settings(tmp_path, data, methods=("lora",), grid_limit=1))
+    row = result["methods"]["lora"]
+    assert row["examples"] == 3
+    assert row["run"] == "runs/lora"
+    best = min(row["grid"], key=lambda each: each["validation_loss"])
+    assert row["learning_rate"] == best["learning_rate"]
+    assert here.count("train") == 3
+
+
+def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, data: Path, here: list[str]) -> None:
+    chosen = settings(tmp_path, data, "llama", methods=("lora", "bitfit"))  # without biases
+    result = compare.run(chosen)
+    assert "no parameter for the method bitfit" in result["methods"]["bitfit"]["failed"]
+    assert "biases only could not be trained" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+    assert "run" in result["methods"]["lora"]
+    with pytest.raises(TrainingError, match="no method could be trained"):
+        compare.run(settings(tmp_path, data, "llama", methods=("bitfit",)))
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"method": "full"}, "each method has its own"),
+        ({"learning_rate": 1.0}, "each method has its own"),
+        ({"methods": []}, "nothing to compare"),
+        ({"metrics": ["blue"]}, "no metric blue"),
+        ({"learning_rates": {"lorra": [1]}}, "no method lorra"),
+        ({"learning_rates": {"lora": "a|b"}}, "are no numbers"),
+        ({"learning_rates": {"lora": [0.0]}}, "rates are above 0"),
+    ],
+)
+def test_settings_that_cannot_be(values: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingsError, match=what):
+        CompareSettings(data="restaurants", **values)
+
+
+def test_a_process_that_is_killed_fails_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare.sys, "executable", "/bin/sh")
+    monkeypatch.setattr(compare.subprocess, "run", _answering(-9, ""))
+    with pytest.raises(compare._RunError, match="killed by signal 9"):
+        compare._tailora("train")
+    monkeypatch.setattr(compare.subprocess, "run", _answering(2, "progress\ntailora: data: is not there; mend it\n"))
+    with pytest.raises(compare._RunError, match="data: is not there; mend it"):
+        compare._tailora("train")
+    monkeypatch.setattr(compare.subprocess, "run", _answering(130, ""))
+    with pytest.raises(KeyboardInterrupt):
+        compare._tailora("train")
+    monkeypatch.setattr(compare.subprocess, "run", _answering(1, "Traceback"))
+    with pytest.raises(RuntimeError, match="Traceback"):
+        compare._tailora("train")
+
+
+def _answering(code: int, stderr: str) -> Any:
+    return lambda command, **_: compare.subprocess.CompletedProcess(command, code, "", stderr)
+
+
+def test_the_disk_of_several_tasks() -> None:
+    adapter = {"parameters": {"percent": 1.0}, "saved_bytes": 10}
+    whole = {"parameters": {"percent": 100.0}, "saved_bytes": 1000}
+    assert disk(adapter, 1000, 3) == 1030
+    assert disk(whole, 1000, 3) == 3000
+
+
+def test_words_of_a_report_are_escaped() -> None:
+    row = {"failed": "a <b> | c", "grid": [{"learning_rate": 0.1, "validation_loss": None, "failed": "a <b> | c"}]}
+    good = {
+        **{"run": "grid/lora", "learning_rate": 0.1, "parameters": {"trainable": 1, "percent": 1.0}, "saved_bytes": 1},
+        **{"peak_memory_bytes": None, "optimizer_bytes": 8, "precision": "fp32", "seconds_per_step": 0.1, "steps": 1},
+        **{"examples_per_second": 1.0, "validation_loss": {"before": 2.0, "after": 1.0}, "examples": 1, "scores": {}},
+        **{"decoding": {"tokens_per_second": 5.0}, "grid": [{"learning_rate": 0.1, "validation_loss": 1.0}]},
+    }
+    result = {"base": "b", "base_bytes": 1, "data": "d", "tasks": 2, "settings": {}}
+    told = sheet({**result, "methods": {"lora": good, "full": row}, "hardware": {"cpu": "c", "cores": 2}}, {})
+    assert "a &lt;b&gt; | c" in as_html(told, [])
+    assert "| a <b> \\| c |" in as_markdown(told)
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(tmp_path: Path, data: Path) -> None:
+    result = compare.run(settings(tmp_path, data))
+    memory = {name: row["peak_memory_bytes"] for name, row in result["methods"].items() if "run" in row}
+    assert len(set(memory.values())) == 4
