@@ -15,6 +15,8 @@ from tailora.evaluate import EvaluateSettings, run
 from tailora.generate import GenerateSettings, by_fidelity
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
+from tailora.metrics.slots import load_rules
+from tailora.reports.evaluation import _marked
 from tailora.writing import Candidate, Generation
 
 ROWS = [
@@ -52,10 +54,10 @@ def test_given_texts_are_scored_and_shown(data: Path, tmp_path: Path) -> None:
     assert scores["bleu"]["value"] == bleu(TEXTS, [texts for _, _, texts in ROWS]).value
     assert scores["slots"]["value"] == pytest.approx(2 / 6), "a shop made a restaurant, and no type at all"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<mark>Giraffe</mark> &lt;b&gt;&amp; co" in page, "a text cannot become markup"
+    assert '<mark title="name: Giraffe">Giraffe</mark> &lt;b&gt;&amp; co' in page, "a text cannot become markup"
     assert page.index("record The Mill") > max(page.index("record Giraffe"), page.index("record Blue Spice"))
     assert '<span class="fact missing" title="missing">eatType: coffee shop' in page
-    assert "<mark>The Mill</mark> is a <mark>pub</mark>" in page
+    assert 'The <mark title="name: The Mill">Mill</mark> is a <mark title="eatType: pub">pub</mark>' in page
 
 
 def test_another_system_is_compared(data: Path, tmp_path: Path) -> None:
@@ -111,13 +113,23 @@ def test_the_field_s_usual_scores(data: Path) -> None:
     assert suite.usual(records) == ("bleu", "nist", "meteor", "rouge_l", "cider", "slots")
 
 
+def test_marks_stand_where_they_are_and_none_within_another() -> None:
+    marks = [(0, 3, "name: <Ada>", False), (2, 5, "near: x", False), (9, 12, "eatType: pub", True)]
+    told = _marked("Ada is a pub & more", marks)
+    assert told == (
+        '<mark title="name: &lt;Ada&gt;">Ada</mark> is a '
+        '<mark class=invented title="eatType: pub">pub</mark> &amp; more'
+    )
+    assert _marked("", []) == "(no text)"
+
+
 def test_fidelity_goes_before_likelihood(data: Path) -> None:
     record = record_files.read(data)[0]
     likely = Candidate((1,), (-0.1,), "stop", "The Mill .")
     faithful = Candidate((2,), (-2.0,), "stop", "The Mill is a pub .")
     also = Candidate((3,), (-3.0,), "stop", "The Mill , a pub .")
     made = Generation(likely.token_ids, likely.logprobs, "stop", likely.text, 5, (likely, faithful, also))
-    chosen = by_fidelity(record, made, {})
+    chosen = by_fidelity(record, made, {}, load_rules())
     assert chosen.text == faithful.text
     assert chosen.candidates == (faithful, also, likely)
     assert chosen.token_ids == (2,)

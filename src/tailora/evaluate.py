@@ -18,7 +18,7 @@ from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
 from tailora.generate import GenerateSettings, read_records
 from tailora.generate import run as write_texts
-from tailora.metrics.slots import SlotReport, slot_report, vocabulary_of
+from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
 from tailora.metrics.suite import METRICS, Measured, measure, usual
 from tailora.reports.evaluation import Item, Row, page
@@ -54,7 +54,7 @@ class EvaluateSettings(GenerateSettings):
         if self.texts is None:
             super().check_sources()
             return
-        reading = {"input", "split", "format", "columns", "limit", "output"}
+        reading = {"input", "split", "format", "columns", "limit", "output", "slot_rules"}
         writing = self.model_fields_set & set(GenerateSettings.model_fields) - reading
         if writing:
             what = f"the texts are there, so that {min(writing)} has nothing to do"
@@ -81,7 +81,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         raise DataError("the records have no facts to look for", where="metrics", mend="leave slots out")
     texts = _texts(records, settings)
     others = None if settings.against is None else read_texts(settings.against, len(records))
-    measured = measure(records, texts, names)
+    rules = load_rules(settings.slot_rules)
+    measured = measure(records, texts, names, rules)
     scores: dict[str, dict[str, Score]] = {}
     for part, numbers in _parts(records, settings).items():
         some = {name: found.of(numbers) for name, found in measured.statistics.items()}
@@ -91,7 +92,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         name = "scores.json" if part == "all" else f"scores.{part}.json"
         write_text(settings.output / name, json.dumps(found, indent=2) + "\n")
     if others is not None:
-        result["against"] = _compared(measured, measure(records, others, names), settings.draws)
+        result["against"] = _compared(measured, measure(records, others, names, rules), settings.draws)
     report = settings.output / "report.html"
     write_text(report, _report(records, texts, measured, scores, settings))
     _tell(scores, measured.missing, len(records), result.get("against"))
@@ -204,8 +205,7 @@ def _report(
     scores: Mapping[str, Mapping[str, Score]],
     settings: EvaluateSettings,
 ) -> str:
-    vocabulary = vocabulary_of(records)
-    reports = [slot_report(record, text, vocabulary) for record, text in zip(records, texts, strict=True)]
+    reports = slot_reports(records, texts, load_rules(settings.slot_rules))
     quality = _by_text(measured.statistics)
     order = sorted(range(len(records)), key=lambda number: (-reports[number].errors, quality[number], number))
     items = [
@@ -213,6 +213,7 @@ def _report(
             id=records[number].id,
             text=texts[number],
             facts=_facts(records[number], reports[number]),
+            marks=[(m.start, m.end, f"{m.fact.attribute}: {m.fact.value}", m.added) for m in reports[number].mentions],
             references=records[number].references[:3],
             note=_note(measured.statistics, number),
         )

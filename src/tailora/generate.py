@@ -23,7 +23,7 @@ from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
 from tailora.inference import BackendName, Precision, Running, Setup, set_up, start
 from tailora.journal import Journal
-from tailora.metrics.slots import Vocabulary, slot_report, vocabulary_of
+from tailora.metrics.slots import Rules, Vocabulary, load_rules, slot_report, vocabulary_of
 from tailora.settings import Settings
 from tailora.writing import Candidate, Generation, Prompt, generate
 
@@ -58,6 +58,8 @@ class DecodingSettings(Settings):
     """Texts for each record: the best beams, or so many draws."""
     rerank: Literal["fidelity"] | None = None
     """fidelity: of a record's candidates (all beams, unless told otherwise) take that with the fewest slot errors."""
+    slot_rules: Path | None = None
+    """File of rules how texts say values, beside the bundled ones for E2E (see docs/evaluate.md)."""
     logprobs: bool = False
     """Say each token's log-probability too, in nats."""
     stop: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ class DecodingSettings(Settings):
 
     def decoding(self) -> Decoding:
         """The engine's options, checked together."""
-        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank"}
+        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank", "slot_rules"}
         chosen = {name: getattr(self, name) for name in same}
         if self.rerank and "num_candidates" not in self.model_fields_set:
             chosen["num_candidates"] = self.beams
@@ -239,13 +241,14 @@ def _write_all(
     """The rows of all records, and the numbers of those that were written now."""
     rows: dict[int, dict[str, Any]] = {}
     printed = settings.output is None and len(records) == 1
-    vocabulary = vocabulary_of(records)
+    rules = load_rules(settings.slot_rules)
+    vocabulary = vocabulary_of(records, rules)
 
     def write(numbers: Sequence[int], keep: Callable[[int, dict[str, Any]], None]) -> None:
         def done(place: int, made: Generation) -> None:
             number = numbers[place]
             if settings.rerank:
-                made = by_fidelity(records[number], made, vocabulary)
+                made = by_fidelity(records[number], made, vocabulary, rules)
             keep(number, output_row(records[number].id, prompts[number].adapter, made, logprobs=settings.logprobs))
 
         chosen, ways = [prompts[number] for number in numbers], settings.decoding()
@@ -285,13 +288,14 @@ def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: Ge
     """A digest of all that the texts depend on."""
     adapters = {name: adapter.content_hash for name, adapter in setup.adapters.items()}
     ways = [repr(settings.decoding()), settings.stop, settings.merged, settings.logprobs, settings.rerank]
+    ways.append(load_rules(settings.slot_rules).name)
     told = [setup.fingerprint, adapters, running.backend, running.precision, ways, prompts]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary) -> Generation:
+def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
     """The same candidates, those with fewer slot errors first, and of equals the likelier."""
-    order = sorted(made.candidates, key=lambda candidate: slot_report(record, candidate.text, vocabulary).errors)
+    order = sorted(made.candidates, key=lambda candidate: slot_report(record, candidate.text, vocabulary, rules).errors)
     best = order[0]
     return Generation(best.token_ids, best.logprobs, best.finish_reason, best.text, made.prompt_tokens, tuple(order))
 

@@ -7,27 +7,46 @@ accents, punctuation and spacing. The measure reads wording, not meaning: on hum
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from tailora.data.values import Fact, Record
+from tailora.errors import DataError
 from tailora.metrics.statistics import Floats, Statistics
 
 _RULES_FILE = Path(__file__).with_name("e2e_slots.yaml")
-_GONE = "\x00"  # stands where a mention was; no pattern reaches across it
+_GONE = "\x00"  # stands where each letter of a mention was; no pattern reaches across it
+_SIGNS = "£$€+/%&"  # kept by `normalise` as parts of words
 _NEGATION = re.compile(r"\b(not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 Vocabulary = Mapping[str, frozenset[str]]
+
+
+class Mention(NamedTuple):
+    """A place where a text says something.
+
+    Attributes:
+        start: of its first letter in the text.
+        end: after its last letter.
+        fact: what it says; one of the record's own, or one that was added.
+        added: whether the record lacks it.
+    """
+
+    start: int
+    end: int
+    fact: Fact
+    added: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +58,14 @@ class SlotReport:
         missing: facts that the text does not say.
         added: values of known attributes that the text says and the record does not have.
         repeated: facts said more than once, the name apart.
+        mentions: where it says what, in its order.
     """
 
     slots: int
     missing: tuple[Fact, ...]
     added: tuple[Fact, ...]
     repeated: tuple[Fact, ...]
+    mentions: tuple[Mention, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -103,45 +124,62 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
-def slot_report(record: Record, text: str, vocabulary: Vocabulary | None = None) -> SlotReport:
+def slot_report(
+    record: Record, text: str, vocabulary: Vocabulary | None = None, rules: Rules | None = None
+) -> SlotReport:
     """Compare a text with the facts of its record.
 
     Args:
         record: one that has facts; a ready prompt has no slots.
         text: what was written for it.
         vocabulary: further values that attributes take, as `vocabulary_of` gives them, to find added ones.
+        rules: how texts say values; by default the bundled ones.
     """
-    rest = normalise(text)
-    said: dict[int, int] = {}
+    rules = rules or load_rules()
+    search = _Search(text)
+    said: dict[int, list[_Span]] = {}
     by_rules: dict[str, list[int]] = defaultdict(list)
     # Long values first, and literal ones before rules: "Raja Indian Cuisine" is no mention of Indian food.
     for place in sorted(range(len(record.facts)), key=lambda place: -len(record.facts[place].value)):
         fact = record.facts[place]
-        attribute = _attributes().get(fact.attribute)
+        attribute = rules.of(fact.attribute)
         if attribute is not None and attribute.knows(fact.value):
             by_rules[attribute.name].append(place)
         else:
-            rest, said[place] = _take_literal(fact, rest)
-    added: list[Fact] = []
-    for attribute in _to_search(record):
+            said[place] = _literal_spans(fact, search)
+    added: list[tuple[Fact, _Span]] = []
+    for attribute in rules.to_search(record):
         values = {record.facts[place].value: place for place in by_rules[attribute.name]}
-        rest, mentions = _take_rules(attribute, rest)
-        for rule in mentions:
+        for rule in attribute.rules:
             hit = [place for value, place in values.items() if value in rule.values]
-            for place in hit:
-                said[place] = said.get(place, 0) + (not rule.generic or place not in said)
-            if not hit and not rule.generic:
-                added.append(Fact(None, attribute.name, rule.usual))
-    added += _added_literals(record, rest, vocabulary or {})
+            for span in search.take(rule.pattern):
+                for place in hit:
+                    if not rule.generic or not said.get(place):
+                        said.setdefault(place, []).append(span)
+                if not hit and not rule.generic:
+                    added.append((Fact(None, attribute.name, rule.usual), span))
+    added += _added_literals(record, search, vocabulary or {})
     missing = tuple(fact for place, fact in enumerate(record.facts) if not said.get(place))
-    repeated = tuple(fact for place, fact in enumerate(record.facts) if said.get(place, 0) > 1 and not _is_open(fact))
-    return SlotReport(len(record.facts), missing, tuple(dict.fromkeys(added)), repeated)
+    often = [fact for place, fact in enumerate(record.facts) if len(said.get(place, ())) > 1]
+    repeated = tuple(fact for fact in often if not rules.is_open(fact))
+    own = [(record.facts[place], span, False) for place, spans in said.items() for span in spans]
+    found = [(fact, span, True) for fact, span in added]
+    mentions = [
+        Mention(*ends, fact, extra) for fact, span, extra in own + found if (ends := search.origin(span)) is not None
+    ]
+    unique = tuple(dict.fromkeys(fact for fact, _ in added))
+    return SlotReport(len(record.facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])))
 
 
-def slot_error_rate(records: Sequence[Record], texts: Sequence[str]) -> SlotErrorRate:
-    """Sum the slot errors of one text for each record; values of the other records count as vocabulary."""
-    vocabulary = vocabulary_of(records)
-    reports = [slot_report(record, text, vocabulary) for record, text in zip(records, texts, strict=True)]
+def slot_reports(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> list[SlotReport]:
+    """The report of each text; values of the other records count as vocabulary."""
+    vocabulary = vocabulary_of(records, rules)
+    return [slot_report(record, text, vocabulary, rules) for record, text in zip(records, texts, strict=True)]
+
+
+def slot_error_rate(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> SlotErrorRate:
+    """Sum the slot errors of one text for each record."""
+    reports = slot_reports(records, texts, rules)
     return SlotErrorRate(
         slots=sum(report.slots for report in reports),
         errors=sum(report.errors for report in reports),
@@ -151,75 +189,163 @@ def slot_error_rate(records: Sequence[Record], texts: Sequence[str]) -> SlotErro
     )
 
 
-def slot_errors(records: Sequence[Record], texts: Sequence[str]) -> Statistics:
+def slot_errors(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> Statistics:
     """The same for intervals and comparisons: errors per fact, lower is better; records without facts count nothing."""
-    vocabulary = vocabulary_of(records)
-    reports = [slot_report(record, text, vocabulary) for record, text in zip(records, texts, strict=True)]
+    reports = slot_reports(records, texts, rules)
     rows = np.array([(report.errors, report.slots) for report in reports], np.float64)
-    return Statistics("slot errors", "rules:e2e|values:normalised", rows, _per_slot, lower_is_better=True)
+    signature = f"rules:{(rules or load_rules()).name}|values:normalised"
+    return Statistics("slot errors", signature, rows, _per_slot, lower_is_better=True)
 
 
 def _per_slot(sums: Floats) -> Floats:
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
-def vocabulary_of(records: Iterable[Record]) -> Vocabulary:
+def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Vocabulary:
     """Return the values that occur of every attribute that the rules call closed and that no rule knows."""
+    rules = rules or load_rules()
     found: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for fact in record.facts:
-            attribute = _attributes().get(fact.attribute)
+            attribute = rules.of(fact.attribute)
             if attribute is not None and attribute.closed and not attribute.knows(fact.value):
                 found[fact.attribute].add(fact.value)
     return {attribute: frozenset(values) for attribute, values in found.items()}
 
 
+_Span = tuple[int, int]
+"""Start and end of a mention in the normalised text; both 0 where something is said by no words of its own."""
+
+
+class _Search:
+    """A normalised text that mentions are taken out of, so that none is found twice."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.rest = text, normalise(text)
+
+    def take(self, pattern: re.Pattern[str]) -> list[_Span]:
+        """Where a pattern matches; those places match nothing any more."""
+        found = [match.span() for match in pattern.finditer(self.rest)]
+        if found:
+            self.rest = pattern.sub(lambda match: _GONE * len(match[0]), self.rest)
+        return found
+
+    def origin(self, span: _Span) -> _Span | None:
+        """Where a place in the normalised text lies in the text itself; None for no place."""
+        start, end = span
+        kept = [place for place in self._origins[start:end] if place is not None]
+        return (kept[0], kept[-1] + 1) if kept else None
+
+    @cached_property
+    def _origins(self) -> list[int | None]:
+        """For each character of the normalised text, which of the text it was; None for blanks and punctuation.
+
+        Normalising changes and drops characters, but those of words keep their order.
+        """
+        places = iter(
+            [
+                place
+                for place, character in enumerate(self.text)
+                for part in unicodedata.normalize("NFKD", character)
+                if not unicodedata.combining(part)
+                for letter in part.lower()
+                if _in_word(letter)
+            ]
+        )
+        return [next(places, None) if _in_word(letter) else None for letter in normalise(self.text)]
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter in _SIGNS
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How texts say values: groups of attributes, each searched where a record has one of its attributes.
+
+    Attributes:
+        name: told in signatures.
+        groups: attributes by name and by alias.
+    """
+
+    name: str
+    groups: tuple[Mapping[str, _Attribute], ...]
+
+    def of(self, attribute: str) -> _Attribute | None:
+        """What the rules say of an attribute."""
+        return next((group[attribute] for group in self.groups if attribute in group), None)
+
+    def is_open(self, fact: Fact) -> bool:
+        """Whether a fact may be said often, as a name is."""
+        attribute = self.of(fact.attribute)
+        return attribute is not None and attribute.open
+
+    def to_search(self, record: Record) -> list[_Attribute]:
+        """The attributes with rules that such a record can have, in the order of the rules."""
+        names = {fact.attribute for fact in record.facts}
+        found: list[_Attribute] = []
+        for group in self.groups:
+            ruled = list({attribute.name: attribute for attribute in group.values() if attribute.rules}.values())
+            present = {group[name].name for name in names if name in group}
+            found += ruled if any(attribute.name in present for attribute in ruled) else []
+        return found
+
+
 @cache
-def _attributes() -> dict[str, _Attribute]:
-    """Return the rules by attribute name and by alias."""
+def load_rules(path: Path | None = None) -> Rules:
+    """The bundled rules, and those of a file of the same form before them.
+
+    Raises:
+        DataError: the file cannot be read, or is not of that form.
+    """
+    own = _group(_RULES_FILE)
+    if path is None:
+        return Rules("e2e", (own,))
+    more = _group(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    # An attribute that the file redefines is the file's alone.
+    left = {name: attribute for name, attribute in own.items() if attribute.name not in more}
+    return Rules(f"e2e+{digest}", (more, left))
+
+
+def _group(path: Path) -> dict[str, _Attribute]:
     table: dict[str, _Attribute] = {}
-    for name, entry in yaml.safe_load(_RULES_FILE.read_text(encoding="utf-8"))["attributes"].items():
-        rules = tuple(_rule(rule) for rule in entry.get("rules", []))
-        attribute = _Attribute(name, rules, entry.get("closed", False), entry.get("open", False))
-        table |= dict.fromkeys([name, *entry.get("aliases", [])], attribute)
+    mend = "write it as docs/evaluate.md shows"
+    try:
+        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["attributes"].items():
+            rules = tuple(_rule(rule) for rule in entry.get("rules", []))
+            attribute = _Attribute(str(name), rules, bool(entry.get("closed")), bool(entry.get("open")))
+            table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path, mend="name a file of slot rules") from error
+    except re.error as error:
+        raise DataError(f"{error.pattern!r} is no regular expression: {error.msg}", where=path, mend=mend) from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError("is no file of slot rules", where=path, mend=mend) from error
     return table
 
 
 def _rule(entry: dict[str, Any]) -> _Rule:
-    listed = entry["values"]
+    listed = [str(value) for value in entry["values"]]
     spaced = [value.replace("£", "£ ").replace("-", " - ") for value in listed]  # as the LoRA paper's files have them
+    for each in entry["patterns"]:
+        re.compile(each)  # so that a mistake is told by its own pattern
     pattern = "|".join(f"(?:{each})" for each in entry["patterns"])
     return _Rule(
         usual=listed[0],
         values=frozenset([*listed, *spaced]),
         pattern=re.compile(rf"(?<![\w£])(?:{pattern})(?!\w)"),
-        generic=entry.get("generic", False),
+        generic=bool(entry.get("generic")),
     )
 
 
-def _to_search(record: Record) -> list[_Attribute]:
-    """Return all attributes with rules for an E2E-like record, in the order of the rules; none for another record."""
-    ruled = list({attribute.name: attribute for attribute in _attributes().values() if attribute.rules}.values())
-    present = {_attributes()[fact.attribute].name for fact in record.facts if fact.attribute in _attributes()}
-    return ruled if any(attribute.name in present for attribute in ruled) else []
-
-
-def _take_rules(attribute: _Attribute, text: str) -> tuple[str, list[_Rule]]:
-    mentions: list[_Rule] = []
-    for rule in attribute.rules:
-        text, count = rule.pattern.subn(_GONE, text)
-        mentions += [rule] * count
-    return text, mentions
-
-
-def _take_literal(fact: Fact, text: str) -> tuple[str, int]:
+def _literal_spans(fact: Fact, search: _Search) -> list[_Span]:
     value = normalise(fact.value)
     if value in ("yes", "no", "true", "false"):
-        words = normalise(_CAMEL.sub(" ", fact.attribute))
-        said = _literal(words).search(text) is not None
-        negated = _NEGATION.search(text) is not None
-        return text, int(said and (negated or value in ("yes", "true")))
-    return _literal(value).subn(_GONE, text) if value else (text, 1)
+        words = _literal(normalise(_CAMEL.sub(" ", fact.attribute))).search(search.rest)
+        negated = _NEGATION.search(search.rest) is not None
+        return [words.span()] if words and (negated or value in ("yes", "true")) else []
+    return search.take(_literal(value)) if value else [(0, 0)]
 
 
 @cache
@@ -231,15 +357,11 @@ def _literal(value: str) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)" + r"[\s.,]+".join(words) + r"(?!\w)")
 
 
-def _added_literals(record: Record, text: str, vocabulary: Vocabulary) -> list[Fact]:
+def _added_literals(record: Record, search: _Search, vocabulary: Vocabulary) -> list[tuple[Fact, _Span]]:
     return [
-        Fact(None, attribute, value)
+        (Fact(None, attribute, value), match.span())
         for attribute, values in vocabulary.items()
         for value in sorted(values)
-        if Fact(None, attribute, value) not in record.facts and _literal(normalise(value)).search(text)
+        if Fact(None, attribute, value) not in record.facts
+        and (match := _literal(normalise(value)).search(search.rest)) is not None
     ]
-
-
-def _is_open(fact: Fact) -> bool:
-    attribute = _attributes().get(fact.attribute)
-    return attribute is not None and attribute.open

@@ -14,7 +14,7 @@ from tailora.metrics.cider import cider
 from tailora.metrics.meteor import meteor
 from tailora.metrics.nist import nist
 from tailora.metrics.rouge import rouge_l
-from tailora.metrics.slots import slot_errors
+from tailora.metrics.slots import Rules, slot_errors
 from tailora.metrics.statistics import Statistics
 from tailora.metrics.ter import ter
 
@@ -70,13 +70,16 @@ def usual(records: Sequence[Record]) -> tuple[str, ...]:
     return (*chosen, "slots") if factual else chosen
 
 
-def measure(records: Sequence[Record], texts: Sequence[str], names: Sequence[str]) -> Measured:
+def measure(
+    records: Sequence[Record], texts: Sequence[str], names: Sequence[str], rules: Rules | None = None
+) -> Measured:
     """Score one text for each record.
 
     Args:
         records: with references; with facts for "slots".
         texts: in their order.
         names: of `METRICS`.
+        rules: how texts say values; by default the bundled ones.
 
     Raises:
         DataError: a record lacks a reference, or the numbers differ.
@@ -86,7 +89,7 @@ def measure(records: Sequence[Record], texts: Sequence[str], names: Sequence[str
     missing: dict[str, str] = {}
     for name in names:
         if name == "slots":
-            found[name] = slot_errors(records, texts)
+            found[name] = slot_errors(records, texts, rules)
             continue
         try:
             found[name] = _OF_TEXTS[name](texts, references)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +20,7 @@ article p { margin: .3rem 0; }
 .missing { border-color: var(--wrong); text-decoration: line-through; }
 .added, .repeated { border: 2px dashed var(--wrong); }
 mark { background: none; color: inherit; border-bottom: 2px solid var(--said); }
+mark.invented { border-bottom: 2px dashed var(--wrong); }
 """
 
 
@@ -42,6 +42,7 @@ class Item:
         id: of its record.
         text: as it was written.
         facts: (attribute, value, state), the state "said", "missing", "repeated" or "added".
+        marks: (start, end, fact, whether it was added) of places in the text, in their order.
         references: some of the record's own texts.
         note: its scores, as they are shown.
     """
@@ -49,6 +50,7 @@ class Item:
     id: str
     text: str
     facts: Sequence[tuple[str, str, str]]
+    marks: Sequence[tuple[int, int, str, bool]]
     references: Sequence[str]
     note: str
 
@@ -63,8 +65,9 @@ def page(title: str, about: Sequence[str], tables: Sequence[tuple[str, Sequence[
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in about),
         *(_table(name, rows) for name, rows in tables),
-        f"<h2>Texts, the worst first</h2><p class=note>{len(items)} shown. Underlined: words of the record's values. "
-        "Facts that the text does not say are struck out; those it adds or says again have a dashed border.</p>",
+        f"<h2>Texts, the worst first</h2><p class=note>{len(items)} shown. Underlined: where the text says a "
+        "fact, dashed where the record lacks it. Facts that the text does not say are struck out; those it adds or "
+        "says again have a dashed border.</p>",
         *map(_article, items),
         "</body></html>",
     ]
@@ -86,23 +89,19 @@ def _article(item: Item) -> str:
         f'<span class="fact {state}" title="{state}">{escape(attribute)}: {escape(value)}</span>'
         for attribute, value, state in item.facts
     )
-    values = [value for _, value, state in item.facts if state in ("said", "repeated")]
     references = "".join(f"<p class=references>{escape(text)}</p>" for text in item.references)
     return (
-        f"<article><p>{facts}</p><p><b>{_marked(item.text, values)}</b></p>{references}"
+        f"<article><p>{facts}</p><p><b>{_marked(item.text, item.marks)}</b></p>{references}"
         f"<p class=note>record {escape(item.id)}; {escape(item.note)}</p></article>"
     )
 
 
-def _marked(text: str, values: Sequence[str]) -> str:
-    """The text with its mentions of the values underlined, however they are spaced or hyphened."""
-    words = [re.findall(r"\w+|£", value) for value in sorted(values, key=len, reverse=True)]
-    patterns = [r"\W{0,3}".join(map(re.escape, each)) for each in words if each]
-    if not patterns:
-        return escape(text) or "(no text)"
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)", re.IGNORECASE)
+def _marked(text: str, marks: Sequence[tuple[int, int, str, bool]]) -> str:
+    """The text with its mentions of facts marked; of two that overlap, the first."""
     parts, end = [], 0
-    for match in found.finditer(text):
-        parts += [escape(text[end : match.start()]), f"<mark>{escape(match[0])}</mark>"]
-        end = match.end()
-    return "".join(parts) + escape(text[end:])
+    for first, last, fact, added in marks:
+        if first >= end:
+            kind = " class=invented" if added else ""
+            parts += [escape(text[end:first]), f'<mark{kind} title="{escape(fact)}">{escape(text[first:last])}</mark>']
+            end = last
+    return "".join(parts) + escape(text[end:]) or "(no text)"
