@@ -14,7 +14,8 @@ from bases import save_base
 from tailora import cli, compare
 from tailora.compare import CompareSettings
 from tailora.errors import SettingsError, TrainingError
-from tailora.reports.comparison import as_html, as_markdown, disk, sheet
+from tailora.reports.comparison import as_html, disk, sheet
+from tailora.reports.tables import as_markdown
 
 ROWS = [
     {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}

@@ -11,12 +11,15 @@ import pytest
 from bases import save_base
 from tailora.data import records as record_files
 from tailora.errors import DataError, MissingExtraError, SettingsError
-from tailora.evaluate import EvaluateSettings, run
+from tailora.evaluate import EvaluateSettings, _training, run
+from tailora.files import write_json
 from tailora.generate import GenerateSettings, by_fidelity
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.slots import load_rules
+from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import _marked
+from tailora.reports.reproduction import card
 from tailora.writing import Candidate, Generation
 
 ROWS = [
@@ -166,3 +169,38 @@ def test_files_that_do_not_fit(data: Path, tmp_path: Path) -> None:
 def test_one_candidate_cannot_be_reranked() -> None:
     with pytest.raises(SettingsError, match="one candidate"):
         GenerateSettings(base="tiny", record="name : x", rerank="fidelity")
+
+
+def test_a_card_stands_beside_the_paper_and_names_what_differs(data: Path, tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    run_folder = tmp_path / "run"
+    settings = {"rank": 8, "alpha": 32.0, "targets": ["attention.qv"], "method": "lora", "limit": None}
+    (run_folder / "adapter").mkdir(parents=True)
+    write_json(run_folder / "run.json", {"settings": settings, "account": {"base": "tiny"}})
+    used = {**_training(run_folder), "beams": 10}
+    assert _training(run_folder / "adapter") == _training(run_folder)
+    scores = {"all": {"bleu": 0.6616, "nist": 8.5446, "rouge_l": 0.69}}
+    (_, head, rows), (_, _, differing) = card("e2e", scores, used, METRICS)
+    assert head == ["", "BLEU", "NIST", "METEOR", "ROUGE-L", "CIDEr"]
+    assert rows[0] == ["measured here", "66.2", "8.54", "–", "69.0", "–"]
+    assert rows[1] == ["GPT-2 M, LoRA (paper)", "70.4", "8.85", "46.8", "71.8", "2.53"]
+    assert all(len(row) == len(head) for row in rows)
+    named = {row[0]: row[1:] for row in differing}
+    assert named["base"] == ["gpt2-medium", "tiny"]
+    assert named["rank"] == ["4", "8"]
+    assert named["epochs"] == ["5", "not known"]
+    assert not {"alpha", "targets", "beams", "method", "limit"} & set(named)
+    result = evaluate(tmp_path, data, base=str(tmp_path / "base"), max_new_tokens=4, card="e2e", metrics=("bleu",))
+    markdown = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+    assert f"| measured here | {100 * result['all']['bleu']['value']:.1f} |" in markdown
+    assert "| beams | 10 | 1 |" in markdown
+    assert "GPT-2 M, LoRA (paper)" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_cards_of_data_with_parts() -> None:
+    scores = {part: {"multi_bleu": 0.5} for part in ("all", "seen")}
+    ((_, head, rows), _) = card("webnlg", scores, {}, METRICS)
+    assert head[1:] == ["multi-BLEU, unseen", "multi-BLEU, seen", "multi-BLEU, all"]
+    assert rows[0][1:] == ["–", "50.0", "50.0"]
+    assert rows[1][1:] == ["46.7", "62.1", "55.3"]
+    assert card("dart", scores, {}, METRICS)[0][2][1][1:] == ["47.1"]

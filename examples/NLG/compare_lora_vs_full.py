@@ -23,7 +23,8 @@ from tailora.errors import TrainingError, UserError
 from tailora.files import write_text
 from tailora.lora import inject
 from tailora.metrics.suite import METRICS
-from tailora.reports.comparison import Sheet, as_markdown, sheet
+from tailora.reports.comparison import sheet
+from tailora.reports.tables import Sheet, as_markdown
 from tailora.train import demo
 
 METHODS = ("lora", "full")

@@ -26,7 +26,8 @@ from tailora.hardware import describe
 from tailora.metrics.suite import METRICS
 from tailora.models.catalog import resolve
 from tailora.models.weights import weight_files
-from tailora.reports.comparison import as_html, as_markdown, bar_plot, loss_curves, sheet
+from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
+from tailora.reports.tables import as_markdown
 from tailora.train.settings import LEARNING_RATE, Method, TrainSettings
 
 METHODS: tuple[Method, ...] = ("lora", "full", "bitfit", "top2")

@@ -16,12 +16,15 @@ from tailora.data import records as record_files
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
-from tailora.generate import GenerateSettings, read_records
+from tailora.generate import DecodingSettings, GenerateSettings, read_records
 from tailora.generate import run as write_texts
 from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
 from tailora.metrics.suite import METRICS, Measured, measure, usual
 from tailora.reports.evaluation import Item, Row, page
+from tailora.reports.reproduction import card
+from tailora.reports.tables import Sheet, as_markdown
+from tailora.reports.tables import Table as CardTable
 
 MetricName = Literal["bleu", "nist", "meteor", "rouge_l", "cider", "multi_bleu", "ter", "chrf", "slots"]
 
@@ -35,6 +38,8 @@ class EvaluateSettings(GenerateSettings):
     """Texts of another system for the same records, to compare with."""
     metrics: tuple[MetricName, ...] = ()
     """Which scores; by default those that the field reports of such data."""
+    card: Literal["e2e", "webnlg", "dart"] | None = None
+    """Put the scores beside the published ones of this task, with every setting that differs (card.md)."""
     draws: int = Field(1000, ge=100)
     """Resamples of the records that the intervals come from."""
     show: int = Field(50, ge=0)
@@ -93,9 +98,12 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         write_text(settings.output / name, json.dumps(found, indent=2) + "\n")
     if others is not None:
         result["against"] = _compared(measured, measure(records, others, names, rules), settings.draws)
+    tables = [] if settings.card is None else _card(settings.card, scores, settings)
+    if tables:
+        write_text(settings.output / "card.md", as_markdown(Sheet(f"Reproduction card: {settings.card}", [], tables)))
     report = settings.output / "report.html"
-    write_text(report, _report(records, texts, measured, scores, settings))
-    _tell(scores, measured.missing, len(records), result.get("against"))
+    write_text(report, _report(records, texts, measured, scores, tables, settings))
+    _tell(scores, measured.missing, len(records), result.get("against"), tables)
     return {**result, "records": len(records), "output": str(settings.output), "report": str(report)}
 
 
@@ -165,6 +173,28 @@ def _compared(first: Measured, second: Measured, draws: int) -> dict[str, Any]:
     return {name: {"difference": d.value, "low": d.low, "high": d.high, "p": d.p} for name, d in found.items()}
 
 
+def _card(task: str, scores: Mapping[str, Mapping[str, Score]], settings: EvaluateSettings) -> list[CardTable]:
+    measured = {part: {name: score.value for name, score in found.items()} for part, found in scores.items()}
+    used: dict[str, Any] = {}
+    if settings.texts is None:  # else nothing is known of how they were written
+        used = {name: getattr(settings, name) for name in DecodingSettings.model_fields}
+        if len(settings.adapter) == 1:
+            used = _training(next(iter(settings.adapters().values()))) | used
+        elif settings.base is not None:
+            used["base"] = settings.base
+    return card(task, measured, used, METRICS)
+
+
+def _training(adapter: Path) -> dict[str, Any]:
+    """The settings that an adapter was trained with, where it lies in its run directory."""
+    for folder in (adapter, adapter.parent):
+        account = folder / "run.json"
+        if account.is_file():
+            found = json.loads(account.read_text(encoding="utf-8"))
+            return {**found["settings"], "base": found["account"]["base"]}
+    return {}
+
+
 def _rows(scores: Mapping[str, Score], missing: Mapping[str, str]) -> list[Row]:
     rows = []
     for name, metric in METRICS.items():
@@ -182,6 +212,7 @@ def _tell(
     missing: Mapping[str, str],
     count: int,
     against: Mapping[str, Any] | None,
+    cards: Sequence[CardTable],
 ) -> None:
     console = Console(stderr=True)
     for part, found in scores.items():
@@ -190,6 +221,13 @@ def _tell(
             table.add_column(heading, justify="left" if heading == "score" else "right")
         for row in _rows(found, missing):
             table.add_row(row.name, row.value, escape(row.interval or row.how))
+        console.print(table)
+    for title, head, rows in cards:
+        table = Table(title=title)
+        for heading in head:
+            table.add_column(heading, justify="right" if table.columns else "left")
+        for cells in rows:
+            table.add_row(*cells)
         console.print(table)
     for name, each in (against or {}).items():
         metric = METRICS[name]
@@ -203,6 +241,7 @@ def _report(
     texts: Sequence[str],
     measured: Measured,
     scores: Mapping[str, Mapping[str, Score]],
+    cards: Sequence[CardTable],
     settings: EvaluateSettings,
 ) -> str:
     reports = slot_reports(records, texts, load_rules(settings.slot_rules))
@@ -227,7 +266,7 @@ def _report(
         given = settings.model_dump(exclude_unset=True, exclude={"input", "split", "output"}, mode="json")
         told = [f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in given.items()]
         about.append(f"Written with {', '.join(told)}.")
-    return page("Evaluation", about, tables, items)
+    return page("Evaluation", about, tables, items, cards)
 
 
 def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:

@@ -1,11 +1,10 @@
-"""A comparison of methods as Markdown, as a page and as plots, from the figures in compare.json. Plain values in."""
+"""A comparison of methods as tables, as a page and as plots, from the figures in compare.json. Plain values in."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tailora.files import atomic_path
+from tailora.reports.tables import Sheet, Table, table_html
 
 NAMES = {"lora": "LoRA", "full": "full fine-tuning", "bitfit": "biases only", "top2": "top two blocks", "base": "base"}
 _COLOURS = {"lora": "#b3352b", "full": "#35618f", "bitfit": "#6b8e3d", "top2": "#c08a2d", "base": "#888888"}
@@ -29,18 +29,6 @@ td { white-space: nowrap; }
 figure { margin: 1rem 0; background: #fff; }
 figure svg { max-width: 100%; height: auto; }
 """
-
-Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""A heading, the names of the columns, and rows of texts."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What a report says, before it has a form."""
-
-    title: str
-    about: Sequence[str]
-    tables: Sequence[Table]
 
 
 def sheet(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) -> Sheet:
@@ -127,19 +115,6 @@ def disk(row: Mapping[str, Any], base_bytes: int, tasks: int) -> int:
     return int(tasks * row["saved_bytes"] + (0 if whole else base_bytes))
 
 
-def as_markdown(told: Sheet) -> str:
-    """The sheet as a Markdown document."""
-    parts = [f"# {told.title}", *told.about]
-    for heading, head, rows in told.tables:
-        lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]
-        parts += [f"## {heading}", "\n".join(lines)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
 def as_html(told: Sheet, plots: Sequence[str]) -> str:
     """The sheet as a page of its own, SVG plots between its tables."""
     parts = [
@@ -150,10 +125,8 @@ def as_html(told: Sheet, plots: Sequence[str]) -> str:
         f"<h1>{escape(told.title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in told.about),
     ]
-    for number, (heading, head, rows) in enumerate(told.tables):
-        header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        parts.append(f"<h2>{escape(heading)}</h2><div class=wide><table><tr>{header}</tr>{body}</table></div>")
+    for number, table in enumerate(told.tables):
+        parts.append(table_html(table))
         if number == 0:
             parts += [f"<figure>{_inline(plot, place)}</figure>" for place, plot in enumerate(plots)]
     return "\n".join([*parts, "</body></html>"]) + "\n"

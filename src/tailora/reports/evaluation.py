@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tailora.reports.tables import Table, table_html
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --said: #2a7d2a; --wrong: #c22e2e; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -55,8 +57,14 @@ class Item:
     note: str
 
 
-def page(title: str, about: Sequence[str], tables: Sequence[tuple[str, Sequence[Row]]], items: Sequence[Item]) -> str:
-    """The whole page; it asks for nothing from elsewhere."""
+def page(
+    title: str,
+    about: Sequence[str],
+    tables: Sequence[tuple[str, Sequence[Row]]],
+    items: Sequence[Item],
+    more: Sequence[Table] = (),
+) -> str:
+    """The whole page, `more` tables after those of scores; it asks for nothing from elsewhere."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">'
@@ -65,6 +73,7 @@ def page(title: str, about: Sequence[str], tables: Sequence[tuple[str, Sequence[
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in about),
         *(_table(name, rows) for name, rows in tables),
+        *map(table_html, more),
         f"<h2>Texts, the worst first</h2><p class=note>{len(items)} shown. Underlined: where the text says a "
         "fact, dashed where the record lacks it. Facts that the text does not say are struck out; those it adds or "
         "says again have a dashed border.</p>",
