@@ -26,7 +26,14 @@ LAYERS = (
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "writing", "generate"}
 # The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
 # imports nothing of ours, scores that need the facts of a record, and a merge that ends with a check.
-SIDEWAYS = {("loralib", "lora"), ("adapters", "families"), ("metrics", "data"), ("merge", "verify")}
+SIDEWAYS = {
+    ("loralib", "lora"),
+    ("adapters", "families"),
+    ("metrics", "data"),
+    ("merge", "verify"),
+    ("quantize", "verify"),
+    ("quantize", "merge"),
+}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
     "tailora.cli": {"tailora.settings"},

@@ -70,6 +70,11 @@ VERBS: dict[str, Verb] = {
         "tailora.convert:ConvertSettings",
         "tailora.convert:run",
     ),
+    "quantize": Verb(
+        "Write a model in 8 or 16 bits, an adapter beside it or merged in, and say what that cost",
+        "tailora.quantize:QuantizeSettings",
+        "tailora.quantize:run",
+    ),
     "verify": Verb(
         "Hold an adapter or a merged model against its base, and refuse what changes nothing or drifted",
         "tailora.verify:VerifySettings",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,7 +92,7 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         adapter,
         base,
         settings.model,
-        records=_records(settings),
+        records=records_with_texts(settings.input, settings.split, settings.limit),
         tolerance=settings.tolerance,
         new_tokens=settings.new_tokens,
         force=settings.force,
@@ -132,13 +132,13 @@ def check(
         adapted = load_adapted(adapter, base, dtype=torch.float32, force=force)
         assert adapted.adapter is not None
         base, meta = adapted.base.name if base is None else base, dict(adapted.adapter.meta)
-        probes = _probes(records, adapted.base, meta)
+        probes = probes_of(records, adapted.base, meta)
         beside = read(adapted.base, probes, new_tokens)
         del adapted
     if base is None:
         raise SettingsError("no base model named", where="base", mend="name it with --base")
     bare = load_base(base, dtype=torch.float32)
-    probes = _probes(records, bare, meta)
+    probes = probes_of(records, bare, meta)
     before = read(bare, probes, new_tokens)
     fingerprint = bare.fingerprint
     del bare
@@ -153,7 +153,7 @@ def check(
         "model": model,
         "probes": len(probes),
         "positions": len(before.logits),
-        "against_base": _distance(subject, before),
+        "against_base": distance(subject, before),
         "perplexity": {"base": before.perplexity},
     }
     if beside is not None:
@@ -161,8 +161,8 @@ def check(
     if made is not None:
         result["perplexity"]["model"] = made.perplexity
     if made is not None and beside is not None:
-        result["against_adapter"] = _distance(made, beside)
-        effect = _distance(beside, before)["mean"]
+        result["against_adapter"] = distance(made, beside)
+        effect = distance(beside, before)["mean"]
         result["drift"] = result["against_adapter"]["mean"] / effect if effect else math.inf
     _judge(result, before, tolerance)
     return result
@@ -197,28 +197,34 @@ def _meant(settings: VerifySettings) -> tuple[Path | None, str | None]:
     if account is None or not account.is_file() or (adapter is not None and base is not None):
         return adapter, base
     try:
-        merged = json.loads(account.read_text(encoding="utf-8"))["merged"]
-        place, name = merged["adapter"], str(merged["base"])
-    except (ValueError, KeyError, TypeError) as error:
+        told = json.loads(account.read_text(encoding="utf-8"))
+        made_of = told.get("merged") or told["quantised"]
+        place, name = made_of["adapter"], str(made_of["base"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            "not an account of a merged model", where=account, mend="name --adapter and --base"
+            "not an account of a merged or quantised model", where=account, mend="name --adapter and --base"
         ) from error
     if adapter is None and place is not None and formats.adapter_place(Path(place)).exists():
         adapter = Path(place)
     return adapter, base or name
 
 
-def _records(settings: VerifySettings) -> list[Record]:
-    if settings.input is None:
+def records_with_texts(source: str | None, split: str | None, limit: int) -> list[Record]:
+    """The first records that have texts; none where no source is named.
+
+    Raises:
+        DataError: there are no such records.
+    """
+    if source is None:
         return []
-    found = record_files.read(settings.input, split=settings.split)
-    texts = [record for record in found if record.references][: settings.limit]
+    texts = [record for record in record_files.read(source, split=split) if record.references][:limit]
     if not texts:
-        raise DataError("no record has a text", where=settings.input, mend="verify on records with texts")
+        raise DataError("no record has a text", where=source, mend="verify on records with texts")
     return texts
 
 
-def _probes(records: Sequence[Record], base: Base, meta: dict[str, Any]) -> list[Example]:
+def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) -> list[Example]:
+    """Texts to compare on, one a record (bundled ones where there are none), prompted as an adapter was trained."""
     chosen = records or record_files.read("restaurants", split="test")[:PROBES]
     one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
     form: Any = meta.get("prompt_form") or "paper"
@@ -226,7 +232,12 @@ def _probes(records: Sequence[Record], base: Base, meta: dict[str, Any]) -> list
     return build_examples(one, base.tokenizer, form=form, style=style)[0]
 
 
-def _distance(one: Reading, other: Reading) -> dict[str, Any]:
+def distance(one: Reading, other: Reading) -> dict[str, Any]:
+    """How far what two models make of the same probes is apart.
+
+    Raises:
+        CheckError: they have other vocabularies.
+    """
     if one.logits.shape != other.logits.shape:
         raise CheckError(
             f"{one.logits.shape[-1]} tokens in the vocabulary against {other.logits.shape[-1]}",

@@ -1,4 +1,4 @@
-"""What a merged model's folder says of the adapter in it. No torch."""
+"""What the folder of a merged or a quantised model says of what it was made of. No torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from tailora.errors import ModelError
+
+METHOD = "tailora"
+"""Name of the 8-bit form in config.json, by which other programs tell that they cannot read it."""
+
+
+def carried_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the weights that a quantised folder was made of; None for any other folder."""
+    account = folder / "tailora.json"
+    if not account.is_file():
+        return None
+    try:
+        quantised = json.loads(account.read_text(encoding="utf-8")).get("quantised")
+        return None if quantised is None else str(quantised["fingerprint"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError("not an account of a model", where=account, mend="make it again") from error
 
 
 def merged_account(folder: Path) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.files import cache_folder, write_json
+from tailora.models.account import carried_fingerprint
 from tailora.models.weights import StoredTensor, stored_tensors, weight_files
 
 # Checkpoints of the headless network lack the prefix that the causal language model's state dict has.
@@ -60,9 +61,14 @@ def fingerprint_tensors(tensors: Mapping[str, StoredTensor]) -> str:
 def fingerprint_folder(folder: Path) -> str:
     """The fingerprint of a model folder, kept in the cache by its files' paths, sizes and times.
 
+    A quantised folder has that of the weights it was made of, whose adapters it takes.
+
     Raises:
         ModelError: the folder's weights cannot be read.
     """
+    carried = carried_fingerprint(folder)
+    if carried is not None:
+        return carried
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weight_files(folder)]
     place = str(folder.resolve())
     kept = cache_folder() / "fingerprints" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tailora.data.tokenizer import Tokenizer
 from tailora.errors import ModelError
+from tailora.models.account import METHOD
 from tailora.models.catalog import resolve
-from tailora.models.fingerprint import fingerprint_folder, fingerprint_tensors
+from tailora.models.fingerprint import canonical_name, fingerprint_folder, fingerprint_tensors
 from tailora.models.weights import StoredTensor, stored_tensors
 
 _TORCH_DTYPE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -73,7 +75,8 @@ def load_base(
         dtype = _stored_dtype(found.folder, stored)
         if dtype == torch.float16 and torch.device(device).type == "cpu":
             dtype = torch.float32  # CPUs compute in float16 slowly, if at all
-    model = _load_network(found.folder, dtype)
+    packed = "quantization_config" in config
+    model = _unpacked_network(found.folder, stored, dtype) if packed else _load_network(found.folder, dtype)
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise ModelError(
@@ -110,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"the architecture {model_type!r} cannot be loaded: {why}", where=path, mend="use another base"
         )
-    if "quantization_config" in config:
+    if config.get("quantization_config", {"quant_method": METHOD}).get("quant_method") != METHOD:
         raise ModelError(
             "the model is quantised", where=path, mend="use the unquantised one: adapters are trained on it"
         )
@@ -163,6 +166,24 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"the weights lack {names}", where=folder, mend="fetch the model again")
+    return model
+
+
+def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:
+    """The network of a folder in 8 bits, its weights widened: the same numbers, without the saving of memory."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+    values = {canonical_name(name): torch.from_numpy(np.array(tensor.raw)) for name, tensor in stored.items()}
+    missing, others = model.load_state_dict(values, strict=False)
+    model.tie_weights()
+    tied = set(model.all_tied_weights_keys)
+    lacking = sorted(set(missing) - tied)
+    if lacking or others:
+        names = ", ".join([*lacking, *others][:3])
+        raise ModelError(f"the weights do not fit config.json: {names}", where=folder, mend="quantise the model again")
     return model
 
 

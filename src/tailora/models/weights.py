@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tailora.errors import ModelError
 
 SINGLE_FILE = "model.safetensors"
+PACKED_FILE = "model.int8.safetensors"  # of our own 8-bit form: transformers would take its numbers for weights
 INDEX_FILE = "model.safetensors.index.json"
 _NUMPY_DTYPE = {
     "F64": "<f8",
@@ -61,9 +62,9 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX_FILE
     if not index.is_file():
-        single = folder / SINGLE_FILE
-        if single.is_file():
-            return [single]
+        for name in (SINGLE_FILE, PACKED_FILE):
+            if (folder / name).is_file():
+                return [folder / name]
         if any(folder.glob("*.bin")):
             raise ModelError(
                 "the weights are in pickled .bin files, which are not read",
@@ -84,12 +85,22 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder by its stored name, mapped and not yet read.
+    """Every tensor of a model folder by its stored name, mapped and not yet read; those in 8 bits widened to fp32.
 
     Raises:
         ModelError: as `weight_files`, or a file that is truncated or not safetensors.
     """
-    return {name: tensor for path in weight_files(folder) for name, tensor in _tensors_of(path)}
+    found = {name: tensor for path in weight_files(folder) for name, tensor in _tensors_of(path)}
+    scaled = [name for name in found if f"{name}.scale" in found and f"{name}.zero" in found]
+    for name in scaled:
+        scale, zero = found.pop(f"{name}.scale").raw, found.pop(f"{name}.zero").raw
+        try:
+            values = np.subtract(found[name].raw, zero, dtype=np.float32)
+            values *= scale
+        except ValueError as error:
+            raise ModelError(f"the scale of {name} does not fit it", where=folder, mend="quantise it again") from error
+        found[name] = StoredTensor("F32", values)
+    return found
 
 
 def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:

@@ -8,7 +8,6 @@ of a group, W the ranks of a group's slots together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +22,12 @@ from tailora.adapters.adapter import Adapter, LayerAdapter
 from tailora.engine.adapter_bank import GROUPED, grouping
 from tailora.engine.architecture import Architecture
 from tailora.errors import AdapterError, ModelError
-from tailora.hardware import cores
 from tailora.models.fingerprint import canonical_name
+from tailora.models.rounding import round_rows
 from tailora.models.weights import StoredTensor, stored_tensors
 
 Precision = Literal["int8", "bf16", "fp32"]
 Array = NDArray[np.float32]
-_BLOCK = 1 << 16  # numbers rounded at once: 256 KiB, which fits a core's cache
 Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
 
 
@@ -148,28 +146,6 @@ def _widened(tensor: StoredTensor) -> Array:
     return np.ascontiguousarray(tensor.raw, dtype=np.float32)
 
 
-def _rounded(weight: Array) -> tuple[NDArray[np.int8], Array]:
-    """A matrix in steps of 8 bits, and the step of each row, [out, 1].
-
-    Some rows at a time, by several threads: what fits a core's cache is read from memory once.
-    """
-    values, steps = np.empty(weight.shape, np.int8), np.empty((len(weight), 1), np.float32)
-    count = max(1, _BLOCK // weight.shape[1])
-
-    def work(low: int) -> None:
-        rows = weight[low : low + count]
-        peaks = np.maximum(rows.max(1, keepdims=True), -rows.min(1, keepdims=True))
-        step = np.maximum(peaks, np.finfo(np.float32).tiny) / np.float32(127)
-        scaled = rows / step
-        np.rint(scaled, out=scaled)
-        values[low : low + count], steps[low : low + count] = scaled, step
-
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(work, range(0, len(weight), count)):
-            pass
-    return values, steps
-
-
 @dataclass
 class _Matrix:
     """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
@@ -181,7 +157,7 @@ class _Matrix:
     def of(cls, weight: Array, precision: Precision) -> _Matrix:
         if precision != "int8":
             return cls(ops.constant(np.ascontiguousarray(weight)))
-        return cls(*(ops.constant(each) for each in _rounded(weight)))
+        return cls(*(ops.constant(each) for each in round_rows(weight)))
 
     def whole(self) -> Node:
         return self.values if self.scales is None else self._exact(self.values, self.scales)
