@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bases import save_base
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError, CheckError, DataError, SettingsError
+from tailora.errors import AdapterError, CheckError, DataError, ModelError, SettingsError
 from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
 from tailora.models.load import load_base
+from tailora.train.run import run as train
+from tailora.train.settings import TrainSettings
 from tailora.verify import VerifySettings, run
 
 
@@ -82,6 +85,41 @@ def test_two_adapters_are_added_up(base: str, tmp_path: Path) -> None:
         wanted[f"{name}.weight"] += torch.tensor(change.T if layer.kind == "gpt2_conv1d" else change)
     for name, values in load_base(str(tmp_path / "both")).model.state_dict().items():
         torch.testing.assert_close(values, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_cut_to_a_rank(base: str, tmp_path: Path) -> None:
+    places = (save_adapter(tmp_path / "one", base), save_adapter(tmp_path / "two", base, std=0.3))
+    merge(MergeSettings(adapter=places, svd=1, output=tmp_path / "cut"))
+    merge(MergeSettings(adapter=places, svd=64, output=tmp_path / "whole"))
+    merge(MergeSettings(adapter=places, output=tmp_path / "exact"))
+    exact, whole, cut = (dict(load_base(str(tmp_path / n)).model.named_parameters()) for n in ("exact", "whole", "cut"))
+    before = dict(load_base(base).model.named_parameters())
+    for name in formats.load(places[0]).layers:
+        weight = f"{name}.weight"
+        torch.testing.assert_close(whole[weight], exact[weight], rtol=1e-4, atol=1e-5)
+        assert torch.linalg.matrix_rank(cut[weight] - before[weight], rtol=1e-3) == 1
+
+
+def test_a_run_without_an_adapter_becomes_a_model(base: str, tmp_path: Path) -> None:
+    rows = [{"facts": {"name": name}, "text": f"{name} is red."} for name in ("Ada", "Bob")]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    trained = train(TrainSettings(data=str(data), base=base, method="top2", epochs=1, output=tmp_path / "run"))
+    merge(MergeSettings(adapter=tmp_path / "run", output=tmp_path / "model"))
+    learnt = load_file(tmp_path / "run" / "delta.safetensors")
+    before, after = (dict(load_base(place).model.named_parameters()) for place in (base, str(tmp_path / "model")))
+    assert trained["saved"] == "delta.safetensors"
+    for name, value in after.items():
+        assert torch.equal(value, learnt.get(name, before[name]))
+    assert any(not torch.equal(after[name], before[name]) for name in learnt)
+    with pytest.raises(SettingsError, match="no adapter to sum or cut"):
+        merge(MergeSettings(adapter=tmp_path / "run", weights=(2.0,), output=tmp_path / "other"))
+    save_base(tmp_path / "elsewhere", rows=300)
+    with pytest.raises(ModelError, match="other weights"):
+        merge(MergeSettings(adapter=tmp_path / "run", base=str(tmp_path / "elsewhere"), output=tmp_path / "other"))
+    (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="no run that can be read"):
+        merge(MergeSettings(adapter=tmp_path / "run", output=tmp_path / "other"))
 
 
 def test_weights_that_round_the_update_away_are_not_written(tmp_path: Path) -> None:

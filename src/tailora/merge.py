@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from rich.console import Console
 
 from tailora import __version__
@@ -35,6 +35,8 @@ class MergeSettings(Settings):
     """The adapter: its folder or file, or a run directory (of bitfit and top2 too). Again for more, to be added up."""
     weights: tuple[float, ...] = ()
     """What each adapter's update is multiplied by, in their order; by default 1."""
+    svd: int | None = Field(None, ge=1)
+    """Cut the sum to this rank, the nearest there is (SVD); by default it is exact, with the sum of the ranks."""
     output: Path
     """The folder to write; it must not exist yet, or be empty."""
     base: str | None = None
@@ -104,7 +106,7 @@ class _Subject(NamedTuple):
 def _with_adapters(settings: MergeSettings) -> _Subject:
     found = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
     weights = settings.weights or (1.0,) * len(found)
-    chosen = combined(found, weights)
+    chosen = combined(found, weights, how="concat" if settings.svd is None else "svd", rank=settings.svd)
     adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
     base, adapter = adapted.base, adapted.adapter
     assert adapter is not None
@@ -120,9 +122,9 @@ def _with_adapters(settings: MergeSettings) -> _Subject:
 
 def _trained_in_place(settings: MergeSettings) -> _Subject:
     """The base with the parameters that a run of another method than LoRA learnt."""
-    if settings.weights:
-        what = "the run has no adapter that could be weighted"
-        raise SettingsError(what, where="weights", mend="leave --weights out")
+    if settings.weights or settings.svd is not None:
+        what, where = "the run has no adapter to sum or cut", "weights" if settings.weights else "svd"
+        raise SettingsError(what, where=where, mend="leave it out")
     place = settings.adapter[0]
     base, trained = load_delta(place, settings.base, force=settings.force)
     merged = {"adapter": None, "run": str(place), "base": base.name, "base_fingerprint": base.fingerprint}
