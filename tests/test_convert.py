@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from bases import save_base
 from tailora.adapters import formats
+from tailora.adapters.arithmetic import difference
 from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats import loralib
 from tailora.convert import ConvertSettings, run
-from tailora.errors import AdapterError, SettingsError
+from tailora.errors import AdapterError, CheckError, SettingsError
 from tailora.lora import inject
 from tailora.models.load import load_base
 
@@ -60,8 +63,10 @@ def test_peft_computes_the_same_from_either_folder(tmp_path: Path, kind: str, to
 
 def test_loralib_and_back(tmp_path: Path) -> None:
     adapter, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=4, alpha=8, targets=("attention.qv",)))
-    run(ConvertSettings(adapter=adapter, to="loralib", output=tmp_path / "lora.bin"))
-    assert (tmp_path / "lora.bin").stat().st_size > 0
+    result = run(ConvertSettings(adapter=adapter, to="loralib", output=tmp_path / "lora.bin"))
+    assert result["verify"]["largest_relative_difference"] < 1e-6
+    slices: dict[str, Any] = {"alpha": 8.0, "enable_lora": (True, False, True)}
+    assert difference(formats.load(adapter), loralib.load(tmp_path / "lora.bin", **slices)) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -92,6 +97,61 @@ def test_gguf_holds_llama_cpp_s_names_and_order(tmp_path: Path, kind: str) -> No
             heads = wanted.reshape(4, 8, -1)
             wanted = np.stack([heads[:, :4], heads[:, 4:]], axis=2).reshape(found.shape)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_from_gguf_and_back(tmp_path: Path, kind: str) -> None:
+    adapter, wanted = save_adapter(tmp_path, kind)
+    base = str(tmp_path / "base")
+    run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
+    result = run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", base=base, output=tmp_path / "back"))
+    assert difference(formats.load(adapter), formats.load(tmp_path / "back")) < 1e-6
+    loaded = load_base(base)
+    again = formats.load(tmp_path / "back")
+    assert again.base_fingerprint == loaded.fingerprint
+    inject.attach(loaded.model, again.config, again, model_type=loaded.model_type)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(TOKENS).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert result["verify"]["on_base"]["against_base"]["mean"] > 0
+    receipt = json.loads((tmp_path / "back" / "verify.json").read_text(encoding="utf-8"))
+    assert receipt["largest_relative_difference"] < 1e-5
+    assert (tmp_path / "lora.gguf.verify.json").is_file()
+
+
+def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2")
+    run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
+    with pytest.raises(SettingsError, match="name its base's layers"):
+        run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", output=tmp_path / "out"))
+    save_base(tmp_path / "llama", "llama")
+    with pytest.raises(AdapterError, match="no adapter of a llama model"):
+        run(
+            ConvertSettings(
+                adapter=tmp_path / "lora.gguf", to="peft", base=str(tmp_path / "llama"), output=tmp_path / "o"
+            )
+        )
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "lora.gguf").read_bytes()[:100])
+    with pytest.raises(AdapterError, match="cannot be read as GGUF"):
+        run(
+            ConvertSettings(
+                adapter=tmp_path / "cut.gguf", to="peft", base=str(tmp_path / "base"), output=tmp_path / "o"
+            )
+        )
+
+
+def test_what_does_not_read_back_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2")
+    wrong = formats.save
+
+    def save(made: Any, path: Path, to: Any) -> None:
+        layers = dict(made.layers)
+        layers.pop(next(iter(layers)))
+        wrong(dataclasses.replace(made, layers=layers), path, to)
+
+    monkeypatch.setattr(formats, "save", save)
+    with pytest.raises(CheckError, match="read back, its updates differ"):
+        run(ConvertSettings(adapter=adapter, to="peft", output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_form_has_no_place_for(tmp_path: Path) -> None:

@@ -54,6 +54,30 @@ def _folded(layer: LayerAdapter) -> LayerAdapter:
     return dataclasses.replace(layer, branches=(LowRank(a, b, 1.0),))
 
 
+def difference(one: Adapter, other: Adapter) -> float:
+    """How far two adapters' updates are apart: the largest difference, over the largest number of that layer's update.
+
+    Of the layers the worst; infinite where they adapt other layers or outputs.
+
+    Raises:
+        AdapterError: what `folded` refuses, unless they are equal.
+    """
+    if one.content_hash == other.content_hash:
+        return 0.0
+    left, right = folded(one).layers, folded(other).layers
+    if left.keys() != right.keys():
+        return float("inf")
+    worst = 0.0
+    for name, layer in left.items():
+        updates = [each.branches[0] for each in (layer, right[name])]
+        if updates[0].b.shape[0] != updates[1].b.shape[0] or updates[0].a.shape[1:] != updates[1].a.shape[1:]:
+            return float("inf")
+        pair = [each.scale * each.b.reshape(len(each.b), -1) @ each.a.reshape(len(each.a), -1) for each in updates]
+        peak = float(np.abs(pair[0]).max())
+        worst = max(worst, float(np.abs(pair[0] - pair[1]).max()) / peak if peak else float(np.abs(pair[1]).max()))
+    return worst
+
+
 def combined(
     adapters: Sequence[Adapter], weights: Sequence[float], *, how: Combination = "concat", rank: int | None = None
 ) -> Adapter:
