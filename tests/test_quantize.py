@@ -26,7 +26,7 @@ from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import load_base
 from tailora.models.rounding import packed, round_rows
 from tailora.models.weights import stored_tensors
-from tailora.quantize import QuantizeSettings, run
+from tailora.quantize import QuantizeSettings, _judge, run
 from tailora.writing import Prompt, generate
 
 
@@ -138,14 +138,23 @@ def test_an_effect_that_is_rounded_away_is_refused(base: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_more_perplexity_than_is_let_pass_is_refused(base: Path, tmp_path: Path) -> None:
-    result = quantize(base, tmp_path / "out")
-    rise = result["perplexity"]["after"] / result["perplexity"]["before"] - 1
-    if rise <= 0:
-        pytest.skip("rounding happened to lower the perplexity of this random model")
-    with pytest.raises(CheckError, match="more perplexity"):
-        quantize(base, tmp_path / "other", tolerance=rise / 2)
-    assert not (tmp_path / "other").exists()
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"perplexity": {"before": 2.0, "after": 2.2}}, "10.0% more perplexity"),
+        ({"against_before": {"largest": float("nan")}}, "no numbers"),
+        ({"drift": 0.6}, "off by 60%"),
+        ({}, None),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, change: dict[str, Any], what: str | None) -> None:
+    passing = {"perplexity": {"before": 2.0, "after": 2.09}, "against_before": {"largest": 0.1}, "drift": 0.4}
+    settings = QuantizeSettings(to="int8", output=tmp_path)
+    if what is None:
+        _judge({**passing, **change}, settings)
+        return
+    with pytest.raises(CheckError, match=what):
+        _judge({**passing, **change}, settings)
 
 
 def test_what_cannot_be(base: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class CompareSettings(TrainSettings):
         return rates
 
 
-class _RunError(Exception):
+class _RunError(TrainingError):
     """One of the processes ended with a mistake that it told in a line."""
 
 

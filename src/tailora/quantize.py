@@ -32,8 +32,7 @@ from tailora.models.account import METHOD
 from tailora.models.load import Base, fingerprint_module, load_base
 from tailora.models.rounding import packed
 from tailora.models.weights import INDEX_FILE, PACKED_FILE, stored_tensors, weight_files
-from tailora.settings import Settings
-from tailora.verify import PROBES, Reading, distance, probes_of, read, records_with_texts
+from tailora.verify import ProbeSettings, Reading, distance, probes_of, read, records_with_texts
 from tailora.writing import Prompt, generate
 
 Target = Literal["int8", "bf16", "fp16"]
@@ -47,7 +46,7 @@ _DTYPE = {"int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _RUNS_IN: dict[Target, Precision] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
 
 
-class QuantizeSettings(Settings):
+class QuantizeSettings(ProbeSettings):
     """Settings of `tailora quantize`."""
 
     base: str | None = None
@@ -60,18 +59,8 @@ class QuantizeSettings(Settings):
     """int8: a step for each output; bf16 or fp16: every number."""
     output: Path
     """The folder to write; it must not exist yet, or be empty."""
-    input: str | None = None
-    """Records with texts to compare on; by default bundled ones."""
-    split: str | None = None
-    """Which split of the input."""
-    limit: int = Field(PROBES, ge=1)
-    """Only so many records with texts, from the start."""
-    new_tokens: int = Field(32, ge=1)
-    """Length of the greedy texts that are compared and timed."""
     tolerance: float = Field(TOLERANCE, gt=0)
     """Rise of perplexity that is let pass."""
-    force: bool = False
-    """Accept an adapter that was trained on other weights than the base's."""
 
     @model_validator(mode="after")
     def _combination(self) -> QuantizeSettings:

@@ -39,15 +39,9 @@ TOLERANCE = 0.05
 """Drift that is let pass: mean distance to what the adapter does, over mean distance of that to the base."""
 
 
-class VerifySettings(Settings):
-    """Settings of `tailora verify`."""
+class ProbeSettings(Settings):
+    """What to compare on."""
 
-    adapter: Path | None = None
-    """The adapter: its folder or file, or a run directory; by default the one that the model's folder names."""
-    model: str | None = None
-    """A merged, quantised or converted model to hold against base and adapter; without it the adapter is checked."""
-    base: str | None = None
-    """Base model; by default the one that the adapter, or the model's folder, names."""
     input: str | None = None
     """Records with texts to compare on; by default bundled ones."""
     split: str | None = None
@@ -56,10 +50,21 @@ class VerifySettings(Settings):
     """Only so many records with texts, from the start."""
     new_tokens: int = Field(32, ge=1)
     """Length of the greedy texts that are compared."""
-    tolerance: float = Field(TOLERANCE, gt=0)
-    """Drift that is let pass: how far the model is from its adapter, over how far that is from the base."""
     force: bool = False
     """Accept an adapter that was trained on other weights than the base's."""
+
+
+class VerifySettings(ProbeSettings):
+    """Settings of `tailora verify`."""
+
+    adapter: Path | None = None
+    """The adapter: its folder or file, or a run directory; by default the one that the model's folder names."""
+    model: str | None = None
+    """A merged, quantised or converted model to hold against base and adapter; without it the adapter is checked."""
+    base: str | None = None
+    """Base model; by default the one that the adapter, or the model's folder, names."""
+    tolerance: float = Field(TOLERANCE, gt=0)
+    """Drift that is let pass: how far the model is from its adapter, over how far that is from the base."""
 
 
 @dataclass(frozen=True)
