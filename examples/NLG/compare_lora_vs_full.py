@@ -128,7 +128,7 @@ def show(lora: dict[str, float], full: dict[str, float]) -> None:
 def summarise(lora: dict[str, float], full: dict[str, float], options: argparse.Namespace) -> None:
     """Write both comparisons into a file; the runs of the second lie beside it and are used again."""
     head, *rows = lines(lora, full)
-    recipe = {"targets": ["all-linear"], "rank": 16, "alpha": 32, "learning_rates": RATES}
+    recipe = {"targets": ["all-linear"], "rank": 16, "alpha": 32, "epochs": 1, "learning_rates": RATES}
     folder = options.summary.absolute().parent / "comparison"
     found = compare.run(compare.CompareSettings(data="restaurants", base="tiny", output=folder, **recipe))
     measured = sheet(found, METRICS)
