@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from tailora.adapters import formats
+from tailora.adapters.config import LoraConfig
 from tailora.files import write_json
-from tailora.models.load import quiet_transformers
+from tailora.lora import inject
+from tailora.models.load import load_base, quiet_transformers
 
 END = "<|endoftext|>"
+META = {"linearization": "paper", "prompt_form": "arrow"}
 
 
 def save_tokenizer(folder: Path) -> int:
@@ -50,3 +55,19 @@ def save_base(
     with quiet_transformers():
         model.save_pretrained(folder)
     return model
+
+
+def save_adapter(folder: Path, base: str, *, config: LoraConfig | None = None, seed: int = 1, **changes: Any) -> Path:
+    """Write an adapter with random values for a base, and give its folder."""
+    loaded = load_base(base)
+    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
+    torch.manual_seed(seed)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name or (
+            torch.count_nonzero(parameter) == 0 and "lora_A" in name
+        ):  # an embedding's A starts at 0
+            torch.nn.init.normal_(parameter, std=0.3)
+    made = inject.extract(loaded.model)
+    values = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META, **changes}
+    formats.save(dataclasses.replace(made, **values), folder)
+    return folder

@@ -161,6 +161,31 @@ def test_tokens_come_as_they_are_written(backend: Backend) -> None:
     assert {event.number for event in events} == {number}
 
 
+def test_what_else_was_likely_is_told(backend: Backend) -> None:
+    prompt = (3, 4, 5)
+    engine = Engine(backend, end=END)
+    for decoding in (
+        Decoding(max_new_tokens=5, top_logprobs=3),
+        Decoding(max_new_tokens=5, top_logprobs=3, temperature=1),
+    ):
+        number = engine.submit(Request(prompt, decoding, "1"))
+        events = []
+        while not engine.idle:
+            events += engine.step()
+        assert {event.number for event in events} == {number}
+        (made,) = events[-1].result or ()
+        assert [top for event in events for top in event.top] == list(made.top)
+        assert [value for event in events for value in event.logprobs] == list(made.logprobs)
+        for token, logprob, top in zip(made.token_ids, made.logprobs, made.top, strict=True):
+            values = [value for _, value in top]
+            assert len(top) == 3
+            assert values == sorted(values, reverse=True)
+            assert logprob <= values[0] + 1e-5
+            assert dict(top).get(token, logprob) == pytest.approx(logprob)
+    with pytest.raises(SettingsError, match="not told of beams"):
+        Decoding(num_beams=2, top_logprobs=1)
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -20,7 +20,7 @@ from tailora.metrics.slots import load_rules
 from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import _marked
 from tailora.reports.reproduction import card
-from tailora.writing import Candidate, Generation
+from tailora.writing import Candidate, generation_from
 
 ROWS = [
     ("The Mill", "pub", ["The Mill is a pub .", "There is a pub called The Mill ."]),
@@ -128,10 +128,10 @@ def test_marks_stand_where_they_are_and_none_within_another() -> None:
 
 def test_fidelity_goes_before_likelihood(data: Path) -> None:
     record = record_files.read(data)[0]
-    likely = Candidate((1,), (-0.1,), "stop", "The Mill .")
-    faithful = Candidate((2,), (-2.0,), "stop", "The Mill is a pub .")
-    also = Candidate((3,), (-3.0,), "stop", "The Mill , a pub .")
-    made = Generation(likely.token_ids, likely.logprobs, "stop", likely.text, 5, (likely, faithful, also))
+    likely = Candidate((1,), (-0.1,), "stop", text="The Mill .")
+    faithful = Candidate((2,), (-2.0,), "stop", text="The Mill is a pub .")
+    also = Candidate((3,), (-3.0,), "stop", text="The Mill , a pub .")
+    made = generation_from((likely, faithful, also), 5)
     chosen = by_fidelity(record, made, {}, load_rules())
     assert chosen.text == faithful.text
     assert chosen.candidates == (faithful, also, likely)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import tailora.generate as generate_module
-from bases import save_base
+from bases import save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.errors import AdapterError, DataError, SettingsError
@@ -22,8 +21,6 @@ from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
 from tailora.models.load import load_base
-
-META = {"linearization": "paper", "prompt_form": "arrow"}
 
 
 @pytest.fixture
@@ -36,21 +33,6 @@ def base(tmp_path: Path) -> str:
 def adapter(tmp_path: Path, base: str) -> Path:
     """An adapter with random values in a run directory."""
     return save_adapter(tmp_path / "run" / "adapter", base).parent
-
-
-def save_adapter(folder: Path, base: str, *, config: LoraConfig | None = None, seed: int = 1, **changes: Any) -> Path:
-    loaded = load_base(base)
-    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
-    torch.manual_seed(seed)
-    for name, parameter in loaded.model.named_parameters():
-        if "lora_B" in name or (
-            torch.count_nonzero(parameter) == 0 and "lora_A" in name
-        ):  # an embedding's A starts at 0
-            torch.nn.init.normal_(parameter, std=0.3)
-    made = inject.extract(loaded.model)
-    values = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META, **changes}
-    formats.save(dataclasses.replace(made, **values), folder)
-    return folder
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.gguf": {"gguf"},
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
+    "tailora.serve": {"tailora.serve.server"},
     "tailora.tune": {"optuna"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.models.gguf_conversion": {"gguf"},

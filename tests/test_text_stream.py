@@ -30,6 +30,14 @@ def test_any_tokens_give_the_same_text_as_at_once(tokens: list[int]) -> None:
     assert "".join([*(stream.add([token]) for token in tokens), stream.end()]) == TOKENIZER.decode(tokens).strip()
 
 
+@given(text=PLAIN, stop=st.lists(st.sampled_from(["\n\n", "ab", "é日", "a", ". a"]), max_size=2))
+def test_white_space_stays_where_it_is_asked_for(text: str, stop: list[str]) -> None:
+    tokens = TOKENIZER.encode(text)
+    stream = TextStream(TOKENIZER, stop, strip=False)
+    pieces = [*(stream.add([token]) for token in tokens), stream.end()]
+    assert "".join(pieces) == cut_at(TOKENIZER.decode(tokens), stop)
+
+
 def test_a_character_of_several_tokens_comes_whole() -> None:
     tokens = TOKENIZER.encode("x😀y")
     assert len(tokens) > 4

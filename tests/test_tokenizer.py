@@ -35,6 +35,21 @@ def test_special_tokens_are_not_read_from_text(tokenizer, tmp_path):
     assert Tokenizer.from_folder(tmp_path).eos_id == 5
 
 
+def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
+    text = f"Café{END}£"
+    ids = tokenizer.encode(text, special=True)
+    assert ids.count(256) == 1
+    assert tokenizer.decode(ids, special=True) == text
+    assert tokenizer.special_tokens == (END,)
+    assert 256 not in tokenizer.encode(text)
+
+
+def test_the_bytes_of_tokens_are_the_texts(tokenizer):
+    text = "Café \n\x00\x7f\xad£ 日😀"
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
+    assert (tokenizer.token_bytes(256), tokenizer.token_bytes(9999)) == (END.encode(), b"")
+
+
 def test_no_tokenizer(tmp_path):
     with pytest.raises(ModelError, match="holds no tokenizer"):
         Tokenizer.from_folder(tmp_path)

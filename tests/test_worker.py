@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 from bases import save_base
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
-from tailora.engine.engine import Engine
+from tailora.engine.engine import Engine, Event
 from tailora.engine.groups import Request
 from tailora.engine.worker import Worker
 from tailora.errors import AdapterError, SettingsError
@@ -70,6 +71,43 @@ def test_a_cancelled_stream_ends_and_frees_its_blocks(worker: Worker) -> None:
     assert stream.result() == ()
     stream.cancel()
     assert worker.call(lambda engine: (engine.idle, engine._pool.free)) == (True, free)
+
+
+def test_a_sink_is_told_all_and_then_the_end(worker: Worker) -> None:
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    number = worker.begin(Request((5, 6), Decoding(max_new_tokens=3, ignore_end=True)), told.put).result()
+    found = [told.get(timeout=30) for _ in range(4)]
+    assert [event.number for event in found[:3] if isinstance(event, Event)] == [number] * 3
+    assert found[3] is None
+    with pytest.raises(SettingsError):
+        worker.begin(Request(()), told.put).result()
+    assert told.empty()
+
+
+def test_what_is_abandoned_before_it_was_queued_leaves_nothing(worker: Worker) -> None:
+    gate, told = threading.Event(), []
+    worker.post(lambda engine: gate.wait(30))
+    queued = [worker.begin(Request((1, 2), LONG), told.append) for _ in range(3)]
+    queued[0].cancel()
+    for each in queued:
+        worker.abandon(each)
+    gate.set()
+    assert worker.call(lambda engine: engine.idle)
+    assert told == [None, None]
+
+
+def test_what_it_does_is_counted(worker: Worker) -> None:
+    assert worker.alive
+    before = worker.doing
+    worker.submit(Request((5, 6), Decoding(max_new_tokens=4, ignore_end=True))).result()
+    worker.submit(Request((5, 6), Decoding(max_new_tokens=4, num_beams=2, num_candidates=2, ignore_end=True))).result()
+    worker.call(lambda engine: None)  # the count comes after the events
+    after = worker.doing
+    assert after.tokens - before.tokens == 4 + 8
+    assert after.steps - before.steps == 8
+    assert after.busy_seconds > before.busy_seconds
+    assert (after.load.running, after.load.waiting, after.load.blocks_used) == (0, 0, 0)
+    assert (after.load.sequences, after.load.blocks, after.load.slots) == (8, 32, 0)
 
 
 def test_a_failing_step_ends_what_was_running(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

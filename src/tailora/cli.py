@@ -64,6 +64,16 @@ VERBS: dict[str, Verb] = {
         "tailora.tune:TuneSettings",
         "tailora.tune:run",
     ),
+    "serve": Verb(
+        "Serve a base model and its adapters over HTTP, in the words of OpenAI's API and for records",
+        "tailora.serve.settings:ServeSettings",
+        "tailora.serve:run",
+    ),
+    "key": Verb(
+        "Make an API key for `tailora serve`",
+        "tailora.serve.keys:KeySettings",
+        "tailora.serve.keys:run",
+    ),
     "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
     "convert": Verb(
         "Write an adapter in the form that PEFT, loralib, llama.cpp or OpenVINO GenAI reads",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,13 +20,12 @@ from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
-from tailora.inference import BackendName, Precision, Running, Setup, set_up, start
+from tailora.inference import BackendName, Precision, Running, Setup, named_adapters, set_up, start
 from tailora.journal import Journal
 from tailora.metrics.slots import Rules, Vocabulary, load_rules, slot_report, vocabulary_of
 from tailora.settings import Settings
-from tailora.writing import Candidate, Generation, Prompt, generate
+from tailora.writing import Candidate, Generation, Prompt, generate, generation_from
 
-_NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 CACHE_TOKENS = 16384
 
 
@@ -165,14 +163,7 @@ class GenerateSettings(DecodingSettings):
 
     def adapters(self) -> dict[str, Path]:
         """Where the adapters lie, by name; one without a name is called by its path."""
-        found: dict[str, Path] = {}
-        for text in self.adapter:
-            named = None if Path(text).exists() else _NAMED.fullmatch(text)
-            name, path = (named[1], named[2]) if named else (text, text)
-            if name in found:
-                raise SettingsError(f"two adapters are called {name}", where="adapter", mend="give each its own name")
-            found[name] = Path(path)
-        return found
+        return named_adapters(self.adapter)
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:
@@ -296,8 +287,7 @@ def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: Ge
 def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
     """The same candidates, those with fewer slot errors first, and of equals the likelier."""
     order = sorted(made.candidates, key=lambda candidate: slot_report(record, candidate.text, vocabulary, rules).errors)
-    best = order[0]
-    return Generation(best.token_ids, best.logprobs, best.finish_reason, best.text, made.prompt_tokens, tuple(order))
+    return generation_from(tuple(order), made.prompt_tokens)
 
 
 def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tailora.engine.engine import Engine
 from tailora.engine.groups import Request
 from tailora.engine.step import Backend
 from tailora.errors import AdapterError, ModelError, SettingsError
+from tailora.families import family_of
 from tailora.models.account import merged_account
 from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 BackendName = Literal["auto", "openvino", "torch"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 SLOTS = 16  # adapters that a step mixes, where so many are given
+_NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 _IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
 _AT_THE_ENDS = ("wte", "embed_tokens", "lm_head")  # what the graphs can adapt besides
 
@@ -82,6 +84,35 @@ class Running:
         return Request(tuple(prompt), decoding, None if self.built_in else adapter, ended=ended)
 
 
+@dataclass(frozen=True)
+class Room:
+    """What adapters may come while the engine runs.
+
+    Attributes:
+        slots: how many a step can mix.
+        rank: most that one may have in a layer, its slices together.
+    """
+
+    slots: int
+    rank: int
+
+
+def named_adapters(given: Sequence[str]) -> dict[str, Path]:
+    """Paths by name from `NAME=PATH`; an adapter without a name is called by its path.
+
+    Raises:
+        SettingsError: two have one name.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, path = (named[1], named[2]) if named else (text, text)
+        if name in found:
+            raise SettingsError(f"two adapters are called {name}", where="adapter", mend="give each its own name")
+        found[name] = Path(path)
+    return found
+
+
 def set_up(base: str | None, adapters: Mapping[str, Path], *, force: bool = False) -> Setup:
     """Find a base model and read adapters for it. Loads no network, and no torch.
 
@@ -128,6 +159,7 @@ def start(
     merged: bool = False,
     sequences: int = 32,
     cache_tokens: int = 16384,
+    room: Room | None = None,
 ) -> Running:
     """Start an engine.
 
@@ -139,6 +171,7 @@ def start(
         merged: fold the only adapter into the weights.
         sequences: most sequences at once.
         cache_tokens: how many tokens the cache of keys and values holds.
+        room: for adapters on any linear layer of the blocks; by default for those of the setup alone.
 
     Raises:
         SettingsError: a combination that cannot be.
@@ -159,15 +192,17 @@ def start(
             raise AdapterError(why_not[1], where=why_not[0], mend="run it with --backend torch")
         if device not in ("auto", "cpu"):
             raise SettingsError("OpenVINO runs on the CPU here", where="device", mend="use --backend torch")
-        made = _openvino(setup, precision, merged, cache_tokens)
+        made = _openvino(setup, precision, merged, cache_tokens, room)
     else:
-        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens)
+        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
     network, type_, place = made
     engine = Engine(network, end=setup.tokenizer.eos_id, sequences=sequences)
     return Running(engine, setup.tokenizer, backend, type_, place, built_in=merged or why_not is not None)
 
 
-def _openvino(setup: Setup, precision: Precision, merged: bool, cache_tokens: int) -> tuple[Backend, str, str]:
+def _openvino(
+    setup: Setup, precision: Precision, merged: bool, cache_tokens: int, room: Room | None
+) -> tuple[Backend, str, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
     chosen = "int8" if precision == "auto" else precision
@@ -176,14 +211,20 @@ def _openvino(setup: Setup, precision: Precision, merged: bool, cache_tokens: in
         precision=chosen,
         cache_tokens=cache_tokens,
         merged=next(iter(setup.adapters.values())) if merged else None,
-        **({"slots": 0} if merged else _slots(setup)),
+        **({"slots": 0} if merged else _slots(setup, room)),
     )
     _register(network, setup, merged)
     return network, chosen, "cpu"
 
 
 def _torch(
-    setup: Setup, precision: Precision, device: str, built_in: bool, merged: bool, cache_tokens: int
+    setup: Setup,
+    precision: Precision,
+    device: str,
+    built_in: bool,
+    merged: bool,
+    cache_tokens: int,
+    room: Room | None,
 ) -> tuple[Backend, str, str]:
     from tailora.adapted import choose_device, choose_dtype, put_on  # the backend is chosen here
     from tailora.engine.backends.torch import TorchBackend
@@ -195,7 +236,7 @@ def _torch(
     base = load_base(setup.base.name, dtype=choose_dtype(precision, place), device=place)
     if built_in:
         put_on(base, next(iter(setup.adapters.values())), merged=merged)
-    network = TorchBackend(base, cache_tokens=cache_tokens, **({"slots": 0} if built_in else _slots(setup)))
+    network = TorchBackend(base, cache_tokens=cache_tokens, **({"slots": 0} if built_in else _slots(setup, room)))
     _register(network, setup, built_in)
     return network, "bf16" if base.model.dtype.itemsize == 2 else "fp32", place
 
@@ -205,13 +246,19 @@ def _register(network: Backend, setup: Setup, built_in: bool) -> None:
         network.bank.register(name, adapter, force=setup.force)
 
 
-def _slots(setup: Setup) -> dict[str, Any]:
-    """The room that the adapters need."""
+def _slots(setup: Setup, room: Room | None) -> dict[str, Any]:
+    """The room that the adapters need, and those that may come."""
     layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
+    ends = {_end(path) for path, _ in layers}
+    if room is not None:
+        family = family_of(read_config(setup.base.folder).get("model_type"))
+        ends |= {*family.attention.values(), *family.mlp}
     return {
-        "slots": min(len(setup.adapters), SLOTS),
-        "rank": max((sum(branch.rank for branch in layer.branches) for _, layer in layers), default=1),
-        "layers": tuple(sorted({_end(path) for path, _ in layers})),
+        "slots": min(len(setup.adapters), SLOTS) if room is None else room.slots,
+        "rank": max(
+            [sum(branch.rank for branch in layer.branches) for _, layer in layers] + [room.rank if room else 1]
+        ),
+        "layers": tuple(sorted(ends)),
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from tailora.data.text_stream import TextStream, cut_at
+from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.inference import Running
@@ -24,7 +25,7 @@ class Prompt(NamedTuple):
     adapter: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate(Completion):
     """One of several texts for a prompt.
 
@@ -35,7 +36,7 @@ class Candidate(Completion):
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generation(Candidate):
     """What was written after one prompt: the best candidate, and all.
 
@@ -111,7 +112,7 @@ def generate(
                 if event.result is None:
                     continue
                 place = numbers.pop(event.number)
-                made = _generation(running, len(prompts[place].tokens), event.result, stop)
+                made = generation_of(running.tokenizer, len(prompts[place].tokens), event.result, stop)
                 tokens += 0 if event.tokens else made.completion_tokens
                 ended += 1
                 found[place] = made
@@ -125,13 +126,25 @@ def generate(
     return [found[place] for place in range(len(prompts))]
 
 
-def _generation(
-    running: Running, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
+def generation_of(
+    tokenizer: Tokenizer, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
 ) -> Generation:
-    decode = running.tokenizer.decode
+    """The texts of what the engine wrote after one prompt."""
     candidates = tuple(
-        Candidate(c.token_ids, c.logprobs, c.finish_reason, cut_at(decode(c.token_ids), stop).strip())
+        Candidate(
+            c.token_ids,
+            c.logprobs,
+            c.finish_reason,
+            c.top,
+            text=cut_at(tokenizer.decode(c.token_ids), stop).strip(),
+        )
         for c in completions
     )
+    return generation_from(candidates, prompt_tokens)
+
+
+def generation_from(candidates: tuple[Candidate, ...], prompt_tokens: int) -> Generation:
+    """A generation of candidates, the best first."""
     best = candidates[0]
-    return Generation(best.token_ids, best.logprobs, best.finish_reason, best.text, prompt_tokens, candidates)
+    given = {field.name: getattr(best, field.name) for field in fields(Candidate)}
+    return Generation(**given, prompt_tokens=prompt_tokens, candidates=candidates)

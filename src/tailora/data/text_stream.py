@@ -1,4 +1,4 @@
-"""Text of token ids as they come: whole characters, nothing of a stop string, no white space at the ends."""
+"""Text of token ids as they come: whole characters, nothing of a stop string, white space at the ends as asked for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ def cut_at(text: str, stop: Sequence[str]) -> str:
 
 
 class TextStream:
-    """Turns tokens into text piece by piece; the pieces together are `cut_at(decode(all), stop).strip()`.
+    """Turns tokens into text piece by piece; together they are `cut_at(decode(all), stop)`, stripped if asked for.
 
     Args:
         tokenizer: of the tokens.
         stop: strings at the first of which the text ends.
+        strip: leave out white space at the text's ends.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, strip: bool = True) -> None:
+        self._tokenizer, self._stop, self._strip = tokenizer, tuple(stop), strip
         self._ids: list[int] = []
         self._start = self._read = 0  # tokens whose text the next is decoded after, and tokens told
         self._held = ""  # text that may yet turn out to be the beginning of a stop string, or white space at the end
@@ -52,12 +53,13 @@ class TextStream:
         if self._stopped:
             return ""
         text = self._held + fresh
-        if not self._begun:
+        if self._strip and not self._begun:
             text = text.lstrip()
         whole = cut_at(text, self._stop)
         self._stopped = len(whole) < len(text)
         sure = len(whole) if self._stopped or last else len(whole) - self._open_end(whole)
-        sure = len(whole[:sure].rstrip())
+        if self._strip:
+            sure = len(whole[:sure].rstrip())
         self._held = "" if self._stopped or last else whole[sure:]
         self._begun = self._begun or sure > 0
         return whole[:sure]

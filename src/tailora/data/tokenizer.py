@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from tailora.errors import ModelError
 from tailora.files import write_json
 
 _USUAL_EOS = ("<|endoftext|>", "</s>", "<|im_end|>", "<|end_of_text|>", "<eos>")
+
+# How byte-level BPE writes bytes (Radford et al. 2019): printable ones as themselves, the others from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTES = {chr(b): b for b in _PRINTABLE} | {chr(0x100 + n): b for n, b in enumerate(_OTHERS)}
 
 
 class Tokenizer:
@@ -63,9 +69,22 @@ class Tokenizer:
         """Number of token ids, special ones included; a model's embedding may have more rows."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The special tokens as they would stand in a text."""
+        added = self._inner.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the token ids of `text`, which may hold special tokens if `special`, as a chat template's does.
+
+        With `special` it is not for several threads at once.
+        """
+        self._inner.encode_special_tokens = not special
+        try:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        finally:
+            self._inner.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text; faster than one by one."""
@@ -77,6 +96,15 @@ class Tokenizer:
         Bytes that are no UTF-8, as a text cut inside a character ends in, become U+FFFD.
         """
         return self._inner.decode(list(ids), skip_special_tokens=not special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that one token stands for, a part of a character perhaps; a special token's are its name."""
+        text = self._inner.id_to_token(token)
+        if text is None:
+            return b""
+        if text not in self.special_tokens and all(letter in _BYTES for letter in text):
+            return bytes(_BYTES[letter] for letter in text)
+        return text.encode()
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers' AutoTokenizer reads too."""

@@ -30,6 +30,7 @@ class Decoding:
         seed: of the draws.
         stop_tokens: token ids that end a completion as the end-of-text token does.
         ignore_end: write on past the end-of-text token, for measurements.
+        top_logprobs: tell so many of the likeliest tokens in each place, of greedy and sampled completions.
 
     Raises:
         SettingsError: a value out of its range, or a combination that has no meaning.
@@ -48,12 +49,13 @@ class Decoding:
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
     ignore_end: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "num_candidates"):
             if getattr(self, name) < 1:
                 raise SettingsError("must be at least 1", where=name)
-        for name in ("no_repeat_ngram_size", "temperature", "top_k"):
+        for name in ("no_repeat_ngram_size", "temperature", "top_k", "top_logprobs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError("must be at least 0", where=name)
         if not 0 < self.top_p <= 1:
@@ -66,12 +68,18 @@ class Decoding:
             raise SettingsError("must be a finite number", where="length_penalty")
         if self.num_beams > 1 and self.temperature > 0:
             raise SettingsError("beams are not sampled", where="temperature", mend="set num_beams=1 or temperature=0")
+        if self.num_beams > 1 and self.top_logprobs:
+            raise SettingsError("not told of beams", where="top_logprobs", mend="set num_beams=1")
         if self.num_beams > 1 and self.num_candidates > self.num_beams:
             raise SettingsError("more than there are beams", where="num_candidates", mend="raise num_beams")
         if self.num_beams == 1 and self.temperature == 0 and self.num_candidates > 1:
             raise SettingsError(
                 "greedy search has one result", where="num_candidates", mend="raise num_beams or temperature"
             )
+
+
+Alternatives = tuple[tuple[int, float], ...]
+"""The likeliest tokens of a place with their log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,13 @@ class Completion:
         token_ids: with the end-of-text or stop token, or the stop string's tokens, if it wrote them.
         logprobs: of each token, in nats under the model itself (temperature 1, nothing banned).
         finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
+        top: for each token what else was likely in its place, if it was asked for.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    top: tuple[Alternatives, ...] = ()
 
     @property
     def logprob(self) -> float:

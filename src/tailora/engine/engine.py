@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailora.engine.decoding import Completion
-from tailora.engine.groups import Group, Request, group_of
+from tailora.engine.decoding import Alternatives, Completion
+from tailora.engine.groups import Group, Request, Samples, group_of
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.scheduler import Job, Plan, Scheduler, Work
 from tailora.engine.step import Backend, Row, Step
@@ -24,11 +24,40 @@ class Event:
         number: the request's, as `submit` gave it.
         tokens: those written by a request of one greedy or sampled completion; empty for others until they are done.
         result: the completions, the best first, once the request is done; None before.
+        logprobs: of the tokens.
+        top: what else was likely in their places, if it was asked for.
     """
 
     number: int
     tokens: tuple[int, ...]
     result: tuple[Completion, ...] | None = None
+    logprobs: tuple[float, ...] = ()
+    top: tuple[Alternatives, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy an engine is, between two steps.
+
+    Attributes:
+        running: sequences under way, beams and candidates counted.
+        sequences: most that can be.
+        waiting: requests that have not begun, or were put back.
+        preempted: times that a request was put back for want of blocks.
+        blocks_used: blocks of the cache that sequences hold.
+        blocks: of the cache.
+        slots_used: adapter slots that sequences hold.
+        slots: for adapters.
+    """
+
+    running: int
+    sequences: int
+    waiting: int
+    preempted: int
+    blocks_used: int
+    blocks: int
+    slots_used: int
+    slots: int
 
 
 class Engine:
@@ -69,6 +98,21 @@ class Engine:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._jobs
+
+    @property
+    def load(self) -> Load:
+        """How busy it is."""
+        scheduler, bank = self._scheduler, self.backend.bank
+        return Load(
+            running=sum(len(job.group.sequences) for job in scheduler.running),
+            sequences=scheduler.sequences,
+            waiting=scheduler.waiting,
+            preempted=scheduler.preemptions,
+            blocks_used=self._pool.blocks - self._pool.free,
+            blocks=self._pool.blocks,
+            slots_used=len({job.slot for job in scheduler.running if job.slot >= 0}),
+            slots=bank.slots,
+        )
 
     def submit(self, request: Request) -> int:
         """Queue a request.
@@ -141,14 +185,17 @@ class Engine:
             return []
         going = group.settle([job.rows[sequence] for sequence in group.sequences])
         job.rows = {}
-        single = group.width == 1
+        result = None if going else tuple(group.result())
         if going:
             self._scheduler.branch(job, going)
-            return [Event(job.number, (going[0][1],))] if single else []
-        self._scheduler.remove(job)
-        del self._jobs[job.number]
-        result = tuple(group.result())
-        return [Event(job.number, result[0].token_ids[-1:] if single else (), result)]
+        else:
+            self._scheduler.remove(job)
+            del self._jobs[job.number]
+        if isinstance(group, Samples) and group.width == 1:
+            token = going[0][1] if result is None else result[0].token_ids[-1]
+            logprob, top = group.last(0)
+            return [Event(job.number, (token,), result, (logprob,), (top,))]
+        return [] if result is None else [Event(job.number, (), result)]
 
     def _check(self, request: Request) -> Group:
         backend, decoding = self.backend, request.decoding

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tailora.engine.decoding import Completion, Decoding, FinishReason
+from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
 from tailora.engine.sampling import Draws, draw, penalised
 from tailora.engine.step import Row
 
@@ -123,6 +123,7 @@ class Samples(Group):
         count = request.decoding.num_candidates
         self._numbers = list(range(count))
         self._logprobs: list[list[float]] = [[] for _ in range(count)]
+        self._top: list[list[Alternatives]] = [[] for _ in range(count)]
         self._done: dict[int, Completion] = {}
         self._draws = [Draws(request.decoding.seed, number, request.prompt) for number in range(count)]
 
@@ -134,7 +135,7 @@ class Samples(Group):
     @property
     def best(self) -> int:
         """See `Group`."""
-        return 1
+        return max(1, self.request.decoding.top_logprobs)
 
     def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
         """See `Group`."""
@@ -145,10 +146,13 @@ class Samples(Group):
             written = self.written(parent)
             token, logprob = self._choose(rows[parent], written, number)
             self._logprobs[number].append(logprob)
+            if self.request.decoding.top_logprobs:
+                self._top[number].append(_likeliest(rows[parent], self.request.decoding.top_logprobs))
             ended = self.ends(written, token)
             if ended or len(written) + 1 == self.room:
                 reason: FinishReason = "stop" if ended else "length"
-                self._done[number] = Completion((*written, token), tuple(self._logprobs[number]), reason)
+                top = tuple(self._top[number])
+                self._done[number] = Completion((*written, token), tuple(self._logprobs[number]), reason, top)
                 self.completions.append(self._done[number])
             else:
                 going.append((parent, token))
@@ -160,6 +164,11 @@ class Samples(Group):
         """See `Group`."""
         return [self._done[number] for number in sorted(self._done)]
 
+    def last(self, number: int) -> tuple[float, Alternatives]:
+        """The log-probability of the last token of a completion, and what else was likely there."""
+        top = self._top[number]
+        return self._logprobs[number][-1], top[-1] if top else ()
+
     def _choose(self, row: Row, written: list[int], number: int) -> tuple[int, float]:
         decoding = self.request.decoding
         scores = penalised(row.logits, self.request.prompt, written, decoding)
@@ -168,6 +177,11 @@ class Samples(Group):
         else:
             token = int(row.tokens[0] if scores is row.logits else scores.argmax())
         return token, float(row.logits[token]) - row.log_z
+
+
+def _likeliest(row: Row, count: int) -> Alternatives:
+    tokens = row.tokens[:count].tolist()
+    return tuple((token, float(row.logits[token]) - row.log_z) for token in tokens)
 
 
 class Beams(Group):

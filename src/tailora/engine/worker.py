@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tailora.engine.decoding import Completion
-from tailora.engine.engine import Engine, Event
+from tailora.engine.engine import Engine, Event, Load
 from tailora.engine.groups import Request
 
 T = TypeVar("T")
+Sink = Callable[[Event | BaseException | None], None]
+"""Is told a request's events by the engine's thread, then None at its end, or the error that ended it."""
 _Work = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a worker has done so far, and how busy its engine is.
+
+    Attributes:
+        load: of the engine, after the last step.
+        steps: that it computed.
+        tokens: that requests of one greedy or sampled completion were told, and those of the others once done.
+        busy_seconds: spent in steps.
+    """
+
+    load: Load
+    steps: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
 
 
 class Stream:
@@ -23,12 +44,12 @@ class Stream:
     Iterating gives the engine's events up to the one with the result, waiting for each.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, request: Request) -> None:
         self._worker = worker
         self._events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._over = False
         self._error: BaseException | None = None
-        self.number = -1
+        self.number = worker.begin(request, self._events.put).result()
 
     def __iter__(self) -> Iterator[Event]:
         while not self._over:
@@ -49,7 +70,7 @@ class Stream:
 
     def cancel(self) -> None:
         """Ask the engine to forget the request; without effect on one that is done. The stream then ends."""
-        self._worker._do(lambda: self._worker._cancel(self))
+        self._worker.cancel(self.number)
 
 
 class Worker:
@@ -57,14 +78,18 @@ class Worker:
 
     Args:
         engine: used by this worker alone from now on.
+
+    Attributes:
+        doing: what it has done so far; replaced after each step.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._streams: dict[int, Stream] = {}
+        self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closed = False
+        self.doing = Doing(engine.load)
         self._thread = threading.Thread(target=self._run, name="tailora engine", daemon=True)
         self._thread.start()
 
@@ -74,6 +99,11 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._thread.is_alive() and not self._closed
+
     def submit(self, request: Request) -> Stream:
         """Queue a request.
 
@@ -81,14 +111,41 @@ class Worker:
             SettingsError, AdapterError: see `Engine.submit`.
             RuntimeError: the worker is closed.
         """
+        return Stream(self, request)
 
-        def begin(engine: Engine) -> Stream:
-            stream = Stream(self)
-            stream.number = engine.submit(request)
-            self._streams[stream.number] = stream
-            return stream
+    def begin(self, request: Request, sink: Sink) -> Future[int]:
+        """Queue a request without waiting for the step that runs.
 
-        return self.call(begin)
+        Args:
+            request: what is asked for.
+            sink: must return at once.
+
+        Returns:
+            The request's number, once it is queued, or what `Engine.submit` raised; the sink is told nothing then.
+
+        Raises:
+            RuntimeError: the worker is closed.
+        """
+
+        def begin(engine: Engine) -> int:
+            number = engine.submit(request)
+            self._sinks[number] = sink
+            return number
+
+        return self.post(begin)
+
+    def cancel(self, number: int) -> None:
+        """Ask the engine to forget a request; without effect on one that is done."""
+        self._do(lambda: self._forget(number))
+
+    def abandon(self, queued: Future[int]) -> None:
+        """Cancel a request that `begin` was told to queue, whether that has happened yet or not."""
+
+        def cancel() -> None:  # after the queueing, since work is done in the order it came
+            if not queued.cancelled() and queued.exception() is None:
+                self._forget(queued.result())
+
+        self._do(cancel)
 
     def call(self, function: Callable[[Engine], T]) -> T:
         """Run a function on the engine between two steps, as registering an adapter needs; what it returns or raises.
@@ -96,16 +153,26 @@ class Worker:
         Raises:
             RuntimeError: the worker is closed.
         """
+        return self.post(function).result()
+
+    def post(self, function: Callable[[Engine], T]) -> Future[T]:
+        """The same without waiting.
+
+        Raises:
+            RuntimeError: the worker is closed.
+        """
         future: Future[T] = Future()
 
         def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function(self._engine))
             except BaseException as error:  # the caller's to see
                 future.set_exception(error)
 
         self._do(work)
-        return future.result()
+        return future
 
     def close(self) -> None:
         """Stop after the step that is running; open streams end with `RuntimeError`."""
@@ -134,28 +201,40 @@ class Worker:
         self._fail(RuntimeError("the engine's worker is closed"))
 
     def _step(self) -> None:
+        began = time.perf_counter()
         try:
             events = self._engine.step()
         except Exception as error:  # of the backend: nothing that was running can go on, what comes may
-            for number in list(self._streams):
+            for number in list(self._sinks):
                 self._engine.cancel(number)
             self._fail(error)
+            self._count()
             return
+        self._count(events, time.perf_counter() - began)
         for event in events:
-            stream = self._streams[event.number]
-            stream._events.put(event)
+            self._sinks[event.number](event)
             if event.result is not None:
-                self._end(stream)
+                self._end(event.number)
 
-    def _cancel(self, stream: Stream) -> None:
-        self._engine.cancel(stream.number)
-        self._end(stream)
+    def _count(self, events: list[Event] | None = None, seconds: float = 0.0) -> None:
+        doing, tokens = self.doing, 0
+        for event in events or ():
+            late = () if event.tokens or event.result is None else event.result
+            tokens += len(event.tokens) + sum(len(completion.token_ids) for completion in late)
+        steps = doing.steps + (events is not None)
+        self.doing = Doing(self._engine.load, steps, doing.tokens + tokens, doing.busy_seconds + seconds)
 
-    def _end(self, stream: Stream) -> None:
-        if self._streams.pop(stream.number, None) is not None:
-            stream._events.put(None)
+    def _forget(self, number: int) -> None:
+        self._engine.cancel(number)
+        self._end(number)
+        self._count()
+
+    def _end(self, number: int) -> None:
+        sink = self._sinks.pop(number, None)
+        if sink is not None:
+            sink(None)
 
     def _fail(self, error: BaseException) -> None:
-        for stream in self._streams.values():
-            stream._events.put(error)
-        self._streams.clear()
+        for sink in self._sinks.values():
+            sink(error)
+        self._sinks.clear()

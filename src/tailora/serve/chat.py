@@ -1,0 +1,145 @@
+"""POST /v1/chat/completions, as OpenAI has it, for bases that bring a chat template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from tailora.data.text_stream import TextStream
+from tailora.engine.engine import Event
+from tailora.errors import UserError
+from tailora.serve.access import account_of, find_model
+from tailora.serve.answers import stream_of, unless_gone
+from tailora.serve.api_error import ApiError, from_user_error
+from tailora.serve.chat_template import ChatTemplate
+from tailora.serve.monitor import Account
+from tailora.serve.registry import Model
+from tailora.serve.schema import ChatBody, usage
+from tailora.serve.service import Ask, Service
+from tailora.serve.texts import chat_logprobs, text_of, without_end
+
+
+@dataclass(frozen=True)
+class _Work:
+    body: ChatBody
+    model: Model
+    asks: list[Ask]
+    account: Account
+    head: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        return self.body.n or 1
+
+    @property
+    def usage(self) -> Any:
+        return usage(self.account.prompt_tokens, self.account.completion_tokens)
+
+
+def routes(service: Service, template: ChatTemplate | None, *, log_texts: bool = False) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/chat/completions", summary="Answer in a conversation")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        work = _take_apart(service, template, body, request)
+        if log_texts:
+            work.account.texts += [message.text for message in body.messages]
+        if body.stream:
+            return await stream_of(_stream(service, work))
+        choices = await unless_gone(request, _whole(service, work))
+        if log_texts:
+            work.account.texts += [choice["message"]["content"] for choice in choices]
+        return JSONResponse({**work.head, "object": "chat.completion", "choices": choices, "usage": work.usage})
+
+    return router
+
+
+def _take_apart(service: Service, template: ChatTemplate | None, body: ChatBody, request: Request) -> _Work:
+    model, account = find_model(request, service.registry, body.model), account_of(request)
+    if template is None:
+        what = "the base model has no chat template; use /v1/completions or /v1/records"
+        raise ApiError(400, what, param="messages")
+    try:
+        prompt = template.encode([{"role": message.role, "content": message.text} for message in body.messages])
+    except UserError as error:
+        raise from_user_error(error) from error
+    account.prompt_tokens = len(prompt)
+    most = body.max_completion_tokens or body.max_tokens or max(1, service.room_for(prompt))
+    cold = body.temperature is not None and body.temperature < 1e-3 and not body.use_beam_search
+    ways = body.decodings(most, 1 if cold else body.n or 1, body.top_logprobs or 0)
+    head = {"id": f"chatcmpl-{account.id}", "created": int(time.time()), "model": body.model}
+    return _Work(body, model, [Ask(prompt, decoding, body.stops) for decoding in ways], account, head)
+
+
+async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
+    async with service.write(work.model, work.asks, work.account) as flight:
+        found = [completion for result in await flight.results() for completion in result]
+    choices = []
+    for index in range(work.n):
+        completion = found[index % len(found)]
+        logprobs = None
+        if work.body.logprobs:
+            count = without_end(service.tokenizer, completion)
+            ids, told = completion.token_ids[:count], completion.logprobs[:count]
+            logprobs = chat_logprobs(service.tokenizer, ids, told, completion.top[:count])
+        text = text_of(service.tokenizer, completion, work.body.stops)
+        choices.append(
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": logprobs,
+                "finish_reason": completion.finish_reason,
+            }
+        )
+    return choices
+
+
+async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:
+    head = {**work.head, "object": "chat.completion.chunk"}
+    options = work.body.stream_options
+    told_usage = options is not None and options.include_usage
+    more: dict[str, Any] = {"usage": None} if told_usage else {}
+    async with service.write(work.model, work.asks, work.account) as flight:
+        yield None
+        for index in range(work.n):
+            yield {**head, "choices": [_choice(index, {"role": "assistant", "content": ""})], **more}
+        streams = [TextStream(service.tokenizer, work.body.stops, strip=False) for _ in work.asks]
+        async for place, event in flight:
+            for choice in _pieces(service, work, place, event, streams[place]):
+                yield {**head, "choices": [choice], **more}
+    if told_usage:
+        yield {**head, "choices": [], "usage": work.usage}
+
+
+def _pieces(service: Service, work: _Work, place: int, event: Event, stream: TextStream) -> list[dict[str, Any]]:
+    if not event.tokens:
+        return [
+            _choice(place + n, {"content": text_of(service.tokenizer, c, work.body.stops)}, c.finish_reason)
+            for n, c in enumerate(event.result or ())
+        ]
+    piece = stream.add(event.tokens)
+    reason = None
+    if event.result is not None:
+        piece += stream.end()
+        reason = event.result[0].finish_reason
+    logprobs = None
+    if work.body.logprobs and not (reason == "stop" and event.tokens[-1] == service.tokenizer.eos_id):
+        told = event.top if work.body.top_logprobs else ()
+        logprobs = chat_logprobs(service.tokenizer, event.tokens, event.logprobs, told)
+    if not piece and reason is None and logprobs is None:
+        return []
+    copies = work.n if len(work.asks) < work.n else 1
+    delta = {"content": piece} if piece else {}
+    return [_choice(place + copy, delta, reason, logprobs) for copy in range(copies)]
+
+
+def _choice(
+    index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

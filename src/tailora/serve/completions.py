@@ -1,0 +1,195 @@
+"""POST /v1/completions, as OpenAI has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from tailora.data.text_stream import TextStream
+from tailora.engine.decoding import Completion
+from tailora.engine.engine import Event
+from tailora.serve.access import account_of, find_model
+from tailora.serve.answers import stream_of, unless_gone
+from tailora.serve.api_error import ApiError
+from tailora.serve.monitor import Account
+from tailora.serve.registry import Model
+from tailora.serve.schema import CompletionBody, usage
+from tailora.serve.service import Ask, Service
+from tailora.serve.texts import CompletionLogprobs, text_of, without_end
+
+USUAL_MAX_TOKENS = 16  # OpenAI's
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One request, taken apart: its prompts, and the texts to write for each, one prompt's after the other's."""
+
+    body: CompletionBody
+    model: Model
+    prompts: list[_Prompt]
+    asks: list[Ask]
+    account: Account
+    head: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        return self.body.n or 1
+
+    @property
+    def asks_each(self) -> int:
+        return len(self.asks) // len(self.prompts)
+
+    @property
+    def usage(self) -> Any:
+        return usage(self.account.prompt_tokens, self.account.completion_tokens)
+
+
+def routes(service: Service, *, log_texts: bool = False) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/completions", summary="Continue a text")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        work = _take_apart(service, body, request)
+        if log_texts:
+            work.account.texts += [prompt.text for prompt in work.prompts]
+        if body.max_tokens == 0:
+            choices = [_choice(n, work.prompts[n // work.n].text, "length") for n in range(len(work.prompts) * work.n)]
+            return JSONResponse({**work.head, "choices": choices, "usage": work.usage})
+        if body.stream:
+            return await stream_of(_stream(service, work))
+        choices = await unless_gone(request, _whole(service, work))
+        if log_texts:
+            work.account.texts += [choice["text"] for choice in choices]
+        return JSONResponse({**work.head, "choices": choices, "usage": work.usage})
+
+    return router
+
+
+def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Work:
+    model, account = find_model(request, service.registry, body.model), account_of(request)
+    if body.echo and body.logprobs is not None:
+        raise ApiError(400, "log-probabilities of a prompt are not told; leave out echo or logprobs", param="echo")
+    prompts = _prompts(service, body)
+    account.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    count = body.best_of or body.n or 1
+    most = USUAL_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    top = body.logprobs or 0
+    cold = body.temperature is not None and body.temperature < 1e-3 and not body.use_beam_search
+    asks = []
+    for prompt in prompts if most else ():
+        # Greedy texts of one prompt are all the same, and written once.
+        ways = body.decodings(most, 1 if cold else count, top)
+        asks += [Ask(prompt.ids, decoding, body.stops) for decoding in ways]
+    head = {"id": f"cmpl-{account.id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
+    return _Work(body, model, prompts, asks, account, head)
+
+
+def _prompts(service: Service, body: CompletionBody) -> list[_Prompt]:
+    tokenizer, given = service.tokenizer, body.prompt
+    if isinstance(given, str):
+        texts: list[Any] = [given]
+    else:
+        texts = [given] if given and isinstance(given[0], int) else list(given)
+    if not texts or any(isinstance(each, list) and not each for each in texts):
+        raise ApiError(400, "there is no prompt; give a text or token ids", param="prompt")
+    if len(texts) > service.limits.queue:
+        raise ApiError(400, f"{len(texts)} prompts; at most {service.limits.queue} at once", param="prompt")
+    prompts = []
+    for each in texts:
+        if isinstance(each, str):
+            ids = tokenizer.encode(each) or [tokenizer.eos_id]
+            prompts.append(_Prompt(tuple(ids), each))
+        elif all(0 <= token < tokenizer.vocab_size for token in each):
+            prompts.append(_Prompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
+        else:
+            what = f"token ids go from 0 to {tokenizer.vocab_size - 1}"
+            raise ApiError(400, what, param="prompt")
+    return prompts
+
+
+async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
+    async with service.write(work.model, work.asks, work.account) as flight:
+        results = await flight.results()
+    choices = []
+    for number, prompt in enumerate(work.prompts):
+        of_prompt = results[number * work.asks_each : (number + 1) * work.asks_each]
+        found = [completion for result in of_prompt for completion in result]
+        for place, completion in enumerate(_best(found, work.n)):
+            text = text_of(service.tokenizer, completion, work.body.stops)
+            logprobs = None if work.body.logprobs is None else _logprobs(service, completion, len(text))
+            echoed = prompt.text if work.body.echo else ""
+            choices.append(_choice(number * work.n + place, echoed + text, completion.finish_reason, logprobs))
+    return choices
+
+
+def _best(found: Sequence[Completion], count: int) -> list[Completion]:
+    """The likeliest by log-probability a token, where there are more than asked for; copies of one where less."""
+    if len(found) > count:
+        found = sorted(found, key=lambda each: -each.logprob / max(1, len(each.token_ids)))
+    return [found[place % len(found)] for place in range(count)]
+
+
+def _logprobs(service: Service, completion: Completion, length: int) -> dict[str, Any]:
+    count = without_end(service.tokenizer, completion)
+    ids, told = completion.token_ids[:count], completion.logprobs[:count]
+    logprobs = CompletionLogprobs(service.tokenizer).add(ids, told, completion.top[:count])
+    kept = sum(offset < length for offset in logprobs["text_offset"])  # without a stop string's tokens
+    return {name: values and values[:kept] for name, values in logprobs.items()}
+
+
+async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:
+    options = work.body.stream_options
+    told_usage = options is not None and options.include_usage
+    more: dict[str, Any] = {"usage": None} if told_usage else {}
+    async with service.write(work.model, work.asks, work.account) as flight:
+        yield None
+        if work.body.echo:
+            for number in range(len(work.prompts) * work.n):
+                yield {**work.head, "choices": [_choice(number, work.prompts[number // work.n].text, None)], **more}
+        streams = [TextStream(service.tokenizer, work.body.stops, strip=False) for _ in work.asks]
+        logprobs = [CompletionLogprobs(service.tokenizer) for _ in work.asks]
+        async for place, event in flight:
+            for choice in _pieces(service, work, place, event, streams[place], logprobs[place]):
+                yield {**work.head, "choices": [choice], **more}
+    if told_usage:
+        yield {**work.head, "choices": [], "usage": work.usage}
+
+
+def _pieces(
+    service: Service, work: _Work, place: int, event: Event, stream: TextStream, told: CompletionLogprobs
+) -> list[dict[str, Any]]:
+    """What is to be told of an event: a piece of one choice, or whole choices where they are beams or copies."""
+    first, within = divmod(place, work.asks_each)
+    index = first * work.n + within
+    if not event.tokens:
+        texts = [text_of(service.tokenizer, c, work.body.stops) for c in event.result or ()]
+        reasons = [c.finish_reason for c in event.result or ()]
+        return [_choice(index + n, text, reason) for n, (text, reason) in enumerate(zip(texts, reasons, strict=True))]
+    piece = stream.add(event.tokens)
+    reason = None
+    if event.result is not None:
+        piece += stream.end()
+        reason = event.result[0].finish_reason
+    logprobs = None
+    if work.body.logprobs is not None and not (reason == "stop" and event.tokens[-1] == service.tokenizer.eos_id):
+        logprobs = told.add(event.tokens, event.logprobs, event.top if work.body.logprobs else ())
+    if not piece and reason is None and logprobs is None:
+        return []
+    copies = work.n if work.asks_each < work.n else 1
+    return [_choice(index + copy, piece, reason, logprobs) for copy in range(copies)]
+
+
+def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,124 @@
+"""API keys: made here, kept as hashes, compared in constant time, each for some models or for all."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tailora.errors import DataError, SettingsError
+from tailora.files import write_text
+from tailora.settings import Settings
+
+VARIABLE = "TAILORA_API_KEYS"
+_PREFIX = "tailora-"
+
+
+class Key(BaseModel):
+    """A key as it is kept.
+
+    Attributes:
+        name: told in logs.
+        sha256: of the key, in hexadecimal. Keys are drawn at random, so that their hash needs no salt.
+        models: those that it may use; None for all.
+        admin: whether it may load and unload adapters.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    models: tuple[str, ...] | None = None
+    admin: bool = False
+
+    def may_use(self, model: str) -> bool:
+        """Whether requests with this key may name a model."""
+        return self.models is None or model in self.models
+
+
+class KeyRing:
+    """The keys that a server knows; without any, everybody may do everything."""
+
+    def __init__(self, keys: tuple[Key, ...] = ()) -> None:
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, presented: str) -> Key | None:
+        """The key that was presented, or None. Takes the same time whichever it is."""
+        digest = hashlib.sha256(presented.encode()).hexdigest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+
+def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
+    """The keys of a file, and those of the environment in the same form.
+
+    Raises:
+        DataError: there is a place for keys that holds none, or not in this form.
+    """
+    keys: list[Key] = []
+    if path is not None:
+        try:
+            keys += _parse(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            mend = "make one with `tailora key`"
+            raise DataError(f"cannot be read ({error})", where=path, mend=mend) from error
+    if VARIABLE in environment:
+        keys += _parse(environment[VARIABLE], VARIABLE)
+    return KeyRing(tuple(keys))
+
+
+def _parse(text: str, where: str) -> list[Key]:
+    mend = "make it with `tailora key`"
+    try:
+        entries = yaml.safe_load(text)
+        keys = [Key(**entry) for entry in entries]
+    except (yaml.YAMLError, TypeError, ValidationError) as error:
+        # The error itself would show what stands there, which may be a key.
+        raise DataError("is no list of hashed API keys", where=where, mend=mend) from error
+    if not keys:
+        raise DataError("holds no API key", where=where, mend=mend)
+    return keys
+
+
+class KeySettings(Settings):
+    """Settings of `tailora key`."""
+
+    name: str = Field(min_length=1)
+    """Who or what the key is for; it stands in the server's log."""
+    model: tuple[str, ...] = ()
+    """A model that the key may use; again for more. By default all."""
+    admin: bool = False
+    """Let it load and unload adapters."""
+    output: Path
+    """File of keys to make, or to add to."""
+
+
+def run(settings: KeySettings) -> dict[str, Any]:
+    """Make a key, print it this once, and keep its hash.
+
+    Raises:
+        SettingsError: the file has a key of this name.
+        DataError: the file is something else.
+    """
+    text = settings.output.read_text(encoding="utf-8") if settings.output.exists() else ""
+    if text and any(key.name == settings.name for key in _parse(text, str(settings.output))):
+        raise SettingsError(f"there is a key for {settings.name!r} already", where="name", mend="take its entry out")
+    key = _PREFIX + secrets.token_urlsafe(32)
+    entry: dict[str, Any] = {"name": settings.name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    entry |= {"models": list(settings.model)} if settings.model else {}
+    entry |= {"admin": True} if settings.admin else {}
+    write_text(settings.output, text + yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
+    print(key)
+    return {"name": settings.name, "key": key, "file": str(settings.output)}

@@ -1,0 +1,213 @@
+"""The engine for an event loop: requests admitted, written, cancelled, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from tailora.engine.decoding import Completion, Decoding
+from tailora.engine.engine import Event
+from tailora.engine.worker import Worker
+from tailora.errors import UserError
+from tailora.inference import Running
+from tailora.serve.api_error import ApiError, from_user_error
+from tailora.serve.monitor import Account
+from tailora.serve.registry import Model, Registry
+
+STALL = 60.0  # seconds without a step, with requests waiting, after which the engine counts as hung
+_FIELDS = {"max_new_tokens": "max_tokens", "num_candidates": "n", "top_logprobs": "logprobs"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A text to write: the prompt's token ids, how, and strings that end it."""
+
+    prompt: tuple[int, ...]
+    decoding: Decoding
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes on.
+
+    Attributes:
+        queue: most texts under way or waiting.
+        timeout: seconds for a request.
+        max_prompt: tokens of a prompt; None for what the model takes.
+    """
+
+    queue: int
+    timeout: float
+    max_prompt: int | None = None
+
+
+class Service:
+    """Used by the event loop's thread.
+
+    Args:
+        running: the engine, handed to `worker`.
+        worker: its owner.
+        registry: the models.
+        limits: what is taken on.
+
+    Attributes:
+        draining: whether new requests are refused because the server is to end.
+        asked: texts under way or waiting.
+    """
+
+    def __init__(self, running: Running, worker: Worker, registry: Registry, limits: Limits) -> None:
+        self.running, self.worker, self.registry, self.limits = running, worker, registry, limits
+        self.tokenizer = running.tokenizer
+        self.context: int = running.engine.backend.context
+        self.draining = False
+        self.asked = 0
+        self._outbox = _Outbox()
+        self._seen = (0, time.monotonic())
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the engine has computed nothing for long although there is something to compute."""
+        steps, since = self._seen
+        doing = self.worker.doing
+        if doing.steps != steps or not self.asked:
+            self._seen = doing.steps, time.monotonic()
+            return False
+        return time.monotonic() - since > STALL
+
+    def room_for(self, prompt: Sequence[int]) -> int:
+        """How many tokens the context leaves after a prompt."""
+        return self.context - len(prompt)
+
+    @asynccontextmanager
+    async def write(self, model: Model, asks: Sequence[Ask], account: Account) -> AsyncIterator[Flight]:
+        """Begin with some texts of one request; what is not done at the end of the context is cancelled.
+
+        Raises:
+            ApiError: there are too many requests, the server is to end, or the engine refuses a text.
+        """
+        self._admit(len(asks))
+        flight = Flight(self, account)
+        self.asked += len(asks)
+        try:
+            with self.registry.use(model):
+                try:
+                    for place, ask in enumerate(asks):
+                        await flight.begin(place, model, ask)
+                    yield flight
+                finally:
+                    flight.close()
+        except UserError as error:
+            raise from_user_error(error, _FIELDS) from error
+        finally:
+            self.asked -= len(asks)
+
+    def _admit(self, count: int) -> None:
+        if self.draining:
+            raise ApiError(503, "the server is about to stop; ask another", headers={"Retry-After": "5"})
+        if not self.worker.alive:
+            raise ApiError(503, "the engine has stopped; the server has to be started again")
+        if self.asked + count > self.limits.queue:
+            what = f"{self.asked} texts are under way or waiting, and at most {self.limits.queue} may be"
+            if count > self.limits.queue:
+                raise ApiError(400, f"{count} texts in one request, and at most {self.limits.queue} may be under way")
+            retry = {"Retry-After": str(self._retry_after())}
+            raise ApiError(429, f"{what}; try again later", code="rate_limit_exceeded", headers=retry)
+
+    def _retry_after(self) -> int:
+        """Seconds until about a text in eight of those asked for is done, by the speed so far."""
+        doing = self.worker.doing
+        speed = doing.tokens / doing.busy_seconds if doing.busy_seconds > 1 else 100.0
+        return max(1, min(30, round(self.asked / 8 * 50 / max(speed, 1.0))))
+
+
+class Flight:
+    """The texts of one request on their way."""
+
+    def __init__(self, service: Service, account: Account) -> None:
+        self._service, self._account = service, account
+        self._arrived: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue()
+        self._open: dict[int, Future[int]] = {}
+        # No `asyncio.timeout`: it belongs to one task, and a stream is begun in one and read in another.
+        late = (-1, TimeoutError())
+        self._alarm = asyncio.get_running_loop().call_later(service.limits.timeout, self._arrived.put_nowait, late)
+
+    async def begin(self, place: int, model: Model, ask: Ask) -> None:
+        """Queue a text."""
+        service = self._service
+        limit = service.limits.max_prompt
+        if limit is not None and len(ask.prompt) > limit:
+            what = f"the prompt has {len(ask.prompt)} tokens; this server takes {limit}"
+            raise ApiError(400, what, param="prompt", code="context_length_exceeded")
+        if len(ask.prompt) >= service.context:
+            what = f"the prompt has {len(ask.prompt)} tokens; the model takes {service.context} with the text"
+            raise ApiError(400, what, param="prompt", code="context_length_exceeded")
+        request = service.running.request(ask.prompt, ask.decoding, model.engine_name, ask.stop)
+        box, arrived, worker = service._outbox, self._arrived, service.worker
+
+        def sink(item: Event | BaseException | None) -> None:
+            box.put(arrived, place, item)
+
+        box.loop = asyncio.get_running_loop()
+        self._open[place] = worker.begin(request, sink)
+        await asyncio.wrap_future(self._open[place])
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+        """The texts' numbers with what came of them, as it comes, up to the end of the last."""
+        while self._open:
+            place, item = await self._arrived.get()
+            if isinstance(item, TimeoutError):
+                what = f"the request took longer than {self._service.limits.timeout:g} s; ask for fewer tokens"
+                raise ApiError(504, what, code="timeout")
+            if isinstance(item, BaseException):
+                raise ApiError(500, "the engine failed; the server's log says more") from item
+            if item is None:
+                self._open.pop(place, None)
+                continue
+            self._account.note(item)
+            yield place, item
+
+    async def results(self) -> list[tuple[Completion, ...]]:
+        """Wait for all ends; the completions of each text, the best first."""
+        found: dict[int, tuple[Completion, ...]] = {}
+        async for place, event in self:
+            if event.result is not None:
+                found[place] = event.result
+        return [found[place] for place in sorted(found)]
+
+    def close(self) -> None:
+        """Cancel what is not done."""
+        self._alarm.cancel()
+        for queued in self._open.values():
+            if self._service.worker.alive:
+                self._service.worker.abandon(queued)
+        self._open.clear()
+
+
+class _Outbox:
+    """Carries events from the engine's thread to the loop's, many at each crossing."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._items: deque[tuple[asyncio.Queue[tuple[int, Event | BaseException | None]], int, object]] = deque()
+        self._woken = False
+
+    def put(self, target: asyncio.Queue[tuple[int, Event | BaseException | None]], place: int, item: object) -> None:
+        """Called by the engine's thread."""
+        assert self.loop is not None
+        self._items.append((target, place, item))
+        if not self._woken:
+            self._woken = True
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # first: what comes from now on wakes the loop again
+        while self._items:
+            target, place, item = self._items.popleft()
+            target.put_nowait((place, item))  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""Texts and log-probabilities of completions in the forms of OpenAI's two APIs."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Any
+
+from tailora.data.text_stream import cut_at
+from tailora.data.tokenizer import Tokenizer
+from tailora.engine.decoding import Alternatives, Completion
+
+
+def text_of(tokenizer: Tokenizer, completion: Completion, stop: Sequence[str]) -> str:
+    """What was written, as it was written, up to a stop string."""
+    return cut_at(tokenizer.decode(completion.token_ids), stop)
+
+
+def without_end(tokenizer: Tokenizer, completion: Completion) -> int:
+    """How many tokens there are before the one that ended the text, if a special token did."""
+    ids = completion.token_ids
+    ended = completion.finish_reason == "stop" and bool(ids) and ids[-1] == tokenizer.eos_id
+    return len(ids) - ended
+
+
+class CompletionLogprobs:
+    """Log-probabilities as /v1/completions tells them, of one text's tokens as they come.
+
+    Args:
+        tokenizer: of the tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+
+    def add(self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[Alternatives]) -> dict[str, Any]:
+        """What is to be told of some more tokens.
+
+        Args:
+            ids: the tokens.
+            logprobs: of each.
+            top: what else was likely in each place; may be empty.
+        """
+        offsets = []
+        for token in ids:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        likely = [{self._word(token): value for token, value in place} for place in top[: len(ids)]]
+        return {
+            "tokens": [self._word(token) for token in ids],
+            "token_logprobs": list(logprobs[: len(ids)]),
+            "top_logprobs": likely or None,
+            "text_offset": offsets,
+        }
+
+    def _word(self, token: int) -> str:
+        """A token as text; OpenAI's form for one that is a part of a character."""
+        told = self._tokenizer.token_bytes(token)
+        try:
+            return told.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in told)
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[Alternatives]
+) -> dict[str, Any]:
+    """Log-probabilities as /v1/chat/completions tells them; arguments as above."""
+    places: list[Alternatives] = [*top, *[()] * (len(ids) - len(top))]
+    return {
+        "content": [
+            {
+                **_chat_token(tokenizer, token, value),
+                "top_logprobs": [_chat_token(tokenizer, *alternative) for alternative in place],
+            }
+            for token, value, place in zip(ids, logprobs, places, strict=False)
+        ]
+    }
+
+
+def _chat_token(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
+    told = tokenizer.token_bytes(token)
+    return {"token": told.decode(errors="replace"), "logprob": value, "bytes": list(told)}

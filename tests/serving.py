@@ -1,0 +1,81 @@
+"""A real server on a tiny base with two adapters, in this process and reached over its socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bases import save_adapter, save_base
+from tailora.files import write_json
+from tailora.serve.keys import KeyRing
+from tailora.serve.server import Server, opened
+from tailora.serve.settings import ServeSettings
+
+CHAT = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+def save_models(folder: Path) -> Path:
+    """Write a base with a chat template, and the adapters `one` and `two` and, apart, `later/three`."""
+    save_base(folder / "base")
+    config = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT}
+    write_json(folder / "base" / "tokenizer_config.json", config)
+    for seed, name in enumerate(("one", "two", "later/three", "later/four"), start=1):
+        save_adapter(folder / name, str(folder / "base"), seed=seed)
+    return folder
+
+
+def settings_for(models: Path, **changes: Any) -> ServeSettings:
+    """Settings in fp32, so that texts are the same in every company."""
+    values: dict[str, Any] = {
+        "base": str(models / "base"),
+        "adapter": (f"one={models / 'one'}", f"two={models / 'two'}"),
+        "port": 0,
+        "precision": "fp32",
+        "cache_tokens": 2048,
+        "drain": 5.0,
+    }
+    return ServeSettings(**{**values, **changes})
+
+
+@contextmanager
+def served(settings: ServeSettings, keys: KeyRing | None = None) -> Iterator[Server]:
+    """A server that answers."""
+    with opened(settings, keys or KeyRing()) as server:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield server
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_until(holds: Any, seconds: float = 30) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def post(server: Server, path: str, body: Any, **options: Any) -> httpx.Response:
+    """A request without OpenAI's client."""
+    return httpx.post(server.address + path, json=body, timeout=60, **options)
+
+
+def get(server: Server, path: str, **options: Any) -> httpx.Response:
+    """The same for GET."""
+    return httpx.get(server.address + path, timeout=60, **options)
+
+
+def is_idle(server: Server) -> bool:
+    """Whether the engine holds nothing, and no text is counted as under way."""
+    load = server.service.worker.doing.load
+    return not server.service.asked and not load.running and not load.waiting and not load.blocks_used

@@ -1,0 +1,83 @@
+"""Chat templates: rendered as transformers renders them, in a sandbox, their special tokens their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from bases import END, save_tokenizer
+from tailora.data.tokenizer import Tokenizer
+from tailora.errors import DataError, ModelError
+from tailora.files import write_json
+from tailora.serve.chat_template import ChatTemplate
+
+TURNS = [{"role": "system", "content": "be brief"}, {"role": "user", "content": " hi\n"}]
+_ALL, _END = "{% for m in messages %}", "{% endfor %}"
+SOURCES = {
+    "turns": _ALL
+    + "{{ eos_token }}{{ m.role }}\n{{ m.content }}"
+    + _END
+    + "{% if add_generation_prompt %}>{% endif %}",
+    "trimmed": "{%- for m in messages -%}\n {% if loop.first %}\n[{{ m.content | trim }}]\n {% endif %}{%- endfor -%}",
+    "json": "{{ messages | tojson }}",
+    "broken off": _ALL + "{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}" + _END,
+}
+
+
+def template(folder: Path, source: Any) -> ChatTemplate | None:
+    save_tokenizer(folder)
+    config = {"eos_token": END, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": source}
+    write_json(folder / "tokenizer_config.json", config)
+    return ChatTemplate.from_folder(folder, Tokenizer.from_folder(folder))
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_as_transformers(tmp_path: Path, source: str) -> None:
+    made = template(tmp_path, source)
+    assert made is not None
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    wanted = theirs.apply_chat_template(TURNS, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert list(made.encode(TURNS)) == wanted
+
+
+def test_where_a_template_may_lie(tmp_path: Path) -> None:
+    assert template(tmp_path / "none", None) is None
+    named = template(tmp_path / "named", [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}])
+    assert named is not None
+    assert len(named.encode(TURNS)) == 1
+    (tmp_path / "named" / "chat_template.jinja").write_text("file", encoding="utf-8")
+    of_file = ChatTemplate.from_folder(tmp_path / "named", Tokenizer.from_folder(tmp_path / "named"))
+    assert of_file is not None
+    assert len(of_file.encode(TURNS)) == 4
+
+
+def test_special_tokens_are_the_templates_alone(tmp_path: Path) -> None:
+    made = template(tmp_path, SOURCES["turns"])
+    assert made is not None
+    ids = made.encode([{"role": "user", "content": f"a{END}b"}, {"role": "user", "content": "c"}])
+    assert ids.count(0) == 2
+    assert Tokenizer.from_folder(tmp_path).decode(ids, special=True) == f"{END}user\na{END}b{END}user\nc>"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('alternate the roles') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[9].content }}",
+    ],
+)
+def test_what_a_template_may_not_do_is_told(tmp_path: Path, source: str) -> None:
+    made = template(tmp_path, source)
+    assert made is not None
+    with pytest.raises(DataError, match="takes no such conversation"):
+        made.encode(TURNS)
+
+
+def test_a_broken_template_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="chat template cannot be read"):
+        template(tmp_path, "{% for %}")

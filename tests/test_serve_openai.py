@@ -1,0 +1,260 @@
+"""OpenAI's API, asked by its own client: texts equal the engine's, streams equal answers, errors are its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serving import get, is_idle, save_models, served, settings_for, wait_until
+from tailora.engine.decoding import Decoding
+from tailora.inference import set_up, start
+from tailora.serve.server import Server
+from tailora.writing import Prompt, generate
+
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+
+
+def joined(words: list[str]) -> str:
+    """The text of tokens as the completions API tells them."""
+    parts = [
+        bytes.fromhex(word.removeprefix("bytes:").replace("\\x", "")) if word.startswith("bytes:") else word.encode()
+        for word in words
+    ]
+    return b"".join(parts).decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[Server]:
+    with served(settings_for(models, max_prompt=60)) as made:
+        yield made
+        wait_until(lambda: is_idle(made))
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+
+
+def test_models_are_the_base_and_its_adapters(client: openai.OpenAI) -> None:
+    found = {model.id: model.to_dict() for model in client.models.list()}
+    assert list(found) == ["base", "one", "two"]
+    assert [found[name]["parent"] for name in found] == [None, "base", "base"]
+    assert client.models.retrieve("two").id == "two"
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.models.retrieve("none")
+
+
+def test_texts_are_the_engines(client: openai.OpenAI, models: Path) -> None:
+    adapters = {"one": models / "one", "two": models / "two"}
+    running = start(set_up(str(models / "base"), adapters), precision="fp32", cache_tokens=1024)
+    prompt = "name : Blue"
+    ids = tuple(running.tokenizer.encode(prompt))
+    decoding = Decoding(max_new_tokens=12)
+    names = (None, "one", "two")
+    made = generate(running, [Prompt(ids, name) for name in names], decoding)
+    wanted = [running.tokenizer.decode(each.token_ids) for each in made]
+    got = [client.completions.create(model=name or "base", prompt=prompt, **GREEDY) for name in names]
+    assert [answer.choices[0].text for answer in got] == wanted
+    assert len(set(wanted)) == 3
+    by_ids = client.completions.create(model="one", prompt=list(ids), **GREEDY)
+    assert by_ids.choices[0].text == wanted[1]
+
+
+def test_a_completion_says_what_it_took(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="one", prompt="name :", temperature=0)
+    assert answer.object == "text_completion"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 16, 22)
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
+    for more in ({}, {"n": 3, "temperature": 1, "seed": 5}, {"n": 2}, {"echo": True}, {"stop": ["e", "xq"]}):
+        options = {**GREEDY, "max_tokens": 30, **more}
+        whole = client.completions.create(model="two", prompt=["abc", "food : y"], **options)
+        texts = [""] * len(whole.choices)
+        reasons: list[str | None] = [None] * len(texts)
+        usage = None
+        chunks = client.completions.create(
+            model="two", prompt=["abc", "food : y"], stream=True, stream_options={"include_usage": True}, **options
+        )
+        for chunk in chunks:
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                texts[choice.index] += choice.text
+                reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+        assert texts == [choice.text for choice in whole.choices]
+        assert reasons == [choice.finish_reason for choice in whole.choices]
+        assert usage == whole.usage
+
+
+def test_a_stream_comes_piece_by_piece(client: openai.OpenAI) -> None:
+    chunks = list(client.completions.create(model="one", prompt="abc", stream=True, logprobs=0, **GREEDY))
+    assert [len(chunk.choices[0].logprobs.tokens or ()) for chunk in chunks if chunk.choices[0].logprobs] == [1] * 12
+
+
+def test_n_and_seed(client: openai.OpenAI) -> None:
+    def texts(**options: Any) -> list[str]:
+        made = client.completions.create(model="base", prompt="abc", max_tokens=8, **options)
+        return [choice.text for choice in made.choices]
+
+    first = texts(n=4, seed=3)
+    assert len(set(first)) > 1
+    assert texts(n=4, seed=3) == first
+    assert texts(n=4, seed=99) != first
+    assert texts(n=4) != texts(n=4)
+    assert len(set(texts(n=3, temperature=0))) == 1
+
+
+def test_best_of_gives_the_likeliest(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "base", "prompt": "abc", "max_tokens": 8, "seed": 1, "logprobs": 0}
+    all_six = client.completions.create(n=6, **options).choices
+    best = client.completions.create(n=2, best_of=6, **options)
+
+    def mean(choice: Any) -> float:
+        values = choice.logprobs.token_logprobs
+        return sum(values) / len(values)
+
+    wanted = sorted(all_six, key=mean, reverse=True)[:2]
+    assert [choice.text for choice in best.choices] == [choice.text for choice in wanted]
+    assert best.usage is not None
+    shown = sum(len(choice.logprobs.tokens or ()) for choice in best.choices if choice.logprobs)
+    assert best.usage.completion_tokens > shown
+
+
+def test_logprobs_add_up_with_the_text(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "one", "prompt": "abc", **GREEDY, "logprobs": 3}
+    whole = client.completions.create(**options).choices[0]
+    told = whole.logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    assert joined(told.tokens) == whole.text
+    ascii_first = [word.isascii() and not word.startswith("bytes:") for word in told.tokens].index(False)
+    assert (told.text_offset or [])[: ascii_first + 1] == list(range(ascii_first + 1))
+    for word, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert len(top) == 3
+        assert top[word] == value == max(top.values()) < 0
+    tokens: list[str] = []
+    for chunk in client.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            tokens += choice.logprobs.tokens or [] if choice.logprobs else []
+    assert tokens == told.tokens
+    no_alternatives = client.completions.create(**{**options, "logprobs": 0}).choices[0].logprobs
+    assert no_alternatives is not None
+    assert no_alternatives.top_logprobs is None
+
+
+def test_stop_strings_end_a_text_before_them(client: openai.OpenAI) -> None:
+    free = client.completions.create(model="one", prompt="abc", **GREEDY).choices[0].text
+    stop = free[5:7]
+    cut = client.completions.create(model="one", prompt="abc", stop=stop, logprobs=1, **GREEDY).choices[0]
+    assert cut.text == free[: free.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.logprobs is not None
+    assert joined(cut.logprobs.tokens or []) == cut.text
+
+
+def test_echo_gives_the_prompt_back(client: openai.OpenAI) -> None:
+    plain = client.completions.create(model="one", prompt="abc", **GREEDY).choices[0].text
+    assert client.completions.create(model="one", prompt="abc", echo=True, **GREEDY).choices[0].text == "abc" + plain
+    nothing = client.completions.create(model="one", prompt=["abc", "de"], echo=True, max_tokens=0, n=2)
+    assert [choice.text for choice in nothing.choices] == ["abc", "abc", "de", "de"]
+
+
+def test_beams_are_the_engines(client: openai.OpenAI) -> None:
+    made = client.completions.create(model="two", prompt="abc", max_tokens=6, n=3, extra_body={"use_beam_search": True})
+    streamed = client.completions.create(
+        model="two", prompt="abc", max_tokens=6, n=3, stream=True, extra_body={"use_beam_search": True}
+    )
+    texts = {choice.index: choice.text for chunk in streamed for choice in chunk.choices}
+    assert [choice.text for choice in made.choices] == [texts[n] for n in range(3)]
+    assert len({choice.text for choice in made.choices}) == 3
+
+
+def test_chat_follows_the_template(client: openai.OpenAI, server: Server) -> None:
+    messages: Any = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    ]
+    answer = client.chat.completions.create(model="one", messages=messages, **GREEDY)
+    tokenizer = server.service.tokenizer
+    prompt = [tokenizer.eos_id, *tokenizer.encode("system: be brief\n"), tokenizer.eos_id]
+    prompt += tokenizer.encode("user: hi\nassistant:")
+    plain = client.completions.create(model="one", prompt=prompt, **GREEDY)
+    assert answer.choices[0].message.content == plain.choices[0].text
+    assert answer.usage == plain.usage
+    pieces = client.chat.completions.create(model="one", messages=messages, stream=True, **GREEDY)
+    deltas = [choice.delta for chunk in pieces for choice in chunk.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == answer.choices[0].message.content
+
+
+def test_chat_logprobs(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "two", "messages": [{"role": "user", "content": "hi"}], **GREEDY}
+    asked |= {"logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.logprobs is not None
+    content = whole.logprobs.content or []
+    assert b"".join(bytes(token.bytes or ()) for token in content).decode(errors="replace") == whole.message.content
+    assert all(token.top_logprobs[0].token == token.token and len(token.top_logprobs) == 2 for token in content)
+    streamed = [
+        token.token
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        for choice in chunk.choices
+        if choice.logprobs
+        for token in choice.logprobs.content or ()
+    ]
+    assert streamed == [token.token for token in content]
+
+
+def test_special_tokens_in_a_message_are_text(client: openai.OpenAI) -> None:
+    def count(text: str) -> int:
+        answer = client.chat.completions.create(model="one", messages=[{"role": "user", "content": text}], max_tokens=1)
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    assert count("<|endoftext|>") - count("") == len("<|endoftext|>")
+
+
+def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.completions.create(model="none", prompt="x")
+    assert missing.value.code == "model_not_found"
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"max_tokens": 0}, "", "only with echo"),
+        ({"best_of": 1, "n": 2}, "", "at least n"),
+        ({"prompt": []}, "prompt", "no prompt"),
+        ({"prompt": [400_000]}, "prompt", "token ids go from"),
+        ({"prompt": "x" * 61}, "prompt", "61 tokens; this server takes 60"),
+        ({"stop": [""]}, "", "none of them empty"),
+        ({"echo": True, "logprobs": 1}, "echo", "log-probabilities of a prompt"),
+        ({"extra_body": {"frobnicate": 1}}, "frobnicate", "no such field"),
+        ({"presence_penalty": 1}, "presence_penalty", "less than or equal to 0"),
+        ({"n": 3, "temperature": 0.5, "extra_body": {"use_beam_search": True}}, "", "beams are not sampled"),
+    ]
+    for options, param, told in wrong:
+        with pytest.raises(openai.BadRequestError, match=told) as error:
+            client.completions.create(**{"model": "one", "prompt": "x", **options})
+        assert error.value.type == "invalid_request_error"
+        assert (error.value.param or "") == param
+    for body in (b"{", b"[]", b"", b'"x"', b'{"model": NaN}'):
+        answer = httpx.post(
+            f"{server.address}/v1/completions", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert get(server, "/v1/nowhere").status_code == 404
+    assert get(server, "/v1/completions").status_code == 405

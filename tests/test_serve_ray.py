@@ -1,0 +1,80 @@
+"""Two replicas on one machine: the same texts, streamed too, and each adapter's requests kept to one replica."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serving import post, save_models, served, settings_for
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+PORT = 8765
+ASK: dict[str, Any] = {"prompt": "abc", "max_tokens": 12, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def address(models: Path) -> Iterator[str]:
+    from ray import serve
+
+    from tailora.serve.ray import app
+
+    tests = str(Path(__file__).parent)
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": tests, **_cache()}})
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    adapters = {name: str(models / name) for name in ("one", "two", "later/three")}
+    given = {"base": str(models / "base"), "adapters": adapters, "precision": "fp32", "cache_tokens": 2048}
+    serve.run(app({**given, "replicas": 2, "loaded": 2, "cpus": 0.5}))
+    yield f"http://127.0.0.1:{PORT}"
+    serve.shutdown()
+    ray.shutdown()
+
+
+def _cache() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS") if name in os.environ}
+
+
+def test_texts_are_those_of_the_server(address: str, models: Path) -> None:
+    names = ("base", "one", "two")
+    with served(settings_for(models)) as server:
+        wanted = [post(server, "/v1/completions", {"model": name, **ASK}).json()["choices"] for name in names]
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["base", "one", "two", "later/three"]
+    for model, choices in zip(names, wanted, strict=True):
+        made = client.completions.create(model=model, **ASK)
+        assert [choice.to_dict() for choice in made.choices] == choices
+        streamed = client.completions.create(model=model, stream=True, **ASK)
+        assert "".join(chunk.choices[0].text for chunk in streamed) == choices[0]["text"]
+
+
+def test_an_adapters_requests_go_to_a_replica_that_has_it(address: str) -> None:
+    seen: dict[str, set[str]] = {}
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for model in ["one", "two", "later/three"] * 8:
+            answer = client.post("/v1/completions", json={"model": model, **ASK})
+            seen.setdefault(model, set()).add(answer.headers["x-tailora-replica"])
+    assert [len(replicas) for replicas in seen.values()] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == 2  # both work
+
+
+def test_mistakes_are_told(address: str) -> None:
+    for path, body, status in (
+        ("/v1/completions", {"model": "none", **ASK}, 404),
+        ("/v1/completions", {"prompt": "x"}, 400),
+        ("/v1/records", {"model": "one", "facts": {}}, 400),
+        ("/v1/nowhere", {}, 404),
+    ):
+        answer = httpx.post(address + path, json=body, timeout=60)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"]

@@ -1,0 +1,121 @@
+"""Records over HTTP: linearised as the adapter was trained, with fidelity, streamed, reranked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving import is_idle, post, save_models, served, settings_for, wait_until
+from tailora.data.values import Fact, Record
+from tailora.generate import GenerateSettings
+from tailora.generate import run as generate
+from tailora.metrics.slots import slot_report
+from tailora.serve.server import Server
+
+FACTS = {"name": "Blue", "food": "y"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[Server]:
+    with served(settings_for(models)) as made:
+        yield made
+        wait_until(lambda: is_idle(made))
+
+
+def ask(server: Server, **body: Any) -> dict[str, Any]:
+    answer = post(server, "/v1/records", {"model": "one", "max_tokens": 12, **body})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def stream(server: Server, **body: Any) -> list[dict[str, Any]]:
+    given = {"model": "one", "max_tokens": 12, "stream": True, **body}
+    with httpx.stream("POST", f"{server.address}/v1/records", json=given, timeout=60) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@pytest.mark.parametrize("more", [{}, {"beams": 3}, {"beams": 3, "rerank": "fidelity"}])
+def test_texts_are_those_of_generate(server: Server, models: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"facts": FACTS}) + "\n" + json.dumps({"facts": {"name": "Z"}}) + "\n", encoding="utf-8")
+    common = {"max_new_tokens": 12, "precision": "fp32", "output": tmp_path / "outputs.jsonl", **more}
+    generate(GenerateSettings(adapter=(str(models / "one"),), base=str(models / "base"), input=str(path), **common))
+    wanted = [json.loads(line) for line in (tmp_path / "outputs.jsonl").read_text(encoding="utf-8").splitlines()]
+    got = ask(server, records=[FACTS, {"name": "Z"}], **more)["data"]
+    assert [each["text"] for each in got] == [row["text"] for row in wanted]
+    assert [each["logprob"] for each in got] == pytest.approx([row["logprob"] for row in wanted], abs=1e-4)
+
+
+def test_facts_may_be_pairs_and_triples(server: Server) -> None:
+    pairs = ask(server, facts=[["name", "Blue"], ["food", "y"]])["data"][0]
+    assert pairs["text"] == ask(server, facts=FACTS)["data"][0]["text"]
+    triples = ask(server, facts=[["Blue", "serves", "y"]])["data"][0]
+    assert triples["fidelity"]["slots"] == 1
+
+
+def test_fidelity_is_the_slot_report(server: Server) -> None:
+    made = ask(server, facts=FACTS)["data"][0]
+    record = Record("0", tuple(Fact(None, name, value) for name, value in FACTS.items()), ())
+    report = slot_report(record, made["text"])
+    told = made["fidelity"]
+    assert (told["slots"], told["errors"]) == (report.slots, report.errors)
+    assert [fact["attribute"] for fact in told["missing"]] == [fact.attribute for fact in report.missing]
+    assert made["usage"]["completion_tokens"] > 0
+
+
+def test_a_stream_ends_with_what_an_answer_says(server: Server) -> None:
+    for more in ({}, {"beams": 2}, {"temperature": 1, "n": 3, "seed": 4}):
+        whole = ask(server, records=[FACTS, {"name": "Z"}], **more)["data"]
+        chunks = stream(server, records=[FACTS, {"name": "Z"}], **more)
+        for number, each in enumerate(whole):
+            own = [chunk for chunk in chunks if chunk["index"] == number]
+            last = own[-1]
+            assert {name: last[name] for name in each} == each
+            assert more or "".join(chunk["delta"] for chunk in own) == each["text"]
+
+
+def test_several_texts_of_a_record(server: Server) -> None:
+    made = ask(server, facts=FACTS, beams=3, n=2)["data"][0]
+    assert made["candidates"][0]["text"] == made["text"]
+    assert len(made["candidates"]) == 2
+
+
+def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
+    made = ask(server, facts=FACTS, temperature=1.5, n=8, rerank="fidelity", seed=1)["data"][0]
+    errors = [each["fidelity"]["errors"] for each in made["candidates"]]
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({}, "give one of facts and records"),
+        ({"facts": {}}, "'facts' is empty"),
+        ({"facts": [["a"]]}, "'facts' cannot be read"),
+        ({"facts": {"a": None}}, "the value of 'a' is a NoneType"),
+        ({"records": [FACTS, [["a", "b", "c", "d"]]]}, "records[1]"),
+        ({"facts": FACTS, "rerank": "fidelity"}, "raise beams"),
+        ({"facts": FACTS, "beams": 2, "temperature": 1}, "beams are not sampled"),
+        ({"facts": FACTS, "n": 3, "beams": 2}, "more than there are beams"),
+        ({"facts": {"a": "x" * 100}}, "the model takes 96 with the text"),
+        ({"facts": FACTS, "beams": 40}, "sequences side by side where 32 run at most"),
+    ],
+)
+def test_bad_records_are_told(server: Server, body: dict[str, Any], told: str) -> None:
+    answer = post(server, "/v1/records", {"model": "one", **body})
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]["message"]
