@@ -99,7 +99,7 @@ def measure(arm: str, given: dict[str, Any], folder: Path, arguments: argparse.N
     if arm == "in_process":
         flags = [f"--{name}={getattr(arguments, name)}" for name in ("base", "seconds", "warm", "threads")]
         return run_arm(Path(__file__), ["--arm=in_process", f"--work={folder}", *flags], threads=arguments.threads)
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     bodies = [
         {
@@ -114,7 +114,7 @@ def measure(arm: str, given: dict[str, Any], folder: Path, arguments: argparse.N
     ]
     began = time.perf_counter()
     with _server(arm, given, port, arguments) as process:
-        _wait(address, "/ready" if arm == "ours" else "/v1/models", process)
+        wait_for(address, "/ready" if arm == "ours" else "/v1/models", process)
         result: Result = {"start_seconds": time.perf_counter() - began, "levels": []}
         drive(address, bodies, clients=4, seconds=2.0, warm=arguments.warm)
         for clients in arguments.clients:
@@ -210,7 +210,8 @@ def _server(
             process.wait()
 
 
-def _wait(address: str, path: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(address: str, path: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers."""
     end = time.monotonic() + 600
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -232,7 +233,8 @@ def _engine_counts(address: str) -> tuple[float, float]:
     return found["tailora_engine_tokens_total"], found["tailora_engine_busy_seconds_total"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

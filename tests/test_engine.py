@@ -161,6 +161,27 @@ def test_tokens_come_as_they_are_written(backend: Backend) -> None:
     assert {event.number for event in events} == {number}
 
 
+@pytest.mark.parametrize("blocks", [4, 12])
+def test_a_scored_prompt_is_the_models(folder: Path, backend: Backend, blocks: int) -> None:
+    """Of prompts longer than a step takes, beside others, with too few blocks for all and what they share cached."""
+    model = load_base(str(folder)).model
+    prompts = [tuple((7 * n + k) % 200 + 1 for n in range(length)) for k, length in enumerate((70, 2, 40))]
+    engine = Engine(backend, end=END, step_tokens=48, sequences=4, blocks=blocks)
+    ways = Decoding(max_new_tokens=3, top_logprobs=2, ignore_end=True)
+    engine.complete([Request(prompt, ways) for prompt in prompts])
+    made = engine.complete([Request(prompt, ways, score_prompt=prompt != prompts[1]) for prompt in prompts])
+    for prompt, (completion,) in zip(prompts, made, strict=True):
+        with torch.inference_mode():
+            theirs = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+        wanted = theirs[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
+        if prompt == prompts[1]:
+            assert completion.prompt_logprobs == completion.prompt_top == ()
+            continue
+        np.testing.assert_allclose(completion.prompt_logprobs, wanted.numpy(), atol=1e-3)
+        best = [top[0][1] for top in completion.prompt_top]
+        np.testing.assert_allclose(best, theirs[:-1].max(-1).values.numpy(), atol=1e-3)
+
+
 def test_what_else_was_likely_is_told(backend: Backend) -> None:
     prompt = (3, 4, 5)
     engine = Engine(backend, end=END)

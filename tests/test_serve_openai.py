@@ -173,6 +173,29 @@ def test_echo_gives_the_prompt_back(client: openai.OpenAI) -> None:
     assert [choice.text for choice in nothing.choices] == ["abc", "abc", "de", "de"]
 
 
+def test_a_prompt_is_scored_as_it_would_have_been_written(client: openai.OpenAI) -> None:
+    written = client.completions.create(model="one", prompt="abc", logprobs=2, **GREEDY).choices[0]
+    assert written.logprobs is not None
+    for more in ({"max_tokens": 0}, {"max_tokens": 3, "temperature": 0}):
+        prompt = [*b"abc"]
+        ids = client.completions.create(model="one", prompt="abc", logprobs=0, echo=True, max_tokens=0).choices[0]
+        assert ids.text == "abc"
+        whole = client.completions.create(model="one", prompt="abc" + "de", echo=True, logprobs=2, **more).choices[0]
+        told = whole.logprobs
+        assert told is not None
+        assert told.tokens is not None
+        assert told.token_logprobs is not None
+        assert told.top_logprobs is not None
+        assert joined(told.tokens) == whole.text
+        assert told.tokens[: len(prompt)] == ["a", "b", "c"]
+        assert told.token_logprobs[0] is told.top_logprobs[0] is None
+        assert all(value is not None and value < 0 for value in told.token_logprobs[1:])
+        assert [len(top) for top in told.top_logprobs[1:]] == [2] * (len(told.tokens) - 1)
+        assert (told.text_offset or [])[:5] == [0, 1, 2, 3, 4]
+        forced = {written.logprobs.tokens[0]} if written.logprobs.tokens else set()
+        assert set(told.top_logprobs[3]) >= forced  # what may follow "abc" is the same, scored or written
+
+
 def test_beams_are_the_engines(client: openai.OpenAI) -> None:
     made = client.completions.create(model="two", prompt="abc", max_tokens=6, n=3, extra_body={"use_beam_search": True})
     streamed = client.completions.create(
@@ -240,7 +263,7 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         ({"prompt": [400_000]}, "prompt", "token ids go from"),
         ({"prompt": "x" * 61}, "prompt", "61 tokens; this server takes 60"),
         ({"stop": [""]}, "", "none of them empty"),
-        ({"echo": True, "logprobs": 1}, "echo", "log-probabilities of a prompt"),
+        ({"echo": True, "logprobs": 1, "stream": True}, "echo", "not streamed"),
         ({"extra_body": {"frobnicate": 1}}, "frobnicate", "no such field"),
         ({"presence_penalty": 1}, "presence_penalty", "less than or equal to 0"),
         ({"n": 3, "temperature": 0.5, "extra_body": {"use_beam_search": True}}, "", "beams are not sampled"),

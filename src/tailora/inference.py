@@ -77,11 +77,18 @@ class Running:
     built_in: bool = False
 
     def request(
-        self, prompt: Sequence[int], decoding: Decoding, adapter: str | None = None, stop: Sequence[str] = ()
+        self,
+        prompt: Sequence[int],
+        decoding: Decoding,
+        adapter: str | None = None,
+        stop: Sequence[str] = (),
+        *,
+        score_prompt: bool = False,
     ) -> Request:
         """A request of the engine's for a prompt of text, ended by any of some strings too."""
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
-        return Request(tuple(prompt), decoding, None if self.built_in else adapter, ended=ended)
+        name = None if self.built_in else adapter
+        return Request(tuple(prompt), decoding, name, ended=ended, score_prompt=score_prompt)
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,16 @@ class Completion:
         logprobs: of each token, in nats under the model itself (temperature 1, nothing banned).
         finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
         top: for each token what else was likely in its place, if it was asked for.
+        prompt_logprobs: of each token of the prompt but the first, if they were asked for.
+        prompt_top: what else was likely in their places.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     top: tuple[Alternatives, ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[Alternatives, ...] = ()
 
     @property
     def logprob(self) -> float:

@@ -143,12 +143,17 @@ class Engine:
         if not plan.work:
             return []
         self.backend.copy_blocks(plan.copies)
-        scores = self.backend.run(_step(plan))
+        sampled = [work.sampled for work in plan.work]
+        rows = iter(self.backend.run(_step(plan, sampled)).rows())
+        for work, offsets in zip(plan.work, sampled, strict=True):
+            for offset in offsets:
+                row = next(rows)
+                if work.last and offset == work.count - 1:
+                    work.job.rows[work.sequence] = row
+                else:
+                    work.job.group.score(work.sequence.computed + offset + 1, row)
         self._scheduler.settle(plan)
-        wanted = [work for work in plan.work if work.last]
-        for work, row in zip(wanted, scores.rows(), strict=True):
-            work.job.rows[work.sequence] = row
-        touched = {work.job.number: work.job for work in wanted}
+        touched = {work.job.number: work.job for work in plan.work if work.last}
         return [event for job in touched.values() for event in self._advance(job)]
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
@@ -226,8 +231,13 @@ class Engine:
         return group
 
 
-def _step(plan: Plan) -> Step:
-    """A plan as arrays."""
+def _step(plan: Plan, sampled: Sequence[Sequence[int]]) -> Step:
+    """A plan as arrays.
+
+    Args:
+        plan: the work.
+        sampled: after which of each work's tokens logits are wanted.
+    """
     counts = [work.count for work in plan.work]
     begins = np.cumsum([0, *counts], dtype=np.int32)
     return Step(
@@ -241,8 +251,8 @@ def _step(plan: Plan) -> Step:
         block_begins=np.cumsum([0, *(len(work.sequence.blocks) for work in plan.work)], dtype=np.int32),
         slots=np.repeat(np.array([work.job.slot for work in plan.work], np.int32), counts),
         scales=np.repeat(np.array([work.job.group.request.scale for work in plan.work], np.float32), counts),
-        best=max((work.job.group.best for work in plan.work if work.last), default=1),
-        sampled=np.array([last - 1 for work, last in zip(plan.work, begins[1:], strict=True) if work.last], np.int32),
+        best=max((work.job.group.best for work, each in zip(plan.work, sampled, strict=True) if each), default=1),
+        sampled=np.array([b + n for b, each in zip(begins[:-1], sampled, strict=True) for n in each], np.int32),
     )
 
 

@@ -27,6 +27,8 @@ class Request:
         scale: what the adapter's effect is multiplied by.
         ended: says of a completion's tokens, each time there is one more, whether they end there, as the end-of-text
             token would end them. For stop strings: the engine itself knows no text.
+        score_prompt: tell how likely the prompt's tokens were, each after those before it; of one sampled or greedy
+            completion, or several.
     """
 
     prompt: tuple[int, ...]
@@ -34,6 +36,7 @@ class Request:
     adapter: str | None = None
     scale: float = 1.0
     ended: Callable[[Listed[int]], bool] | None = None
+    score_prompt: bool = False
 
 
 @dataclass(eq=False)
@@ -75,8 +78,19 @@ class Group(ABC):
         self.request, self.room = request, room
         self.sequences = [Sequence(list(request.prompt))]
         self.completions: list[Completion] = []
+        self._prompt: dict[int, tuple[float, Alternatives]] = {}
         ends = set(request.decoding.stop_tokens)
         self._end_tokens = frozenset(ends if request.decoding.ignore_end else ends | {end})
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether it still wants to know how likely tokens of the prompt were."""
+        return self.request.score_prompt and len(self._prompt) < len(self.request.prompt) - 1
+
+    def score(self, place: int, row: Row) -> None:
+        """Take what might have followed the prompt's first `place` tokens, to say how likely the next one was."""
+        logprob = float(row.logits[self.request.prompt[place]]) - row.log_z
+        self._prompt[place] = logprob, _likeliest(row, self.request.decoding.top_logprobs)
 
     @property
     @abstractmethod
@@ -152,7 +166,11 @@ class Samples(Group):
             if ended or len(written) + 1 == self.room:
                 reason: FinishReason = "stop" if ended else "length"
                 top = tuple(self._top[number])
-                self._done[number] = Completion((*written, token), tuple(self._logprobs[number]), reason, top)
+                own = tuple(self._logprobs[number])
+                before = [self._prompt[place] for place in sorted(self._prompt)]
+                self._done[number] = Completion(
+                    (*written, token), own, reason, top, tuple(s[0] for s in before), tuple(s[1] for s in before)
+                )
                 self.completions.append(self._done[number])
             else:
                 going.append((parent, token))

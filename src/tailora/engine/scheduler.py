@@ -16,6 +16,8 @@ from tailora.engine.groups import Group, Sequence
 from tailora.engine.kv_blocks import BlockPool, block_keys
 from tailora.engine.step import Row
 
+SCORED = 64  # most tokens of a scored prompt in a step: each costs a row of logits
+
 
 @dataclass(eq=False)
 class Job:
@@ -42,6 +44,15 @@ class Work:
     sequence: Sequence
     count: int
     last: bool
+
+    @property
+    def sampled(self) -> list[int]:
+        """After which of its tokens, from 0, logits are wanted: the last, and those of a prompt that is scored."""
+        last = [self.count - 1] if self.last else []
+        if not self.job.group.scores_prompt:
+            return last
+        scored = min(self.count, len(self.job.group.request.prompt) - 1 - self.sequence.computed)
+        return [*range(max(scored, 0)), *last]
 
 
 @dataclass
@@ -143,7 +154,8 @@ class Scheduler:
         for sequence in job.group.sequences:
             left = self.tokens - self._used(plan)
             if job in self.running and sequence.pending >= least and left > 0:
-                self._give(plan, job, sequence, min(sequence.pending, left))
+                count = min(sequence.pending, left)
+                self._give(plan, job, sequence, min(count, SCORED) if job.group.scores_prompt else count)
 
     def _give(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
         """Plan some tokens of a sequence, putting back younger requests, or at last its own, for want of blocks."""
@@ -236,7 +248,7 @@ class Scheduler:
 
     def _find_prefix(self, job: Job, sequence: Sequence) -> None:
         """Take over the blocks of what was computed before; the last token is always computed, for its logits."""
-        if not self.prefix_cache:
+        if not self.prefix_cache or job.group.scores_prompt:
             return
         keys = block_keys(self._root(job), sequence.tokens[:-1], self.pool.size)
         sequence.blocks = self.pool.find(keys)

@@ -64,7 +64,7 @@ def routes(service: Service, *, log_texts: bool = False) -> APIRouter:
         work = _take_apart(service, body, request)
         if log_texts:
             work.account.texts += [prompt.text for prompt in work.prompts]
-        if body.max_tokens == 0:
+        if not work.asks:
             choices = [_choice(n, work.prompts[n // work.n].text, "length") for n in range(len(work.prompts) * work.n)]
             return JSONResponse({**work.head, "choices": choices, "usage": work.usage})
         if body.stream:
@@ -79,8 +79,9 @@ def routes(service: Service, *, log_texts: bool = False) -> APIRouter:
 
 def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Work:
     model, account = find_model(request, service.registry, body.model), account_of(request)
-    if body.echo and body.logprobs is not None:
-        raise ApiError(400, "log-probabilities of a prompt are not told; leave out echo or logprobs", param="echo")
+    scored = bool(body.echo) and body.logprobs is not None
+    if scored and body.stream:
+        raise ApiError(400, "a prompt's log-probabilities are not streamed; leave out one of the three", param="echo")
     prompts = _prompts(service, body)
     account.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
     count = body.best_of or body.n or 1
@@ -88,10 +89,10 @@ def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Wo
     top = body.logprobs or 0
     cold = body.temperature is not None and body.temperature < 1e-3 and not body.use_beam_search
     asks = []
-    for prompt in prompts if most else ():
+    for prompt in prompts if most or scored else ():
         # Greedy texts of one prompt are all the same, and written once.
-        ways = body.decodings(most, 1 if cold else count, top)
-        asks += [Ask(prompt.ids, decoding, body.stops) for decoding in ways]
+        ways = body.decodings(max(most, 1), 1 if cold or not most else count, top)
+        asks += [Ask(prompt.ids, decoding, body.stops, scored) for decoding in ways]
     head = {"id": f"cmpl-{account.id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
     return _Work(body, model, prompts, asks, account, head)
 
@@ -127,10 +128,11 @@ async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
         of_prompt = results[number * work.asks_each : (number + 1) * work.asks_each]
         found = [completion for result in of_prompt for completion in result]
         for place, completion in enumerate(_best(found, work.n)):
-            text = text_of(service.tokenizer, completion, work.body.stops)
-            logprobs = None if work.body.logprobs is None else _logprobs(service, completion, len(text))
+            text = text_of(service.tokenizer, completion, work.body.stops) if work.body.max_tokens != 0 else ""
+            logprobs = None if work.body.logprobs is None else _logprobs(service, work, prompt, completion, text)
             echoed = prompt.text if work.body.echo else ""
-            choices.append(_choice(number * work.n + place, echoed + text, completion.finish_reason, logprobs))
+            reason = "length" if work.body.max_tokens == 0 else completion.finish_reason
+            choices.append(_choice(number * work.n + place, echoed + text, reason, logprobs))
     return choices
 
 
@@ -141,12 +143,23 @@ def _best(found: Sequence[Completion], count: int) -> list[Completion]:
     return [found[place % len(found)] for place in range(count)]
 
 
-def _logprobs(service: Service, completion: Completion, length: int) -> dict[str, Any]:
-    count = without_end(service.tokenizer, completion)
-    ids, told = completion.token_ids[:count], completion.logprobs[:count]
-    logprobs = CompletionLogprobs(service.tokenizer).add(ids, told, completion.top[:count])
-    kept = sum(offset < length for offset in logprobs["text_offset"])  # without a stop string's tokens
-    return {name: values and values[:kept] for name, values in logprobs.items()}
+def _logprobs(service: Service, work: _Work, prompt: _Prompt, completion: Completion, text: str) -> dict[str, Any]:
+    """Of the prompt's tokens, where it is echoed, and of the text's, without those of its end or a stop string."""
+    parts, length = CompletionLogprobs(service.tokenizer), len(text)
+    told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    if work.body.echo:
+        none: tuple[Any, ...] = (None,)  # nothing says how likely the first token was
+        tops = (*none, *completion.prompt_top) if work.body.logprobs else ()
+        told = parts.add(prompt.ids, (*none, *completion.prompt_logprobs), tops)
+        length += len(prompt.text)
+    count = without_end(service.tokenizer, completion) if text else 0
+    ids, own = completion.token_ids[:count], completion.logprobs[:count]
+    more = parts.add(ids, own, completion.top[:count])
+    kept = sum(offset < length for offset in more["text_offset"])
+    return {
+        name: [*(told[name] or ()), *(values or ())[:kept]] or (None if name == "top_logprobs" else [])
+        for name, values in more.items()
+    }
 
 
 async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:

@@ -25,11 +25,12 @@ _FIELDS = {"max_new_tokens": "max_tokens", "num_candidates": "n", "top_logprobs"
 
 @dataclass(frozen=True)
 class Ask:
-    """A text to write: the prompt's token ids, how, and strings that end it."""
+    """A text to write: the prompt's token ids, how, strings that end it, and whether the prompt is to be scored."""
 
     prompt: tuple[int, ...]
     decoding: Decoding
     stop: tuple[str, ...] = ()
+    score_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ class Flight:
         if len(ask.prompt) >= service.context:
             what = f"the prompt has {len(ask.prompt)} tokens; the model takes {service.context} with the text"
             raise ApiError(400, what, param="prompt", code="context_length_exceeded")
-        request = service.running.request(ask.prompt, ask.decoding, model.engine_name, ask.stop)
+        request = service.running.request(
+            ask.prompt, ask.decoding, model.engine_name, ask.stop, score_prompt=ask.score_prompt
+        )
         box, arrived, worker = service._outbox, self._arrived, service.worker
 
         def sink(item: Event | BaseException | None) -> None:

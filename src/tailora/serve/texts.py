@@ -35,19 +35,23 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def add(self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[Alternatives]) -> dict[str, Any]:
+    def add(
+        self, ids: Sequence[int], logprobs: Sequence[float | None], top: Sequence[Alternatives | None]
+    ) -> dict[str, Any]:
         """What is to be told of some more tokens.
 
         Args:
             ids: the tokens.
-            logprobs: of each.
+            logprobs: of each; None where nothing is known.
             top: what else was likely in each place; may be empty.
         """
         offsets = []
         for token in ids:
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
-        likely = [{self._word(token): value for token, value in place} for place in top[: len(ids)]]
+        likely = [
+            None if place is None else {self._word(token): value for token, value in place} for place in top[: len(ids)]
+        ]
         return {
             "tokens": [self._word(token) for token in ids],
             "token_logprobs": list(logprobs[: len(ids)]),

@@ -84,10 +84,6 @@ function storeKey(given) {
   quietly(() => sessionStorage.setItem(KEY_NAME, given));
 }
 
-function askForKey() {
-  byId('key-form').hidden = false;
-}
-
 /** Fetch, with the key; anything but success becomes a Refusal, except an abort. */
 async function ask(path, options = {}) {
   const headers = {};
@@ -157,7 +153,7 @@ async function loadModels() {
     if (!models.length) byId('model-list').replaceChildren(make('li', { class: 'note', text: 'No models to show.' }));
     say(error.message);
     if (error.status !== 401) return;
-    askForKey();
+    byId('key-form').hidden = false;
     if (document.activeElement === document.body) byId('key').focus();
     return;
   }
@@ -358,18 +354,18 @@ function pastedFacts() {
 
 /** The record to write, without empty rows; a Mistake where a fact is half empty. */
 function takeRecord() {
-  const facts = isPasting() ? pastedFacts() : formFacts();
-  const filled = rows().filter((row) => factOf(row).some(Boolean));
-  const place = (index, name) => (isPasting() ? byId('paste-text') : field(filled[index], name));
-  if (!facts.length) {
-    throw new Mistake('The record is empty; give it a fact', isPasting() ? byId('paste-text') : byId('add-fact'));
-  }
-  facts.forEach(([, attribute, value], index) => {
+  const facts = isPasting() ? pastedFacts() : rows().map(factOf);
+  const place = (index, name) => (isPasting() ? byId('paste-text') : field(rows()[index], name));
+  facts.forEach((fact, index) => {
+    const [, attribute, value] = fact;
+    if (!fact.some(Boolean)) return;
     const lacks = (what) => `Fact ${index + 1} has no ${what}; fill it in, or remove the fact`;
     if (!attribute) throw new Mistake(lacks('attribute'), place(index, 'attribute'));
     if (!value) throw new Mistake(lacks(`value for “${attribute}”`), place(index, 'value'));
   });
-  return facts;
+  const filled = facts.filter((fact) => fact.some(Boolean));
+  if (filled.length) return filled;
+  throw new Mistake('The record is empty; give it a fact', byId(isPasting() ? 'paste-text' : 'add-fact'));
 }
 
 function showMistake(error) {
@@ -384,14 +380,12 @@ function forgetMistakes() {
   for (const element of document.querySelectorAll('[aria-invalid]')) element.removeAttribute('aria-invalid');
 }
 
-const sameFacts = (some, others) => JSON.stringify(some) === JSON.stringify(others);
-
 /** Show the form or the text, and carry the record over; where both say the same, leave it as people wrote it. */
 function switchTab(pasting) {
   if (pasting === isPasting()) return;
   forgetMistakes();
   try {
-    const same = sameFacts(formFacts(), quietly(pastedFacts));
+    const same = JSON.stringify(formFacts()) === JSON.stringify(quietly(pastedFacts));
     if (!pasting && !same) fillForm(pastedFacts());
     if (pasting && !same) byId('paste-text').value = formatFacts(formFacts());
   } catch (error) {
@@ -478,9 +472,9 @@ async function writeOne(run, signal) {
     if (!run.last) throw new Refusal('The answer broke off before its end; write again');
     showEnd(run);
   } catch (error) {
-    if (error.name !== 'AbortError' && error.status === 401) askForKey();
-    if (error.name === 'AbortError') setState(run, 'stopped', 'stopped');
-    else setState(run, 'failed', error.message);
+    const stopped = error.name === 'AbortError';
+    if (error.status === 401) byId('key-form').hidden = false;
+    setState(run, stopped ? 'stopped' : 'failed', stopped ? 'stopped' : error.message);
     announce(`${modelTitle(run.model)}: ${run.card.state.textContent}`);
   }
 }
@@ -511,7 +505,7 @@ function takeChunk(run, chunk) {
 
 // --- cards: a text and what it says ---------------------------------------------------------------------------------
 
-const KINDS = { added: 'invented', repeated: 'said again', said: 'said' };
+const KINDS = { added: 'invented', repeated: 'repeated', said: 'said' };
 const LIGHTS = '#facts > li, #cards mark, .chips > li'; // what can stand for a fact
 const factsOf = new WeakMap(); // of marks and chips: the keys of the facts that they stand for
 
@@ -562,7 +556,7 @@ function showEnd(run) {
   setText(run.card.fidelity, fidelity ? fidelityWords(fidelity) : 'facts not checked');
   showChips(run.card.missing, 'Missing', fidelity?.missing);
   showChips(run.card.added, 'Invented', fidelity?.added);
-  showChips(run.card.repeated, 'Said again', fidelity?.repeated);
+  showChips(run.card.repeated, 'Repeated', fidelity?.repeated);
   announce(`${modelTitle(run.model)}, ${run.card.state.textContent}: ${text} ${run.card.fidelity.textContent}`);
 }
 
@@ -576,7 +570,7 @@ function showSpeed(run, tokens) {
 
 function fidelityWords({ slots, missing, added, repeated }) {
   const said = `${slots - missing.length} of ${count(slots, 'fact')} said`;
-  const others = [[missing, 'missing'], [added, 'invented'], [repeated, 'said again']];
+  const others = [[missing, 'missing'], [added, 'invented'], [repeated, 'repeated']];
   const counted = others.filter(([facts]) => facts.length).map(([facts, word]) => `${facts.length} ${word}`);
   return [said, ...counted].join(', ');
 }
@@ -701,7 +695,6 @@ function showNoStatus(error) {
     404: 'This server does not tell its load.',
   };
   setText(byId('load-note'), words[error.status] ?? `The load cannot be shown: ${error.message}`);
-  if (error.status === 401) askForKey();
 }
 
 async function showStatus(status) {
