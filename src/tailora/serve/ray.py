@@ -54,8 +54,8 @@ class Writer:
             raise RuntimeError("the engine does not go on")
 
     async def hold(self, name: str) -> Held:
-        """Load an adapter, if it is one; see `limited`, which lets Ray know of it."""
-        if name in self._adapters and self._registry.find(name) is None:
+        """Load an adapter; see `limited`, which lets Ray know of it."""
+        if self._registry.find(name) is None:
             await self._registry.load(name, self._adapters[name])
         return Held(self, name)
 
@@ -68,7 +68,8 @@ class Writer:
     ) -> AsyncGenerator[tuple[int, list[tuple[bytes, bytes]]] | bytes, None]:
         """Answer a POST: status and headers first, then the body in pieces."""
         try:
-            await self.hold(serve.get_multiplexed_model_id())
+            if (name := serve.get_multiplexed_model_id()) in self._adapters:
+                await self.hold(name)
         except (AdapterError, SettingsError) as error:
             told = from_user_error(error)
             yield told.status, [(b"content-type", b"application/json")]
@@ -129,8 +130,9 @@ class Ingress:
             return _told(ApiError(404, "there is no such route"))
         body = await request.body()
         headers = [(name, value) for name, value in request.headers.raw if name not in _NOT_PASSED_ON]
-        options = {"stream": True, "multiplexed_model_id": _model_of(body)}
-        parts = self._writer.options(**options).answer.remote(path, headers, body)
+        name = _model_of(body)
+        handle = self._writer.options(stream=True, multiplexed_model_id=name if name in self._adapters else "")
+        parts = handle.answer.remote(path, headers, body)
         status, given = await anext(parts)
         answer = StreamingResponse(parts, status)
         answer.raw_headers = [(name, value) for name, value in given if name.lower() not in _NOT_PASSED_ON]
