@@ -11,7 +11,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,13 @@ class Seen:
 
 
 def drive(
-    address: str, bodies: Sequence[dict[str, Any]], *, clients: int, seconds: float, warm: float
+    address: str,
+    bodies: Sequence[dict[str, Any]],
+    *,
+    clients: int,
+    seconds: float,
+    warm: float,
+    look: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Run clients for some seconds.
 
@@ -50,13 +56,15 @@ def drive(
         clients: how many ask at once.
         seconds: to measure.
         warm: seconds before that.
+        look: asked at the beginning and at the end of the measured time; its two answers stand under "looked".
     """
     seen = Seen()
     before = resource.getrusage(resource.RUSAGE_SELF)
-    asyncio.run(_drive(address, bodies, clients, seconds, warm, seen))
+    looked = asyncio.run(_drive(address, bodies, clients, seconds, warm, seen, look))
     after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "clients": clients,
+        "looked": looked,
         "tokens_per_second": seen.tokens / seconds,
         "requests_per_second": seen.done / seconds,
         "failed": seen.failed,
@@ -67,18 +75,28 @@ def drive(
 
 
 async def _drive(
-    address: str, bodies: Sequence[dict[str, Any]], clients: int, seconds: float, warm: float, seen: Seen
-) -> None:
+    address: str,
+    bodies: Sequence[dict[str, Any]],
+    clients: int,
+    seconds: float,
+    warm: float,
+    seen: Seen,
+    look: Callable[[], Any] | None,
+) -> list[Any]:
     seen.begin = time.perf_counter() + warm
     seen.end = seen.begin + seconds
     given = itertools.cycle([json.dumps(body).encode() for body in bodies])
     tasks = [asyncio.create_task(_client(address, given, seen)) for _ in range(clients)]
-    await asyncio.sleep(warm + seconds)
+    looked = []
+    for moment in (seen.begin, seen.end):
+        await asyncio.sleep(moment - time.perf_counter())
+        looked += [] if look is None else [await asyncio.to_thread(look)]
     for task in tasks:
         task.cancel()
     for problem in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(problem, Exception):
             raise problem
+    return looked
 
 
 async def _client(address: str, given: Iterator[bytes], seen: Seen) -> None:

@@ -118,11 +118,11 @@ def measure(arm: str, given: dict[str, Any], folder: Path, arguments: argparse.N
         result: Result = {"start_seconds": time.perf_counter() - began, "levels": []}
         drive(address, bodies, clients=4, seconds=2.0, warm=arguments.warm)
         for clients in arguments.clients:
-            before = _engine_counts(address) if arm == "ours" else None
-            level = drive(address, bodies, clients=clients, seconds=arguments.seconds, warm=arguments.warm)
-            if before is not None:
-                after = _engine_counts(address)
-                level["tokens_per_busy_second"] = (after[0] - before[0]) / (after[1] - before[1])
+            look = (lambda: _engine_counts(address)) if arm == "ours" else None
+            level = drive(address, bodies, clients=clients, seconds=arguments.seconds, warm=arguments.warm, look=look)
+            if looked := level.pop("looked"):
+                (tokens, busy), (later_tokens, later_busy) = looked
+                level["tokens_per_busy_second"] = (later_tokens - tokens) / (later_busy - busy)
             result["levels"].append(level)
             time.sleep(1.0)  # what the clients left is cancelled
     return result
