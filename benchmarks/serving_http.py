@@ -261,7 +261,7 @@ def summarise(rounds: Sequence[dict[str, Result]], arguments: argparse.Namespace
             pairs = [
                 (e["ours", clients], e[peer, clients]) for e in levels if {("ours", clients), (peer, clients)} <= set(e)
             ]
-            values = [a["tokens_per_second"] / max(b["tokens_per_second"], 1e-9) for a, b in pairs]
+            values = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs if b["tokens_per_second"]]
             if values:
                 summary["ratios"][f"ours_over_{peer}_{clients}"] = statistics.median(values)
     owner = [

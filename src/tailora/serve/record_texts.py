@@ -72,7 +72,9 @@ def _take_apart(service: Service, body: RecordsBody, request: Request, rules: Ru
         raise from_user_error(error, {"num_beams": "beams", "num_candidates": "n"}) from error
     if len(records) > service.limits.queue:
         raise ApiError(400, f"{len(records)} records; at most {service.limits.queue} at once", param="records")
-    form: PromptForm = model.account.get("prompt_form") or "paper"
+    # To a base that was trained on no form, an end-of-text token after the facts says that all is said.
+    usual: PromptForm = "arrow" if model is service.registry.base else "paper"
+    form: PromptForm = model.account.get("prompt_form") or usual
     style = model.account.get("linearization") or "paper"
     prompts = encode_prompts(records, service.tokenizer, form=form, style=style)
     account.prompt_tokens = sum(map(len, prompts))

@@ -551,7 +551,8 @@ function setState(run, state, words) {
 function showEnd(run) {
   const { text, finish_reason: reason, fidelity, usage } = run.last;
   run.card.text.replaceChildren(...markedText(text, fidelity));
-  setState(run, 'done', reason === 'length' ? `cut at ${count(run.body.max_tokens, 'token')}` : 'done');
+  const whole = text ? 'done' : 'done: it wrote nothing';
+  setState(run, 'done', reason === 'length' ? `cut at ${count(run.body.max_tokens, 'token')}` : whole);
   showSpeed(run, usage?.completion_tokens);
   setText(run.card.fidelity, fidelity ? fidelityWords(fidelity) : 'facts not checked');
   showChips(run.card.missing, 'Missing', fidelity?.missing);
