@@ -1,0 +1,108 @@
+"""Several tasks on one base: texts of each with all adapters loaded, the time to switch, and the disk they take.
+
+    python benchmarks/tasks.py --base smollm2-135m --task e2e=runs/e2e,e2e/lora_format --task dart=runs/dart,dart
+
+A task is NAME=ADAPTER,DATA. Switching is measured in two ways: filling a slot with an adapter that is in memory but in
+no slot (what the first request after a while pays), and a request of one token that wants another adapter than the one
+before, beside one that wants the same, both with every adapter in a slot. The peer of the disk is a full model for each
+task, which has the size of the base as it lies there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from _processes import say
+from tailora import hardware
+from tailora.data import records
+from tailora.data.examples import encode_prompts
+from tailora.engine.decoding import Decoding
+from tailora.inference import Running, Setup, set_up, start
+from tailora.writing import Prompt, generate
+
+
+def main() -> None:
+    """Measure, tell, and with --json print everything."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--base", default="smollm2-135m", help="name, folder or wheel of the base model")
+    parser.add_argument("--task", action="append", required=True, metavar="NAME=ADAPTER,DATA")
+    parser.add_argument("--split", default="test", help="of the data")
+    parser.add_argument("--texts", type=int, default=3, help="to show of each task")
+    parser.add_argument("--times", type=int, default=30, help="to measure each way of switching")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    arguments = parser.parse_args()
+    tasks = {name: rest.rsplit(",", 1) for name, _, rest in (task.partition("=") for task in arguments.task)}
+    setup = set_up(arguments.base, {name: Path(adapter) for name, (adapter, _) in tasks.items()})
+    running = start(setup, precision="int8")
+    prompts = {name: _prompts(setup, name, data, arguments) for name, (_, data) in tasks.items()}
+    mixed = [prompt for each in prompts.values() for prompt in each]
+    texts = [made.text for made in generate(running, mixed, Decoding(max_new_tokens=80))]
+    for prompt, text in zip(mixed, texts, strict=True):
+        say(f"{prompt.adapter}: {text}")
+    full = sum(file.stat().st_size for file in setup.base.folder.glob("*.safetensors"))
+    sizes = {
+        name: (_folder(Path(adapter)) / "adapter_model.safetensors").stat().st_size
+        for name, (adapter, _) in tasks.items()
+    }
+    result: dict[str, Any] = {
+        "benchmark": "tasks",
+        "texts": [[prompt.adapter, text] for prompt, text in zip(mixed, texts, strict=True)],
+        **_switching(setup, running, [each[0] for each in prompts.values()], arguments.times),
+        "adapter_bytes": sizes,
+        "base_bytes": full,
+        "one_base_with_adapters_bytes": full + sum(sizes.values()),
+        "full_models_bytes": full * len(tasks),
+        "machine": hardware.describe(),
+    }
+    result["disk_ratio"] = result["one_base_with_adapters_bytes"] / result["full_models_bytes"]
+    for name in ("fill_slot_seconds", "same_adapter_seconds", "other_adapter_seconds", "switch_seconds", "disk_ratio"):
+        say(f"{name} {result[name]:.5f}")
+    say(f"adapters {sizes}, base {full}")
+    if arguments.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def _prompts(setup: Setup, name: str, data: str, arguments: argparse.Namespace) -> list[Prompt]:
+    rows = records.read(data, split=arguments.split)
+    rows = rows[:: max(1, len(rows) // arguments.texts)][: arguments.texts]
+    told = setup.account(name)
+    form, style = told.get("prompt_form") or "paper", told.get("linearization") or "paper"
+    return [Prompt(tokens, name) for tokens in encode_prompts(rows, setup.tokenizer, form=form, style=style)]
+
+
+def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int) -> dict[str, float]:
+    """Medians of the ways to switch."""
+    bank = running.engine.backend.bank
+    fills = []
+    for _ in range(times):
+        for name, adapter in setup.adapters.items():
+            bank.unregister(name)  # so that it is in no slot
+            bank.register(name, adapter)
+            began = time.perf_counter()
+            bank.acquire(name)
+            fills.append(time.perf_counter() - began)
+            bank.release(name)
+    one = Decoding(max_new_tokens=1)
+    same, other = [], []
+    for number in range(times):
+        prompt = prompts[number % len(prompts)]._replace(tokens=prompts[0].tokens)  # one length, so that times compare
+        generate(running, [prompt], one)
+        for ways, adapter in ((same, prompt.adapter), (other, prompts[(number + 1) % len(prompts)].adapter)):
+            began = time.perf_counter()
+            generate(running, [Prompt(prompt.tokens, adapter)], one)
+            ways.append(time.perf_counter() - began)
+    return {
+        "fill_slot_seconds": statistics.median(fills),
+        "same_adapter_seconds": statistics.median(same),
+        "other_adapter_seconds": statistics.median(other),
+        "switch_seconds": statistics.median(b - a for a, b in zip(same, other, strict=True)),
+    }
+
+
+if __name__ == "__main__":
+    main()
