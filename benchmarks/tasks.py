@@ -19,6 +19,7 @@ from typing import Any
 
 from _processes import say
 from tailora import hardware
+from tailora.adapters import formats
 from tailora.data import records
 from tailora.data.examples import encode_prompts
 from tailora.engine.decoding import Decoding
@@ -45,10 +46,8 @@ def main() -> None:
     for prompt, text in zip(mixed, texts, strict=True):
         say(f"{prompt.adapter}: {text}")
     full = sum(file.stat().st_size for file in setup.base.folder.glob("*.safetensors"))
-    sizes = {
-        name: (_folder(Path(adapter)) / "adapter_model.safetensors").stat().st_size
-        for name, (adapter, _) in tasks.items()
-    }
+    places = {name: formats.adapter_place(Path(adapter)) for name, (adapter, _) in tasks.items()}
+    sizes = {name: (place / "adapter_model.safetensors").stat().st_size for name, place in places.items()}
     result: dict[str, Any] = {
         "benchmark": "tasks",
         "texts": [[prompt.adapter, text] for prompt, text in zip(mixed, texts, strict=True)],
