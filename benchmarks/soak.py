@@ -197,6 +197,7 @@ def tell(soak: Soak, arguments: argparse.Namespace) -> int:
         "clients": arguments.clients,
         "answers": dict(sorted(soak.counts.items())),
         "amiss": soak.amiss[:20],
+        "memory_by_seconds_bytes": {round(second): used for second, used in soak.memory[::30]},
         "memory_after_a_tenth_bytes": int(begin),
         "memory_at_the_end_bytes": int(end),
         "memory_most_bytes": max(used for _, used in soak.memory),

@@ -60,8 +60,8 @@ def save_base(
 def save_adapter(folder: Path, base: str, *, config: LoraConfig | None = None, seed: int = 1, **changes: Any) -> Path:
     """Write an adapter with random values for a base, and give its folder."""
     loaded = load_base(base)
-    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
     torch.manual_seed(seed)
+    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
     for name, parameter in loaded.model.named_parameters():
         if "lora_B" in name or (
             torch.count_nonzero(parameter) == 0 and "lora_A" in name

@@ -87,6 +87,25 @@ def test_requests_keep_the_version_they_began_with(server: Server) -> None:
     wait_until(lambda: known_to_the_engine(server) == ["one", "two"])
 
 
+def test_a_version_that_goes_before_the_request_is_queued_is_kept_too(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(server, "mine", "three")
+    expected = text(server, "mine")
+    service, admit = server.service, server.service._admit
+
+    def unload_first(count: int) -> None:
+        with pytest.raises(StopIteration, match="True"):  # nothing in it has to wait: it runs to its end
+            service.registry.unload("mine").send(None)
+        monkeypatch.undo()
+        admit(count)
+
+    monkeypatch.setattr(service, "_admit", unload_first)
+    assert text(server, "mine") == expected
+    assert unload(server, "mine").status_code == 404
+    wait_until(lambda: known_to_the_engine(server) == ["one", "two"])
+
+
 def test_nothing_outside_the_folder_is_read(server: Server, models: Path, tmp_path: Path) -> None:
     later = models / "later"
     outside = save_adapter(tmp_path / "outside", str(models / "base"))

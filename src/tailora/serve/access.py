@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from fastapi import Request
 
 from tailora.serve.api_error import ApiError, no_model
@@ -23,7 +25,7 @@ def key_of(request: Request) -> Key | None:
 
 
 def find_model(request: Request, registry: Registry, name: str) -> Model:
-    """The model that a request names.
+    """The model that a request names, in the version that is there now, which is kept to the request's end.
 
     Raises:
         ApiError: there is none of this name, or not for this key; the two are not told apart.
@@ -32,6 +34,8 @@ def find_model(request: Request, registry: Registry, name: str) -> Model:
     if model is None or (key is not None and not key.may_use(name)):
         raise no_model(name)
     account_of(request).model = name
+    held: ExitStack = request.state.held
+    held.enter_context(registry.use(model))
     return model
 
 

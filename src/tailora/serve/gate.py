@@ -1,4 +1,6 @@
-"""What every request passes on its way in: an id, the key, the size of its body; and on its way out: the account."""
+"""What every request passes on its way in: an id, the key, the size of its body; and on its way out: the account, and
+the end of what it held.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -45,6 +48,7 @@ class Gate:
         headers = {name.lower(): value for name, value in scope["headers"]}
         account = Account(_request_id(headers), scope["method"])
         scope.setdefault("state", {})["account"] = account
+        scope["state"]["held"] = held = ExitStack()
         answer = _Answer(send, account.id)
         try:
             scope["state"]["key"] = key = self._key(scope["path"], headers)
@@ -62,6 +66,7 @@ class Gate:
                 ApiError(500, f"this is a bug of the server's; its log says more under {account.id}"),
             )
         finally:
+            held.close()
             account.route = getattr(scope.get("route"), "path", "other")
             self._monitor.ended(account, answer.status if answer.whole else GIVEN_UP)
 

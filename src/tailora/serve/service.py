@@ -96,13 +96,12 @@ class Service:
         flight = Flight(self, account)
         self.asked += len(asks)
         try:
-            with self.registry.use(model):
-                try:
-                    for place, ask in enumerate(asks):
-                        await flight.begin(place, model, ask)
-                    yield flight
-                finally:
-                    flight.close()
+            try:
+                for place, ask in enumerate(asks):
+                    await flight.begin(place, model, ask)
+                yield flight
+            finally:
+                flight.close()
         except UserError as error:
             raise from_user_error(error, _FIELDS) from error
         finally:

@@ -47,8 +47,10 @@ class CompletionLogprobs:
         """
         offsets = []
         for token in ids:
-            offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
+            told = self._tokenizer.token_bytes(token)
+            # Bytes of a character that this token does not go on with are a replacement character before it.
+            offsets.append(self._offset + (not _goes_on(self._decoder.getstate()[0], told)))
+            self._offset += len(self._decoder.decode(told))
         likely = [
             None if place is None else {self._word(token): value for token, value in place} for place in top[: len(ids)]
         ]
@@ -66,6 +68,15 @@ class CompletionLogprobs:
             return told.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in told)
+
+
+def _goes_on(begun: bytes, told: bytes) -> bool:
+    """Whether the first bytes of a character, if any, may be followed by these."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(begun + told[:1])
+    except UnicodeDecodeError:
+        return not begun
+    return True
 
 
 def chat_logprobs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tailora.errors import ModelError
 from tailora.models.fingerprint import fingerprint_folder
 
 BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
+# A step of another size than any before has kernels made for it. Both OpenVINO and the oneDNN in it keep thousands by
+# default, which in a server is memory that grows for hours; with so many the speed is the same.
+_KERNELS, _PRIMITIVES = 128, 64
 _HINT = {"int8": "bf16", "bf16": "bf16", "fp32": "f32"}
 
 
@@ -63,6 +67,8 @@ class OpenVinoBackend:
         self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint)
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
+        settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(_KERNELS)
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))  # read once, by the first primitive
         if precision == "fp32":
             settings["KV_CACHE_PRECISION"] = "f32"
         if threads is not None:
@@ -138,4 +144,6 @@ def _allocate(compiled: Any, graph: Graph, blocks: int) -> Mapping[str, ov.Tenso
         shape = wanted[name].get_partial_shape()
         sizes = [blocks, *(shape[axis].get_length() for axis in range(1, 4))]
         caches[name] = ov.Tensor(wanted[name].get_element_type(), ov.Shape(sizes))
+        # The system gives memory when it is first written: better all at the start than more and more under load.
+        caches[name].data[:] = 0
     return caches
