@@ -81,10 +81,10 @@ def measure_apart(method: str, arguments: list[str]) -> dict[str, float]:
 
 NOTE = "MB = 2^20 bytes; peak memory is the process's resident set less what it held after its imports."
 RATES = {
-    "lora": [1e-3, 3e-3, 1e-2],
-    "full": [3e-4, 1e-3, 3e-3],
-    "bitfit": [3e-3, 1e-2, 3e-2],
-    "top2": [3e-4, 1e-3, 3e-3],
+    "lora": [3e-3, 1e-2, 3e-2],
+    "full": [1e-3, 3e-3, 1e-2],
+    "bitfit": [3e-2, 1e-1, 3e-1],
+    "top2": [1e-3, 3e-3, 1e-2],
 }
 
 

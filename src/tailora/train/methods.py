@@ -118,7 +118,9 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
             inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
         )
         if changes_nothing(adapter):
-            raise TrainingError("the adapter is still all zero after training", mend="raise the learning rate")
+            # Either no update was felt, or the best state of a run that only got worse is the one it began with.
+            mend = "raise the learning rate, or lower it if the validation loss rose from the start"
+            raise TrainingError("the adapter is still all zero after training", mend=mend)
         formats.save(adapter, run / "adapter")
         return run / "adapter"
     if settings.method == "full":
