@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tailora.hardware import peak_rss, rss
+from tailora.hardware import peak_gpu_memory, peak_rss, rss
 
 
 @dataclass
@@ -61,7 +61,8 @@ class Meter:
             precision: the type that the large matrix products were computed in.
         """
         elapsed, updates = self._end - self._start, self._updates - self.warm_up
-        peak = peak_rss() or 0
+        on_gpu = peak_gpu_memory()
+        peak, imported = (peak_rss() or 0, self.imported_bytes) if on_gpu is None else (on_gpu, 0)
         return {
             "examples_per_second": self._work.examples / elapsed,
             "seconds_per_update": elapsed / updates,
@@ -70,8 +71,8 @@ class Meter:
             "loss": loss,
             "precision": precision,
             "peak_bytes": peak,
-            "imported_bytes": self.imported_bytes,
-            "own_bytes": peak - self.imported_bytes,
+            "imported_bytes": imported,
+            "own_bytes": peak - imported,
         }
 
 

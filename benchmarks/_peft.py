@@ -169,7 +169,8 @@ def run_loop(
         scored = sum(len(example.completion) for batch in batches for example in batch)
         loss = 0.0
         for batch in batches:
-            part = model(**collate(batch, pad_id), num_items_in_batch=scored).loss
+            rows = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
+            part = model(**rows, num_items_in_batch=scored).loss
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -184,7 +185,7 @@ def run_loop(
 def measure_trainer(
     model: PeftModel, batches: Sequence[list[Example]], setup: Setup, meter: Meter, *, pad_id: int, seed: int
 ) -> float:
-    """Train by transformers' Trainer on the CPU until the meter is satisfied; returns its mean training loss."""
+    """Train by transformers' Trainer, where the model lies, until the meter is satisfied; returns its mean loss."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -194,7 +195,7 @@ def measure_trainer(
             learning_rate=2e-4,
             max_steps=100_000,
             bf16=setup.autocast,
-            use_cpu=True,
+            use_cpu=model.device.type == "cpu",
             seed=seed,
             dataloader_num_workers=0,
             dataloader_drop_last=True,
@@ -228,7 +229,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, bat
     model.eval()
     total = 0.0
     for batch in split_by_length(examples, batch_size):
-        rows = collate(batch, pad_id)
+        rows = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
         labels_BT = rows.pop("labels")[:, 1:]
         logits_BTV = model(**rows, use_cache=False).logits[:, :-1]
         scored = labels_BT != IGNORED

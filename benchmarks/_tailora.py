@@ -24,11 +24,11 @@ from tailora.train.forward import TreeModel
 UPDATE = 32
 
 
-def precision() -> str:
-    """The type of the frozen base's products that `tailora train --precision auto` takes here."""
-    if int8.pays():
+def precision(device: str = "cpu") -> str:
+    """The type of the frozen base's products that `tailora train --precision auto` takes on a device."""
+    if device == "cpu" and int8.pays():
         return "int8"
-    return "bfloat16" if bf16_is_faster() else "float32"
+    return "bfloat16" if bf16_is_faster(device) else "float32"
 
 
 def adapt(

@@ -13,8 +13,9 @@ representations (MRs) for every arm. An example is a pair of an MR and one refer
 Arms: `peft_fp32`, PEFT in transformers' Trainer as its default on a CPU is; `peft_bf16`, the same with `bf16=True`;
 the same two with batches of 8 accumulated four times (`_8x4`); `peft_best`, PEFT at its best: adapters fp32, batches
 of similar length, the base's type, batch size and runner that `--search` finds best here (`--best`; by default the base
-in bf16 where the processor gains by it, batches of 8, a plain loop); `tailora`, ours as `--precision auto` runs it
-here, and `tailora_fp32`, ours with fp32 products.
+in bf16 where the device gains by it, a plain loop, batches of 8 on a CPU and of 32 on a GPU); `tailora`, ours as
+`--precision auto` runs it here, and `tailora_fp32`, ours with fp32 products. With `--device cuda` all run on a GPU, and
+memory is what PyTorch held there.
 
 Needs `peft` and `accelerate` beside Tailora. Leave the machine alone meanwhile.
 """
@@ -57,12 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.arm:
         print_result(lambda: measure_arm(arguments))
         return
-    arguments.best = arguments.best or f"best_{'bf16' if hardware.bf16_is_faster() else 'fp32'}_loop_8"
+    arguments.best = arguments.best or _best(arguments.device)
     arms = [*PEERS[:-1], *CANDIDATES] if arguments.search else arguments.arms
     summary = summarise(measure_rounds(arguments, arms), arms, arguments)
     print_table(summary)
     if arguments.json:
         print(json.dumps(summary, indent=2))
+
+
+def _best(device: str) -> str:
+    base = "bf16" if hardware.bf16_is_faster(device) else "fp32"
+    return f"best_{base}_loop_{8 if device == 'cpu' else 32}"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -79,6 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=hardware.cores())
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "trainset.csv.gz"))
     parser.add_argument("--tokenizer", default=str(SHARED / "models" / "gpt2-tokenizer"), help="folder of GPT-2's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--arm", choices=[*arms, LIMIT], help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -91,7 +98,7 @@ def measure_rounds(arguments: argparse.Namespace, arms: Sequence[str]) -> list[d
         results = {}
         for arm in [LIMIT, *arms]:
             flags = [f"--arm={arm}", f"--seed={arguments.seed + number}"]
-            for name in ("best", "seconds", "warm_up", "mrs", "threads", "data", "tokenizer"):
+            for name in ("best", "seconds", "warm_up", "mrs", "threads", "data", "tokenizer", "device"):
                 flags.append(f"--{name.replace('_', '-')}={getattr(arguments, name)}")
             results[arm] = run_arm(Path(__file__), flags, threads=arguments.threads)
             rate = results[arm].get("examples_per_second")
@@ -108,8 +115,9 @@ def measure_arm(arguments: argparse.Namespace) -> Result:
     if arguments.arm == LIMIT:
         from _limit import int8_gops, matmul_gflops
 
-        measured = {f"{name}_gflops": matmul_gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
-        return measured | {"int8_gflops": int8_gops()}
+        types = {name: getattr(torch, name) for name in ("float32", "bfloat16")}
+        measured = {f"{name}_gflops": matmul_gflops(type_, device=arguments.device) for name, type_ in types.items()}
+        return measured | ({"int8_gflops": int8_gops()} if arguments.device == "cpu" else {})
     measure = measure_ours if arguments.arm in (OURS, OURS_FP32) else measure_peer
     return measure(arguments) | {"threads": torch.get_num_threads()}
 
@@ -124,7 +132,7 @@ def measure_peer(arguments: argparse.Namespace) -> Result:
     meter = Meter(arguments.warm_up, arguments.seconds)
     setup = _peft.Setup.named(arguments.best if arguments.arm == "peft_best" else arguments.arm)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
-    network = _network.random_gpt2().to(setup.base)
+    network = _network.random_gpt2().to(arguments.device, setup.base)
     model = _peft.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, conv1d=True)
     _peft.count_positions(model, meter)
     order = _peft.grouped if setup.grouped else _peft.shuffled
@@ -145,10 +153,9 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
 
     meter = Meter(arguments.warm_up, arguments.seconds)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
-    precision = "float32" if arguments.arm == OURS_FP32 else _tailora.precision()
-    model = _tailora.adapt(
-        _network.random_gpt2(), targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, precision=precision
-    )
+    precision = "float32" if arguments.arm == OURS_FP32 else _tailora.precision(arguments.device)
+    network = _network.random_gpt2().to(arguments.device)
+    model = _tailora.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, precision=precision)
     loss = _tailora.measure(model, sample, meter, seed=arguments.seed, quantise=precision == "int8")
     return meter.report(loss=loss, precision=precision)
 
@@ -169,7 +176,7 @@ def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: a
             summary[f"{mark}ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", ours, peer)
             memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
             summary[mark + memory] = median_ratio(rounds, "own_bytes", ours, peer)
-    machine = hardware.describe() | {"threads": arguments.threads}
+    machine = hardware.describe() | {"threads": arguments.threads, "device": arguments.device}
     machine["packages"]["accelerate"] = version("accelerate")
     return summary | {"machine": machine, "per_round": rounds}
 

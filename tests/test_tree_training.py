@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import build
+from tailora.train import forward
 from tailora.train.forward import TreeModel
+from tailora.train.tree_attention import masks_side_by_side
 
 VOCABULARY = 41
 
@@ -111,3 +114,26 @@ def test_tree_equals_padded(
 
     assert tree.item() == pytest.approx(padded.item(), rel=bound)
     assert (gradients(model) - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_as_on_a_gpu_side_by_side_and_filled_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    model = MODELS[name]().double()
+    batch = build(random_examples(random.Random(3)))
+    assert len(set(np.diff(batch.starts))) > 1
+
+    def loss_and_gradients() -> tuple[float, torch.Tensor]:
+        model.zero_grad()
+        with TreeModel(model) as trees:
+            loss = trees.loss(batch)
+        loss.backward()
+        return loss.item(), gradients(model)
+
+    expected, slopes = loss_and_gradients()
+    filled = forward._filled
+    monkeypatch.setattr(forward, "_filled", lambda values, _, device: filled(values, 128, device))
+    monkeypatch.setattr(forward, "tree_masks", lambda *given, rows: masks_side_by_side(*given, rows=128))
+    loss, same = loss_and_gradients()
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert (same - slopes).norm() <= 1e-9 * slopes.norm()

@@ -219,6 +219,7 @@ def _account(folder: Path, output: Path) -> dict[str, Any]:
         "parameters": found["account"]["parameters"],
         "saved_bytes": sum(path.stat().st_size for path in files),
         "peak_memory_bytes": found["peak_memory_bytes"],
+        "peak_gpu_memory_bytes": found.get("peak_gpu_memory_bytes"),
         "optimizer_bytes": found["optimizer_bytes"],
         "seconds_per_step": statistics.median(seconds[1:] or seconds),  # the first makes buffers
         "examples_per_second": found["examples_per_second"],

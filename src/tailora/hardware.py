@@ -79,6 +79,12 @@ def rss() -> int | None:
     return _resident().now
 
 
+def peak_gpu_memory() -> int | None:
+    """The most bytes that PyTorch's tensors have held on its GPU since this process started; None if it used none."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_allocated()) if torch is not None and torch.cuda.is_initialized() else None
+
+
 def process_lives(pid: int) -> bool:
     """Whether a process of this machine runs."""
     return _runs(pid)

@@ -82,6 +82,11 @@ def _main(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
             *trained(lambda row: f"{disk(row, result['base_bytes'], tasks) / _MIB:,.1f}"),
         ],
         ["peak memory of the process, MB", *trained(lambda row: _megabytes(row["peak_memory_bytes"]))],
+        *(
+            [["peak memory of the GPU, MB", *trained(lambda row: _megabytes(row.get("peak_gpu_memory_bytes")))]]
+            if any(row.get("peak_gpu_memory_bytes") for row in rows.values())
+            else []
+        ),
         ["optimiser state, MB", *trained(lambda row: f"{row['optimizer_bytes'] / _MIB:,.2f}")],
         ["products in", *trained(lambda row: row["precision"])],
         ["a step, s (median)", *trained(lambda row: f"{row['seconds_per_step']:.3g}")],

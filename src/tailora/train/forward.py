@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ from tailora.train import tree_attention
 from tailora.train.fused import fuse
 from tailora.train.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
 from tailora.train.tree_attention import tree_masks
+
+GPU_ROWS = 128
+"""A GPU's row of nodes is filled up to a multiple of this: kernels are looked for anew for every new number of rows."""
 
 
 class TreeModel:
@@ -63,13 +67,15 @@ class TreeModel:
     def hidden(self, batch: TreeBatch) -> Tensor:
         """The states of all nodes after the last normalisation, [N, width]."""
         device, dtype = self.device, cast(torch.dtype, self.model.dtype)
+        nodes = len(batch)
+        rows = nodes if device.type == "cpu" else -(-nodes // GPU_ROWS) * GPU_ROWS
         states = self.body(
-            input_ids=torch.from_numpy(batch.tokens).to(device)[None],
-            position_ids=torch.from_numpy(batch.positions).to(device)[None],
-            tree=tree_masks(batch, dtype, device),
+            input_ids=_filled(batch.tokens, rows, device)[None],
+            position_ids=_filled(batch.positions, rows, device)[None],
+            tree=tree_masks(batch, dtype, device, rows=rows),
             use_cache=False,
         ).last_hidden_state
-        return cast(Tensor, states[0])
+        return cast(Tensor, states[0, :nodes])
 
     def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
         """The loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
@@ -86,6 +92,10 @@ class TreeModel:
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
+
+
+def _filled(values: np.ndarray, rows: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.pad(values, (0, rows - len(values)))).to(device)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from tailora.data.prefix_tree import build
 from tailora.data.values import Record
 from tailora.errors import SettingsError
 from tailora.files import write_json
-from tailora.hardware import bf16_is_faster, describe, peak_rss
+from tailora.hardware import bf16_is_faster, describe, peak_gpu_memory, peak_rss
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
@@ -229,6 +229,7 @@ def _result(
         "examples_per_second": outcome.examples / outcome.seconds if outcome.seconds else None,
         "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
         "peak_memory_bytes": peak_rss(),
+        "peak_gpu_memory_bytes": peak_gpu_memory() if account["device"] != "cpu" else None,
         "optimizer_bytes": outcome.optimizer_bytes,
         "saved": saved.name,
         "interrupted": outcome.interrupted,

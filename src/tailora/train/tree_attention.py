@@ -1,7 +1,8 @@
 """Attention over prefix trees, for any transformers model that takes its attention from the registry.
 
-All trees of a batch lie in one row of N nodes, so that every other layer runs on [1, N, width] without padding;
-attention alone works tree by tree, where the masks stay small.
+All trees of a batch lie in one row of N nodes, so that every other layer runs on [1, N, width] without padding.
+Attention alone parts the trees, so that masks stay small: one after another on a CPU, which gains nothing from more
+at once; side by side, padded to the longest, on a GPU, where starting many small kernels would take longest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -34,8 +37,58 @@ class TreeMasks:
     masks: Sequence[Tensor]
 
 
-def tree_masks(batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu") -> TreeMasks:
-    """The masks of a batch of trees, in the dtype that attention computes in."""
+@dataclass(frozen=True, eq=False)
+class PaddedTrees:
+    """The trees side by side: T trees of L places each, of which N hold a node.
+
+    Attributes:
+        nodes: [T, L] the node in each place; 0 in those that hold none.
+        places: [rows] each node's place, counted through all trees; any for rows that only fill up.
+        mask: [T, 1, L, L], 0 where a place sees another and -inf where not; a place without a node sees itself.
+    """
+
+    nodes: Tensor
+    places: Tensor
+    mask: Tensor
+
+
+def tree_masks(
+    batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
+) -> TreeMasks | PaddedTrees:
+    """The masks of a batch of trees, in the dtype that attention computes in, as suits the device.
+
+    Args:
+        batch: the trees.
+        dtype: of attention.
+        device: where.
+        rows: on a GPU, rows that there are at least, those after the nodes only filling up.
+    """
+    if torch.device(device).type == "cpu":
+        return masks_one_by_one(batch, dtype, device)
+    return masks_side_by_side(batch, dtype, device, rows=rows)
+
+
+def masks_side_by_side(
+    batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
+) -> PaddedTrees:
+    """The masks of a batch as one tensor, its sides a multiple of 8, as the kernels want them."""
+    sizes = np.diff(batch.starts)
+    places = -(-int(sizes.max()) // 8) * 8
+    nodes = batch.starts[:-1, None] + np.arange(places)
+    held = np.arange(places) < sizes[:, None]  # [T, L]
+    seen = np.broadcast_to(np.eye(places, dtype=bool), (len(sizes), places, places)).copy()
+    for tree, size in enumerate(sizes):
+        seen[tree, :size, :size] = visible(batch, tree)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+    return PaddedTrees(
+        torch.from_numpy(np.where(held, nodes, 0)).to(device),
+        torch.from_numpy(np.pad(np.flatnonzero(held), (0, max(0, rows - len(batch))))).to(device),
+        mask.masked_fill_(~torch.from_numpy(seen).to(device), -torch.inf)[:, None],
+    )
+
+
+def masks_one_by_one(batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu") -> TreeMasks:
+    """The masks of a batch, each tree's by itself."""
     spans = [(int(low), int(high)) for low, high in zip(batch.starts, batch.starts[1:], strict=False)]
     masks = []
     for tree in range(len(spans)):
@@ -84,6 +137,18 @@ class _TreeAttention(torch.autograd.Function):
         return dq.transpose(0, 1), dk.transpose(0, 1), dv.transpose(0, 1), None, None
 
 
+def _side_by_side(query: Tensor, key: Tensor, value: Tensor, trees: PaddedTrees, scale: float) -> Tensor:
+    """The same for all trees at once: query [heads, N, width] to [N, heads, width]."""
+    groups = query.shape[0] // key.shape[0]
+    q, k, v = (
+        each.transpose(0, 1)[trees.nodes].transpose(1, 2) for each in (query, key, value)
+    )  # [T, heads, L, width]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=trees.mask.to(q.dtype), scale=scale)
+    return mixed.transpose(1, 2).flatten(0, 1)[trees.places]
+
+
 def _grouped(x: Tensor, groups: int) -> Tensor:
     """[heads, L, width] with the query heads of one key head below one another: [kv_heads, groups · L, width]."""
     return x.reshape(x.shape[0] // groups, groups * x.shape[1], x.shape[2])
@@ -96,16 +161,18 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    tree: TreeMasks | None = None,
+    tree: TreeMasks | PaddedTrees | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [1, heads, N, width] to output [1, N, heads, width]."""
     if tree is None:
         raise ModelError("this architecture does not hand the trees to its attention", mend="train another base model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if tree.masks[0].dtype != query.dtype:  # under autocast the projections are narrower than the parameters
-        tree = TreeMasks(tree.spans, [mask.to(query.dtype) for mask in tree.masks])
     with torch.autocast(query.device.type, enabled=False):
+        if isinstance(tree, PaddedTrees):
+            return _side_by_side(query[0], key[0], value[0], tree, scale)[None], None
+        if tree.masks[0].dtype != query.dtype:  # under autocast the projections are narrower than the parameters
+            tree = TreeMasks(tree.spans, [mask.to(query.dtype) for mask in tree.masks])
         out: Tensor = _TreeAttention.apply(query[0], key[0], value[0], tree, scale)  # type: ignore[no-untyped-call]
     return out[None], None
 
