@@ -203,3 +203,18 @@ def test_ctrl_c_keeps_what_was_learnt(
     assert (written["interrupted"], written["steps"]) == (True, 5)
     assert (written["validation_loss"]["after"] is None) is (eval_every == 99)
     assert not changes_nothing(formats.load(tmp_path / "run" / "adapter"))
+
+
+def test_a_larger_group_shares_more(base: Path, tmp_path: Path) -> None:
+    rows = [
+        {"facts": {"name": name}, "text": text}
+        for name in ("Ada", "Bob")
+        for text in (f"{name} is here.", f"{name} was here.", f"{name} is there.", f"{name} was there.")
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tokens = {}
+    for size in (None, 1, 4):
+        result = run(settings(base, data, tmp_path / f"run{size}", epochs=1, group_size=size))
+        tokens[size] = result["account"]["tokens_per_epoch"]["trees"]
+    assert tokens[None] == tokens[1] > tokens[4]

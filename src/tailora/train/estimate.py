@@ -43,7 +43,9 @@ class Workload:
 
 def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
     """Count an epoch's trees, in an order as the run's: texts of a record that are apart share nothing."""
-    trees = [build(batch) for batch in batches(train, settings.batch_size, rng=random.Random(settings.seed))]
+    order = random.Random(settings.seed)
+    updates = batches(train, settings.batch_size, group_size=settings.group_size, rng=order)
+    trees = [build(batch) for batch in updates]
     return Workload(
         updates=len(trees),
         nodes=sum(map(len, trees)),

@@ -141,7 +141,7 @@ class _Run:
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
         for epoch in range(self.settings.epochs):
             rng = random.Random(f"{self.settings.seed} {epoch}")
-            for batch in batches(train, self.settings.batch_size, rng=rng):
+            for batch in batches(train, self.settings.batch_size, group_size=self.settings.group_size, rng=rng):
                 if self.outcome.steps == steps:
                     return
                 yield batch

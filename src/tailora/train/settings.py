@@ -60,6 +60,8 @@ class TrainSettings(Settings):
     """Peak learning rate; by default 1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full."""
     batch_size: int = Field(32, ge=1)
     """Examples in an update."""
+    group_size: int | None = Field(None, ge=1)
+    """Texts of one record that may be side by side in an update; by default an eighth of the batch."""
     epochs: int = Field(3, ge=1)
     """Passes over the data."""
     max_steps: int | None = Field(None, ge=1)
