@@ -11,7 +11,7 @@ import pytest
 from bases import save_base
 from tailora.data import records as record_files
 from tailora.errors import DataError, MissingExtraError, SettingsError
-from tailora.evaluate import EvaluateSettings, _training, run
+from tailora.evaluate import EvaluateSettings, _training, read_texts, run
 from tailora.files import write_json
 from tailora.generate import GenerateSettings, by_fidelity
 from tailora.metrics import suite
@@ -61,6 +61,16 @@ def test_given_texts_are_scored_and_shown(data: Path, tmp_path: Path) -> None:
     assert page.index("record The Mill") > max(page.index("record Giraffe"), page.index("record Blue Spice"))
     assert '<span class="fact missing" title="missing">eatType: coffee shop' in page
     assert 'The <mark title="name: The Mill">Mill</mark> is a <mark title="eatType: pub">pub</mark>' in page
+
+
+@pytest.mark.parametrize("ends", ["\n", ""])
+def test_only_line_ends_part_texts(ends: str, tmp_path: Path) -> None:
+    texts = ["one\u2028text", "two\x0c", "three\x85 "]
+    plain, rows = tmp_path / "texts.txt", tmp_path / "outputs.jsonl"
+    plain.write_text("\n".join(texts) + ends, encoding="utf-8")
+    lines = [json.dumps({"text": each}, ensure_ascii=False) for each in texts]
+    rows.write_text("\n".join(lines) + ends, encoding="utf-8")
+    assert read_texts(plain, 3) == read_texts(rows, 3) == texts
 
 
 def test_another_system_is_compared(data: Path, tmp_path: Path) -> None:

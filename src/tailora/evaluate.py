@@ -114,10 +114,11 @@ def read_texts(path: Path, count: int) -> list[str]:
         DataError: it cannot be read, or has not as many texts as there are records.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        whole = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=path, mend="name a file of texts") from error
-    texts = lines
+    # `splitlines` would part a text at a U+2028 or a form feed in it.
+    texts = lines = whole.removesuffix("\n").split("\n") if whole else []
     if path.suffix == ".jsonl":
         texts = []
         for number, line in enumerate(lines, start=1):
