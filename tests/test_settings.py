@@ -138,6 +138,7 @@ def test_python_callers_get_the_same_error() -> None:
     [
         ("", "--data: is missing; give --data or `data:` in the configuration"),
         ("--data x --rnk 3", "--rnk: no such flag; did you mean --rank?"),
+        ("--input x", "--input: no such flag; did you mean --data?"),
         ("--data x --zzzz", "--zzzz: no such flag; see `tailora toy --help`"),
         ("--data x --rank", "--rank: needs a value; see `tailora toy --help`"),
         ("--data x --rank 0", "--rank: must be at least 1, not '0'"),

@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from tailora.errors import SettingsError
 
 S = TypeVar("S", bound="Settings")
+_TWINS = ("data", "input")  # what verbs that learn and verbs that write call their records
 
 
 class Problem(NamedTuple):
@@ -248,7 +249,9 @@ def _problem(cls: type[Settings], name: str, found: Sequence[ErrorDetails]) -> P
 
 
 def _nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    other = name.replace(*_TWINS) if _TWINS[0] in name else name.replace(*_TWINS[::-1])
+    close = [other] if other != name and other in names else difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else otherwise
 
 
