@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora import hardware
-from tailora.hardware import Memory, Stopwatch
+from tailora.errors import SettingsError
+from tailora.hardware import Memory, Stopwatch, choose_device
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
 MIB = 2**20
@@ -177,3 +178,11 @@ def test_a_stopwatch_waits_for_work_beside_python_and_leaves_out_what_failed() -
     assert len(watch.laps) == 1
     assert watch.median >= 0.01
     assert len(waits) >= 2
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(SettingsError, match=f"^device: PyTorch finds no '{name}' here; use cpu"):
+            choose_device(name)

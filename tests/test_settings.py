@@ -223,3 +223,19 @@ def test_help_shows_every_flag_with_what_it_is_and_its_default(capsys: pytest.Ca
 def test_every_field_has_a_flag() -> None:
     shown = PARSER.format_help()
     assert all(f"--{name.replace('_', '-')}" in shown for name in ToySettings.model_fields)
+
+
+def test_an_argument_without_a_flag_fills_the_first_field(tmp_path: Path) -> None:
+    class FirstSettings(ToySettings):
+        first = "data"
+
+    def read(*arguments: str) -> FirstSettings:
+        parser = parser_for(FirstSettings, prog="tailora toy", description="A toy.")
+        return from_arguments(FirstSettings, parser, arguments)[0]
+
+    config = tmp_path / "a.yaml"
+    config.write_text("data: told.csv\nrank: 3\n", encoding="utf-8")
+    assert read("mine.csv").data == Path("mine.csv")
+    assert read(str(config)).data == Path("told.csv")
+    with pytest.raises(SettingsError, match=r"^mine.csv: is not a .yaml configuration"):
+        read("mine.csv", "--data", "other.csv")

@@ -85,11 +85,6 @@ def put_on(base: Base, adapter: Adapter, *, merged: bool) -> None:
     base.model.to(device).eval()
 
 
-def choose_device(device: str) -> str:
-    """The device that "auto" means here: a GPU if PyTorch sees one."""
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def choose_dtype(precision: Precision, device: str) -> torch.dtype:
     """The type to compute in: as told, or bf16 where a probe finds it faster."""
     fast = precision == "bf16" or (precision == "auto" and bf16_is_faster(device))

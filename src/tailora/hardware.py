@@ -1,7 +1,7 @@
 """What this machine offers: usable cores, memory, instruction sets, the speed of bf16; and stopwatches.
 
 Limits that a container sets (affinity, cgroup v1 and v2) count. What a system does not tell is None or empty,
-never a guess. PyTorch is imported only by the probes of speed.
+never a guess. PyTorch is imported only where a device or a speed is asked for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tailora.errors import SettingsError
 
 if sys.platform == "win32":
     from ctypes import wintypes
@@ -132,6 +134,24 @@ def describe() -> dict[str, Any]:
         "memory_available": available,
         "gpu": _gpu(),
     }
+
+
+def choose_device(device: str) -> str:
+    """The device to compute on: as told, and for "auto" a GPU if PyTorch sees one.
+
+    Raises:
+        SettingsError: PyTorch has no such device here.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which of them is PyTorch's choice
+        mend = "use cpu; cuda needs an NVIDIA GPU and a PyTorch built for it"
+        raise SettingsError(f"PyTorch finds no {device!r} here", where="device", mend=mend) from error
+    return device
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from tailora.engine.groups import Request
 from tailora.engine.step import Backend
 from tailora.errors import AdapterError, ModelError, SettingsError
 from tailora.families import family_of
+from tailora.hardware import choose_device
 from tailora.models.account import merged_account
 from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
@@ -233,7 +234,7 @@ def _torch(
     cache_tokens: int,
     room: Room | None,
 ) -> tuple[Backend, str, str]:
-    from tailora.adapted import choose_device, choose_dtype, put_on  # the backend is chosen here
+    from tailora.adapted import choose_dtype, put_on  # the backend is chosen here
     from tailora.engine.backends.torch import TorchBackend
     from tailora.models.load import load_base
 
@@ -306,8 +307,6 @@ def _sees_gpu() -> bool:
     """Whether PyTorch has a GPU; it is asked, and loaded, only where NVIDIA's driver is installed."""
     if shutil.which("nvidia-smi") is None:
         return False
-    from tailora.adapted import choose_device  # the backend is chosen here
-
     return choose_device("auto") == "cuda"
 
 

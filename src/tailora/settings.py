@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -57,10 +57,14 @@ class Settings(BaseModel):
     A validator may raise `SettingsError(…, where="field_name")`; it is told with the flag or file the value came
     from.
 
+    Attributes:
+        first: the field that an argument without a flag may fill on the command line, where it is no YAML file.
+
     Raises:
         SettingsError: on an unknown name, a missing value, or a value that its field cannot hold.
     """
 
+    first: ClassVar[str | None] = None
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -170,8 +174,11 @@ class SettingsParser(argparse.ArgumentParser):
 
 def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsParser:
     """A parser with an optional CONFIG.yaml and one flag for each field of a settings class."""
-    parser = SettingsParser(prog=prog, description=description)
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings from a file; flags override it")
+    given, told = "CONFIG.yaml", "settings from a file; flags override it"
+    if cls.first is not None:
+        given, told = f"{cls.first.upper()}|{given}", f"the same as {_flag(cls.first)}, or {told}"
+    parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{given}] [--flags]")
+    parser.add_argument("config", nargs="?", metavar=given, help=told)
     groups: dict[type, Any] = {}
     for name, field in cls.model_fields.items():
         owner = next(c for c in reversed(cls.__mro__) if name in getattr(c, "__annotations__", {}))
@@ -198,7 +205,11 @@ def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str
     """
     namespace = parser.parse_strictly(arguments)
     config = None if namespace.config is None else Path(namespace.config)
-    if config is not None and config.suffix.lower() not in {".yaml", ".yml"}:
+    is_yaml = config is not None and config.suffix.lower() in {".yaml", ".yml"}
+    if config is not None and not is_yaml and cls.first is not None and not hasattr(namespace, cls.first):
+        setattr(namespace, cls.first, namespace.config)
+        config = None
+    if config is not None and not is_yaml:
         raise SettingsError(
             "is not a .yaml configuration", where=config, mend=f"give it by its flag, {parser.see_help}"
         )
@@ -352,10 +363,7 @@ def _split(text: str) -> list[str]:
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Help without the usage line's long list of every flag."""
+    """Help in wider columns."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=100)
-
-    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
-        super().add_usage(usage or "%(prog)s [CONFIG.yaml] [--flags]", actions, groups, prefix)

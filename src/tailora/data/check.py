@@ -20,6 +20,7 @@ _BAR = 40  # characters of the longest bar
 class LintSettings(Settings):
     """Settings of `tailora lint`."""
 
+    first = "data"
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
     format: str | None = None

@@ -121,8 +121,8 @@ def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
     if _looks_like_path(name_or_path):
         raise ModelError("no such folder or file", where=name_or_path, mend="check the path")
     near = difflib.get_close_matches(name_or_path.lower(), CATALOG, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(CATALOG)}"
-    raise ModelError(f"no base model is called {name_or_path!r}", mend=f"{hint} A folder or a hub id works too")
+    hint = f"did you mean {near[0]}? A" if near else f"the names are {', '.join(CATALOG)}; a"
+    raise ModelError(f"no base model is called {name_or_path!r}", mend=f"{hint} folder or a hub id works too")
 
 
 def local(entry: Entry, revision: str | None = None) -> Resolved | None:

@@ -23,7 +23,7 @@ from tailora.data.prefix_tree import build
 from tailora.data.values import Record
 from tailora.errors import SettingsError
 from tailora.files import write_json
-from tailora.hardware import bf16_is_faster, describe, peak_gpu_memory, peak_rss
+from tailora.hardware import bf16_is_faster, choose_device, describe, peak_gpu_memory, peak_rss
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
@@ -59,7 +59,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     console = Console(stderr=True)
     folder = _new_folder(settings)
     train_records, valid_records = read_records(settings)
-    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(settings.device)
     base = load_base(settings.base, dtype=torch.float32, device=device)
     train, valid = _examples(train_records, base, settings, console), []
     if valid_records:
