@@ -63,13 +63,14 @@ def test_given_texts_are_scored_and_shown(data: Path, tmp_path: Path) -> None:
     assert 'The <mark title="name: The Mill">Mill</mark> is a <mark title="eatType: pub">pub</mark>' in page
 
 
-@pytest.mark.parametrize("ends", ["\n", ""])
-def test_only_line_ends_part_texts(ends: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("start", "ends"), [("", "\n"), ("", ""), ("\ufeff", "\r\n")])
+def test_only_line_ends_part_texts(start: str, ends: str, tmp_path: Path) -> None:
     texts = ["one\u2028text", "two\x0c", "three\x85 "]
     plain, rows = tmp_path / "texts.txt", tmp_path / "outputs.jsonl"
-    plain.write_text("\n".join(texts) + ends, encoding="utf-8")
+    between = ends or "\n"
+    plain.write_bytes((start + between.join(texts) + ends).encode())
     lines = [json.dumps({"text": each}, ensure_ascii=False) for each in texts]
-    rows.write_text("\n".join(lines) + ends, encoding="utf-8")
+    rows.write_bytes((start + between.join(lines) + ends).encode())
     assert read_texts(plain, 3) == read_texts(rows, 3) == texts
 
 
@@ -168,7 +169,7 @@ def test_files_that_do_not_fit(data: Path, tmp_path: Path) -> None:
         evaluate(tmp_path, data, texts=written(tmp_path, TEXTS[:2]))
     with pytest.raises(DataError, match=r'broken.jsonl:1: is no object with a "text"'):
         evaluate(tmp_path, data, texts=written(tmp_path, ["[]"], "broken.jsonl"))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere.txt: there is no such file; check the path"):
         evaluate(tmp_path, data, texts=tmp_path / "nowhere.txt")
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"facts": {"name": "x"}}\n', encoding="utf-8")

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailora.data import records as record_files
+from tailora.data.text_files import read_text
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
@@ -113,12 +114,8 @@ def read_texts(path: Path, count: int) -> list[str]:
     Raises:
         DataError: it cannot be read, or has not as many texts as there are records.
     """
-    try:
-        whole = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=path, mend="name a file of texts") from error
     # `splitlines` would part a text at a U+2028 or a form feed in it.
-    texts = lines = whole.removesuffix("\n").split("\n") if whole else []
+    texts = lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if path.suffix == ".jsonl":
         texts = []
         for number, line in enumerate(lines, start=1):

@@ -317,7 +317,8 @@ def _group(path: Path) -> dict[str, _Attribute]:
             attribute = _Attribute(str(name), rules, bool(entry.get("closed")), bool(entry.get("open")))
             table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=path, mend="name a file of slot rules") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read ({reason})", where=path, mend="name a file of slot rules") from error
     except re.error as error:
         raise DataError(f"{error.pattern!r} is no regular expression: {error.msg}", where=path, mend=mend) from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -72,8 +72,9 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
         try:
             keys += _parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             mend = "make one with `tailora key`"
-            raise DataError(f"cannot be read ({error})", where=path, mend=mend) from error
+            raise DataError(f"cannot be read ({reason})", where=path, mend=mend) from error
     if VARIABLE in environment:
         keys += _parse(environment[VARIABLE], VARIABLE)
     return KeyRing(tuple(keys))
