@@ -279,5 +279,11 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         )
         assert answer.status_code == 400
         assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert get(server, "/v1/nowhere").status_code == 404
-    assert get(server, "/v1/completions").status_code == 405
+    form = httpx.post(f"{server.address}/v1/completions", data={"model": "one"})
+    assert "Content-Type: application/json" in form.json()["error"]["message"]
+    nowhere, wrong_method = get(server, "/v1/nowhere"), get(server, "/v1/completions")
+    assert nowhere.status_code == 404
+    assert nowhere.json()["error"]["message"].startswith("there is nothing at /v1/nowhere; ")
+    assert wrong_method.status_code == 405
+    assert wrong_method.json()["error"]["message"].startswith("/v1/completions takes no GET; ")
+    assert wrong_method.headers["Allow"] == "POST"

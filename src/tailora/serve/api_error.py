@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tailora.errors import HTTP_STATUS, UserError
+from tailora.errors import HTTP_STATUS, AdapterError, UserError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -53,13 +53,14 @@ def from_user_error(error: UserError, renamed: Mapping[str, str] | None = None) 
     """The answer to a mistake that Tailora found.
 
     Args:
-        error: the mistake; its place is taken for a field.
+        error: the mistake; its place is taken for a field, unless it is about an adapter.
         renamed: what the API calls fields that Tailora names otherwise.
     """
     status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
     where = (renamed or {}).get(error.where or "", error.where)
     told = " ".join(f"{where or ''}: {error.what}".removeprefix(": ").split())
-    return ApiError(status, f"{told}; {error.mend}" if error.mend else told, param=where)
+    field = None if isinstance(error, AdapterError) else where  # whose place is a file or a layer
+    return ApiError(status, f"{told}; {error.mend}" if error.mend else told, param=field)
 
 
 def no_model(name: str) -> ApiError:

@@ -122,6 +122,8 @@ def _problem(error: Any) -> tuple[str, str]:
     told = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return "", f"the body is no JSON ({error.get('ctx', {}).get('error', told)}); send one JSON object"
+    if error["type"] == "model_attributes_type" and not place:
+        return "", "the body is no JSON object; send one, with `Content-Type: application/json`"
     if error["type"] == "extra_forbidden":
         return place, "there is no such field; leave it out"
     if error["type"] == "missing":
@@ -129,7 +131,9 @@ def _problem(error: Any) -> tuple[str, str]:
     return place, told
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = ApiError(error.status_code, str(error.detail), headers=error.headers)
+    told = {404: f"there is nothing at {request.url.path}", 405: f"{request.url.path} takes no {request.method}"}
+    what = told.get(error.status_code, str(error.detail))
+    answer = ApiError(error.status_code, f"{what}; /openapi.json describes what there is", headers=error.headers)
     return JSONResponse(answer.body, answer.status, answer.headers)
