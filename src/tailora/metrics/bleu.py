@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tailora.metrics.ngrams import ngrams, shared
+from tailora.metrics.ngrams import shared
 from tailora.metrics.statistics import Floats, Statistics, check_texts
 from tailora.metrics.tokens import mteval
 
@@ -47,12 +47,11 @@ def _bleu(
     check_texts(hypotheses, references)
     rows = []
     for text, own in zip(hypotheses, references, strict=True):
-        tokens, others = mteval(text), [mteval(each) for each in own]
+        tokens, others = mteval(text), tuple(mteval(each) for each in own)
         closest = min(map(len, others), key=lambda length: (abs(length - len(tokens)), length))
         row = [len(tokens), closest]
-        for order in range(1, _ORDERS + 1):
-            matches = shared(ngrams(tokens)[order - 1], (ngrams(each)[order - 1] for each in others))
-            row += [sum(matches.values()), max(len(tokens) - order + 1, 0)]
+        for order, matches in enumerate(shared(tokens, others)[:_ORDERS]):
+            row += [sum(matches.values()), max(len(tokens) - order, 0)]
         rows.append(row)
 
     def total(sums: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from tailora.metrics.tokens import treebank
 
 _ORDERS = 4
 _SIGMA = 6.0  # of the penalty on differences of length, in bigrams
-_Vector = tuple[dict[Ngram, float], float]  # weights, and their norm
 
 
 def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
@@ -34,18 +33,24 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sta
     rare = math.log(len(references))
     idf = {ngram: rare - math.log(texts) for ngram, texts in frequency.items()}
 
-    def weigh(counts: Counter[Ngram]) -> _Vector:
-        weights = {ngram: count * idf.get(ngram, rare) for ngram, count in counts.items()}
-        return weights, math.sqrt(sum(weight * weight for weight in weights.values()))
+    def cosine(weights: dict[Ngram, float], norm: float, counts: Counter[Ngram]) -> float:
+        product = 0.0
+        for ngram, weight in weights.items():
+            if ngram in counts:
+                other = counts[ngram] * idf[ngram]
+                product += min(weight, other) * other
+        other_norm = _norm(count * idf[ngram] for ngram, count in counts.items())
+        return product / (norm * other_norm) if norm and other_norm else product
 
     rows = []
     for text, own in zip(hypotheses, counted, strict=True):
         counts = _count(text)
-        vectors, length = [weigh(each) for each in counts], counts[1].total()
+        vectors = [{ngram: count * idf.get(ngram, rare) for ngram, count in each.items()} for each in counts]
+        norms, length = [_norm(each.values()) for each in vectors], counts[1].total()
         total = 0.0
         for reference in own:
             penalty = math.exp(-((length - reference[1].total()) ** 2) / (2 * _SIGMA**2))
-            total += penalty * sum(map(_cosine, vectors, map(weigh, reference)))
+            total += penalty * sum(map(cosine, vectors, norms, reference))
         rows.append((10 * total / len(own) / _ORDERS, 1.0))
     return Statistics("CIDEr", "tok:ptb-3.4.1|case:lc|n:4|sigma:6|df:references", np.array(rows), mean)
 
@@ -54,8 +59,5 @@ def _count(text: str) -> tuple[Counter[Ngram], ...]:
     return ngrams(treebank(text))[:_ORDERS]
 
 
-def _cosine(text: _Vector, reference: _Vector) -> float:
-    weights, norm = text
-    others, other_norm = reference
-    product = sum(min(weight, others[ngram]) * others[ngram] for ngram, weight in weights.items() if ngram in others)
-    return product / (norm * other_norm) if norm and other_norm else product
+def _norm(weights: Iterable[float]) -> float:
+    return math.sqrt(sum(weight * weight for weight in weights))

@@ -21,10 +21,12 @@ def ngrams(tokens: tuple[str, ...]) -> tuple[Counter[Ngram], ...]:
     return tuple(Counter(each(tokens, order)) for order in range(1, ORDERS + 1))
 
 
-def shared(counts: Counter[Ngram], others: Iterable[Counter[Ngram]]) -> dict[Ngram, int]:
-    """How often each n-gram occurs, but no more than in any one of the others."""
-    found: dict[Ngram, int] = {}
+@lru_cache(maxsize=1 << 13)
+def shared(tokens: tuple[str, ...], others: tuple[tuple[str, ...], ...]) -> tuple[dict[Ngram, int], ...]:
+    """Of each order, how often each n-gram occurs, but no more than in any one of the others. Not to be changed."""
+    found: tuple[dict[Ngram, int], ...] = tuple({} for _ in range(ORDERS))
     for other in others:
-        for ngram in counts.keys() & other.keys():
-            found[ngram] = max(found.get(ngram, 0), min(counts[ngram], other[ngram]))
+        for matches, counts, theirs in zip(found, ngrams(tokens), ngrams(other), strict=True):
+            for ngram in counts.keys() & theirs.keys():
+                matches[ngram] = max(matches.get(ngram, 0), min(counts[ngram], theirs[ngram]))
     return found

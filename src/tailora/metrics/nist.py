@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailora.metrics.ngrams import ORDERS, Ngram, each, ngrams, shared
+from tailora.metrics.ngrams import ORDERS, Ngram, each, shared
 from tailora.metrics.statistics import Floats, Statistics, check_texts
 from tailora.metrics.tokens import mteval
 
@@ -25,7 +25,7 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Stat
         DataError: see `check_texts`.
     """
     check_texts(hypotheses, references)
-    tokenised = [[mteval(each) for each in own] for own in references]
+    tokenised = [tuple(mteval(each) for each in own) for own in references]
     everywhere: Counter[Ngram] = Counter()
     for own in tokenised:
         for tokens in own:
@@ -36,8 +36,7 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Stat
     for text, own in zip(hypotheses, tokenised, strict=True):
         tokens = mteval(text)
         row = [float(len(tokens)), sum(map(len, own)) / len(own)]
-        for order, counts in enumerate(ngrams(tokens)):
-            matches = shared(counts, (ngrams(reference)[order] for reference in own))
+        for order, matches in enumerate(shared(tokens, own)):
             row.append(sum(count * math.log2(everywhere[g[:-1]] / everywhere[g]) for g, count in matches.items()))
             row.append(float(max(len(tokens) - order, 0)))
         rows.append(row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,12 +89,25 @@ def measure(
     references = [record.references for record in records]
     found: dict[str, Statistics] = {}
     missing: dict[str, str] = {}
-    for name in names:
-        if name == "slots":
-            found[name] = slot_errors(records, texts, rules)
-            continue
-        try:
-            found[name] = _OF_TEXTS[name](texts, references)
-        except MissingExtraError as error:
-            missing[name] = str(error)
+    with _no_collection():
+        for name in names:
+            if name == "slots":
+                found[name] = slot_errors(records, texts, rules)
+                continue
+            try:
+                found[name] = _OF_TEXTS[name](texts, references)
+            except MissingExtraError as error:
+                missing[name] = str(error)
     return Measured(found, missing)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for cycles: metrics make none, and it would walk millions of n-grams again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 _CACHED = 1 << 15  # texts: metrics share their references, and so do systems
 _ENTITIES = (("&quot;", '"'), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
+_MTEVAL_SIGNS = {ord(sign): f" {sign} " for sign in '{|}~[\\]^_`!"#$%&()*+:;<=>?@/'}  # but for those of the next ones
 _MTEVAL = (
-    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),  # punctuation, but for the next ones
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),  # full stops and commas, unless within a number
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),  # a dash after a digit
@@ -26,7 +26,7 @@ def mteval(text: str) -> tuple[str, ...]:
     """Tokens as mteval-v13a compares them, in lower case."""
     for entity, meant in _ENTITIES:
         text = text.replace(entity, meant)
-    text = f" {text.lower()} "
+    text = f" {text.lower()} ".translate(_MTEVAL_SIGNS)
     for pattern, parted in _MTEVAL:
         text = pattern.sub(parted, text)
     return tuple(text.split())
@@ -92,5 +92,6 @@ def treebank(text: str) -> tuple[str, ...]:
     """Tokens as ROUGE-L, CIDEr and METEOR compare them in the COCO caption and E2E scripts, in lower case."""
     for entity, meant in _ENTITIES:
         text = text.replace(entity, meant)
-    found = (_WRITTEN.get(token, token) for token in _TREEBANK.findall(text.translate(_TYPOGRAPHY)))
-    return tuple(token.lower() for token in found if token not in _DROPPED and not token.startswith(".."))
+    found = _TREEBANK.findall(text.translate(_TYPOGRAPHY))
+    kept = [token for token in found if token not in _DROPPED and token[:2] != ".."]
+    return tuple([_WRITTEN.get(token, token).lower() for token in kept])
