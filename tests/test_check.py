@@ -69,6 +69,7 @@ def test_data_verb_counts_and_finds(tmp_path: Path, capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert "all: 2 records, 2 texts" in err
     assert re.search(r"0-9 █+ 2", err)
+    assert re.search(r"│ unsaid value │ +1 │ no text of the record", err)
     with pytest.raises(CheckError, match=r"1 findings \(unsaid value: 1\)") as failed:
         check_data(LintSettings(data=str(file)))
     assert failed.value.result == result

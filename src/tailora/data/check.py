@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 from rich.console import Console
+from rich.table import Table
 
 from tailora.data import records as record_files
 from tailora.data.linearize import linearize
@@ -93,7 +94,16 @@ def _tell(splits: Mapping[str, Mapping[str, int]], example: str, report: LintRep
     say("\nwords of a text:")
     for words, count in report.lengths.items():
         say(f"{words:>9} {'█' * round(_BAR * count / most)}{' ' if count else ''}{count:,}")
+    if not report.findings:
+        say("\nnothing looks wrong")
+        return
+    table = Table("looks wrong")
+    table.add_column("how often", justify="right")
+    table.add_column("what it is")
     for kind, count in report.counts().items():
-        say(f"\n{kind}: {count:,} ({KINDS[kind]})")
+        table.add_row(kind, f"{count:,}", KINDS[kind])
+    console.print(table)
+    for kind in report.counts():
+        say(f"\n{kind}:")
         for finding in [each for each in report.findings if each.kind == kind][:show]:
             say(f"  {finding.record}: {finding.detail}")
