@@ -67,7 +67,7 @@ def test_trees_have_the_loss_and_the_gradients_of_a_cpu(base: str, frozen_head: 
         model.get_output_embeddings().requires_grad_(not frozen_head)
         with TreeModel(model) as trees:
             loss = trees.loss(build(examples), label_smoothing=0.1)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item(), torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
 
     loss, slopes = measured("cpu")
