@@ -81,7 +81,7 @@ def adapt(
     return get_peft_model(model, config)
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, device: torch.device | None = None) -> Batch:
     """Pad on the right to the longest example: `input_ids`, `attention_mask` and `labels`, each [rows, longest]."""
     longest = max(map(len, examples))
     shape = (len(examples), longest)
@@ -91,7 +91,8 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         input_ids[row, : len(example)] = torch.tensor(example.prompt + example.completion)
         labels[row, len(example.prompt) : len(example)] = torch.tensor(example.completion)
         attention_mask[row, : len(example)] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def grouped(examples: Sequence[Example], batch_size: int, seed: int) -> list[list[Example]]:
@@ -169,8 +170,7 @@ def run_loop(
         scored = sum(len(example.completion) for batch in batches for example in batch)
         loss = 0.0
         for batch in batches:
-            rows = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
-            part = model(**rows, num_items_in_batch=scored).loss
+            part = model(**collate(batch, pad_id, model.device), num_items_in_batch=scored).loss
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -229,7 +229,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, bat
     model.eval()
     total = 0.0
     for batch in split_by_length(examples, batch_size):
-        rows = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
+        rows = collate(batch, pad_id, model.device)
         labels_BT = rows.pop("labels")[:, 1:]
         logits_BTV = model(**rows, use_cache=False).logits[:, :-1]
         scored = labels_BT != IGNORED
