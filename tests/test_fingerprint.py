@@ -102,6 +102,16 @@ def test_it_is_kept_until_the_file_changes(tmp_path: Path, cache: Path) -> None:
     assert fingerprint_folder(tmp_path) == first
 
 
+def test_an_exchanged_file_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    path = tmp_path / "model.safetensors"
+    content, times = path.read_bytes(), path.stat()
+    before = fingerprint_folder(tmp_path)
+    path.write_bytes(content[:-4] + b"\0\0\0\0")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_folder(tmp_path) != before
+
+
 def test_shards_are_one_model(tmp_path: Path) -> None:
     model = save_base(tmp_path)
     before = fingerprint_folder(tmp_path)

