@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.data import records as record_files
+from tailora.data.system_texts import read_texts
 from tailora.data.template import fill
 from tailora.data.values import Record
 from tailora.metrics.bleu import bleu
@@ -32,7 +33,8 @@ TEMPLATE = "template"
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     records = record_files.read(arguments.data, split=arguments.split)
-    systems = {name: read_texts(Path(path), len(records)) for name, _, path in map(partition, arguments.texts)}
+    ids = [record.id for record in records]
+    systems = {name: read_texts(Path(path), ids) for name, _, path in map(partition, arguments.texts)}
     if all(record.facts for record in records):
         systems[TEMPLATE] = [fill(record) for record in records]
     scores = {name: score(records, texts) for name, texts in systems.items()}
@@ -57,16 +59,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def partition(argument: str) -> tuple[str, str, str]:
     return argument.partition("=")
-
-
-def read_texts(path: Path, count: int) -> list[str]:
-    """The text of each line, one a record."""
-    texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
-    if len(texts) != count:
-        raise SystemExit(
-            f"{path}: {len(texts)} texts for {count} records; generate them from the same --data and --split"
-        )
-    return texts
 
 
 def score(records: Sequence[Record], texts: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 
 from bases import save_base
 from tailora.data import records as record_files
-from tailora.errors import DataError, MissingExtraError, SettingsError
-from tailora.evaluate import EvaluateSettings, _training, read_texts, run
+from tailora.errors import DataError, MissingExtraError, SettingsError, UserError
+from tailora.evaluate import EvaluateSettings, _training, run
 from tailora.files import write_json
 from tailora.generate import GenerateSettings, by_fidelity
 from tailora.metrics import suite
@@ -63,15 +64,28 @@ def test_given_texts_are_scored_and_shown(data: Path, tmp_path: Path) -> None:
     assert 'The <mark title="name: The Mill">Mill</mark> is a <mark title="eatType: pub">pub</mark>' in page
 
 
-@pytest.mark.parametrize(("start", "ends"), [("", "\n"), ("", ""), ("\ufeff", "\r\n")])
-def test_only_line_ends_part_texts(start: str, ends: str, tmp_path: Path) -> None:
-    texts = ["one\u2028text", "two\x0c", "three\x85 "]
-    plain, rows = tmp_path / "texts.txt", tmp_path / "outputs.jsonl"
-    between = ends or "\n"
-    plain.write_bytes((start + between.join(texts) + ends).encode())
-    lines = [json.dumps({"text": each}, ensure_ascii=False) for each in texts]
-    rows.write_bytes((start + between.join(lines) + ends).encode())
-    assert read_texts(plain, 3) == read_texts(rows, 3) == texts
+@pytest.mark.parametrize("name", ["texts.json", "texts.txt", "texts.jsonl.gz"])
+def test_json_is_scored_by_its_texts_under_any_name(name: str, data: Path, tmp_path: Path) -> None:
+    content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    plain = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS))
+    result = evaluate(tmp_path, data, texts=path, against=path)
+    assert result["all"] == plain["all"]
+    assert result["against"]["bleu"]["difference"] == 0
+
+
+def test_named_rows_are_scored_against_their_records(data: Path, tmp_path: Path) -> None:
+    rows = [{"id": name, "predict": texts[0]} for name, _, texts in reversed(ROWS)]
+    shuffled = written(tmp_path, [json.dumps(row) for row in rows], "texts.jsonl")
+    assert evaluate(tmp_path, data, texts=shuffled)["all"]["bleu"]["value"] == 1
+    other = written(tmp_path, [json.dumps({"said": {"as": row["predict"]}}) for row in rows[::-1]], "other.jsonl")
+    result = evaluate(tmp_path, data, texts=other, text_key="said.as", against=other, against_key="said.as")
+    assert result["all"]["bleu"]["value"] == 1
+
+
+def test_texts_that_are_all_empty_are_scored(data: Path, tmp_path: Path) -> None:
+    assert evaluate(tmp_path, data, texts=written(tmp_path, ["", "", ""]))["all"]["bleu"]["value"] == 0
 
 
 def test_another_system_is_compared(data: Path, tmp_path: Path) -> None:
@@ -107,6 +121,56 @@ def test_groups_that_training_had_and_those_it_had_not(tmp_path: Path) -> None:
     values = [result[part]["rouge_l"]["value"] for part in ("all", "seen", "unseen")]
     assert values == pytest.approx([2 / 3, 1, 0])
     assert json.loads((tmp_path / "out" / "scores.unseen.json").read_text(encoding="utf-8")) == result["unseen"]
+
+
+def tables(folder: Path) -> Path:
+    """Splits as tables whose columns have other names, one of the test groups being in training too."""
+    folder.mkdir()
+    for split, kinds in {"train": "pub", "test": "pub shop"}.items():
+        rows = "".join(f"The {kind},{kind},The {kind} is a {kind} .\n" for kind in kinds.split())
+        (folder / f"{split}.csv").write_text(f"name,cat,ref\n{rows}", encoding="utf-8")
+    return folder
+
+
+def test_training_s_groups_are_read_as_the_records_are(tmp_path: Path) -> None:
+    folder = tables(tmp_path / "tables")
+    columns = {"text": "ref", "group": "cat"}
+    texts = written(tmp_path, ["The pub is a pub .", "no"])
+    result = evaluate(tmp_path, folder, split="test", columns=columns, texts=texts, metrics=("rouge_l",), limit=2)
+    assert [result[part]["rouge_l"]["value"] for part in ("seen", "unseen")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"against": "none.txt"}, "there is no such file"),
+        ({"slot_rules": "none.yaml"}, "none.yaml"),
+        ({"output": "test.jsonl"}, "File exists|Not a directory"),
+        ({"card": "e2e"}, "is not the account of a training run"),
+        ({"metrics": ("meteor",)}, "METEOR (needs|comes with)"),
+    ],
+)
+def test_what_cannot_be_scored_fails_before_texts_are_written(
+    changes: dict[str, Any], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: object) -> None:
+        raise AssertionError("texts were written first")
+
+    monkeypatch.setattr("tailora.evaluate.write_texts", write)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises((UserError, OSError), match=message):
+        evaluate(tmp_path, data, adapter=("adapter",), **changes)
+
+
+def test_a_train_split_that_cannot_be_read_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tables(tmp_path / "tables")
+    (folder / "train.csv").write_text("name,ref\nx,y\n", encoding="utf-8")
+    monkeypatch.setattr("tailora.evaluate.write_texts", lambda _: pytest.fail("texts were written first"))
+    with pytest.raises(DataError, match=r"train.csv"):
+        evaluate(tmp_path, folder, split="test", columns={"text": "ref", "group": "cat"}, base="tiny")
 
 
 def test_a_metric_that_cannot_be_had_says_so_and_the_others_go_on(
@@ -167,8 +231,8 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str, data: Pa
 def test_files_that_do_not_fit(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 2 texts for 3 records"):
         evaluate(tmp_path, data, texts=written(tmp_path, TEXTS[:2]))
-    with pytest.raises(DataError, match=r'broken.jsonl:1: is no object with a "text"'):
-        evaluate(tmp_path, data, texts=written(tmp_path, ["[]"], "broken.jsonl"))
+    with pytest.raises(DataError, match=r"broken.jsonl:1: has no 'text'"):
+        evaluate(tmp_path, data, texts=written(tmp_path, ["{}"], "broken.jsonl"))
     with pytest.raises(DataError, match=r"nowhere.txt: there is no such file; check the path"):
         evaluate(tmp_path, data, texts=tmp_path / "nowhere.txt")
     bare = tmp_path / "bare.jsonl"

@@ -13,15 +13,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailora.data import records as record_files
-from tailora.data.text_files import read_text
+from tailora.data.system_texts import read_texts
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
-from tailora.files import write_text
+from tailora.files import check_writable, write_text
 from tailora.generate import DecodingSettings, GenerateSettings, read_records
 from tailora.generate import run as write_texts
 from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
-from tailora.metrics.suite import METRICS, Measured, measure, usual
+from tailora.metrics.suite import METRICS, Measured, measure, unavailable, usual
 from tailora.reports.evaluation import Item, Row, page
 from tailora.reports.reproduction import card
 from tailora.reports.tables import Sheet, as_markdown
@@ -34,9 +34,13 @@ class EvaluateSettings(GenerateSettings):
     """Settings of `tailora evaluate`: those of `tailora generate`, and what to make of the texts."""
 
     texts: Path | None = None
-    """Score these instead of writing any: an outputs.jsonl, or a file with one text a line."""
+    """Texts to score instead of writing any: JSON lines, a JSON list, or one text per line."""
+    text_key: str | None = None
+    """Key that holds the text in the rows of --texts, where it is not a usual one; a.0.b for nested ones."""
     against: Path | None = None
     """Texts of another system for the same records, to compare with."""
+    against_key: str | None = None
+    """Key that holds the text in the rows of --against."""
     metrics: tuple[MetricName, ...] = ()
     """Which scores; by default those that the field reports of such data."""
     card: Literal["e2e", "webnlg", "dart"] | None = None
@@ -85,12 +89,16 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     names = settings.metrics or usual(records)
     if "slots" in names and not any(record.facts for record in records):
         raise DataError("the records have no facts to look for", where="metrics", mend="leave slots out")
-    texts = _texts(records, settings)
-    others = None if settings.against is None else read_texts(settings.against, len(records))
-    rules = load_rules(settings.slot_rules)
+    # Whatever can fail does so before texts are written, which may take hours.
+    rules, parts, used = load_rules(settings.slot_rules), _parts(records, settings), _used(settings)
+    _check_metrics(settings.metrics, names)
+    check_writable(settings.output)
+    ids = [record.id for record in records]
+    others = None if settings.against is None else read_texts(settings.against, ids, key=settings.against_key)
+    texts = _texts(ids, settings)
     measured = measure(records, texts, names, rules)
     scores: dict[str, dict[str, Score]] = {}
-    for part, numbers in _parts(records, settings).items():
+    for part, numbers in parts.items():
         some = {name: found.of(numbers) for name, found in measured.statistics.items()}
         scores[part] = {name: interval(found, draws=settings.draws) for name, found in some.items()}
     result: dict[str, Any] = {part: _as_json(found, measured.missing) for part, found in scores.items()}
@@ -99,7 +107,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         write_text(settings.output / name, json.dumps(found, indent=2) + "\n")
     if others is not None:
         result["against"] = _compared(measured, measure(records, others, names, rules), settings.draws)
-    tables = [] if settings.card is None else _card(settings.card, scores, settings)
+    tables = [] if settings.card is None else _card(settings.card, scores, used)
     if tables:
         write_text(settings.output / "card.md", as_markdown(Sheet(f"Reproduction card: {settings.card}", [], tables)))
     report = settings.output / "report.html"
@@ -108,37 +116,28 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     return {**result, "records": len(records), "output": str(settings.output), "report": str(report)}
 
 
-def read_texts(path: Path, count: int) -> list[str]:
-    """The texts of a file: `text` of each line of JSON, or the lines themselves.
+def _check_metrics(wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Report the metrics that cannot be computed on this machine.
 
     Raises:
-        DataError: it cannot be read, or has not as many texts as there are records.
+        MissingExtraError: they are all that is `wanted`.
     """
-    # `splitlines` would part a text at a U+2028 or a form feed in it.
-    texts = lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if path.suffix == ".jsonl":
-        texts = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                texts.append(str(json.loads(line)["text"]))
-            except (ValueError, KeyError, TypeError) as error:
-                mend = "give lines as `tailora generate --output` writes them"
-                raise DataError('is no object with a "text"', where=f"{path}:{number}", mend=mend) from error
-    if len(texts) != count:
-        mend = "give the texts of just these records, in their order"
-        raise DataError(f"holds {len(texts)} texts for {count} records", where=path, mend=mend)
-    return texts
+    missing = unavailable(names)
+    if wanted and set(wanted) <= set(missing):
+        raise missing[wanted[0]]
+    for name, error in missing.items():
+        Console(stderr=True).print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
 
 
-def _texts(records: Sequence[Record], settings: EvaluateSettings) -> list[str]:
+def _texts(ids: Sequence[str], settings: EvaluateSettings) -> list[str]:
     if settings.texts is not None:
-        return read_texts(settings.texts, len(records))
+        return read_texts(settings.texts, ids, key=settings.text_key)
     assert settings.output is not None
     output = settings.output / "outputs.jsonl"
     own = set(GenerateSettings.model_fields) - {"output"}
     given = {name: getattr(settings, name) for name in own & settings.model_fields_set}
     write_texts(GenerateSettings(**given, output=output))
-    return read_texts(output, len(records))
+    return read_texts(output, ids)
 
 
 def _parts(records: Sequence[Record], settings: EvaluateSettings) -> dict[str, list[int]]:
@@ -147,7 +146,7 @@ def _parts(records: Sequence[Record], settings: EvaluateSettings) -> dict[str, l
     assert settings.input is not None
     if all(record.group is None for record in records) or "train" not in record_files.splits(settings.input):
         return parts
-    known = {each.group for each in record_files.read(settings.input, split="train", format=settings.format)}
+    known = {each.group for each in read_records(settings, split="train")}
     seen = [number for number, record in enumerate(records) if record.group in known]
     unseen = [number for number, record in enumerate(records) if record.group not in known]
     return parts | {"seen": seen, "unseen": unseen} if seen and unseen else parts
@@ -171,16 +170,19 @@ def _compared(first: Measured, second: Measured, draws: int) -> dict[str, Any]:
     return {name: {"difference": d.value, "low": d.low, "high": d.high, "p": d.p} for name, d in found.items()}
 
 
-def _card(task: str, scores: Mapping[str, Mapping[str, Score]], settings: EvaluateSettings) -> list[CardTable]:
+def _card(task: str, scores: Mapping[str, Mapping[str, Score]], used: Mapping[str, Any]) -> list[CardTable]:
     measured = {part: {name: score.value for name, score in found.items()} for part, found in scores.items()}
-    used: dict[str, Any] = {}
-    if settings.texts is None:  # else nothing is known of how they were written
-        used = {name: getattr(settings, name) for name in DecodingSettings.model_fields}
-        if len(settings.adapter) == 1:
-            used = _training(next(iter(settings.adapters().values()))) | used
-        elif settings.base is not None:
-            used["base"] = settings.base
     return card(task, measured, used, METRICS)
+
+
+def _used(settings: EvaluateSettings) -> dict[str, Any]:
+    """The settings that a card lists, as far as they are known: those of training and decoding."""
+    if settings.card is None or settings.texts is not None:  # nothing is known of how given texts were written
+        return {}
+    used: dict[str, Any] = {name: getattr(settings, name) for name in DecodingSettings.model_fields}
+    if len(settings.adapter) == 1:
+        return _training(next(iter(settings.adapters().values()))) | used
+    return used if settings.base is None else used | {"base": settings.base}
 
 
 def _training(adapter: Path) -> dict[str, Any]:
@@ -188,8 +190,12 @@ def _training(adapter: Path) -> dict[str, Any]:
     for folder in (adapter, adapter.parent):
         account = folder / "run.json"
         if account.is_file():
-            found = json.loads(account.read_text(encoding="utf-8"))
-            return {**found["settings"], "base": found["account"]["base"]}
+            try:
+                found = json.loads(account.read_text(encoding="utf-8"))
+                return {**found["settings"], "base": found["account"]["base"]}
+            except (ValueError, KeyError, TypeError) as error:
+                mend = "restore it, or give the adapter's folder without it"
+                raise SettingsError("is not the account of a training run", where=account, mend=mend) from error
     return {}
 
 

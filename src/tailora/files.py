@@ -68,6 +68,14 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder where there is none, and raise the system's `OSError` if no file can be made in it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def _system_error(error: BaseException, target: Path) -> OSError | None:
     """What the system refused a library in Rust (safetensors), which only says it in words."""
     told = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))

@@ -321,15 +321,15 @@ def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_records(settings: GenerateSettings) -> list[Record]:
-    """The records that the settings name."""
+def read_records(settings: GenerateSettings, *, split: str | None = None) -> list[Record]:
+    """The records that the settings name; with `split` all of another split of the same input, read the same way."""
     if settings.record is not None:
         return [parse_record(settings.record)]
     assert settings.input is not None
     records = record_files.read(
-        settings.input, format=settings.format, columns=settings.columns or None, split=settings.split
+        settings.input, format=settings.format, columns=settings.columns or None, split=split or settings.split
     )
-    return records[: settings.limit]
+    return records if split is not None else records[: settings.limit]
 
 
 def parse_record(text: str) -> Record:

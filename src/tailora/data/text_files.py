@@ -12,11 +12,11 @@ from tailora.errors import DataError
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, blank: bool = False) -> str:
     """Return the text of a UTF-8 file, without its byte-order mark; line ends are left as they are.
 
     gzip is told by the content, not by the name. Raises `DataError`, with the line where there is one, for a file
-    that is missing, unreadable, empty, a broken gzip or not UTF-8.
+    that is missing, unreadable, empty (unless `blank` accepts it), a broken gzip or not UTF-8.
     """
     try:
         raw = path.read_bytes()
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     elif path.suffix == ".gz":
         raise DataError("is named .gz but is not gzip", where=path, mend="rename it, or fetch the file again")
     text = _decode(raw, path)
-    if not text.strip():
+    if not blank and not text.strip():
         raise DataError("the file is empty", where=path, mend="give a file with records")
     return text
 

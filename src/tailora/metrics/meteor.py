@@ -45,7 +45,8 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> St
     return Statistics("METEOR", "version:1.5|lang:en|norm|tok:ptb-3.4.1|refs:any", counts, _total)
 
 
-def _jar() -> Path:
+def jar() -> Path:
+    """Where METEOR's program is; `MissingExtraError` where it or Java is not installed."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
         raise MissingExtraError("METEOR comes with pycocoevalcap", mend="pip install 'tailora[meteor]'")
@@ -55,7 +56,7 @@ def _jar() -> Path:
 
 
 def _answers(lines: Sequence[str]) -> list[str]:
-    command = ["java", "-Xmx2G", "-jar", str(_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
+    command = ["java", "-Xmx2G", "-jar", str(jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
     with tempfile.TemporaryFile() as given:
         given.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
         given.seek(0)

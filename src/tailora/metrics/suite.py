@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from tailora.errors import MissingExtraError
 from tailora.metrics.bleu import bleu, multi_bleu
 from tailora.metrics.chrf import chrf
 from tailora.metrics.cider import cider
-from tailora.metrics.meteor import meteor
+from tailora.metrics.meteor import jar, meteor
 from tailora.metrics.nist import nist
 from tailora.metrics.rouge import rouge_l
 from tailora.metrics.slots import Rules, slot_errors
@@ -70,6 +70,17 @@ def usual(records: Sequence[Record]) -> tuple[str, ...]:
     triples = any(fact.subject is not None for record in records for fact in record.facts)
     chosen = ("multi_bleu", "meteor", "ter") if triples else ("bleu", "nist", "meteor", "rouge_l", "cider")
     return (*chosen, "slots") if factual else chosen
+
+
+def unavailable(names: Iterable[str]) -> dict[str, MissingExtraError]:
+    """Those of the named metrics that this machine has not the programs for, each with the error that says so."""
+    found: dict[str, MissingExtraError] = {}
+    for name in set(names) & {"meteor"}:
+        try:
+            jar()
+        except MissingExtraError as error:
+            found[name] = error
+    return found
 
 
 def measure(

@@ -1,0 +1,223 @@
+"""Texts that a system wrote, to be scored: JSON lines, a JSON list, or one text per line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tailora.data.text_files import base_suffix, read_text
+from tailora.errors import DataError
+
+TEXT_KEYS = ("text", "predict", "prediction", "generated_text", "completion", "output", "hypothesis", "response")
+"""Keys that hold the text in the files of common programs; a row with two of them is ambiguous."""
+ID_KEYS = ("id", "custom_id", "doc_id", "index", "idx", "row")
+_JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
+_AS_JSON = 'to score the lines as they are, give each as {"text": …}'
+
+
+class _Row(NamedTuple):
+    """A row of a JSON file: its line (from 1), what it is called, if anything, and its text."""
+
+    line: int
+    name: str | None
+    text: str
+
+
+def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None) -> list[str]:
+    """Return one text for each record, in the records' order.
+
+    The content decides how the file is read, whatever its name, plain or gzip:
+
+    - JSON objects, one after the other, or a JSON list of objects or strings. The text is found under `key`, or under
+      the one of `TEXT_KEYS` that the object has, in the first choice of an OpenAI response (also within the line of a
+      batch file), or in lm-eval's `filtered_resps`. Objects that are named (see `ID_KEYS`) are matched by name.
+    - Else one text per line. A blank line is an empty text; surplus blank lines at the end are ignored.
+
+    Args:
+        path: the file.
+        ids: of the records.
+        key: where an object holds its text: a key, or keys and places in lists joined by dots (`outputs.0.text`).
+
+    Raises:
+        DataError: the file cannot be read, a row has no text or an ambiguous one, the number of texts is not that of
+            the records, or the names fit the records only in part.
+    """
+    content = read_text(path, blank=True)
+    values, stopped = _json_values(content)
+    declared = base_suffix(path) in _JSON_SUFFIXES
+    if stopped is None and _are_rows(values, declared):
+        return _in_order(_rows(values, path, key), ids, path)
+    if declared and stopped is not None:
+        raise DataError("broken JSON", where=f"{path}:{stopped}", mend="write one JSON object per line, or a JSON list")
+    if declared and values:
+        raise DataError("holds neither JSON objects nor strings", where=path, mend="write one JSON object per line")
+    if key is not None:
+        raise DataError("holds no JSON objects with a key", where=path, mend="leave the key out for one text per line")
+    return _lines(content, len(ids), path)
+
+
+def _json_values(content: str) -> tuple[list[tuple[int, Any]], int | None]:
+    """JSON values one after the other, each with its line, and the line at which the content stops being JSON."""
+    values: list[tuple[int, Any]] = []
+    decoder, place, line = json.JSONDecoder(), 0, 1
+    blank = re.compile(r"[ \t\r\n]*")
+    while True:
+        start = blank.match(content, place).end()  # type: ignore[union-attr]
+        line += content.count("\n", place, start)
+        if start == len(content):
+            return values, None
+        try:
+            value, place = decoder.raw_decode(content, start)
+        except json.JSONDecodeError as error:
+            return values, error.lineno
+        except (ValueError, RecursionError):
+            return values, line
+        values.append((line, value))
+        line += content.count("\n", start, place)
+
+
+def _are_rows(values: Sequence[tuple[int, Any]], declared: bool) -> bool:
+    """Whether JSON values are rows: in a file that does not claim to be JSON, a text may look like a JSON value."""
+    if len(values) == 1 and isinstance(values[0][1], list):
+        return declared or (bool(values[0][1]) and all(isinstance(each, dict | str) for each in values[0][1]))
+    if declared:  # what is neither is reported with its line
+        return any(isinstance(value, dict | str) for _, value in values)
+    return bool(values) and all(isinstance(value, dict) for _, value in values)
+
+
+def _rows(values: Sequence[tuple[int, Any]], path: Path, key: str | None) -> list[_Row]:
+    as_list = len(values) == 1 and isinstance(values[0][1], list)
+    if as_list:
+        values = [(number, value) for number, value in enumerate(values[0][1], start=1)]
+    rows = []
+    for line, value in values:
+        at = f"{path}: entry {line}" if as_list else f"{path}:{line}"
+        if isinstance(value, dict):
+            found, name_key = _text_in(value, key, at)
+            name = next((value[each] for each in (name_key,) if each is not None), None)
+            rows.append(_Row(line, None if name is None else str(name), _text(found, at)))
+        else:
+            rows.append(_Row(line, None, _text(value, at)))
+    return rows
+
+
+def _text(value: Any, at: str) -> str:
+    if isinstance(value, str):
+        return value
+    what = "null" if value is None else f"a JSON {type(value).__name__}"
+    raise DataError(f"the text is {what}, not a string", where=at, mend='write the text; an empty one is written ""')
+
+
+def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | None]:
+    """What an object holds as its text, and the key of its name."""
+    name = next((each for each in ID_KEYS if row.get(each) is not None), None)
+    if key is not None:
+        return _at(row, key, at), name
+    if "doc_id" in row and "filtered_resps" in row:  # a sample of lm-eval
+        return _at(row, "filtered_resps.0", at), "doc_id"
+    if "custom_id" in row and "response" in row:  # a line of a batch file
+        if not isinstance(row["response"], dict) or row.get("error"):
+            raise DataError(f"the request failed ({row.get('error')})", where=at, mend="run it again")
+        return _choice(_at(row, "response.body", at), at), "custom_id"
+    if isinstance(row.get("choices"), list):  # a response, whose id says nothing about the record
+        return _choice(row, at), None
+    keys = [each for each in TEXT_KEYS if each in row]
+    if len(keys) == 1:
+        return row[keys[0]], name
+    if not keys:
+        has = ", ".join(map(repr, row)) or "none"
+        mend = f"name the key of the text (--text-key, --against-key); {_AS_JSON}"
+        raise DataError(f"has no 'text' (keys: {has})", where=at, mend=mend)
+    both = " and ".join(map(repr, keys))
+    raise DataError(f"has {both}", where=at, mend="name the key of the text (--text-key, --against-key)")
+
+
+def _choice(response: Any, at: str) -> Any:
+    """The text of the first choice of an OpenAI response: of a completion or of a chat."""
+    first = _at(response, "choices.0", at)
+    return _at(first, "message.content" if isinstance(first, dict) and "message" in first else "text", at)
+
+
+def _at(value: Any, key: str, at: str) -> Any:
+    """What lies under a key, or under keys and places joined by dots."""
+    if isinstance(value, dict) and key in value:
+        return value[key]
+    for part in key.split("."):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            has = f" (keys: {', '.join(map(repr, value))})" if isinstance(value, dict) else ""
+            raise DataError(f"has no {key!r}{has}", where=at, mend="name the key of the text") from error
+    return value
+
+
+def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path) -> list[str]:
+    """The texts in the order of the records: by name where the rows have the records' names, or number them."""
+    names = [row.name for row in rows]
+    _check_count(len(rows), ids, path, [name for name in names if name is not None])
+    if all(name is None for name in names):
+        return [row.text for row in rows]
+    by_name: dict[str, _Row] = {}
+    for row in rows:
+        if row.name is None:
+            raise DataError("has no id, and other rows have one", where=f"{path}:{row.line}", mend="give all or none")
+        if row.name in by_name:
+            what = f"the id {row.name!r} occurs on line {by_name[row.name].line} already"
+            raise DataError(what, where=f"{path}:{row.line}", mend="give each record one text")
+        by_name[row.name] = row
+    if set(by_name) == set(ids):
+        return [by_name[name].text for name in ids]
+    numbers = _numbers(list(by_name))
+    if sorted(numbers) in (list(range(len(ids))), list(range(1, len(ids) + 1))):
+        return [row.text for _, row in sorted(zip(numbers, rows, strict=True), key=lambda pair: pair[0])]
+    lacking = [name for name in ids if name not in by_name]
+    if len(lacking) < len(ids) or numbers != sorted(numbers):
+        what = f"the ids are not those of the records: there is none for {lacking[0]!r}"
+        raise DataError(what, where=path, mend="use the records' ids, or remove the ids to go by the order")
+    return [row.text for row in rows]
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """The numbers at the end of names that differ in nothing else; none where they do not."""
+    matches = [re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL) for name in names]
+    found = [(match[1], int(match[2])) for match in matches if match]
+    return [number for _, number in found] if len(found) == len(names) and len({p for p, _ in found}) == 1 else []
+
+
+def _lines(content: str, count: int, path: Path) -> list[str]:
+    # `splitlines` would also split a text at a U+2028 or a form feed in it.
+    lines = content.replace("\r\n", "\n").split("\n")
+    if any(line.startswith("{") and _is_row(line) for line in lines):
+        other = next(number for number, line in enumerate(lines, start=1) if line.strip() and not _is_row(line))
+        what, mend = "is not JSON with a text, as other lines are", f"give all texts in one form; {_AS_JSON}"
+        raise DataError(what, where=f"{path}:{other}", mend=mend)
+    if not content.strip():  # texts joined by line ends, or each followed by one: all of them empty
+        return [""] * count if len(lines) >= count else _wrong_count(len(lines) - 1, count, path)
+    if lines[-1] == "":
+        lines.pop()
+    while len(lines) > count and not lines[-1].strip():
+        lines.pop()
+    return lines if len(lines) == count else _wrong_count(len(lines), count, path)
+
+
+def _is_row(line: str) -> bool:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and any(key in value for key in TEXT_KEYS)
+
+
+def _check_count(count: int, ids: Sequence[str], path: Path, names: Sequence[str]) -> None:
+    if count != len(ids):
+        known = set(names)
+        lacking = [name for name in ids if name not in known] if known & set(ids) else []
+        _wrong_count(count, len(ids), path, f", the first record without one is {lacking[0]!r}" if lacking else "")
+
+
+def _wrong_count(found: int, count: int, path: Path, more: str = "") -> list[str]:
+    mend = "give one text for each record, in their order"
+    raise DataError(f"holds {found} texts for {count} records{more}", where=path, mend=mend)
