@@ -121,7 +121,8 @@ def test_a_child_does_not_inherit_its_parents_peak() -> None:
 
 def test_the_description_is_json_and_names_what_matters() -> None:
     described = json.loads(json.dumps(hardware.describe()))
-    assert described["packages"]["torch"] == torch.__version__
+    # The package data of some builds leave out the local label that the library itself names ("+cu130").
+    assert described["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert described["cores"] == hardware.cores()
     assert described["cpu"]
     assert set(described["instruction_sets"]) <= set(hardware.INSTRUCTION_SETS)
