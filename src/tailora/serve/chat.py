@@ -66,13 +66,12 @@ def _take_apart(service: Service, template: ChatTemplate | None, body: ChatBody,
         what = "the base model has no chat template; use /v1/completions or /v1/records"
         raise ApiError(400, what, param="messages")
     try:
-        prompt = template.encode([{"role": message.role, "content": message.text} for message in body.messages])
+        prompt = template.encode([{"role": message.speaker, "content": message.text} for message in body.messages])
     except UserError as error:
         raise from_user_error(error) from error
     account.prompt_tokens = len(prompt)
     most = body.max_completion_tokens or body.max_tokens or max(1, service.room_for(prompt))
-    cold = body.temperature is not None and body.temperature < 1e-3 and not body.use_beam_search
-    ways = body.decodings(most, 1 if cold else body.n or 1, body.top_logprobs or 0)
+    ways = body.decodings(most, 1 if body.greedy else body.n or 1, body.top_logprobs or 0)
     head = {"id": f"chatcmpl-{account.id}", "created": int(time.time()), "model": body.model}
     return _Work(body, model, [Ask(prompt, decoding, body.stops) for decoding in ways], account, head)
 

@@ -87,11 +87,10 @@ def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Wo
     count = body.best_of or body.n or 1
     most = USUAL_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     top = body.logprobs or 0
-    cold = body.temperature is not None and body.temperature < 1e-3 and not body.use_beam_search
     asks = []
     for prompt in prompts if most or scored else ():
         # Greedy texts of one prompt are all the same, and written once.
-        ways = body.decodings(max(most, 1), 1 if cold or not most else count, top)
+        ways = body.decodings(max(most, 1), 1 if body.greedy or not most else count, top)
         asks += [Ask(prompt.ids, decoding, body.stops, scored) for decoding in ways]
     head = {"id": f"cmpl-{account.id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
     return _Work(body, model, prompts, asks, account, head)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tailora.engine.decoding import Decoding
+from tailora.serve.body import Body
+from tailora.serve.client_defaults import ChatDefaults, ClientDefaults
+from tailora.serve.messages import Message
 
 Scalar = str | int | float | bool
 Facts = dict[str, Scalar | list[Scalar | None] | None] | list[list[Scalar | None]]
+COLD = 1e-3  # temperatures below it take the likeliest token
 MOST = 1_000_000  # above every context; keeps numbers within what the engine's arrays hold
-
-
-class Body(BaseModel):
-    """A request's body. Fields that it does not know are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class StreamOptions(Body):
@@ -30,15 +28,15 @@ class StreamOptions(Body):
     """Taken without effect."""
 
 
-class Sampling(Body):
+class Sampling(ClientDefaults):
     """How to write: what OpenAI's two ways of asking have in common, and vLLM's fields beside it."""
 
     model: str
     """Name of the base or of an adapter, as GET /v1/models lists them."""
     temperature: float | None = Field(None, ge=0, le=2)
     """Logits are divided by it before a token is drawn; 0 takes the likeliest. By default 1."""
-    top_p: float | None = Field(None, gt=0, le=1)
-    """Draw only from the fewest tokens whose probabilities reach this sum."""
+    top_p: float | None = Field(None, ge=0, le=1)
+    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
     top_k: int | None = Field(None, ge=-1, le=MOST)
     """Draw only from so many likeliest tokens; 0 or -1 from all."""
     min_p: float | None = Field(None, ge=0, le=1)
@@ -71,14 +69,6 @@ class Sampling(Body):
     """Only 0: see repetition_penalty."""
     logit_bias: dict[str, float] | None = Field(None, max_length=0)
     """Only empty."""
-    user: str | None = None
-    """Taken without effect."""
-    metadata: dict[str, Any] | None = None
-    """Taken without effect."""
-    service_tier: str | None = None
-    """Taken without effect."""
-    store: bool | None = None
-    """Taken without effect."""
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -96,6 +86,12 @@ class Sampling(Body):
         """The strings that end a text."""
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken in each place, so that all texts of a prompt are the same."""
+        cold = self.temperature is not None and self.temperature < COLD
+        return (cold or self.top_p == 0) and not self.use_beam_search
+
     def decodings(self, max_new_tokens: int, count: int, top_logprobs: int = 0) -> list[Decoding]:
         """How the engine is to write the texts of one prompt: each for itself, or all as the beams of one search.
 
@@ -104,7 +100,6 @@ class Sampling(Body):
             count: how many texts.
             top_logprobs: how many alternatives to tell of each token.
         """
-        cold = (1.0 if self.temperature is None else self.temperature) < 1e-3
         top_k = self.top_k or 0
         common: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
@@ -118,7 +113,7 @@ class Sampling(Body):
             beams: dict[str, Any] = {"num_beams": count, "num_candidates": count, "length_penalty": penalty}
             return [Decoding(**common, **(beams if count > 1 else {}))]
         drawn: dict[str, Any] = {
-            "temperature": 0.0 if cold else (self.temperature or 1.0),
+            "temperature": 0.0 if self.greedy else (self.temperature or 1.0),
             "top_k": max(0, top_k),
             "top_p": self.top_p or 1.0,
             "min_p": self.min_p or 0.0,
@@ -126,6 +121,11 @@ class Sampling(Body):
         }
         first = secrets.randbits(62) if self.seed is None else self.seed
         return [Decoding(**common, **drawn, seed=first + number) for number in range(count)]
+
+
+def _unless_false(value: Any) -> Any:
+    """None for false, which chats take for the same."""
+    return None if value is False else value
 
 
 class CompletionBody(Sampling):
@@ -137,7 +137,7 @@ class CompletionBody(Sampling):
     """Most tokens of a text; by default 16."""
     best_of: int | None = Field(None, ge=1, le=128)
     """Write so many texts and give the n likeliest by log-probability a token."""
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: Annotated[int | None, BeforeValidator(_unless_false)] = Field(None, ge=0, le=20)
     """Tell log-probabilities, and so many of the likeliest tokens in each place."""
     echo: bool | None = False
     """Give the prompt back before the text."""
@@ -157,32 +157,7 @@ class CompletionBody(Sampling):
         return self
 
 
-class TextPart(Body):
-    """A part of a message."""
-
-    type: Literal["text"]
-    """Only text."""
-    text: str
-    """What it says."""
-
-
-class Message(Body):
-    """A turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    """Who says it."""
-    content: str | list[TextPart]
-    """What is said."""
-    name: str | None = None
-    """Taken without effect."""
-
-    @property
-    def text(self) -> str:
-        """What is said, as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
-class ChatBody(Sampling):
+class ChatBody(Sampling, ChatDefaults):
     """Of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
@@ -232,8 +207,8 @@ class RecordsBody(Body):
     """Above 0, draw tokens."""
     top_k: int = Field(0, ge=0, le=MOST)
     """Draw only from so many likeliest tokens; 0 from all."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Draw only from the fewest tokens whose probabilities reach this sum."""
+    top_p: float = Field(1.0, ge=0, le=1)
+    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
     seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Of the draws."""
     stop: list[str] = Field([], max_length=16)
@@ -263,7 +238,8 @@ class RecordsBody(Body):
             SettingsError: a combination that has no meaning.
         """
         candidates = max(self.n, self.beams if self.rerank else 1)
-        if self.beams == 1 and self.temperature < 1e-3:
+        greedy = self.temperature < COLD or self.top_p == 0
+        if self.beams == 1 and greedy:
             candidates = 1  # greedy search has one text; the others would be its copies
         return Decoding(
             max_new_tokens=self.max_tokens,
@@ -272,9 +248,9 @@ class RecordsBody(Body):
             length_penalty=self.length_penalty,
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             repetition_penalty=self.repetition_penalty,
-            temperature=self.temperature if self.temperature >= 1e-3 else 0.0,
+            temperature=0.0 if greedy else self.temperature,
             top_k=self.top_k,
-            top_p=self.top_p,
+            top_p=self.top_p or 1.0,
             seed=self.seed,
         )
 

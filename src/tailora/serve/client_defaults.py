@@ -1,0 +1,88 @@
+"""Fields that clients of OpenAI's API and of vLLM send with every request although they ask for nothing here.
+
+Each is accepted with the values that leave a plain text as it is. A value that asks for something which the server
+does not have is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from tailora.serve.body import Body, default_only
+
+_NO_TOOLS = default_only([], hint="tools are not supported; remove the field")
+_NO_CALL = default_only("none", "auto", hint="tools are not supported; remove the field or send 'none'")
+_TEXT_FORMAT = default_only({"type": "text"}, hint="only {'type': 'text'} is supported; remove the field")
+_TEXT_ONLY = default_only(["text"], [], hint="only ['text'] is supported; remove the field")
+
+
+class ClientDefaults(Body):
+    """Fields that are accepted and have no effect."""
+
+    tools: Annotated[list[Any], _NO_TOOLS] | None = None
+    """Must be empty: tools are not supported."""
+    tool_choice: Annotated[str | dict[str, Any], _NO_CALL] | None = None
+    """"none" or "auto", which mean the same without tools."""
+    functions: Annotated[list[Any], _NO_TOOLS] | None = None
+    """Must be empty: the older spelling of tools."""
+    function_call: Annotated[str | dict[str, Any], _NO_CALL] | None = None
+    """The older spelling of tool_choice."""
+    parallel_tool_calls: bool | None = None
+    """Has no effect: there are no tools."""
+    response_format: Annotated[dict[str, Any], _TEXT_FORMAT] | None = None
+    """Must be {"type": "text"}: JSON output is not supported."""
+    modalities: Annotated[list[str], _TEXT_ONLY] | None = None
+    """Must be ["text"]."""
+    reasoning_effort: str | None = None
+    """Has no effect: these models do not reason before they answer."""
+    verbosity: str | None = None
+    """Has no effect: limit a text with max_tokens."""
+    prediction: dict[str, Any] | None = None
+    """Has no effect on a text: a prediction may only make it faster."""
+    store: bool | None = None
+    """Has no effect: the server stores no request."""
+    metadata: dict[str, Any] | None = None
+    """Has no effect."""
+    user: str | None = None
+    """Has no effect."""
+    safety_identifier: str | None = None
+    """Has no effect."""
+    service_tier: str | None = None
+    """Has no effect."""
+    prompt_cache_key: str | None = None
+    """Has no effect: prompts that begin alike share the cache by themselves."""
+    prompt_cache_retention: str | None = None
+    """Has no effect."""
+    prompt_cache_options: dict[str, Any] | None = None
+    """Has no effect."""
+    priority: Literal[0] | None = None
+    """Must be 0, as in vLLM's defaults: requests are answered in the order in which they arrive."""
+    min_tokens: Literal[0] | None = None
+    """Must be 0, as in vLLM's defaults."""
+    skip_special_tokens: Literal[True] | None = None
+    """Must be true, as in vLLM's defaults."""
+    spaces_between_special_tokens: bool | None = None
+    """Has no effect: special tokens are not part of a text."""
+    include_stop_str_in_output: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults."""
+    return_token_ids: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults."""
+    return_tokens_as_token_ids: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults."""
+
+
+class ChatDefaults(ClientDefaults):
+    """The same for chats."""
+
+    echo: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults."""
+    best_of: Literal[1] | None = None
+    """Must be 1: use /v1/completions to choose the likeliest of several texts."""
+    add_generation_prompt: Literal[True] | None = None
+    """Must be true, as in vLLM's defaults."""
+    continue_final_message: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults."""
+    chat_template_kwargs: (
+        Annotated[dict[str, Any], default_only({}, hint="is not supported; remove the field")] | None
+    ) = None
+    """Must be empty, as in vLLM's defaults."""
