@@ -113,7 +113,7 @@ def test_what_it_has_no_graph_for(tmp_path: Path) -> None:
     save_base(tmp_path / "base")
     config = {"model_type": "bloom"}
     write_json(tmp_path / "bloom" / "config.json", config)
-    with pytest.raises(ModelError, match="no graph for the architecture 'bloom'; run it on the torch backend"):
+    with pytest.raises(ModelError, match="no graph for the architecture 'bloom'; use --backend torch"):
         OpenVinoBackend(tmp_path / "bloom")
     with pytest.raises(ModelError, match="no layer ends in q_proj"):
         OpenVinoBackend(tmp_path / "base", layers=("q_proj",))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.data.tokenizer import Tokenizer
-from tailora.engine.architecture import architecture_of, read_config
+from tailora.engine.architecture import read_config
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.groups import Request
@@ -192,16 +192,21 @@ def start(
     if why_not and len(setup.adapters) > 1:
         name, reason = why_not
         raise AdapterError(f"{reason}, which does not run beside other adapters", where=name, mend="`tailora merge` it")
-    if backend == "auto":
-        backend = "openvino" if _openvino_can(setup, device) and not why_not else "torch"
-    made: tuple[Backend, str, str]
-    if backend == "openvino":
-        if why_not:
-            raise AdapterError(why_not[1], where=why_not[0], mend="run it with --backend torch")
-        if device not in ("auto", "cpu"):
-            raise SettingsError("OpenVINO runs on the CPU here", where="device", mend="use --backend torch")
-        made = _openvino(setup, precision, merged, cache_tokens, room)
-    else:
+    if backend == "openvino" and why_not:
+        raise AdapterError(why_not[1], where=why_not[0], mend="run it with --backend torch")
+    if backend == "openvino" and device not in ("auto", "cpu"):
+        raise SettingsError("OpenVINO runs on the CPU here", where="device", mend="use --backend torch")
+    made: tuple[Backend, str, str] | None = None
+    if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
+        try:
+            made = _openvino(setup, precision, merged, cache_tokens, room)
+            backend = "openvino"
+        except ModelError as error:
+            if backend == "openvino":
+                raise
+            log.info("running on torch: %s", error)
+    if made is None:
+        backend = "torch"
         made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
     network, type_, place = made
     engine = Engine(network, end=setup.tokenizer.eos_id, sequences=sequences)
@@ -291,16 +296,9 @@ def _not_in_graph(adapters: Mapping[str, Adapter], merged: bool) -> tuple[str, s
     return None
 
 
-def _openvino_can(setup: Setup, device: str) -> bool:
-    """Whether OpenVINO is the backend to take where none was asked for."""
-    if device not in ("auto", "cpu") or (device == "auto" and _sees_gpu()):
-        return False
-    try:
-        architecture_of(read_config(setup.base.folder))
-    except ModelError as error:
-        log.info("running on torch: %s", error)
-        return False
-    return True
+def _is_for_openvino(device: str) -> bool:
+    """Whether a device is one on which OpenVINO is tried first where no backend was asked for."""
+    return device == "cpu" or (device == "auto" and not _sees_gpu())
 
 
 def _sees_gpu() -> bool:

@@ -1,4 +1,9 @@
-"""The dimensions of a base model, read from its config.json. No torch."""
+"""The dimensions of a base model, read from its config.json. No torch.
+
+A graph computes what the fields that it knows say, and nothing else. So every field counts: it is read, or has the
+one value that the graph implements, or is known not to matter (`config_fields`). A configuration with any other field
+is refused, and the torch backend runs it as transformers does.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailora.engine.config_fields import WITHOUT_EFFECT
 from tailora.errors import ModelError
+from tailora.models.account import METHOD
 
 SUPPORTED = ("gpt2", "llama")
+_ON_TORCH = "use --backend torch"
+_FETCH = "fetch the model again"
+
+# Fields with the values that the graphs implement. A field that is absent or null has transformers' default, which is
+# among them.
+_BOTH: Mapping[str, tuple[Any, ...]] = {
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "is_causal": (True,),
+    "add_cross_attention": (False,),
+    "use_bidirectional_attention": (False,),
+}
+_GPT2: Mapping[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # three names of one formula
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "reorder_and_upcast_attn": (False,),
+}
+_LLAMA: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "rope_interleaved": (False,),
+    "use_sliding_window": (False,),
+    "partial_rotary_factor": (1,),
+}
+_GPT2_READ = frozenset({"n_embd", "n_head", "n_layer", "n_positions", "n_inner", "vocab_size", "layer_norm_epsilon"})
+_LLAMA_READ = frozenset(
+    {
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps"),
+        *("rope_theta", "rope_scaling", "rope_parameters"),
+    }
+)
+_READ_OF_BOTH = frozenset({"model_type", "tie_word_embeddings", "quantization_config"})
 
 
 @dataclass(frozen=True)
@@ -21,6 +63,7 @@ class Architecture:
         model_type: transformers' name of the family: "gpt2" or "llama".
         layers: transformer blocks.
         hidden: width of the residual stream.
+        inner: width of the feed-forward layers.
         heads: of queries.
         kv_heads: of keys and values; fewer than `heads` where queries share them.
         head_dim: width of a head.
@@ -28,11 +71,13 @@ class Architecture:
         context: most tokens a sequence may have.
         epsilon: added to the variance (GPT-2) or mean square (Llama) of a normalisation.
         rope_theta: base of the rotary frequencies; None where positions are learnt.
+        tied: whether the vocabulary projection is the token embedding.
     """
 
     model_type: str
     layers: int
     hidden: int
+    inner: int
     heads: int
     kv_heads: int
     head_dim: int
@@ -40,23 +85,25 @@ class Architecture:
     context: int
     epsilon: float
     rope_theta: float | None
+    tied: bool
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json.
 
     Raises:
-        ModelError: another family, or a variant of these two that the engine's graphs do not have.
+        ModelError: another family, or a variant of these two that the engine's graphs do not implement.
     """
     model_type = config.get("model_type")
     if model_type not in SUPPORTED:
+        raise ModelError(f"the engine has no graph for the architecture {model_type!r}", mend=_ON_TORCH)
+    fields = _Fields(config)
+    quantised = config.get("quantization_config")
+    if quantised is not None and not (isinstance(quantised, dict) and quantised.get("quant_method") == METHOD):
         raise ModelError(
-            f"the engine has no graph for the architecture {model_type!r}", mend="run it on the torch backend"
+            "the model is quantised in a form that the engine does not read", mend="use the unquantised one"
         )
-    try:
-        return _gpt2(config) if model_type == "gpt2" else _llama(config)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"config.json lacks or misstates {error}", mend="fetch the model again") from error
+    return _gpt2(fields) if model_type == "gpt2" else _llama(fields)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,57 +116,100 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
+        raise ModelError("cannot be read as JSON", where=path, mend=_FETCH) from error
     if not isinstance(config, dict):
-        raise ModelError("is not a JSON object", where=path, mend="fetch the model again")
+        raise ModelError("is not a JSON object", where=path, mend=_FETCH)
     return config
 
 
-def _gpt2(config: Mapping[str, Any]) -> Architecture:
-    wanted = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-    _require(config, wanted | {"n_inner": None})
-    hidden, heads = config["n_embd"], config["n_head"]
+@dataclass(frozen=True)
+class _Fields:
+    """A configuration whose values are checked as they are read."""
+
+    config: Mapping[str, Any]
+
+    def size(self, name: str, default: int | None = None) -> int:
+        value = self.config.get(name)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelError(f"config.json: {name} is {value!r} instead of a positive integer", mend=_FETCH)
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.config.get(name)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise ModelError(f"config.json: {name} is {value!r} instead of a positive number", mend=_FETCH)
+        return float(value)
+
+    def require(self, wanted: Mapping[str, tuple[Any, ...]], read: frozenset[str]) -> None:
+        """Raise unless every field is known, and has a value that the graph implements."""
+        for name, value in self.config.items():
+            if value is None or name in read or name in WITHOUT_EFFECT:
+                continue
+            if name not in wanted:
+                raise ModelError(f"config.json: the engine's graph does not know the field {name}", mend=_ON_TORCH)
+            if value not in wanted[name]:
+                expected = " or ".join(map(repr, wanted[name]))
+                what = f"config.json: {name} is {value!r}, and the engine's graph implements {expected}"
+                raise ModelError(what, mend=_ON_TORCH)
+
+
+def _gpt2(fields: _Fields) -> Architecture:
+    fields.require({**_BOTH, **_GPT2}, _READ_OF_BOTH | _GPT2_READ)
+    hidden, heads = fields.size("n_embd"), fields.size("n_head")
     return Architecture(
         model_type="gpt2",
-        layers=config["n_layer"],
+        layers=fields.size("n_layer"),
         hidden=hidden,
+        inner=fields.size("n_inner", 4 * hidden),
         heads=heads,
         kv_heads=heads,
         head_dim=hidden // heads,
-        vocabulary=config["vocab_size"],
-        context=config["n_positions"],
-        epsilon=config.get("layer_norm_epsilon", 1e-5),
+        vocabulary=fields.size("vocab_size"),
+        context=fields.size("n_positions"),
+        epsilon=fields.number("layer_norm_epsilon", 1e-5),
         rope_theta=None,
+        tied=bool(fields.config.get("tie_word_embeddings", True)),
     )
 
 
-def _llama(config: Mapping[str, Any]) -> Architecture:
-    _require(config, {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False})
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ModelError(
-            f"rotary positions of the kind {rope['rope_type']!r} are not in the engine's graph",
-            mend="run it on the torch backend",
-        )
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+def _llama(fields: _Fields) -> Architecture:
+    fields.require({**_BOTH, **_LLAMA}, _READ_OF_BOTH | _LLAMA_READ)
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     return Architecture(
         model_type="llama",
-        layers=config["num_hidden_layers"],
+        layers=fields.size("num_hidden_layers"),
         hidden=hidden,
+        inner=fields.size("intermediate_size"),
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or hidden // heads,
-        vocabulary=config["vocab_size"],
-        context=config["max_position_embeddings"],
-        epsilon=config.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
+        kv_heads=fields.size("num_key_value_heads", heads),
+        head_dim=fields.size("head_dim", hidden // heads),
+        vocabulary=fields.size("vocab_size"),
+        context=fields.size("max_position_embeddings"),
+        epsilon=fields.number("rms_norm_eps", 1e-6),
+        rope_theta=_rope_theta(fields),
+        tied=bool(fields.config.get("tie_word_embeddings", False)),
     )
 
 
-def _require(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
-        if config.get(name, value) != value:
-            raise ModelError(
-                f"{name} {config[name]!r} is not in the engine's graph, which has {value!r}",
-                mend="run it on the torch backend",
-            )
+def _rope_theta(fields: _Fields) -> float:
+    """The base of unscaled rotary frequencies.
+
+    Scaling is written in three ways: `rope_parameters` with a `rope_type`, `rope_scaling` with one, and the oldest,
+    `rope_scaling` with a `type`. transformers honours each.
+
+    Raises:
+        ModelError: the frequencies are scaled in any of them.
+    """
+    theta = fields.number("rope_theta", 10000.0)
+    scaled = {name: fields.config[name] for name in ("rope_parameters", "rope_scaling") if fields.config.get(name)}
+    if len(scaled) > 1:
+        raise ModelError("config.json has both rope_parameters and rope_scaling", mend=_ON_TORCH)
+    for name, rope in scaled.items():
+        if not isinstance(rope, dict):
+            raise ModelError(f"config.json: {name} is {rope!r} instead of an object", mend=_FETCH)
+        implemented = {"rope_type": ("default",), "type": ("default",), "partial_rotary_factor": (1,)}
+        _Fields(rope).require(implemented, frozenset({"rope_theta"}))
+        theta = _Fields(rope).number("rope_theta", theta)
+    return theta

@@ -147,16 +147,7 @@ def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
 
 def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     try:
-        with quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
+        model, report = _from_pretrained(folder, dtype)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
@@ -167,6 +158,26 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"the weights lack {names}", where=folder, mend="fetch the model again")
     return model
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The network with fused attention where transformers has it for the architecture, and what it says of the keys."""
+    given: dict[str, Any] = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
+    with quiet_transformers():
+        try:
+            found = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **given)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):  # GPT-Neo, BLOOM and Gemma 2 lack it
+                raise
+            found = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **given)
+    model, report = found
+    return model, report
 
 
 def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:

@@ -19,6 +19,7 @@ from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from tailora.adapters.adapter import Adapter, LayerAdapter
+from tailora.adapters.config import matches
 from tailora.engine.adapter_bank import GROUPED, grouping
 from tailora.engine.architecture import Architecture
 from tailora.errors import AdapterError, ModelError
@@ -57,8 +58,9 @@ class SlotShape:
     Attributes:
         slots: how many adapters fit side by side.
         rank: most that one may have.
-        layers: ends of module paths: of linear layers ("attn.c_attn", "self_attn.q_proj"), of the token embedding
-            ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
+        layers: names that `adapters.config.matches` compares with module paths: of linear layers ("attn.c_attn",
+            "self_attn.q_proj"), of the token embedding ("wte", "embed_tokens"), of the vocabulary projection
+            ("lm_head").
         grouped: see `adapter_bank.AdapterBank`.
     """
 
@@ -119,6 +121,11 @@ class _Weights:
             )
         update = self._updates.pop(name, None)
         return values if update is None else values + _update(update, name, values.shape)
+
+    def are_equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        first, second = self._tensors[one], self._tensors[other]
+        return first.dtype == second.dtype and np.array_equal(first.raw, second.raw)
 
     def require_all_merged(self) -> None:
         """Raise where the adapter to merge has layers that the graph has not."""
@@ -251,8 +258,8 @@ class _Builder:
             qkv = self._conv1d(y, f"{block}.attn.c_attn", s.hidden, 3 * s.hidden)
             q, k, v = ops.split(qkv, _whole(1), 3).outputs()
             x = ops.add(x, self._conv1d(self._attention(q, k, v), f"{block}.attn.c_proj", s.hidden, s.hidden))
-            y = self._conv1d(self._layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", s.hidden, 4 * s.hidden)
-            x = ops.add(x, self._conv1d(ops.gelu(y, "tanh"), f"{block}.mlp.c_proj", 4 * s.hidden, s.hidden))
+            y = self._conv1d(self._layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", s.hidden, s.inner)
+            x = ops.add(x, self._conv1d(ops.gelu(y, "tanh"), f"{block}.mlp.c_proj", s.inner, s.hidden))
         return self._finish(self._layer_norm(self._sampled(x), "transformer.ln_f"), embedding)
 
     def llama(self) -> Graph:
@@ -267,7 +274,6 @@ class _Builder:
             for f in (np.cos, np.sin)
         ]
         kv = s.kv_heads * s.head_dim
-        width = self._intermediate()
         for number in range(s.layers):
             block = f"model.layers.{number}"
             y = self._rms_norm(x, f"{block}.input_layernorm")
@@ -277,23 +283,13 @@ class _Builder:
             mixed = self._attention(self._rotate(q, *turn), self._rotate(k, *turn), v)
             x = ops.add(x, *self._linear(mixed, queries, {f"{at}.o_proj": s.hidden}))
             y, at = self._rms_norm(x, f"{block}.post_attention_layernorm"), f"{block}.mlp"
-            gate, up = self._linear(y, s.hidden, {f"{at}.gate_proj": width, f"{at}.up_proj": width})
+            gate, up = self._linear(y, s.hidden, {f"{at}.gate_proj": s.inner, f"{at}.up_proj": s.inner})
             mixed = ops.multiply(ops.swish(gate), up)
-            x = ops.add(x, *self._linear(mixed, width, {f"{at}.down_proj": s.hidden}))
+            x = ops.add(x, *self._linear(mixed, s.inner, {f"{at}.down_proj": s.hidden}))
         return self._finish(self._rms_norm(self._sampled(x), "model.norm"), embedding)
 
-    def _intermediate(self) -> int:
-        name = "model.layers.0.mlp.gate_proj.weight"
-        tensor = self.weights._tensors.get(name)
-        if tensor is None or tensor.raw.ndim != 2:
-            raise ModelError(f"the weights lack {name}", mend="fetch the model again")
-        return int(tensor.raw.shape[0])
-
     def _finish(self, hidden_KH: Node, embedding: _Matrix) -> Graph:
-        head = embedding
-        if "lm_head.weight" in self.weights:
-            weight = self.weights("lm_head.weight", self.shape.vocabulary, self.shape.hidden)
-            head = _Matrix.of(weight, self.precision)
+        head = self._head(embedding)
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
         if self._has_room("lm_head"):
             assert self.room is not None
@@ -306,6 +302,21 @@ class _Builder:
         results = [ops.result(each) for each in (logits, best, log_z)]
         model = ov.Model(results, list(self.inputs.values()), "tailora")
         return Graph(model, self.caches, self.targets)
+
+    def _head(self, embedding: _Matrix) -> _Matrix:
+        """The vocabulary projection.
+
+        Versions of transformers differ in what they do with a file that holds one which config.json says is the
+        embedding but is not: such a file is left to the version that is installed.
+        """
+        name, shape = "lm_head.weight", (self.shape.vocabulary, self.shape.hidden)
+        if self.shape.tied:
+            token = "transformer.wte.weight" if self.shape.model_type == "gpt2" else "model.embed_tokens.weight"
+            if name in self.weights and not self.weights.are_equal(name, token):
+                what = "config.json says that the vocabulary projection is the token embedding, and the weights differ"
+                raise ModelError(what, mend="use --backend torch")
+            return embedding
+        return _Matrix.of(self.weights(name, *shape), self.precision)
 
     def _best(self, logits_KV: Node) -> tuple[Node, Node]:
         """The likeliest tokens of each row, [K, best], and the largest logit, [K, 1].
@@ -396,7 +407,7 @@ class _Builder:
         return ops.add(y, self.rows.update(ops.matmul(self.rows.take(x), a, False, True), b))
 
     def _has_room(self, name: str) -> bool:
-        return self.room is not None and name.endswith(self.room.layers)
+        return self.room is not None and any(matches(pattern, name) for pattern in self.room.layers)
 
     def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
         """A layer's factors as inputs of the graph, of all slots: [G, W, in] and [G, out, W]."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tailora.adapters.config import matches
 from tailora.engine.adapter_bank import GROUPED, AdapterBank, Factors
 from tailora.engine.step import Scores, Step
 from tailora.lora.layers import kind_of
@@ -32,7 +33,8 @@ class TorchBackend:
         cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
         slots: how many adapters a step can mix; 0 for the base as it is.
         rank: most that an adapter may have.
-        layers: ends of the paths of the linear layers and embeddings of tokens that adapters may sit on.
+        layers: the linear layers and embeddings of tokens that adapters may sit on, by names that
+            `adapters.config.matches` compares with module paths.
         grouped: see `adapter_bank.AdapterBank`.
     """
 
@@ -50,8 +52,7 @@ class TorchBackend:
         embedding = self._model.get_input_embeddings().weight
         self._device = embedding.device
         self.vocabulary = int(embedding.shape[0])
-        limit = getattr(self._model.config, "max_position_embeddings", None)
-        self.context = int(limit or cache_tokens)
+        self.context = _context(self._model.config) or cache_tokens
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
@@ -67,7 +68,17 @@ class TorchBackend:
     def run(self, step: Step) -> Scores:
         """See `step.Backend`."""
         with torch.inference_mode():
-            return self._run(step)
+            places = self._side_by_side(step)
+            if len(places) == 1:
+                return self._run(step)
+            found = [(own, self._run(_part(step, own))) for own in places]
+        of_row = np.searchsorted(step.begins, step.sampled, side="right") - 1  # the sequence of each row of logits
+        order = np.argsort(np.concatenate([np.flatnonzero(np.isin(of_row, own)) for own, _ in found]), kind="stable")
+        parts = [scores for _, scores in found]
+        logits, tokens, log_z = (
+            np.concatenate([getattr(each, name) for each in parts])[order] for name in ("logits", "tokens", "log_z")
+        )
+        return Scores(logits, tokens, log_z)
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """See `step.Backend`."""
@@ -75,6 +86,19 @@ class TorchBackend:
             for source, target in pairs:
                 for part in itertools.chain.from_iterable(self._caches):
                     part[target] = part[source]
+
+    def _side_by_side(self, step: Step) -> list[np.ndarray]:
+        """The sequences of a step that run together: a row must not be longer than the context.
+
+        A row has room for the longest past and the most new tokens, which may be those of two sequences. Some
+        architectures have tables of positions that end with the context.
+        """
+        counts = np.diff(step.begins)
+        every = np.arange(len(counts))
+        if step.past.max() + counts.max() <= self.context:
+            return [every]
+        writing = every[counts == 1]
+        return [each for each in (writing, *every[counts > 1][:, None]) if len(each)]
 
     def _run(self, step: Step) -> Scores:
         counts = np.diff(step.begins)
@@ -166,8 +190,41 @@ class TorchBackend:
                 kept[where] = part.transpose(1, 2)[source]
 
 
+def _part(step: Step, own: np.ndarray) -> Step:
+    """The step of some of its sequences, in their order."""
+    counts, held = np.diff(step.begins), np.diff(step.block_begins)
+    tokens = np.concatenate([np.arange(step.begins[each], step.begins[each + 1]) for each in own])
+    blocks = [step.blocks[step.block_begins[each] : step.block_begins[each + 1]] for each in own]
+    return Step(
+        tokens=step.tokens[tokens],
+        positions=step.positions[tokens],
+        past=step.past[own],
+        begins=np.cumsum([0, *counts[own]], dtype=np.int32),
+        blocks=np.concatenate(blocks),
+        block_begins=np.cumsum([0, *held[own]], dtype=np.int32),
+        slots=step.slots[tokens],
+        scales=step.scales[tokens],
+        sampled=np.flatnonzero(np.isin(tokens, step.sampled)).astype(np.int32),
+        best=step.best,
+    )
+
+
+def _context(config: Any) -> int | None:
+    """The most tokens that a sequence may have; None where the configuration sets no limit.
+
+    Where the rotary frequencies change beyond a length, that length: the keys in the cache would keep the old ones.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for each in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if each.get("rope_type", each.get("type")) in ("longrope", "su", "dynamic"):
+            own = each.get("original_max_position_embeddings")
+            limits.append(own or getattr(config, "original_max_position_embeddings", None))
+    return min((int(limit) for limit in limits if limit), default=None)
+
+
 def _ends(path: str, layer: nn.Module, layers: tuple[str, ...]) -> bool:
-    return path.endswith(layers) and kind_of(layer) in ("linear", "gpt2_conv1d", "embedding")
+    return any(matches(name, path) for name in layers) and kind_of(layer) in ("linear", "gpt2_conv1d", "embedding")
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
