@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -184,6 +184,10 @@ def test_a_metric_that_cannot_be_had_says_so_and_the_others_go_on(
     assert result["all"]["meteor"]["value"] is None
     assert "Java" in result["all"]["meteor"]["missing"]
     assert result["all"]["bleu"]["value"] > 0
+
+
+def test_every_metric_has_a_name_to_choose() -> None:
+    assert set(get_args(suite.MetricName)) == set(METRICS)
 
 
 def test_the_field_s_usual_scores(data: Path) -> None:

@@ -21,6 +21,7 @@ from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
 from tailora.models.load import load_base
+from tailora.settings import from_arguments, parser_for
 
 
 @pytest.fixture
@@ -230,12 +231,33 @@ def test_the_backends_write_the_same(base: str, data: Path, tmp_path: Path, targ
     assert texts(beams=3, backend="openvino") == texts(beams=3, backend="torch")
 
 
-def test_the_paper_preset_gives_way_to_flags() -> None:
-    preset = GenerateSettings(base="tiny", input="e2e", preset="lora-paper")
+@pytest.mark.parametrize("source", ["e2e", "dart", "/home/e2e-team/webnlg.json"])
+def test_the_paper_s_presets_go_by_their_names(source: str) -> None:
+    preset = GenerateSettings(base="tiny", input=source, preset="lora-paper-e2e")
     assert (preset.beams, preset.no_repeat_ngram_size, preset.max_new_tokens) == (10, 4, 64)
     assert (preset.length_penalty, preset.stop) == (0.9, ("\n\n",))
-    other = GenerateSettings(base="tiny", input="dart", preset="lora-paper", beams=2, stop=(r"\n",))
+    other = GenerateSettings(base="tiny", input=source, preset="lora-paper", beams=2, stop=(r"\n",))
     assert (other.length_penalty, other.beams, other.stop) == (0.8, 2, ("\n",))
+
+
+STOPS = {"\n": "\n", r"\n": "\n", ",": ",", " ": " ", " END": " END", ", and": ", and"}
+
+
+@pytest.mark.parametrize("given", STOPS)
+def test_stop_strings_are_kept_as_they_are(given: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    parser = parser_for(GenerateSettings, prog="tailora generate", description="")
+    flags = ["--base", "tiny", "--record", "name : x"]
+    assert from_arguments(GenerateSettings, parser, [*flags, "--stop", given])[0].stop == (STOPS[given],)
+    for value in (given, [given, "END"]):
+        config.write_text(f"stop: {json.dumps(value)}\n", encoding="utf-8")
+        wanted = (STOPS[given],) if value == given else (STOPS[given], "END")
+        assert from_arguments(GenerateSettings, parser, [str(config), *flags])[0].stop == wanted
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(SettingsError, match="stop: an empty string ends every text; leave it out"):
+        GenerateSettings(base="tiny", record="name : x", stop=("",))
 
 
 def test_a_built_in_adapter_is_not_taken_for_the_base(adapter: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from tailora.errors import SettingsError
-from tailora.settings import Settings, from_arguments, parser_for
+from tailora.settings import Settings, Verbatim, from_arguments, parser_for
 
 
 class AdapterSettings(Settings):
@@ -239,3 +240,51 @@ def test_an_argument_without_a_flag_fills_the_first_field(tmp_path: Path) -> Non
     assert read(str(config)).data == Path("told.csv")
     with pytest.raises(SettingsError, match=r"^mine.csv: is not a .yaml configuration"):
         read("mine.csv", "--data", "other.csv")
+
+
+class TextsSettings(Settings):
+    """Settings with fields that inherit, choose and hold texts as they are."""
+
+    stop: Annotated[tuple[str, ...], Verbatim()] = ()
+    place: Annotated[tuple[Path, ...] | None, Verbatim()] = None
+    metrics: tuple[Literal["bleu", "ter"], ...] = ()
+    rates: dict[Literal["lora"], float] = Field(default_factory=dict)
+
+
+class NarrowSettings(TextsSettings):
+    """Settings that refuse an inherited field."""
+
+    without_flag = frozenset({"place"})
+
+
+STRINGS = ["\n", ",", " ", " END", ", and", "a, b", "END\n", "\t", "none", "a{1,2}", '"x"', "- ", "é, ü"]
+
+
+@pytest.mark.parametrize("text", STRINGS)
+def test_texts_that_are_taken_as_they_are(text: str, tmp_path: Path) -> None:
+    parser = parser_for(TextsSettings, prog="tailora toy", description="A toy.")
+    flags = from_arguments(TextsSettings, parser, [f"--stop={text}", f"--stop={text}"])[0]
+    assert flags.stop == (text, text)
+    one = TextsSettings(stop=(text,))
+    assert TextsSettings.from_yaml(config(tmp_path, one.to_yaml())) == one
+    assert TextsSettings.from_yaml(config(tmp_path, f"stop: {json.dumps(text)}\n")) == one
+
+
+def test_paths_may_hold_commas() -> None:
+    parser = parser_for(TextsSettings, prog="tailora toy", description="A toy.")
+    found = from_arguments(TextsSettings, parser, ["--place", "runs/a, b", "--place", "c"])[0]
+    assert found.place == (Path("runs/a, b"), Path("c"))
+    assert from_arguments(TextsSettings, parser, ["--place", "none"])[0].place is None
+
+
+def test_help_shows_the_choices_of_a_field_of_several() -> None:
+    shown = parser_for(TextsSettings, prog="tailora toy", description="A toy.").format_help()
+    assert "--metrics bleu|ter" in shown
+    assert "--rates KEY=VALUE" in shown
+
+
+def test_fields_that_are_refused_are_not_offered(tmp_path: Path) -> None:
+    parser = parser_for(NarrowSettings, prog="tailora toy", description="A toy.")
+    assert "--place" not in parser.format_help()
+    with pytest.raises(SettingsError, match="--place: no such flag"):
+        from_arguments(NarrowSettings, parser, ["--place", "x"])

@@ -23,7 +23,7 @@ from tailora.data import records as record_files
 from tailora.errors import SettingsError, TrainingError
 from tailora.files import write_json, write_text
 from tailora.hardware import describe
-from tailora.metrics.suite import METRICS
+from tailora.metrics.suite import METRICS, MetricName
 from tailora.models.catalog import resolve
 from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
@@ -36,6 +36,7 @@ METHODS: tuple[Method, ...] = ("lora", "full", "bitfit", "top2")
 class CompareSettings(TrainSettings):
     """Settings of `tailora compare`: those of `tailora train`, which hold for every method, and what to compare."""
 
+    without_flag = frozenset({"method", "learning_rate"})
     methods: tuple[Method, ...] = METHODS
     """What to compare."""
     learning_rates: dict[str, Any] = Field(default_factory=dict)
@@ -48,7 +49,7 @@ class CompareSettings(TrainSettings):
     """Only so many of them, from the start."""
     max_new_tokens: int = Field(80, ge=1)
     """Most tokens a text may have; texts are written greedily."""
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[MetricName, ...] = ()
     """Which scores; by default those that the field reports of such data."""
     draws: int = Field(1000, ge=100)
     """Resamples of the records that intervals come from."""
@@ -64,9 +65,6 @@ class CompareSettings(TrainSettings):
                 raise SettingsError("each method has its own", where=name, mend=f"give --{instead.replace('_', '-')}")
         if not self.methods:
             raise SettingsError("nothing to compare", where="methods", mend=f"name some of {', '.join(METHODS)}")
-        for name in self.metrics:
-            if name not in METRICS:
-                raise SettingsError(f"no metric {name}", where="metrics", mend=f"name some of {', '.join(METRICS)}")
         for name in self.learning_rates:
             if name not in get_args(Method):
                 raise SettingsError(f"no method {name}", where="learning_rates", mend=f"name {', '.join(METHODS)}")

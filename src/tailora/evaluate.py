@@ -21,18 +21,19 @@ from tailora.generate import DecodingSettings, GenerateSettings, read_records
 from tailora.generate import run as write_texts
 from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
-from tailora.metrics.suite import METRICS, Measured, measure, unavailable, usual
+from tailora.metrics.suite import METRICS, Measured, MetricName, measure, unavailable, usual
 from tailora.reports.evaluation import Item, Row, page
 from tailora.reports.reproduction import card
 from tailora.reports.tables import Sheet, as_markdown
 from tailora.reports.tables import Table as CardTable
 
-MetricName = Literal["bleu", "nist", "meteor", "rouge_l", "cider", "multi_bleu", "ter", "chrf", "slots"]
-
 
 class EvaluateSettings(GenerateSettings):
     """Settings of `tailora evaluate`: those of `tailora generate`, and what to make of the texts."""
 
+    without_flag = frozenset({"record"})
+    output: Path | None = None
+    """Folder for the scores, the report and the texts that are written (required)."""
     texts: Path | None = None
     """Texts to score instead of writing any: JSON lines, a JSON list, or one text per line."""
     text_key: str | None = None

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
@@ -23,17 +23,18 @@ from tailora.files import write_text
 from tailora.inference import BackendName, Precision, Running, Setup, named_adapters, set_up, start
 from tailora.journal import Journal
 from tailora.metrics.slots import Rules, Vocabulary, load_rules, slot_report, vocabulary_of
-from tailora.settings import Settings
+from tailora.settings import Settings, Verbatim
 from tailora.writing import Candidate, Generation, Prompt, generate, generation_from
 
 CACHE_TOKENS = 16384
+_LENGTH_PENALTY: Mapping[Any, float] = {"lora-paper": 0.8, "lora-paper-e2e": 0.9}
 
 
 class DecodingSettings(Settings):
     """How to write."""
 
-    preset: Literal["lora-paper"] | None = None
-    """lora-paper: as Hu et al. 2021 decode E2E, WebNLG and DART; flags given beside it go before it."""
+    preset: Literal["lora-paper", "lora-paper-e2e"] | None = None
+    """How Hu et al. 2021 decode WebNLG and DART (lora-paper) or E2E (lora-paper-e2e); other flags override it."""
     max_new_tokens: int = Field(100, ge=1)
     """Most tokens a text may have."""
     beams: int = Field(1, ge=1)
@@ -60,30 +61,26 @@ class DecodingSettings(Settings):
     """File of rules how texts say values, beside the bundled ones for E2E (see docs/evaluate.md)."""
     logprobs: bool = False
     """Say each token's log-probability too, in nats."""
-    stop: tuple[str, ...] = ()
-    """Strings that end a text, which is cut before them; \\n is a line end."""
+    stop: Annotated[tuple[str, ...], Verbatim()] = ()
+    """String that ends a text, which is cut before it; \\n is a line end and \\t a tab. Again for more."""
     seed: int = 0
     """Of the draws; with it a record's text depends on nothing but the record."""
 
     @field_validator("stop")
     @classmethod
     def _line_ends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty string ends every text; leave it out")
         return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in value)
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("preset") != "lora-paper":
+        penalty = _LENGTH_PENALTY.get(values.get("preset")) if isinstance(values, dict) else None
+        if penalty is None:
             return values
-        on_e2e = "e2e" in str(values.get("input", "")).lower()
-        return {
-            "beams": 10,
-            "no_repeat_ngram_size": 4,
-            "max_new_tokens": 64,
-            "length_penalty": 0.9 if on_e2e else 0.8,
-            "stop": ("\n\n",),
-            **values,
-        }
+        paper = {"beams": 10, "no_repeat_ngram_size": 4, "max_new_tokens": 64, "stop": ("\n\n",)}
+        return {**paper, "length_penalty": penalty, **values}
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
@@ -109,7 +106,7 @@ class DecodingSettings(Settings):
 class GenerateSettings(DecodingSettings):
     """Settings of `tailora generate`."""
 
-    adapter: tuple[str, ...] = ()
+    adapter: Annotated[tuple[str, ...], Verbatim()] = ()
     """An adapter: its folder or file, or a run directory; with NAME= before it rows can name it. Again for more."""
     base: str | None = None
     """Base model: a name (see `tailora models`), a folder or a hub id; by default the one that the adapter names."""

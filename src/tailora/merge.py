@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator
 from rich.console import Console
@@ -18,7 +18,7 @@ from tailora.errors import SettingsError
 from tailora.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import Base, quiet_transformers
-from tailora.settings import Settings
+from tailora.settings import Settings, Verbatim
 from tailora.train.methods import DELTA, load_delta
 from tailora.verify import check
 
@@ -31,7 +31,7 @@ _TOKENIZER_FILES = (
 class MergeSettings(Settings):
     """Settings of `tailora merge`."""
 
-    adapter: tuple[Path, ...]
+    adapter: Annotated[tuple[Path, ...], Verbatim()]
     """The adapter: its folder or file, or a run directory (of bitfit and top2 too). Again for more, to be added up."""
     weights: tuple[float, ...] = ()
     """What each adapter's update is multiplied by, in their order; by default 1."""

@@ -26,6 +26,13 @@ S = TypeVar("S", bound="Settings")
 _TWINS = ("data", "input")  # what verbs that learn and verbs that write call their records
 
 
+class Verbatim:
+    """Marks a field of several texts, `Annotated[tuple[str, ...], Verbatim()]`, that may hold commas and white space.
+
+    Each flag, or one text in YAML, is then one value as it is, where other fields of several texts are split at commas.
+    """
+
+
 class Problem(NamedTuple):
     """One thing wrong with settings: the field it stands in, what it is, and the mend."""
 
@@ -59,12 +66,14 @@ class Settings(BaseModel):
 
     Attributes:
         first: the field that an argument without a flag may fill on the command line, where it is no YAML file.
+        without_flag: inherited fields that the verb always refuses, and so does not offer on the command line.
 
     Raises:
         SettingsError: on an unknown name, a missing value, or a value that its field cannot hold.
     """
 
     first: ClassVar[str | None] = None
+    without_flag: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -181,6 +190,8 @@ def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsP
     parser.add_argument("config", nargs="?", metavar=given, help=told)
     groups: dict[type, Any] = {}
     for name, field in cls.model_fields.items():
+        if name in cls.without_flag:
+            continue
         owner = next(c for c in reversed(cls.__mro__) if name in getattr(c, "__annotations__", {}))
         if owner not in groups:
             heading = (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".")
@@ -308,8 +319,9 @@ def _metavar(field: FieldInfo) -> str:
     words = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
     kinds: dict[str, None] = {}
     for arm in _arms(field.annotation):
-        if get_origin(arm) is Literal:
-            kinds |= dict.fromkeys(map(str, get_args(arm)))
+        choices = [leaf for leaf in _leaves(arm) if get_origin(leaf) is Literal]
+        if choices and _shape(field) != "mapping":
+            kinds |= dict.fromkeys(str(choice) for leaf in choices for choice in get_args(leaf))
         elif arm is not type(None):
             kinds |= dict.fromkeys(words[leaf] for leaf in typing.cast("set[type]", _leaves(arm)) if leaf in words)
     return "|".join(kinds) or "VALUE"
@@ -334,7 +346,7 @@ def _help(field: FieldInfo) -> str:
 def _from_file(cls: type[Settings], name: str, value: Any) -> Any:
     """A YAML value; one text where several may stand is read as its flag would be."""
     if isinstance(value, str) and name in cls.model_fields and _shape(cls.model_fields[name]) == "many":
-        return _split(value)
+        return _parts(cls.model_fields[name], value)
     return value
 
 
@@ -343,7 +355,7 @@ def _from_texts(name: str, field: FieldInfo, given: Any) -> Any:
     shape = _shape(field)
     if shape == "bool":
         return given
-    texts = [given] if shape == "one" else [part for text in given for part in _split(text)]
+    texts = [given] if shape == "one" else [part for text in given for part in _parts(field, text)]
     if type(None) in _arms(field.annotation) and [text.lower() for text in texts] == ["none"]:
         return None
     if shape == "one":
@@ -357,8 +369,10 @@ def _from_texts(name: str, field: FieldInfo, given: Any) -> Any:
     return {key: value for key, _, value in pairs}
 
 
-def _split(text: str) -> list[str]:
-    """Split at commas, but not within the braces of a regular expression's {1,2}."""
+def _parts(field: FieldInfo, text: str) -> list[str]:
+    """The values in one text: split at commas, but not within the braces of a regular expression's {1,2}."""
+    if any(isinstance(mark, Verbatim) for mark in field.metadata):
+        return [text]
     return [part.strip() for part in re.split(r",(?![^{]*\})", text) if part.strip()]
 
 

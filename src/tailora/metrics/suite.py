@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tailora.data.values import Record
 from tailora.errors import MissingExtraError
@@ -19,6 +19,8 @@ from tailora.metrics.rouge import rouge_l
 from tailora.metrics.slots import Rules, slot_errors
 from tailora.metrics.statistics import Statistics
 from tailora.metrics.ter import ter
+
+MetricName = Literal["bleu", "nist", "meteor", "rouge_l", "cider", "multi_bleu", "ter", "chrf", "slots"]
 
 
 class Metric(NamedTuple):

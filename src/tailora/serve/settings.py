@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from tailora.errors import SettingsError
 from tailora.inference import BackendName, Precision, named_adapters
-from tailora.settings import Settings
+from tailora.settings import Settings, Verbatim
 
 
 class ServeSettings(Settings):
@@ -17,7 +17,7 @@ class ServeSettings(Settings):
 
     base: str | None = None
     """Base model: a name (see `tailora models`), a folder or a hub id; by default the one that the adapters name."""
-    adapter: tuple[str, ...] = ()
+    adapter: Annotated[tuple[str, ...], Verbatim()] = ()
     """An adapter as NAME=PATH; requests choose it by its name. Again for more."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine alone, 0.0.0.0 from any."""
