@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from bases import save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
@@ -17,10 +19,10 @@ from tailora.adapters.config import LoraConfig
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Completion, Decoding
-from tailora.engine.engine import Engine
+from tailora.engine.engine import Engine, Event
 from tailora.engine.groups import Request
 from tailora.engine.step import Backend
-from tailora.errors import AdapterError, SettingsError
+from tailora.errors import AdapterError, ModelError, SettingsError
 from tailora.models.load import load_base
 
 SLOTS, ADAPTERS, END = 2, 3, 0
@@ -121,6 +123,198 @@ def test_as_transformers(folder: Path, backend: Backend) -> None:
         with torch.inference_mode():
             out = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=END)
         assert engine(backend).complete([request])[0][0].token_ids == tuple(out[0, len(request.prompt) :].tolist())
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.8, 0.6])
+def test_beams_as_transformers(folder: Path, backend: Backend, penalty: float) -> None:
+    """With penalties on log-probabilities for ranking, and the model's own reported."""
+    model = save_base(folder.parent / "again", "llama")
+    for seed in range(4):
+        prompt = tuple(int(token) for token in np.random.default_rng(seed).integers(1, 257, 9))
+        ways = Decoding(max_new_tokens=10, num_beams=4, num_candidates=3, repetition_penalty=penalty)
+        made = engine(backend).complete([Request(prompt, ways)])[0]
+        with torch.inference_mode():
+            theirs = model.generate(
+                torch.tensor([prompt]),
+                max_new_tokens=10,
+                num_beams=4,
+                num_return_sequences=3,
+                repetition_penalty=penalty,
+                do_sample=False,
+                eos_token_id=END,
+                pad_token_id=END,
+            )
+        assert [each.token_ids for each in made] == [without_padding(row[len(prompt) :].tolist()) for row in theirs]
+        for each in made:
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *each.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            expected = logits.log_softmax(-1)[torch.arange(len(each.token_ids)), torch.tensor(each.token_ids)]
+            np.testing.assert_allclose(each.logprobs, expected.numpy(), atol=1e-3)
+
+
+def without_padding(tokens: list[int]) -> tuple[int, ...]:
+    return tuple(tokens[: tokens.index(END) + 1] if END in tokens else tokens)
+
+
+class Penalties(LogitsProcessor):
+    """OpenAI's definition over the tokens after a prompt, and biases, for transformers' own decoding."""
+
+    def __init__(self, prompt: int, decoding: Decoding) -> None:
+        self.prompt, self.decoding = prompt, decoding
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        counts = torch.zeros_like(scores)
+        written = input_ids[:, self.prompt :]
+        counts.scatter_add_(1, written, torch.ones_like(written, dtype=scores.dtype))
+        changed = scores - self.decoding.frequency_penalty * counts - self.decoding.presence_penalty * (counts > 0)
+        for token, bias in self.decoding.logit_bias:
+            changed[:, token] += bias
+        return changed
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 1.2},
+        {"presence_penalty": -2.0, "frequency_penalty": -0.5},
+        {"logit_bias": ((7, 100.0), (9, 98.5)), "frequency_penalty": 2.0},
+        {"logit_bias": ((3, -100.0), (200, 4.0)), "presence_penalty": 0.7, "repetition_penalty": 1.3},
+    ],
+)
+def test_penalties_as_in_transformers(folder: Path, backend: Backend, penalties: dict[str, Any], beams: int) -> None:
+    model = save_base(folder.parent / "again", "llama")
+    asked = []
+    for seed in range(3):
+        prompt = tuple(int(token) for token in np.random.default_rng(seed).integers(1, 257, 7))
+        asked.append(Request(prompt, Decoding(max_new_tokens=14, num_beams=beams, **penalties)))
+    for request, made in zip(asked, engine(backend).complete(asked), strict=True):
+        with torch.inference_mode():
+            theirs = model.generate(
+                torch.tensor([request.prompt]),
+                max_new_tokens=14,
+                num_beams=beams,
+                repetition_penalty=request.decoding.repetition_penalty,
+                logits_processor=LogitsProcessorList([Penalties(len(request.prompt), request.decoding)]),
+                do_sample=False,
+                eos_token_id=END,
+                pad_token_id=END,
+            )[0, len(request.prompt) :]
+        assert made[0].token_ids == without_padding(theirs.tolist())
+
+
+def test_a_bias_decides_what_is_drawn(backend: Backend) -> None:
+    decoding = Decoding(max_new_tokens=6, temperature=1.0, num_candidates=4, logit_bias=((5, 100.0),))
+    made = engine(backend).complete([Request((1, 2, 3), decoding)])[0]
+    assert [each.token_ids for each in made] == [(5,) * 6] * 4
+    assert all(logprob < 0 for each in made for logprob in each.logprobs)  # the model's own, without the bias
+    with pytest.raises(SettingsError, match="logit_bias: token ids go from 0 to 256"):
+        engine(backend).submit(Request((1, 2, 3), Decoding(logit_bias=((257, 1.0),))))
+
+
+def test_top_p_of_zero_is_greedy(backend: Backend) -> None:
+    likeliest, drawn = (Decoding(max_new_tokens=8, **ways) for ways in ({}, {"temperature": 1.0, "top_p": 0.0}))
+    made = engine(backend).complete([Request((1, 2, 3), likeliest), Request((1, 2, 3), drawn)])
+    assert texts(made[0]) == texts(made[1])
+
+
+def step_all(made: Engine) -> dict[int, Event]:
+    """The last event of each request."""
+    last = {}
+    while not made.idle:
+        last |= {event.number: event for event in made.step()}
+    return last
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [{}, {"num_beams": 3}, {"temperature": 1.0, "num_candidates": 2}, {"top_logprobs": 2}, {"max_new_tokens": 1}],
+)
+def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: dict[str, Any]) -> None:
+    backend.bank.register("huge", replaced(adapter(0), 3e38))
+    try:
+        made = engine(backend)
+        good = [Request((1, 2, 3)), Request(tuple(range(1, 40)), adapter="1")]
+        numbers = [made.submit(good[0])]
+        bad = made.submit(
+            Request(tuple(range(1, 40)), Decoding(**decoding), "huge", score_prompt="top_logprobs" in decoding)
+        )
+        numbers.append(made.submit(good[1]))
+        last = step_all(made)
+        assert isinstance(last[bad].error, ModelError)
+        assert "with the adapter huge gives logits that are not finite" in str(last[bad].error)
+        assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in good]
+        assert made._pool.free == 12
+        with pytest.raises(ModelError, match="not finite"):
+            made.complete([good[0], Request((1, 2), Decoding(**decoding), "huge")])
+        again = made.complete([Request(tuple(range(1, 60)), adapter="0")])  # over blocks that held what is not finite
+        assert texts(again[0]) == alone(backend, Request(tuple(range(1, 60)), adapter="0"))
+    finally:
+        backend.bank.unregister("huge")
+
+
+def replaced(made: Adapter, factor: float) -> Adapter:
+    """An adapter with each effect multiplied."""
+    layers = {
+        path: replace(layer, branches=tuple(replace(each, scale=each.scale * factor) for each in layer.branches))
+        for path, layer in made.layers.items()
+    }
+    return replace(made, layers=layers)
+
+
+def test_an_adapter_that_goes_while_a_request_waits_fails_that_request_alone(backend: Backend) -> None:
+    for name in ("leaving", "staying"):
+        backend.bank.register(name, adapter(2))
+    try:
+        made = engine(backend, sequences=1)
+        ways = Decoding(max_new_tokens=12, ignore_end=True)
+        running = made.submit(Request((1, 2, 3), ways, "0"))
+        made.step()
+        waiting = [made.submit(Request((1, 2, 3), ways, name)) for name in ("leaving", "staying", "leaving")]
+        backend.bank.unregister("leaving")
+        last = step_all(made)
+        for number in (waiting[0], waiting[2]):
+            assert isinstance(last[number].error, AdapterError)
+            assert "was unregistered while the request waited" in str(last[number].error)
+        assert texts(last[running].result or ()) == alone(backend, Request((1, 2, 3), ways, "0"))
+        assert texts(last[waiting[1]].result or ()) == alone(backend, Request((1, 2, 3), ways, "staying"))
+        assert made._pool.free == 12
+    finally:
+        backend.bank.unregister("staying")
+
+
+def test_what_one_request_raises_ends_it_alone(backend: Backend) -> None:
+    def broken(written: object) -> bool:
+        raise ValueError("broken")
+
+    made = engine(backend)
+    banned = Decoding(max_new_tokens=12, no_repeat_ngram_size=1, logit_bias=())
+    good = made.submit(Request((1, 2, 3), banned))
+    bad = made.submit(Request((1, 2, 3), ended=broken))
+    last = step_all(made)
+    assert isinstance(last[bad].error, ValueError)
+    assert texts(last[good].result or ()) == alone(backend, Request((1, 2, 3), banned))
+    assert made._pool.free == 12
+
+
+def test_a_request_put_back_finds_what_it_had_computed(backend: Backend) -> None:
+    """The oldest goes on over blocks that the youngest gives back: the one it takes costs the youngest one block."""
+    made = engine(backend, blocks=7, step_tokens=200)
+    ways = Decoding(max_new_tokens=36, ignore_end=True)
+    asked = [Request(tuple(range(start, start + 60)), ways, "1") for start in (1, 61, 121)]
+    seen: list[int] = []
+    run = backend.run
+    backend.run = lambda step: seen.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
+    try:
+        numbers = [made.submit(each) for each in asked]
+        last = step_all(made)
+    finally:
+        del backend.run  # type: ignore[method-assign]
+    assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in asked]
+    assert made.load.preempted == 1
+    once = 3 * (60 + 35)
+    assert sum(seen) - once == 64 - 32  # of the two blocks that the youngest had filled it computes one again
 
 
 def test_the_scale_zero_is_the_base(backend: Backend) -> None:

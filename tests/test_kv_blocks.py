@@ -37,6 +37,18 @@ def test_what_was_published_is_found_until_its_room_is_needed() -> None:
     assert pool.users(first) == 1
 
 
+def test_an_eviction_costs_one_block_of_a_chain() -> None:
+    pool = BlockPool(4, 2)
+    keys = block_keys(b"root", list(range(8)), 2)
+    chain = pool.take(4)
+    for block, key in zip(chain, keys, strict=True):
+        pool.publish(block, key)
+    pool.give_back(chain)
+    for kept in (3, 2, 1, 0):
+        pool.take(1)
+        assert pool.find(keys) == chain[:kept]
+
+
 def test_keys_stand_for_everything_before() -> None:
     tokens = list(range(10))
     keys = block_keys(b"root", tokens, 4)

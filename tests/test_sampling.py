@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tailora.engine.decoding import Decoding
 from tailora.engine.sampling import Draws, draw, penalised, repeating
@@ -72,6 +74,25 @@ def test_penalties_touch_what_they_should_and_no_other_row() -> None:
     assert penalised(logits, [0], [], Decoding(no_repeat_ngram_size=3)) is logits
 
 
+@given(
+    st.lists(st.integers(0, 5), max_size=8),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.dictionaries(st.integers(0, 5), st.floats(-100, 100), max_size=3),
+)
+def test_what_is_added_is_as_openai_defines_it(
+    written: list[int], presence: float, frequency: float, bias: dict[int, float]
+) -> None:
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, with c[j] of the completion alone, and the bias on top."""
+    logits = np.array([0.5, -1.0, 2.0, 0.0, 3.0, -2.0], np.float32)
+    decoding = Decoding(presence_penalty=presence, frequency_penalty=frequency, logit_bias=tuple(bias.items()))
+    expected = [
+        value - written.count(j) * frequency - (j in written) * presence + bias.get(j, 0.0)
+        for j, value in enumerate(logits.tolist())
+    ]
+    np.testing.assert_allclose(penalised(logits, [0, 1, 2], written, decoding), expected, atol=1e-4)
+
+
 def test_draws_depend_on_the_request_alone() -> None:
     one, again, other = Draws(1, 0, [5, 6]), Draws(1, 0, [5, 6]), Draws(1, 1, [5, 6])
     assert [one[i] for i in range(5)] == [again[i] for i in (0, 1, 2, 3, 4)]
@@ -85,7 +106,12 @@ def test_draws_depend_on_the_request_alone() -> None:
     [
         ({"max_new_tokens": 0}, "max_new_tokens: must be at least 1"),
         ({"temperature": -1.0}, "temperature: must be at least 0"),
-        ({"top_p": 0.0}, "top_p: must be above 0"),
+        ({"top_p": -0.1}, "top_p: must be from 0 to 1"),
+        ({"presence_penalty": 2.5}, "presence_penalty: must be from -2 to 2"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty: must be from -2 to 2"),
+        ({"logit_bias": ((3, 101.0),)}, "logit_bias: every bias must be from -100 to 100"),
+        ({"logit_bias": ((3, 1.0), (3, 2.0))}, "logit_bias: a token id is named twice"),
+        ({"top_p": 0.0, "temperature": 1.0, "num_candidates": 2}, "greedy search has one result"),
         ({"min_p": 1.5}, "min_p: must be from 0 to 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: must be above 0"),
         ({"length_penalty": math.nan}, "length_penalty: must be a finite"),

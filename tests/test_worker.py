@@ -121,6 +121,17 @@ def test_a_failing_step_ends_what_was_running(worker: Worker, monkeypatch: pytes
     assert worker.submit(Request((1, 2))).result()
 
 
+def test_a_request_that_fails_ends_alone(worker: Worker) -> None:
+    def broken(written: object) -> bool:
+        raise ValueError("a stop string that cannot be looked for")
+
+    going = worker.submit(Request((1, 2), LONG))
+    with pytest.raises(ValueError, match="cannot be looked for"):
+        worker.submit(Request((1, 2), LONG, ended=broken)).result()
+    assert len(going.result()[0].token_ids) == 80
+    assert worker.call(lambda engine: engine.idle)
+
+
 def test_closing_lets_nobody_wait(worker: Worker) -> None:
     stream = worker.submit(Request((1, 2), LONG))
     worker.close()

@@ -85,6 +85,7 @@ def generate(
     Raises:
         SettingsError: a prompt that is empty or too long for the model, or too little room for so many candidates.
         AdapterError: an adapter that is not there.
+        ModelError: the model's logits after one of the prompts are not finite.
     """
     engine = running.engine
     numbers: dict[int, int] = {}
@@ -107,6 +108,8 @@ def generate(
         while len(found) < len(prompts):
             tokens = ended = 0
             for event in engine.step():
+                if event.error is not None:
+                    raise event.error
                 tokens += len(event.tokens)
                 tell(event, numbers[event.number])
                 if event.result is None:

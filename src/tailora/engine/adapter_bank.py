@@ -86,6 +86,9 @@ class AdapterBank:
         """Of the registered adapters, in the order they came."""
         return list(self._registered)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._registered
+
     def register(self, name: str, adapter: Adapter, *, force: bool = False) -> None:
         """Make an adapter known by a name; it gets a slot when it is first used.
 
@@ -103,10 +106,10 @@ class AdapterBank:
         self._registered[name] = _Registered(adapter, adapter.content_hash)
 
     def unregister(self, name: str) -> None:
-        """Forget an adapter. Its slot is emptied.
+        """Forget an adapter. Its slot is emptied; requests that wait for it end with an error at the next step.
 
         Raises:
-            AdapterError: there is none of this name, or a sequence still uses it.
+            AdapterError: there is none of this name, or a sequence that has begun uses it.
         """
         known = self._find(name)
         if known.users:

@@ -22,9 +22,14 @@ class Decoding:
         no_repeat_ngram_size: no run of so many tokens comes twice within a completion; 0 allows it. Unlike
             transformers' option of this name it leaves the prompt alone, whose values a text has to repeat.
         repetition_penalty: above 1 makes tokens less likely that prompt or completion hold (Keskar et al. 2019).
+        presence_penalty: from -2 to 2, subtracted from the logit of every token that the completion holds, as OpenAI's
+            API defines it.
+        frequency_penalty: from -2 to 2, subtracted as many times as the completion holds the token.
+        logit_bias: pairs of a token id and what is added to its logit, from -100 to 100; each id at most once.
         temperature: logits are divided by it before a token is drawn; 0 takes the likeliest token.
         top_k: draw only from so many likeliest tokens; 0 from all.
-        top_p: draw only from the fewest tokens whose probabilities reach this sum (Holtzman et al. 2020).
+        top_p: draw only from the fewest tokens whose probabilities reach this sum (Holtzman et al. 2020); 0 takes the
+            likeliest token.
         min_p: draw only tokens at least this part as likely as the likeliest (Nguyen et al. 2024).
         num_candidates: completions for each prompt: the best of the beams, or so many draws.
         seed: of the draws.
@@ -50,6 +55,9 @@ class Decoding:
     stop_tokens: tuple[int, ...] = ()
     ignore_end: bool = False
     top_logprobs: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "num_candidates"):
@@ -58,10 +66,16 @@ class Decoding:
         for name in ("no_repeat_ngram_size", "temperature", "top_k", "top_logprobs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError("must be at least 0", where=name)
-        if not 0 < self.top_p <= 1:
-            raise SettingsError("must be above 0 and at most 1", where="top_p")
-        if not 0 <= self.min_p <= 1:
-            raise SettingsError("must be from 0 to 1", where="min_p")
+        for name in ("top_p", "min_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError("must be from 0 to 1", where=name)
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise SettingsError("must be from -2 to 2", where=name)
+        if not all(-100 <= bias <= 100 for _, bias in self.logit_bias):
+            raise SettingsError("every bias must be from -100 to 100", where="logit_bias")
+        if len(dict(self.logit_bias)) < len(self.logit_bias):
+            raise SettingsError("a token id is named twice", where="logit_bias")
         if not 0 < self.repetition_penalty < math.inf:
             raise SettingsError("must be above 0", where="repetition_penalty")
         if not math.isfinite(self.length_penalty):
@@ -72,10 +86,15 @@ class Decoding:
             raise SettingsError("not told of beams", where="top_logprobs", mend="set num_beams=1")
         if self.num_beams > 1 and self.num_candidates > self.num_beams:
             raise SettingsError("more than there are beams", where="num_candidates", mend="raise num_beams")
-        if self.num_beams == 1 and self.temperature == 0 and self.num_candidates > 1:
+        if self.greedy and self.num_candidates > 1:
             raise SettingsError(
                 "greedy search has one result", where="num_candidates", mend="raise num_beams or temperature"
             )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken in each place."""
+        return self.num_beams == 1 and (self.temperature == 0 or self.top_p == 0)
 
 
 Alternatives = tuple[tuple[int, float], ...]
@@ -88,7 +107,7 @@ class Completion:
 
     Attributes:
         token_ids: with the end-of-text or stop token, or the stop string's tokens, if it wrote them.
-        logprobs: of each token, in nats under the model itself (temperature 1, nothing banned).
+        logprobs: of each token, in nats under the model itself (temperature 1, no penalty or bias, nothing banned).
         finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
         top: for each token what else was likely in its place, if it was asked for.
         prompt_logprobs: of each token of the prompt but the first, if they were asked for.

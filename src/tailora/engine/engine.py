@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from tailora.engine.groups import Group, Request, Samples, group_of
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.scheduler import Job, Plan, Scheduler, Work
 from tailora.engine.step import Backend, Row, Step
-from tailora.errors import SettingsError
+from tailora.errors import ModelError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Event:
         result: the completions, the best first, once the request is done; None before.
         logprobs: of the tokens.
         top: what else was likely in their places, if it was asked for.
+        error: why the request ended without a result; of this request alone, the others go on.
     """
 
     number: int
@@ -33,6 +35,7 @@ class Event:
     result: tuple[Completion, ...] | None = None
     logprobs: tuple[float, ...] = ()
     top: tuple[Alternatives, ...] = ()
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -138,30 +141,41 @@ class Engine:
             self._scheduler.remove(job)
 
     def step(self) -> list[Event]:
-        """Compute once for as many sequences as there is room for, and say what came of it."""
+        """Compute once for as many sequences as there is room for, and say what came of it.
+
+        An exception that one request causes ends that request, with an event that carries it. What is raised comes
+        from the backend, and concerns all.
+        """
         plan = self._scheduler.plan()
+        failed = [self._end(job, error) for job, error in plan.failed]
         if not plan.work:
-            return []
+            return failed
         self.backend.copy_blocks(plan.copies)
         sampled = [work.sampled for work in plan.work]
         rows = iter(self.backend.run(_step(plan, sampled)).rows())
+        unusable: dict[int, Exception] = {}
         for work, offsets in zip(plan.work, sampled, strict=True):
             for offset in offsets:
                 row = next(rows)
-                if work.last and offset == work.count - 1:
+                place = work.sequence.computed + offset + 1
+                if not math.isfinite(row.log_z):
+                    unusable.setdefault(work.job.number, _not_finite(work.job, place))
+                elif work.last and offset == work.count - 1:
                     work.job.rows[work.sequence] = row
                 else:
-                    work.job.group.score(work.sequence.computed + offset + 1, row)
-        self._scheduler.settle(plan)
-        touched = {work.job.number: work.job for work in plan.work if work.last}
-        return [event for job in touched.values() for event in self._advance(job)]
+                    work.job.group.score(place, row)
+        self._scheduler.settle(plan, without=unusable)
+        failed += [self._end(self._jobs[number], error) for number, error in unusable.items()]
+        touched = {work.job.number: work.job for work in plan.work if work.last and work.job.number not in unusable}
+        return failed + [event for job in touched.values() for event in self._advance(job)]
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
         """Run requests to their ends, side by side; their completions in the order of the requests.
 
         Raises:
             SettingsError: see `submit`; nothing is run then.
-            AdapterError: see `submit`.
+            AdapterError: see `submit`, or an adapter was unregistered while a request waited for it.
+            ModelError: logits are not finite.
         """
         numbers: list[int] = []
         try:
@@ -177,12 +191,26 @@ class Engine:
         left = set(numbers)
         while left:
             for event in self.step():
+                if event.error is not None and event.number in left:
+                    raise event.error
                 if event.result is not None and event.number in left:
                     left.remove(event.number)
                     yield event.number, event.result
 
     def _advance(self, job: Job) -> list[Event]:
         """Let a group choose, once the logits of all its sequences are there."""
+        try:
+            return self._chosen(job)
+        except Exception as error:  # of this request's own decoding or stop strings: the others have no part in it
+            return [self._end(job, error)]
+
+    def _end(self, job: Job, error: Exception) -> Event:
+        """End a request with an error."""
+        self._scheduler.remove(job)
+        del self._jobs[job.number]
+        return Event(job.number, (), error=error)
+
+    def _chosen(self, job: Job) -> list[Event]:
         group = job.group
         if len(job.rows) < len(group.sequences):
             # A step's scores are overwritten by the next; these have to wait for their neighbours'.
@@ -209,6 +237,8 @@ class Engine:
             raise SettingsError(what, where="prompt", mend="shorten the record")
         if not all(0 <= token < backend.vocabulary for token in request.prompt):
             raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="prompt")
+        if not all(0 <= token < backend.vocabulary for token, _ in decoding.logit_bias):
+            raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="logit_bias")
         if not np.isfinite(request.scale):
             raise SettingsError("must be a finite number", where="scale")
         if request.adapter is not None:
@@ -229,6 +259,13 @@ class Engine:
                 mend="ask for fewer tokens, or give the engine a larger cache",
             )
         return group
+
+
+def _not_finite(job: Job, place: int) -> ModelError:
+    request = job.group.request
+    who = "the model" if request.adapter is None else f"the model with the adapter {request.adapter}"
+    what = f"{who} gives logits that are not finite after {place} tokens"
+    return ModelError(what, mend="run it with --precision fp32, or check the weights")
 
 
 def _step(plan: Plan, sampled: Sequence[Sequence[int]]) -> Step:

@@ -14,6 +14,7 @@ import numpy as np
 from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
 from tailora.engine.sampling import Draws, draw, penalised
 from tailora.engine.step import Row
+from tailora.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,18 @@ class Samples(Group):
     def _choose(self, row: Row, written: list[int], number: int) -> tuple[int, float]:
         decoding = self.request.decoding
         scores = penalised(row.logits, self.request.prompt, written, decoding)
-        if decoding.temperature > 0:
-            token = draw(scores, self._draws[number][len(written)], decoding)
-        else:
+        if scores is not row.logits and scores.max() == -math.inf:
+            raise _all_banned()
+        if decoding.greedy:
             token = int(row.tokens[0] if scores is row.logits else scores.argmax())
+        else:
+            token = draw(scores, self._draws[number][len(written)], decoding)
         return token, float(row.logits[token]) - row.log_z
+
+
+def _all_banned() -> SettingsError:
+    what = "every token of the vocabulary would repeat a run that the text holds"
+    return SettingsError(what, where="no_repeat_ngram_size", mend="raise it, or lower max_new_tokens")
 
 
 def _likeliest(row: Row, count: int) -> Alternatives:
@@ -203,7 +211,11 @@ def _likeliest(row: Row, count: int) -> Alternatives:
 
 
 class Beams(Group):
-    """Beam search with transformers' rules: when a beam ends, how the ended are ranked, and when to stop."""
+    """Beam search with transformers' rules: when a beam ends, how the ended are ranked, and when to stop.
+
+    Beams are ranked by sums of log-probabilities with penalties and biases; what is reported of a token is its
+    log-probability without them.
+    """
 
     def __init__(self, request: Request, end: int, room: int) -> None:
         super().__init__(request, end, room)
@@ -227,7 +239,7 @@ class Beams(Group):
         logprobs: list[tuple[float, ...]] = []
         totals: list[float] = []
         for rank, (total, parent, token) in enumerate(self._choices(rows)):
-            each = (*self._logprobs[parent], total - self._totals[parent])
+            each = (*self._logprobs[parent], float(rows[parent].logits[token]) - rows[parent].log_z)
             if self.ends(self.written(parent), token):
                 if rank < self.width:
                     self._end([*self.written(parent), token], total, each, "stop")
@@ -248,17 +260,22 @@ class Beams(Group):
         return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
 
     def _choices(self, rows: Listed[Row]) -> list[tuple[float, int, int]]:
-        """The best 2 · width continuations as (log-probability, parent, token), the best first."""
+        """The best 2 · width continuations as (sum of scores, parent, token), the best first."""
         decoding, count = self.request.decoding, 2 * self.width
         found: list[tuple[float, int, int]] = []
         for parent, row in enumerate(rows):
-            scores = penalised(row.logits, self.request.prompt, self.written(parent), decoding)
+            logits, log_z = row.logits, row.log_z
+            if decoding.repetition_penalty != 1:  # counts on log-probabilities; what is added commutes with log_z
+                logits, log_z = logits - np.float32(log_z), 0.0
+            scores = penalised(logits, self.request.prompt, self.written(parent), decoding)
             tokens = row.tokens[:count]
             if scores is not row.logits:
                 tokens = np.argpartition(-scores, min(count, len(scores)) - 1)[:count].astype(np.int32)
-            start = self._totals[parent] - row.log_z
-            found += zip((scores[tokens] + start).tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
+            totals = scores[tokens].astype(np.float64) + (self._totals[parent] - log_z)
+            found += zip(totals.tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
         found = [choice for choice in found if choice[0] > -math.inf]
+        if not found and not self._ended:
+            raise _all_banned()
         return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
 
     def _is_done(self, length: int) -> bool:

@@ -68,8 +68,12 @@ class BlockPool:
             self._users[block] += 1
 
     def give_back(self, blocks: Iterable[int]) -> None:
-        """One user less for each of these; the last given back of them is reused first."""
-        for block in blocks:
+        """One user less for each of these blocks of one sequence, given in the sequence's order.
+
+        The last block of a sequence is reused before its first: `find` ends at the first block that is missing, so the
+        head of a chain is worth more than its tail.
+        """
+        for block in reversed(list(blocks)):
             assert self._users[block] > 0
             self._users[block] -= 1
             if self._users[block] == 0:

@@ -1,4 +1,4 @@
-"""One row of logits to one token: penalties, and draws that depend on nothing but the request. numpy alone."""
+"""One row of logits to one token: penalties, biases, and draws that depend on nothing but the request. numpy alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ Floats = NDArray[np.float32]
 
 
 def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], decoding: Decoding) -> Floats:
-    """Logits with what is repeated made less likely, or banned; the same array where nothing changes.
+    """Logits with penalties and biases, and -inf for banned tokens; the same array where nothing changes.
+
+    The repetition penalty comes first, as it depends on the sign; what is added comes after it, then what is banned.
 
     Args:
-        logits_V: of one row.
+        logits_V: of one row; or log-probabilities, on which beam search counts penalties as transformers' does.
         prompt: its token ids; the repetition penalty counts them, as transformers' does.
-        written: token ids of the completion so far; n-grams are counted in it alone.
+        written: token ids of the completion so far; n-grams, presence and frequency are counted in it alone.
         decoding: the request's options.
     """
     banned = repeating(written, decoding.no_repeat_ngram_size)
-    if decoding.repetition_penalty == 1 and not banned:
+    counted = bool(written) and (decoding.presence_penalty != 0 or decoding.frequency_penalty != 0)
+    if decoding.repetition_penalty == 1 and not (banned or counted or decoding.logit_bias):
         return logits_V
     scores = logits_V.copy()
     if decoding.repetition_penalty != 1:
         seen = np.unique(np.array([*prompt, *written], np.int64))
         values = scores[seen]
         scores[seen] = np.where(values < 0, values * decoding.repetition_penalty, values / decoding.repetition_penalty)
+    if counted:
+        tokens, counts = np.unique(np.array(written, np.int64), return_counts=True)
+        scores[tokens] -= decoding.presence_penalty + decoding.frequency_penalty * counts
+    for token, bias in decoding.logit_bias:
+        scores[token] += bias
     scores[banned] = -np.inf
     return scores
 

@@ -8,13 +8,14 @@ again later, so the oldest always goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from tailora.engine.adapter_bank import AdapterBank
 from tailora.engine.groups import Group, Sequence
 from tailora.engine.kv_blocks import BlockPool, block_keys
 from tailora.engine.step import Row
+from tailora.errors import AdapterError
 
 SCORED = 64  # most tokens of a scored prompt in a step: each costs a row of logits
 
@@ -57,10 +58,11 @@ class Work:
 
 @dataclass
 class Plan:
-    """A step: the work, and the blocks to copy before it."""
+    """A step: the work, the blocks to copy before it, and the waiting requests that can never begin, with reasons."""
 
     work: list[Work] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
+    failed: list[tuple[Job, AdapterError]] = field(default_factory=list)
 
 
 class Scheduler:
@@ -111,13 +113,21 @@ class Scheduler:
                     self._give(plan, job, sequence, 1)
         for job in list(self.running):
             self._continue(plan, job, least=2)
+        plan.failed = self._without_adapter()
         while self._admit(plan):
             pass
         return plan
 
-    def settle(self, plan: Plan) -> None:
-        """The plan's work is done: its tokens are in the cache."""
+    def settle(self, plan: Plan, without: Container[int] = ()) -> None:
+        """The plan's work is done: its tokens are in the cache.
+
+        Args:
+            plan: as `plan` gave it.
+            without: numbers of the jobs whose keys and values are of no use to others.
+        """
         for work in plan.work:
+            if work.job.number in without:
+                continue
             sequence = work.sequence
             sequence.computed += work.count
             full = sequence.computed // self.pool.size
@@ -204,6 +214,15 @@ class Scheduler:
             self.bank.release(job.group.request.adapter)
         job.slot = -1
 
+    def _without_adapter(self) -> list[tuple[Job, AdapterError]]:
+        """The waiting requests whose adapter has been unregistered. They stay queued until they are removed."""
+        failed = []
+        for adapter, queue in self._queues.items():
+            if adapter is not None and queue and adapter not in self.bank:
+                error = AdapterError("was unregistered while the request waited", where=adapter, mend="ask again")
+                failed += [(job, error) for job in queue]
+        return failed
+
     def _admit(self, plan: Plan) -> bool:
         """Begin with one request, if one can begin: of the adapter that was served longest ago."""
         if self._used(plan) >= self.tokens:
@@ -211,6 +230,8 @@ class Scheduler:
         busy = sum(job.group.width for job in self.running)
         self._queues = {adapter: queue for adapter, queue in self._queues.items() if queue}
         for adapter, queue in self._queues.items():
+            if adapter is not None and adapter not in self.bank:
+                continue
             job = queue[0]
             if busy and busy + job.group.width > self.sequences:
                 return False  # smaller ones must not keep it waiting for ever

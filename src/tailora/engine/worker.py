@@ -212,6 +212,9 @@ class Worker:
             return
         self._count(events, time.perf_counter() - began)
         for event in events:
+            if event.error is not None:
+                self._sinks.pop(event.number)(event.error)
+                continue
             self._sinks[event.number](event)
             if event.result is not None:
                 self._end(event.number)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
-from tailora.errors import UserError
+from tailora.errors import ModelError, UserError
 from tailora.inference import Running
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.monitor import Account
@@ -166,6 +166,10 @@ class Flight:
             if isinstance(item, TimeoutError):
                 what = f"the request took longer than {self._service.limits.timeout:g} s; ask for fewer tokens"
                 raise ApiError(504, what, code="timeout")
+            if isinstance(item, ModelError):  # of its numbers, not of its name, for which 404 would stand
+                raise ApiError(500, str(item)) from item
+            if isinstance(item, UserError):
+                raise item
             if isinstance(item, BaseException):
                 raise ApiError(500, "the engine failed; the server's log says more") from item
             if item is None:
