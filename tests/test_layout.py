@@ -20,7 +20,7 @@ LAYERS = (
     {"train", "engine", "adapted"},
     {"inference", "writing"},
     {"generate", "merge", "verify", "quantize", "convert"},
-    {"evaluate", "compare", "tune", "serve", "quickstart"},
+    {"evaluate", "compare", "ranges", "studies", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "writing", "generate"}
@@ -43,7 +43,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.serve": {"tailora.serve.server"},
-    "tailora.tune": {"optuna"},
+    "tailora.studies": {"optuna"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.models.gguf_conversion": {"gguf"},
     "tailora.inference": {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +13,23 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora import tune
-from tailora.errors import SettingsError, TrainingError
+from tailora import studies, tune
+from tailora.errors import (
+    AdapterError,
+    DataError,
+    MissingExtraError,
+    OfflineError,
+    SettingsError,
+    TrainingError,
+    UserError,
+)
+from tailora.ranges import Range
 from tailora.train.settings import TrainSettings
-from tailora.tune import Range, TuneSettings
+from tailora.tune import TuneSettings
 
 
 def study_settings(folder: Path, **others: Any) -> TuneSettings:
@@ -113,8 +126,7 @@ def test_the_trial_of_a_killed_process_is_tried_again_and_that_of_a_living_one_i
     for process in (gone, alive):
         trial = study.ask()
         values[process.pid] = {r.name: r.suggest(trial) for r in (Range.of(*i) for i in settings.ranges.items())}
-        trial.set_user_attr("host", tune.platform.node())
-        trial.set_user_attr("pid", process.pid)
+        trial.set_user_attr("process", [platform.node(), process.pid, studies._started(process.pid)])
     seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
     tune.run(study_settings(tmp_path, storage=storage, trials=3))
     alive.communicate(b"\n")
@@ -152,10 +164,196 @@ def test_nothing_that_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_settings_are_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faked(monkeypatch, lambda settings: [1.0, 1.0])
     tune.run(study_settings(tmp_path, trials=1))
-    with pytest.raises(SettingsError, match="a study of other settings"):
+    with pytest.raises(SettingsError, match="a study of other settings: limit is 4, here 5; give those"):
         tune.run(study_settings(tmp_path, trials=1, limit=5))
-    with pytest.raises(SettingsError, match="a study of other settings"):
-        tune.run(study_settings(tmp_path, trials=1, ranges={"rank": [2, 4]}))
+    tune.run(study_settings(tmp_path, trials=1, rank=8, epochs=3))  # a default that is named is the same setting
+
+
+def test_a_study_goes_on_with_other_ranges_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    tune.run(study_settings(tmp_path, trials=2))
+    narrow = {"learning_rate": "1e-3..2e-2", "rank": [2, 4], "dropout": "0..0.5"}
+    tune.run(study_settings(tmp_path, trials=4, ranges=narrow))
+    assert [len(seen), seen[-1].targets] == [4, ("attention.qv",)]
+    assert all(0 < settings.dropout < 0.5 and (settings.learning_rate or 1) <= 2e-2 for settings in seen[2:])
+    with pytest.raises(SettingsError, match=r"a study of other ranges: rank is searched in 2\|4 there; keep that"):
+        tune.run(study_settings(tmp_path, trials=5, ranges={"rank": [2, 8]}))
+    with pytest.raises(SettingsError, match="learning_rate is searched by its logarithm in one of the two"):
+        tune.run(study_settings(tmp_path, trials=5, ranges={"learning_rate": "1e-3..2e-3"}))
+
+
+WRONG = [
+    ({"targets": "attention.qv|nowhere"}, "--ranges|ranges: targets: .*nowhere"),
+    ({"max_length": "8..512"}, r"ranges: max_length: .* raise max_length"),
+    ({"method": "lora|top2", "max_length": [9]}, r"ranges: max_length: "),
+    ({"base": "tiny|no-such-model"}, "no-such-model"),
+]
+
+
+@pytest.mark.parametrize(("ranges", "message"), WRONG)
+def test_values_that_cannot_be_trained_are_reported_before_the_first_trial(
+    ranges: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    with pytest.raises(UserError, match=message):
+        tune.run(study_settings(tmp_path, ranges=ranges))
+    assert not seen
+    tune.run(study_settings(tmp_path, trials=1))  # the same folder serves corrected ranges
+
+
+def test_a_combination_that_cannot_be_trained_is_pruned_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked(monkeypatch, lambda settings: [1.0, 1.0])
+    ranges = {"method": ["lora", "full"], "learning_rate": "1e-4..1e-3"}
+    result = tune.run(study_settings(tmp_path, ranges=ranges, precision="int8", device="cpu", trials=8))
+    states = {trial["settings"]["method"]: trial["state"] for trial in result["trials"]}
+    assert states == {"lora": "complete", "full": "pruned"}
+    assert all("int8 is for frozen weights" in trial["why"] for trial in result["trials"] if trial["state"] == "pruned")
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (SettingsError("no such thing"), False),
+        (TrainingError("no longer finite"), False),
+        (AdapterError("does not fit"), False),
+        (MemoryError(), False),
+        (torch.OutOfMemoryError("CUDA"), False),
+        (OfflineError("no hub"), True),
+        (DataError("the file is gone"), True),
+        (RuntimeError("a bug"), True),
+    ],
+)
+def test_no_error_holds_up_a_study(
+    error: Exception, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses(settings: TrainSettings) -> list[float]:
+        if settings.rank == 2:
+            raise error
+        return [1.0, 1.0]
+
+    faked(monkeypatch, losses)
+    settings = study_settings(tmp_path, ranges={"rank": [2, 4]}, rank=2, trials=6)
+    starts = 1
+    for _ in range(12):
+        try:
+            result = tune.run(settings)
+            break
+        except type(error):
+            starts += 1
+    else:
+        pytest.fail("the study did not come to its end in twelve starts")
+    assert ends == (starts > 1)
+    assert len(result["trials"]) == 6
+    assert result["best"]["settings"] == {"rank": 4}
+
+
+def test_a_loss_that_is_not_finite_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faked(monkeypatch, lambda settings: [1.0, float("nan") if settings.rank == 2 else 1.0])
+    trials = tune.run(study_settings(tmp_path, ranges={"rank": [2, 4]}, trials=5))["trials"]
+    assert {(trial["settings"]["rank"], trial["why"]) for trial in trials} == {
+        (2, "the validation loss is nan"),
+        (4, None),
+    }
+
+
+def test_nothing_to_validate_on_is_reported_first(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("name,text\nx,x is here .\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="nothing to validate on"):
+        tune.run(study_settings(tmp_path, data=str(tmp_path / "train.csv"), eval_every=1))
+
+
+def test_trials_that_are_drawn_at_the_same_time_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between this process's last look at the study and its trial, another process makes one of its own."""
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    settings = study_settings(tmp_path, ranges={"learning_rate": "0.2..0.9"}, trials=2)
+    ask, other = optuna.Study.ask, iter([settings.model_copy(update={"trials": 1})])
+
+    def ask_late(study: optuna.Study) -> optuna.Trial:
+        for first in other:
+            tune.run(first)
+        return ask(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", ask_late)
+    tune.run(settings)
+    assert len({each.learning_rate for each in seen}) == 2
+
+
+def test_trials_without_a_process_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    settings = study_settings(tmp_path, storage=storage, ranges={"learning_rate": "0.2..0.9"}, trials=1)
+    tune.run(settings)
+    study = optuna.load_study(study_name="study", storage=storage)
+    rates = {"no process": 0.3, "another process of that number": 0.4, "of another machine": 0.5}
+    for rate in rates.values():
+        study.enqueue_trial({"learning_rate": rate})
+    trials = {name: study.ask() for name in rates}
+    for trial in trials.values():
+        trial.suggest_float("learning_rate", 0.2, 0.9)
+    trials["another process of that number"].set_user_attr("process", [platform.node(), os.getppid(), "long ago"])
+    trials["of another machine"].set_user_attr("process", ["elsewhere", 1, "long ago"])
+    studies.take_over(study)
+    assert [trial.state.name for trial in study.trials[1:]] == ["RUNNING", "FAIL", "RUNNING", "WAITING"]
+    monkeypatch.setattr(studies, "_UNCLAIMED", datetime.timedelta(0))
+    studies.take_over(study)
+    assert study.trials[1].state.name == "FAIL"
+    assert studies.elsewhere(study) == {"elsewhere": 1}
+    tune.run(study_settings(tmp_path, storage=storage, ranges={"learning_rate": "0.2..0.9"}, trials=4))
+    assert {each.learning_rate for each in seen[1:]} == {0.3, 0.4}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tailora import tune
+
+def train(settings, watch):
+    if settings.rank == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"validation_loss": {"after": 1.0}, "seconds": 1.0}
+
+tune.train = train
+tune.run(tune.TuneSettings.from_yaml(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_settings_that_kill_every_process_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = study_settings(tmp_path, ranges={"rank": [2, 4]}, rank=2, trials=3)
+    config = tmp_path / "tune.yaml"
+    config.write_text(settings.to_yaml(), encoding="utf-8")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(config)], capture_output=True, check=False)
+    assert killed.returncode < 0, killed.stderr
+    monkeypatch.setattr(studies, "TRIES", 1)
+    journal = tmp_path / "study" / "study.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "wor')
+    faked(monkeypatch, lambda settings: [1.0, 1.0])
+    first = tune.run(settings)["trials"][0]
+    assert (first["settings"], first["state"], first["why"]) == (
+        {"rank": 2},
+        "pruned",
+        "its process was ended in 1 tries",
+    )
+
+
+@pytest.mark.parametrize("content", ["name: x\n", "{}\n", "\x00\n"])
+def test_a_storage_that_is_not_one(content: str, tmp_path: Path) -> None:
+    place = tmp_path / "other.yaml"
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"other.yaml: cannot be opened as a study"):
+        tune.run(study_settings(tmp_path, storage=str(place)))
+    with pytest.raises((SettingsError, MissingExtraError), match="nosuch://x: cannot be opened"):
+        tune.run(study_settings(tmp_path, storage="nosuch://x"))
+
+
+def test_folders_of_another_study_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    (tmp_path / "study" / "trial-0000").mkdir(parents=True)
+    result = tune.run(study_settings(tmp_path, trials=1))
+    assert seen[0].output == tmp_path / "study" / "trial-0000-2"
+    assert result["best"]["run"] == "trial-0000-2"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def history_plot(trials: Sequence[Mapping[str, Any]], target: Path) -> None:
     pruned = [
         (trial["number"], trial["reported"][-1])
         for trial in trials
-        if trial["validation_loss"] is None and trial["reported"]
+        if trial["validation_loss"] is None and trial["reported"] and trial["reported"][-1] is not None
     ]
     if done:
         numbers, losses = zip(*done, strict=True)

@@ -61,9 +61,9 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     train_records, valid_records = read_records(settings)
     device = choose_device(settings.device)
     base = load_base(settings.base, dtype=torch.float32, device=device)
-    train, valid = _examples(train_records, base, settings, console), []
+    train, valid = examples_of(train_records, base, settings, console), []
     if valid_records:
-        valid = _examples(valid_records, base, settings, console)
+        valid = examples_of(valid_records, base, settings, console)
     prepare(base, settings)
     base.model.to(device)
     check_trees(base.model, train)
@@ -124,7 +124,12 @@ def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
     return train[: settings.limit], valid[: settings.valid_limit]
 
 
-def _examples(records: Sequence[Record], base: Base, settings: TrainSettings, console: Console) -> list[Example]:
+def examples_of(records: Sequence[Record], base: Base, settings: TrainSettings, console: Console) -> list[Example]:
+    """Examples of records for a base's tokenizer and context; what became of the records is printed.
+
+    Raises:
+        DataError: an example is too long, or none is left.
+    """
     positions = getattr(base.model.config, "max_position_embeddings", None) or settings.max_length
     examples, report = build_examples(
         records,
