@@ -131,7 +131,7 @@ def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
         ({"base": "tiny", "input": "a", "merged": True}, "there is no adapter to merge"),
         ({"base": "tiny", "input": "a", "num_candidates": 2}, "greedy search has one result"),
         ({"base": "tiny", "input": "a", "beams": 2, "temperature": 1.0}, "beams are not sampled"),
-        ({"base": "tiny", "input": "a", "top_p": 0.0}, "top_p"),
+        ({"base": "tiny", "input": "a", "top_p": -0.1}, "top_p"),
     ],
 )
 def test_settings_are_checked_before_anything_is_loaded(values: dict[str, Any], message: str) -> None:

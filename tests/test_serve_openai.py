@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from serving import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.engine.decoding import Decoding
+from tailora.generate import GenerateSettings
 from tailora.inference import set_up, start
 from tailora.serve.server import Server
+from tailora.settings import from_arguments, parser_for
 from tailora.writing import Prompt, generate
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -52,6 +55,53 @@ def test_models_are_the_base_and_its_adapters(client: openai.OpenAI) -> None:
     assert client.models.retrieve("two").id == "two"
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.models.retrieve("none")
+
+
+PENALISED: tuple[dict[str, Any], ...] = (
+    {"presence_penalty": 2.0},
+    {"frequency_penalty": -2.0},
+    {"frequency_penalty": 1.5, "logit_bias": {"70": 4.0, "71": -100}},
+)
+
+
+@pytest.mark.parametrize("options", PENALISED)
+def test_penalties_and_biases_reach_the_engine(client: openai.OpenAI, models: Path, options: dict[str, Any]) -> None:
+    """In completions, whole and streamed, in chats, in records and on the command line's settings."""
+    running = start(set_up(str(models / "base"), {"one": models / "one"}), precision="fp32", cache_tokens=1024)
+    prompt = "name : Blue"
+    bias = tuple((int(token), value) for token, value in options.get("logit_bias", {}).items())
+    ways = Decoding(max_new_tokens=12, **{**options, "logit_bias": bias})
+    tokens = tuple(running.tokenizer.encode(prompt))
+    (expected,) = generate(running, [Prompt(tokens, "one")], ways)
+    (plain,) = generate(running, [Prompt(tokens, "one")], Decoding(max_new_tokens=12))
+    assert expected.text != plain.text
+    made = client.completions.create(model="one", prompt=prompt, **GREEDY, **options)
+    assert made.choices[0].text.strip() == expected.text
+    parts = client.completions.create(model="one", prompt=prompt, stream=True, **GREEDY, **options)
+    assert "".join(part.choices[0].text for part in parts).strip() == expected.text
+    beams = client.completions.create(
+        model="one", prompt=prompt, n=2, max_tokens=12, extra_body={"use_beam_search": True}, **options
+    )
+    (searched,) = generate(running, [Prompt(tokens, "one")], replace(ways, num_beams=2, num_candidates=2))
+    assert [choice.text.strip() for choice in beams.choices] == [each.text for each in searched.candidates]
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+    chats = [client.chat.completions.create(model="one", messages=messages, **GREEDY, **each) for each in ({}, options)]
+    assert chats[0].choices[0].message.content != chats[1].choices[0].message.content
+    body = {"model": "one", "facts": {"name": "Blue"}, "max_tokens": 12}
+    answers = [post_records(client, {**body, **each}) for each in ({}, options)]
+    assert answers[0] != answers[1]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name != "logit_bias"]
+    flags += [f"--logit-bias={token}={value}" for token, value in options.get("logit_bias", {}).items()]
+    parser = parser_for(GenerateSettings, prog="generate", description="")
+    arguments = ["--base=tiny", "--record=name : Blue", "--max-new-tokens=12", *flags]
+    settings, _ = from_arguments(GenerateSettings, parser, arguments)
+    assert settings.decoding() == ways
+
+
+def post_records(client: openai.OpenAI, body: dict[str, Any]) -> str:
+    answer = httpx.post(f"{client.base_url}records", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["data"][0]["text"])
 
 
 def test_texts_are_the_engines(client: openai.OpenAI, models: Path) -> None:
@@ -265,7 +315,13 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         ({"stop": [""]}, "", "none of them empty"),
         ({"echo": True, "logprobs": 1, "stream": True}, "echo", "not streamed"),
         ({"extra_body": {"frobnicate": 1}}, "frobnicate", "no such field"),
-        ({"presence_penalty": 1}, "presence_penalty", "less than or equal to 0"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "less than or equal to 2"),
+        ({"frequency_penalty": -3}, "frequency_penalty", "greater than or equal to -2"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "token 5 must be from -100 to 100"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token id"),
+        ({"logit_bias": {"07": 1}}, "logit_bias", "'07' is not a token id"),
+        ({"logit_bias": {"257": 1}}, "logit_bias", "there is no token 257"),
+        ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias", "at most 300"),
         ({"n": 3, "temperature": 0.5, "extra_body": {"use_beam_search": True}}, "", "beams are not sampled"),
     ]
     for options, param, told in wrong:

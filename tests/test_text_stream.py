@@ -14,14 +14,16 @@ TOKENIZER = Tokenizer.from_folder(TINY_FOLDER)
 PLAIN = st.text(alphabet="ab .\n£é日😀", max_size=30)
 
 
-@given(text=PLAIN, stop=st.lists(st.sampled_from(["\n\n", "ab", "é日", "a", ". a"]), max_size=2))
+STOPS = st.lists(st.sampled_from(["\n\n", "ab", "é日", "a", ". a", " ", " a", " ab", "\n", "a ", " \n"]), max_size=2)
+
+
+@given(text=PLAIN, stop=STOPS)
 def test_the_pieces_are_the_text(text: str, stop: list[str]) -> None:
     tokens = TOKENIZER.encode(text)
     stream = TextStream(TOKENIZER, stop)
     pieces = [stream.add([token]) for token in tokens]
     pieces.append(stream.end())
-    # White space at the front is dropped before a stop string is looked for.
-    assert "".join(pieces) == cut_at(TOKENIZER.decode(tokens).lstrip(), stop).strip()
+    assert "".join(pieces) == cut_at(TOKENIZER.decode(tokens), stop).strip()
 
 
 @given(tokens=st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=20))
@@ -30,7 +32,7 @@ def test_any_tokens_give_the_same_text_as_at_once(tokens: list[int]) -> None:
     assert "".join([*(stream.add([token]) for token in tokens), stream.end()]) == TOKENIZER.decode(tokens).strip()
 
 
-@given(text=PLAIN, stop=st.lists(st.sampled_from(["\n\n", "ab", "é日", "a", ". a"]), max_size=2))
+@given(text=PLAIN, stop=STOPS)
 def test_white_space_stays_where_it_is_asked_for(text: str, stop: list[str]) -> None:
     tokens = TOKENIZER.encode(text)
     stream = TextStream(TOKENIZER, stop, strip=False)
@@ -48,3 +50,20 @@ def test_a_character_of_several_tokens_comes_whole() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("abc\n\nd", "abc"), ("abc", "abc"), ("", ""), ("\n\n", "")])
 def test_cut_at(text: str, expected: str) -> None:
     assert cut_at(text, ["\n\n", "zz"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        (" END rest", " END", ""),
+        ("\n\nab", "\n\n", ""),
+        ("  ab\n\nb", "\n\n", "ab"),
+        (" a b", " ", ""),
+        ("ab .", "b .", "a"),
+    ],
+)
+def test_stop_strings_are_looked_for_before_white_space_goes(text: str, stop: str, expected: str) -> None:
+    tokens = TOKENIZER.encode(text)
+    stream = TextStream(TOKENIZER, [stop])
+    assert "".join([*(stream.add([token]) for token in tokens), stream.end()]) == expected
+    assert cut_at(TOKENIZER.decode(tokens), [stop]).strip() == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,15 @@ def test_stop_strings_end_a_text_and_are_cut_off(base: str, beams: int) -> None:
     if beams == 1:
         assert made.text == whole[: whole.index(stop)].strip()
         assert made.token_ids == free.token_ids[: made.completion_tokens]
+
+
+@pytest.mark.parametrize("strings", [[" "], ["a"], ["\n", "e "], ["th", " th"]])
+@pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=30, temperature=1.0, seed=seed) for seed in range(4)])
+def test_the_stream_and_the_whole_text_agree_on_stop_strings(base: str, decoding: Decoding, strings: list[str]) -> None:
+    bias = tuple((token, 12.0) for word in (" a", "the", "\n") for token in running_on(base).tokenizer.encode(word))
+    pieces: list[str] = []
+    ways = replace(decoding, logit_bias=tuple(dict(bias).items()))
+    (made,) = generate(
+        running_on(base), [Prompt((5, 6))], ways, stop=strings, stream=lambda _, text: pieces.append(text)
+    )
+    assert "".join(pieces) == made.text

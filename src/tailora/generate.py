@@ -45,12 +45,18 @@ class DecodingSettings(Settings):
     """No run of so many tokens comes twice in a text; 0 allows it."""
     repetition_penalty: float = Field(1.0, gt=0)
     """Above 1, make tokens less likely that stand in the prompt or the text already."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """What is subtracted from the logit of every token that the text holds, from -2 to 2."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """What is subtracted from a token's logit for each time that the text holds it, from -2 to 2."""
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    """What is added to the logit of a token id, as ID=BIAS with a bias from -100 to 100. Again for more."""
     temperature: float = Field(0.0, ge=0)
     """Above 0, draw tokens from the distribution flattened (or, below 1, sharpened) by this."""
     top_k: int = Field(0, ge=0)
     """Draw only from so many likeliest tokens; 0 from all."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Draw only from the fewest tokens whose probabilities reach this sum."""
+    top_p: float = Field(1.0, ge=0, le=1)
+    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
     min_p: float = Field(0.0, ge=0, le=1)
     """Draw only tokens at least this part as likely as the likeliest."""
     num_candidates: int = Field(1, ge=1)
@@ -93,6 +99,7 @@ class DecodingSettings(Settings):
         """The engine's options, checked together."""
         same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank", "slot_rules"}
         chosen = {name: getattr(self, name) for name in same}
+        chosen["logit_bias"] = tuple(sorted(self.logit_bias.items()))
         if self.rerank and "num_candidates" not in self.model_fields_set:
             chosen["num_candidates"] = self.beams
         try:

@@ -86,7 +86,15 @@ class Running:
         *,
         score_prompt: bool = False,
     ) -> Request:
-        """A request of the engine's for a prompt of text, ended by any of some strings too."""
+        """A request of the engine's for a prompt of text, ended by any of some strings too.
+
+        Raises:
+            SettingsError: the decoding's biases name a token that the tokenizer does not have.
+        """
+        unknown = [token for token, _ in decoding.logit_bias if not 0 <= token < self.tokenizer.vocab_size]
+        if unknown:
+            what = f"there is no token {unknown[0]}"
+            raise SettingsError(what, where="logit_bias", mend=f"name ids from 0 to {self.tokenizer.vocab_size - 1}")
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
         name = None if self.built_in else adapter
         return Request(tuple(prompt), decoding, name, ended=ended, score_prompt=score_prompt)

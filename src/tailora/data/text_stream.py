@@ -53,16 +53,15 @@ class TextStream:
         if self._stopped:
             return ""
         text = self._held + fresh
-        if self._strip and not self._begun:
-            text = text.lstrip()
         whole = cut_at(text, self._stop)
         self._stopped = len(whole) < len(text)
         sure = len(whole) if self._stopped or last else len(whole) - self._open_end(whole)
         if self._strip:
             sure = len(whole[:sure].rstrip())
         self._held = "" if self._stopped or last else whole[sure:]
+        told = whole[:sure].lstrip() if self._strip and not self._begun else whole[:sure]
         self._begun = self._begun or sure > 0
-        return whole[:sure]
+        return told
 
     def _open_end(self, text: str) -> int:
         """How long an end of the text is that may be the beginning of a stop string."""

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tailora.engine.decoding import Decoding
 from tailora.serve.body import Body
@@ -17,6 +17,23 @@ Scalar = str | int | float | bool
 Facts = dict[str, Scalar | list[Scalar | None] | None] | list[list[Scalar | None]]
 COLD = 1e-3  # temperatures below it take the likeliest token
 MOST = 1_000_000  # above every context; keeps numbers within what the engine's arrays hold
+
+
+def _token_ids(value: dict[str, float]) -> dict[str, float]:
+    for token, bias in value.items():
+        if not (token.isascii() and token.isdigit() and len(token) < 10 and str(int(token)) == token):
+            raise ValueError(f"{token!r} is not a token id")
+        if not -100 <= bias <= 100:
+            raise ValueError(f"the bias of token {token} must be from -100 to 100")
+    return value
+
+
+Bias = Annotated[dict[str, float], Field(max_length=300), AfterValidator(_token_ids)]
+"""What is added to the logits of up to 300 tokens, by their ids."""
+
+
+def _pairs(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted((int(token), value) for token, value in (bias or {}).items()))
 
 
 class StreamOptions(Body):
@@ -63,12 +80,12 @@ class Sampling(ClientDefaults):
     """Send the text piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
     """How to stream."""
-    presence_penalty: float | None = Field(None, ge=0, le=0)
-    """Only 0: see repetition_penalty."""
-    frequency_penalty: float | None = Field(None, ge=0, le=0)
-    """Only 0: see repetition_penalty."""
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
-    """Only empty."""
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    """Number from -2 to 2, subtracted from the logit of every token that the text holds. By default 0."""
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    """Number from -2 to 2, subtracted from a token's logit for each time that the text holds it. By default 0."""
+    logit_bias: Bias | None = None
+    """Numbers from -100 to 100 that are added to the logits of up to 300 tokens, by token id."""
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -105,6 +122,9 @@ class Sampling(ClientDefaults):
             "max_new_tokens": max_new_tokens,
             "no_repeat_ngram_size": self.no_repeat_ngram_size or 0,
             "repetition_penalty": self.repetition_penalty or 1.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "logit_bias": _pairs(self.logit_bias),
             "stop_tokens": tuple(self.stop_token_ids or ()),
             "ignore_end": self.ignore_eos,
         }
@@ -203,6 +223,12 @@ class RecordsBody(Body):
     """No run of so many tokens comes twice in a text."""
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     """Above 1, make tokens less likely that stand in the prompt or the text already."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Number from -2 to 2, subtracted from the logit of every token that the text holds."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Number from -2 to 2, subtracted from a token's logit for each time that the text holds it."""
+    logit_bias: Bias = Field(default_factory=dict)
+    """Numbers from -100 to 100 that are added to the logits of up to 300 tokens, by token id."""
     temperature: float = Field(0.0, ge=0, le=2)
     """Above 0, draw tokens."""
     top_k: int = Field(0, ge=0, le=MOST)
@@ -248,6 +274,9 @@ class RecordsBody(Body):
             length_penalty=self.length_penalty,
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=_pairs(self.logit_bias),
             temperature=0.0 if greedy else self.temperature,
             top_k=self.top_k,
             top_p=self.top_p or 1.0,
