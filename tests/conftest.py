@@ -11,6 +11,8 @@ from hypothesis import settings
 # Set before a test module imports PyTorch, transformers or matplotlib.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MPLBACKEND": "Agg"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every engine that a test starts would be compared with transformers: tests of that ask for it.
+os.environ["TAILORA_SELF_CHECK"] = "never"
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")

@@ -22,6 +22,13 @@ from tailora.files import write_json
 from tailora.inference import Precision, Running, set_up, start
 from tailora.models.load import quiet_transformers
 
+
+@pytest.fixture(autouse=True)
+def self_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every engine of these tests is compared with transformers as it starts, too."""
+    monkeypatch.setenv("TAILORA_SELF_CHECK", "always")
+
+
 PROMPTS = [tuple((11 * n + k) % 200 + 1 for n in range(length)) for k, length in enumerate((60, 9, 33))]
 # The sizes in each family's own names; everything else is transformers' default unless a case changes it.
 SIZES = {
@@ -84,7 +91,13 @@ IN_THE_GRAPH = {
     "epsilon": ("llama", {**LLAMA, "rms_norm_eps": 0.1}),
     "fields that other programs leave": (
         "llama",
-        {**LLAMA, "rope_interleaved": False, "is_llama_config": True, "transformers.js_config": {"dtype": "q4"}},
+        {
+            **LLAMA,
+            "rope_interleaved": False,
+            "is_llama_config": True,
+            "transformers.js_config": {"dtype": "q4"},
+            "_model_name_or_path": "x",
+        },
     ),
     "gpt2": ("gpt2", GPT2),
     "gpt2, an inner width": ("gpt2", {**GPT2, "n_inner": 40}),

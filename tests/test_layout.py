@@ -14,16 +14,16 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
-    {"errors", "settings", "hardware", "files", "journal"},
+    {"errors", "settings", "hardware", "files", "journal", "machine_cache"},
     {"adapters", "data", "metrics", "families", "reports"},
     {"lora", "models", "loralib"},
     {"train", "engine", "adapted"},
-    {"inference", "writing"},
+    {"inference", "self_check", "writing"},
     {"generate", "merge", "verify", "quantize", "convert"},
     {"evaluate", "compare", "ranges", "studies", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "writing", "generate"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "self_check", "writing", "generate"}
 # The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
 # imports nothing of ours, scores that need the facts of a record, and a merge that ends with a check.
 SIDEWAYS = {
@@ -46,6 +46,7 @@ LATE_IMPORTS = {
     "tailora.studies": {"optuna"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.models.gguf_conversion": {"gguf"},
+    "tailora.self_check": {"torch", "tailora.models.load"},
     "tailora.inference": {
         "tailora.adapted",
         "tailora.engine.backends.openvino",

@@ -7,9 +7,11 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from tailora import self_check
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.data.tokenizer import Tokenizer
@@ -31,6 +33,7 @@ Precision = Literal["auto", "int8", "bf16", "fp32"]
 SLOTS = 16  # adapters that a step mixes, where so many are given
 _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 _IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
+_ANOTHER = "choose a base whose layers keep nothing but keys and values"
 _AT_THE_ENDS = ("wte", "embed_tokens", "lm_head")  # what the graphs can adapt besides
 
 
@@ -234,6 +237,10 @@ def _openvino(
         merged=next(iter(setup.adapters.values())) if merged else None,
         **({"slots": 0} if merged else _slots(setup, room)),
     )
+    if not merged:  # the reference is the base's
+        key = {"backend": "openvino", "model": _identity(setup)}
+        reference = partial(self_check.reference_of, setup.base.folder)
+        self_check.check(network, key, chosen, reference, hint="use --backend torch")
     _register(network, setup, merged)
     return network, chosen, "cpu"
 
@@ -258,8 +265,24 @@ def _torch(
     if built_in:
         put_on(base, next(iter(setup.adapters.values())), merged=merged)
     network = TorchBackend(base, cache_tokens=cache_tokens, **({"slots": 0} if built_in else _slots(setup, room)))
+    type_ = "bf16" if base.model.dtype.itemsize == 2 else "fp32"
+    key = {"backend": "torch", "device": place, "model": _identity(setup), "adapters": []}
+    if built_in:
+        key["adapters"] = [adapter.content_hash for adapter in setup.adapters.values()]
+    try:
+        self_check.check(network, key, type_, network.plain_logits, hint=_ANOTHER)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the engine cannot run this architecture ({reason})", where=setup.base.name, mend=_ANOTHER
+        ) from error
     _register(network, setup, built_in)
-    return network, "bf16" if base.model.dtype.itemsize == 2 else "fp32", place
+    return network, type_, place
+
+
+def _identity(setup: Setup) -> list[Any]:
+    """What a network is: its weights and its configuration."""
+    return [setup.fingerprint, read_config(setup.base.folder)]
 
 
 def _register(network: Backend, setup: Setup, built_in: bool) -> None:

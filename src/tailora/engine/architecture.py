@@ -145,7 +145,8 @@ class _Fields:
     def require(self, wanted: Mapping[str, tuple[Any, ...]], read: frozenset[str]) -> None:
         """Raise unless every field is known, and has a value that the graph implements."""
         for name, value in self.config.items():
-            if value is None or name in read or name in WITHOUT_EFFECT:
+            # What begins with _ is a program's own note, such as where a file came from.
+            if value is None or name in read or name in WITHOUT_EFFECT or name.startswith("_"):
                 continue
             if name not in wanted:
                 raise ModelError(f"config.json: the engine's graph does not know the field {name}", mend=_ON_TORCH)

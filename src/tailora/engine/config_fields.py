@@ -8,8 +8,8 @@ Every other field has to be one that the graph reads, or that has the one value 
 from __future__ import annotations
 
 _ABOUT_THE_FILE = (
-    *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map"),
-    *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss", "_diffusers_version"),
+    *("name_or_path", "transformers_version", "architectures", "auto_map"),
+    *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss"),
     *("unsloth_version", "unsloth_fixed", "transformers.js_config", "is_llama_config", "tokenizer_class"),
     *("language", "languages", "license", "model_name", "finetuning_task"),
 )
@@ -20,15 +20,14 @@ _TRAINING = (
 _OUTPUTS = (
     *("output_attentions", "output_hidden_states", "output_past", "return_dict", "use_return_dict"),
     *("return_dict_in_generate", "output_scores", "output_logits", "chunk_size_feed_forward"),
-    *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
-    *("use_flash_attention_2", "use_flash_attn", "experts_implementation", "_experts_implementation"),
+    *("attn_implementation", "use_flash_attention_2", "use_flash_attn", "experts_implementation"),
 )
 _TOKENS = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id"),
     *("predict_special_tokens", "n_ctx", "max_sequence_length", "model_max_length"),
 )
 _OTHER_HEADS = (
-    *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "task_specific_params"),
+    *("id2label", "label2id", "num_labels", "problem_type", "task_specific_params"),
     *("classifier_dropout", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type"),
     *("summary_use_proj", "tie_encoder_decoder"),
 )

@@ -87,6 +87,16 @@ class TorchBackend:
                 for part in itertools.chain.from_iterable(self._caches):
                     part[target] = part[source]
 
+    def plain_logits(self, tokens: list[int]) -> np.ndarray:
+        """The network's own logits [tokens, vocabulary] after each token of a sequence, without cache and adapters."""
+        shape = 1, len(tokens)
+        self._own = torch.zeros(*shape, len(self._owners), dtype=torch.bool, device=self._device)
+        self._scales = torch.ones(*shape, 1, device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=torch.tensor([tokens], device=self._device), use_cache=False).logits[0]
+        found: np.ndarray = logits.float().cpu().numpy()
+        return found
+
     def _side_by_side(self, step: Step) -> list[np.ndarray]:
         """The sequences of a step that run together: a row must not be longer than the context.
 
