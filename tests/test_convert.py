@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from bases import save_base
 from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.arithmetic import difference
 from tailora.adapters.config import LoraConfig
-from tailora.adapters.formats import loralib
+from tailora.adapters.formats import gguf, loralib
 from tailora.convert import ConvertSettings, run
 from tailora.errors import AdapterError, CheckError, SettingsError
 from tailora.lora import inject
@@ -124,7 +125,7 @@ def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="name its base's layers"):
         run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", output=tmp_path / "out"))
     save_base(tmp_path / "llama", "llama")
-    with pytest.raises(AdapterError, match="no adapter of a llama model"):
+    with pytest.raises(AdapterError, match="is not an adapter of a llama model"):
         run(
             ConvertSettings(
                 adapter=tmp_path / "lora.gguf", to="peft", base=str(tmp_path / "llama"), output=tmp_path / "o"
@@ -154,11 +155,82 @@ def test_what_does_not_read_back_is_deleted(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_form_has_no_place_for(tmp_path: Path) -> None:
-    head, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=4, alpha=8, targets=("embedding",)))
-    with pytest.raises(AdapterError, match="no place"):
-        run(ConvertSettings(adapter=head, to="gguf", output=tmp_path / "lora.gguf"))
+@pytest.mark.parametrize(
+    ("kind", "targets", "why"),
+    [
+        ("gpt2", ("embedding",), "it holds a tied head and embedding as one tensor"),
+        ("gpt2", ("head",), "it holds a tied head and embedding as one tensor"),
+        ("llama", ("head", "attention"), "it holds a tied head and embedding as one tensor"),
+        ("gpt2", ("wpe",), "it looks only tokens up with an adapter"),
+    ],
+)
+def test_what_a_form_has_no_place_for(tmp_path: Path, kind: str, targets: tuple[str, ...], why: str) -> None:
+    adapter, _ = save_adapter(tmp_path, kind, LoraConfig(rank=4, alpha=8, targets=targets))
+    with pytest.raises(AdapterError, match=f"for which llama.cpp's adapters have no place: {why}; merge it with"):
+        run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
     assert not (tmp_path / "lora.gguf").exists()
+
+
+@pytest.mark.parametrize("model_type", ["opt", "gpt_neo", "llama4_text", "mixtral", "granitemoe", "apertus"])
+def test_architectures_whose_rows_are_not_known_are_refused(tmp_path: Path, model_type: str) -> None:
+    adapter, _ = save_adapter(tmp_path, "llama")
+    config = {"model_type": model_type, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with pytest.raises(AdapterError, match=f"how llama.cpp stores the weights of '{model_type}' is not known here"):
+        gguf.save(formats.load(adapter), tmp_path / "lora.gguf", config)
+
+
+@pytest.mark.parametrize("model_type", gguf.ARCHITECTURES)
+def test_each_architecture_s_rows_are_llama_cpp_s(tmp_path: Path, model_type: str) -> None:
+    """B numbers its rows, of 4 heads (2 of keys) with 8 outputs each; what llama.cpp's converters do was worked out."""
+    pairs = [0, 4, 1, 5, 2, 6, 3, 7]
+    rows = {"q": list(range(32)), "k": list(range(16))}
+    if model_type in ("llama", "mistral", "smollm3", "granite", "olmo"):
+        rows = {part: [8 * head + each for head in range(len(rows[part]) // 8) for each in pairs] for part in rows}
+    path = {"phi3": "self_attn.qkv_proj", "gpt2": "attn.c_attn", "bloom": "self_attention.query_key_value"}
+    whole = path.get(model_type, "attention.query_key_value" if model_type == "gpt_neox" else "")
+    blocks = {"gpt2": "transformer.h.1", "bloom": "transformer.h.1", "gpt_neox": "gpt_neox.layers.1"}
+    block = blocks.get(model_type, "model.layers.1")
+    if whole:
+        stacked = [24 * head + 8 * part + each for part in range(3) for head in range(4) for each in range(8)]
+        modules = {
+            f"{block}.{whole}": ("attn_qkv", stacked if model_type in ("gpt_neox", "bloom") else list(range(96)))
+        }
+    else:
+        modules = {f"{block}.self_attn.{part}_proj": (f"attn_{part}", rows[part]) for part in rows}
+    layers = {}
+    for name, (_, order) in modules.items():
+        b = np.arange(len(order), dtype=np.float32)[:, None]
+        layers[name] = LayerAdapter("linear", (LowRank(np.ones((1, 32), np.float32), b, 1.0),), None, len(order))
+    adapter = Adapter(LoraConfig(rank=1, alpha=1, targets=tuple(modules)), layers)
+    config = {"model_type": model_type, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    gguf.save(adapter, tmp_path / "lora.gguf", config)
+    tensors = {tensor.name: np.array(tensor.data) for tensor in GGUFReader(tmp_path / "lora.gguf").tensors}
+    for theirs, order in modules.values():
+        assert tensors[f"blk.1.{theirs}.weight.lora_b"][:, 0].tolist() == order
+    again = gguf.load(tmp_path / "lora.gguf", config, modules)
+    assert difference(adapter, again) < 1e-6
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0])
+def test_a_gguf_without_an_alpha_is_applied_as_it_is(tmp_path: Path, alpha: float | None) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=4, alpha=4, targets=("attention",)))
+    writer = GGUFWriter(tmp_path / "lora.gguf", "gpt2")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    if alpha is not None:
+        writer.add_float32("adapter.lora.alpha", alpha)
+    for name, theirs in (("attn.c_attn", "attn_qkv"), ("attn.c_proj", "attn_output")):
+        for block in range(2):
+            (branch,) = formats.load(adapter).layers[f"transformer.h.{block}.{name}"].branches
+            writer.add_tensor(f"blk.{block}.{theirs}.weight.lora_a", branch.a)
+            writer.add_tensor(f"blk.{block}.{theirs}.weight.lora_b", branch.b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    base = str(tmp_path / "base")
+    run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", base=base, output=tmp_path / "back"))
+    assert difference(formats.load(adapter), formats.load(tmp_path / "back")) < 1e-6
 
 
 def test_mistakes(tmp_path: Path) -> None:

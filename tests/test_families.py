@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import transformers
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from tailora.adapters.config import matches
 from tailora.errors import SettingsError
-from tailora.families import FAMILIES, UNKNOWN, Target, family_of, fused_rows
+from tailora.families import FAMILIES, UNKNOWN, Target, family_of, fused_rows, is_tied
 from tailora.lora.targets import plan_targets
 
 SMALL = {
@@ -26,8 +28,9 @@ SMALL = {
 }
 
 
-def network(model_type: str) -> transformers.PreTrainedModel:
-    small = dict(SMALL)
+def network(model_type: str, **changes: Any) -> transformers.PreTrainedModel:
+    """A network of one block, at random."""
+    small: dict[str, Any] = SMALL | changes
     if model_type == "gpt_neo":
         small |= {"num_layers": 1, "num_heads": 4, "attention_types": [[["global"], 1]]}
         del small["layer_types"], small["num_hidden_layers"], small["num_attention_heads"]
@@ -59,6 +62,13 @@ def test_every_name_stands_in_the_network_of_its_family(model_type: str) -> None
             plan_targets(model, ["attention.qv"], family)
     else:
         assert plan_targets(model, ["attention.qv"], family)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_is_tied_where_config_json_says_nothing(model_type: str) -> None:
+    assert is_tied({"model_type": model_type}) == transformers.AutoConfig.for_model(model_type).tie_word_embeddings
+    assert is_tied({"model_type": model_type, "tie_word_embeddings": True})
+    assert not is_tied({"model_type": model_type, "tie_word_embeddings": False})
 
 
 def test_the_parts_of_a_fused_projection() -> None:

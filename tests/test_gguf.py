@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,13 @@ WIDTH, HEADS, INNER, LAYERS = 64, 4, 96, 2
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
+    return write_small(tmp_path / "SmolLM2-135M-Instruct.F32.gguf")
+
+
+def write_small(path: Path, change: Callable[[Any], object] = lambda writer: None) -> Path:
     """A Llama of 2 blocks as llama.cpp stores it, head tied, byte-level BPE, SmolLM's way to split digits."""
     tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġb", "12", "ĠĠ"]
     merges = ["Ġ b", "1 2", "Ġ Ġ"]
-    path = tmp_path / "SmolLM2-135M-Instruct.F32.gguf"
     writer = reader.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
     writer.add_context_length(64)
@@ -42,6 +46,7 @@ def small(tmp_path: Path) -> Path:
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
+    change(writer)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -197,6 +202,35 @@ def test_a_truncated_gguf_is_said(small: Path, cache: Path) -> None:
     with pytest.raises(ModelError, match="this GGUF cannot be read"):
         gguf.converted(small)
     assert not list(cache.glob("models/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.add_rope_scaling_type(reader.RopeScalingType.LINEAR),
+            r"passes over llama\.rope\.scaling\.type = linear",
+        ),
+        (lambda w: w.add_rope_scaling_factor(4.0), r"llama\.rope\.scaling\.factor = 4"),
+        (lambda w: w.add_rope_dimension_count(8), r"llama\.rope\.dimension_count = 8"),
+        (lambda w: w.add_tensor("rope_freqs.weight", np.linspace(1, 8, 8, dtype=np.float32)), r"rope_freqs\.weight"),
+    ],
+)
+def test_rotary_positions_that_would_be_read_wrong_are_refused(
+    tmp_path: Path, change: Callable[[Any], object], message: str, cache: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        gguf.converted(write_small(tmp_path / "long.gguf", change))
+    assert not list(cache.glob("models/*"))
+
+
+def test_settings_that_change_nothing_are_accepted(tmp_path: Path) -> None:
+    def change(writer: Any) -> None:
+        writer.add_rope_scaling_type(reader.RopeScalingType.NONE)
+        writer.add_rope_dimension_count(WIDTH // HEADS)
+        writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
+
+    assert gguf.converted(write_small(tmp_path / "plain.gguf", change)).folder.is_dir()
 
 
 def test_without_the_package_the_mend_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

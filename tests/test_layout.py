@@ -45,7 +45,6 @@ LATE_IMPORTS = {
     "tailora.serve": {"tailora.serve.server"},
     "tailora.studies": {"optuna"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
-    "tailora.models.gguf_conversion": {"gguf"},
     "tailora.self_check": {"torch", "tailora.models.load"},
     "tailora.inference": {
         "tailora.adapted",

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bases import save_base
+from bases import save_base, save_tokenizer
 from tailora.errors import ModelError
-from tailora.models.load import load_base
+from tailora.families import FAMILIES
+from tailora.models.load import load_base, quiet_transformers
+from test_families import network
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -28,6 +30,17 @@ def test_a_folder_gives_model_tokenizer_and_fingerprint(tmp_path: Path, kind: st
     tokens = torch.tensor([base.tokenizer.encode("name : Blue")])
     with torch.inference_mode():
         torch.testing.assert_close(base.model(tokens).logits, saved(tokens).logits)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_is_loaded(tmp_path: Path, model_type: str) -> None:
+    vocabulary = save_tokenizer(tmp_path)
+    model = network(model_type, vocab_size=vocabulary).eval()
+    with quiet_transformers():
+        model.save_pretrained(tmp_path)
+    tokens = torch.tensor([[1, 5, 9]])
+    with torch.inference_mode():
+        torch.testing.assert_close(load_base(str(tmp_path)).model(tokens).logits, model(tokens).logits)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tailora.errors import SettingsError
 
@@ -243,3 +243,11 @@ FAMILIES: dict[str, Family] = {
 def family_of(model_type: str | None) -> Family:
     """The family of a transformers `model_type`; `UNKNOWN` for any other network."""
     return FAMILIES.get(model_type or "", UNKNOWN)
+
+
+_TIED_BY_DEFAULT = ("gpt2", "bloom", "opt", "gpt_neo", "smollm3", "gemma", "gemma2", "gemma3_text")
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether head and embedding are one tensor by a config.json, or by the family's default where it says nothing."""
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT))

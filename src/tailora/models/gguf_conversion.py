@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from gguf import GGUFReader
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,9 +34,17 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         if file.read(4) != b"GGUF":
             raise ModelError("not a GGUF file", where=source)
     try:
+        if unread := _unread(path):
+            raise ModelError(
+                f"transformers' reader of GGUF passes over {', '.join(unread)}",
+                where=source,
+                mend="name the folder or hub id of the model that it was made from",
+            )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        pre = _metadata(path, "tokenizer.ggml.pre")
+        pre = _tokenizer_rule(path)
+    except ModelError:
+        raise
     except Exception as error:  # the reader trusts the file: damage shows as whatever its parsing trips over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"this GGUF cannot be read: {reason}", where=source) from error
@@ -54,11 +63,32 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         write_json(folder / RECORD, {**record, "fingerprint": fingerprint, "files": files})
 
 
-def _metadata(path: Path, key: str) -> str | None:
-    from gguf import GGUFReader
-
-    field = GGUFReader(path).get_field(key)
+def _tokenizer_rule(path: Path) -> str | None:
+    field = GGUFReader(path).get_field("tokenizer.ggml.pre")
     return None if field is None else str(field.contents())
+
+
+def _unread(path: Path) -> list[str]:
+    """What the file says about the network that transformers' reader passes over, and that changes its outputs."""
+    reader = GGUFReader(path)
+    values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
+    kind = values["general.architecture"]
+    settings = {key.removeprefix(f"{kind}."): value for key, value in values.items() if key.startswith(f"{kind}.")}
+    head = settings.get("attention.key_length", settings["embedding_length"] // settings["attention.head_count"])
+    neutral = {
+        "rope.scaling.type": "none",
+        "rope.scaling.factor": 1.0,
+        "rope.scale_linear": 1.0,
+        "rope.dimension_count": head,
+        "attention.scale": head**-0.5,
+        "attention.clamp_kqv": 0.0,
+        **dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"), 1.0),
+    }
+    found = [
+        f"{kind}.{name} = {settings[name]}" for name, value in neutral.items() if settings.get(name, value) != value
+    ]
+    factors = [tensor for tensor in reader.tensors if tensor.name.startswith(("rope_freqs.", "rope_factors_"))]
+    return found + [tensor.name for tensor in factors if not (tensor.data == 1).all()]
 
 
 def _mend_pre_tokenizer(tokenizer: Tokenizer, pre: str | None) -> None:

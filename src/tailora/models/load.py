@@ -186,7 +186,7 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with quiet_transformers():
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     values = {canonical_name(name): torch.from_numpy(np.array(tensor.raw)) for name, tensor in stored.items()}
     missing, others = model.load_state_dict(values, strict=False)
     model.tie_weights()

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
+from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.arithmetic import folded
 from tailora.adapters.config import LoraConfig
 from tailora.errors import AdapterError, MissingExtraError
+from tailora.families import is_tied
 from tailora.files import atomic_path
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+RowOrder = Literal["same", "rotary pairs", "stacked"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How llama.cpp stores a family of networks.
+
+    Attributes:
+        name: what it calls the architecture.
+        rows: the order of the outputs of attention's projections. "rotary pairs": in q and k, outputs that are rotated
+            together are neighbours, where transformers has them half a head apart. "stacked": all of q, then k, then
+            v, where transformers interleaves them head by head. "same": as in transformers.
+    """
+
+    name: str
+    rows: RowOrder = "same"
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **{kind: Architecture("llama", "rotary pairs") for kind in ("llama", "mistral")},
+    **{kind: Architecture(kind, "rotary pairs") for kind in ("smollm3", "granite", "olmo")},
+    **{kind: Architecture(kind) for kind in ("gpt2", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "stablelm")},
+    **{kind: Architecture("olmo2") for kind in ("olmo2", "olmo3")},
+    "gemma3_text": Architecture("gemma3"),
+    "gpt_neox": Architecture("gptneox", "stacked"),
+    "bloom": Architecture("bloom", "stacked"),
+}
+"""By transformers' `model_type`: read in ggml-org/llama.cpp, `conversion/`, and each held against llama.cpp itself."""
 
 
 def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
     """Write an adapter's factors in fp32, under llama.cpp's names and in its order of rows.
 
     Args:
-        adapter: of linear layers of a network that llama.cpp has.
+        adapter: of layers that llama.cpp applies adapters to; an embedding and a head only where they are not tied.
         path: the .gguf file.
         config: the base's config.json.
 
@@ -28,22 +61,22 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
-    kind = str(config.get("model_type"))
+    architecture = _architecture(config)
     names = _names(gguf, config)
     plain = folded(adapter)
     tensors: dict[str, Array] = {}
     for module, layer in plain.layers.items():
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
-        if name is None or layer.kind not in ("linear", "gpt2_conv1d"):
+        if why := _unplaced(name, layer, config):
             mend = "merge it with `tailora merge` and convert the model"
-            raise AdapterError(f"adapts {module}, for which llama.cpp's adapters have no place", mend=mend)
+            raise AdapterError(f"adapts {module}, for which llama.cpp's adapters have no place: {why}", mend=mend)
         (branch,) = layer.branches
         # Its scale is alpha / rank with one alpha for all layers: what differs from that goes into B.
         b = branch.b * np.float32(branch.rank / plain.config.alpha)
-        tensors[f"{name}.lora_a"] = branch.a
-        tensors[f"{name}.lora_b"] = _rows(b, module, config) if kind == "llama" else b
+        tensors[f"{name}.lora_a"] = branch.a.T if layer.kind == "embedding" else branch.a
+        tensors[f"{name}.lora_b"] = _rows(b, module, config)
     with atomic_path(path) as scratch:
-        writer = gguf.GGUFWriter(scratch, kind)
+        writer = gguf.GGUFWriter(scratch, architecture.name)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", plain.config.alpha)
@@ -68,34 +101,40 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
-    kind, names = str(config.get("model_type")), _names(gguf, config)
+    kind, names = _architecture(config).name, _names(gguf, config)
     paths = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in modules}
     try:
         reader = gguf.GGUFReader(path)
-        fields = ("general.type", "general.architecture", "adapter.lora.alpha")
-        told = {name: field.contents() for name in fields if (field := reader.get_field(name)) is not None}
-        tensors = {tensor.name: np.array(tensor.data, np.float32) for tensor in reader.tensors}
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        told = {
+            key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "adapter."))
+        }
+        tensors = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
+        alpha = float(told.get("adapter.lora.alpha", 0.0))
+    except (OSError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
         raise AdapterError("cannot be read as GGUF", where=path, mend="fetch it again") from error
-    if told.get("general.type") != "adapter" or told.get("general.architecture") != kind or len(told) < len(fields):
-        raise AdapterError(f"is no adapter of a {kind} model", where=path, mend="name the adapter's own base")
+    if told.get("general.type") != "adapter" or told.get("general.architecture") != kind:
+        raise AdapterError(f"is not an adapter of a {kind} model", where=path, mend="name the adapter's own base")
+    if told.get("adapter.type") != "lora" or told.get("adapter.alora.invocation_tokens"):
+        raise AdapterError("is not a plain LoRA adapter", where=path, mend="use one that applies to every token")
     layers: dict[str, LayerAdapter] = {}
     problems = []
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         a, b = tensors.get(f"{name}.lora_a"), tensors.get(f"{name}.lora_b")
+        embedding = name == EMBEDDING
+        a = a.T if embedding and a is not None else a
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or name not in paths:
             problems.append(name)
             continue
         module = paths[name]
-        b = _rows(b, module, config, back=True) if kind == "llama" else b
-        branch = LowRank(a, b, float(told["adapter.lora.alpha"]) / len(a))
-        inside = kind == "gpt2" and not module.endswith(("wte", "wpe", "lm_head"))
-        layers[module] = LayerAdapter("gpt2_conv1d" if inside else "linear", (branch,), out=len(b))
+        # Without an alpha, or with one of 0, llama.cpp applies the factors as they are.
+        branch = LowRank(np.ascontiguousarray(a), _rows(b, module, config, back=True), alpha / len(a) if alpha else 1.0)
+        plain: LayerKind = "gpt2_conv1d" if kind == "gpt2" and module != "lm_head" else "linear"
+        layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
         what = f"has no such pair of factors as the base needs: {', '.join(problems[:3]) or 'none at all'}"
         raise AdapterError(what, where=path, mend="name the adapter's own base")
     first = next(iter(layers.values())).branches[0]
-    found = LoraConfig(rank=first.rank, alpha=float(told["adapter.lora.alpha"]), targets=tuple(layers))
+    found = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
     return folded(Adapter(found, layers))
 
 
@@ -107,26 +146,49 @@ def _package() -> Any:
     return gguf
 
 
-def _names(gguf: Any, config: dict[str, Any]) -> Any:
-    """What llama.cpp calls the layers of such a network."""
+def _architecture(config: Mapping[str, Any]) -> Architecture:
     kind = str(config.get("model_type"))
-    architectures = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    if kind not in architectures:
-        raise AdapterError(f"llama.cpp has no network of the kind {kind!r}", where="base", mend="use another format")
+    if kind not in ARCHITECTURES:
+        raise AdapterError(
+            f"how llama.cpp stores the weights of {kind!r} is not known here, only of {', '.join(ARCHITECTURES)}",
+            where="base",
+            mend="merge it with `tailora merge` and convert the model with llama.cpp's own program",
+        )
+    return ARCHITECTURES[kind]
+
+
+def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
+    """What llama.cpp calls the layers of such a network."""
+    name = _architecture(config).name
+    number = next((number for number, each in gguf.MODEL_ARCH_NAMES.items() if each == name), None)
+    if number is None:
+        raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", mend="update gguf")
     blocks = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
-    return gguf.get_tensor_name_map(architectures[kind], blocks)
+    return gguf.get_tensor_name_map(number, blocks)
 
 
-def _rows(b: Array, module: str, config: dict[str, Any], *, back: bool = False) -> Array:
-    """Rows of q and k as llama.cpp orders them: its rotary positions pair neighbours, Hugging Face's the halves.
+def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) -> str | None:
+    """Why llama.cpp would refuse or pass over a layer's factors; None where it applies them."""
+    if name is None or layer.kind == "conv":
+        return "it knows no such layer"
+    if (layer.kind == "embedding") != (name == EMBEDDING):
+        return "it looks only tokens up with an adapter"
+    if name in (EMBEDDING, HEAD) and is_tied(config):
+        return "it holds a tied head and embedding as one tensor"
+    return None
 
-    `back` gives them in Hugging Face's order.
-    """
-    heads = int(config["num_attention_heads"])
-    if module.endswith("k_proj"):
-        heads = int(config.get("num_key_value_heads") or heads)
-    elif not module.endswith("q_proj"):
+
+def _rows(b: Array, module: str, config: Mapping[str, Any], *, back: bool = False) -> Array:
+    """The rows of B in llama.cpp's order; `back` takes them from there to transformers'."""
+    order = _architecture(config).rows
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or 0)
+    if order == "rotary pairs" and module.endswith(("q_proj", "k_proj")):
+        if module.endswith("k_proj"):
+            heads = int(config.get("num_key_value_heads") or heads)
+        shape, swapped = (1, heads, 2, -1), (2, 3)
+    elif order == "stacked" and module.endswith("query_key_value"):
+        shape, swapped = (1, heads, 3, -1), (1, 2)
+    else:
         return b
-    half = len(b) // heads // 2
-    parted = b.reshape(heads, *((half, 2) if back else (2, half)), b.shape[1])
-    return np.ascontiguousarray(parted.swapaxes(1, 2).reshape(b.shape))
+    places = np.arange(len(b)).reshape(shape).swapaxes(*swapped).reshape(-1)
+    return np.ascontiguousarray(b[np.argsort(places)] if back else b[places])
