@@ -81,6 +81,10 @@ def cut(size: int) -> Callable[[Path], None]:
     return change
 
 
+def nested_header() -> bytes:
+    return (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
 def drop_tensor(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -99,6 +103,8 @@ def only_bin(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "not a model folder: it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "no model_type"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: cannot be read as JSON"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(nested_header()), "truncated, or not a safetensors"),
         (edit(model_type=None), "no model_type"),
         (edit(model_type="mystery"), "'mystery' cannot be loaded: transformers lacks it"),
         (edit(model_type="mystery", auto_map={"AutoModel": "m.M"}), "its own code, which is never run"),

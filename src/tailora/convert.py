@@ -110,6 +110,7 @@ def _receipt(adapter: Adapter, settings: ConvertSettings, base: str | None) -> d
         what = f"read back, its updates differ by {apart:.1%} of the largest number in a layer"
         raise CheckError(what, where=settings.output, mend="please report it: this is a bug", result=receipt)
     if settings.base is not None:
+        again = replace(again, unknown_base_reported=adapter.unknown_base_reported)
         receipt["on_base"] = check(again, settings.base, None, force=settings.force)
     return receipt
 

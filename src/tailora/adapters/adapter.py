@@ -78,6 +78,7 @@ class Adapter:
         base_fingerprint: SHA-256 of the base it was trained on (`models.fingerprint`), None if made elsewhere.
         base_name: how the base was named, for messages only.
         meta: what else `tailora.json` carries: linearisation, prompt form, data fingerprint, scores.
+        unknown_base_reported: whether the reader has logged that the base is unknown.
     """
 
     config: LoraConfig
@@ -86,6 +87,7 @@ class Adapter:
     base_fingerprint: str | None = None
     base_name: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    unknown_base_reported: bool = False
 
     @cached_property
     def content_hash(self) -> str:
@@ -143,7 +145,8 @@ def check_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str
         AdapterError: it was trained on other weights.
     """
     if adapter.base_fingerprint is None:
-        log.warning("%s does not say which weights it was trained on; only shapes are checked", place)
+        if not adapter.unknown_base_reported:
+            log.warning("%s does not say which weights it was trained on; only shapes are checked", place)
     elif adapter.base_fingerprint != fingerprint:
         what = f"it was trained on other weights than those of {base_name}"
         if not force:

@@ -21,7 +21,7 @@ def carried_fingerprint(folder: Path) -> str | None:
     try:
         quantised = json.loads(account.read_text(encoding="utf-8")).get("quantised")
         return None if quantised is None else str(quantised["fingerprint"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError("not an account of a model", where=account, mend="make it again") from error
 
 
@@ -36,6 +36,6 @@ def merged_account(folder: Path) -> Mapping[str, Any]:
         return {}
     try:
         meta = json.loads(account.read_text(encoding="utf-8"))["meta"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError("not an account of a merged model", where=account, mend="merge it again") from error
     return meta if isinstance(meta, dict) else {}

@@ -201,7 +201,7 @@ def _compare_with_record(name: str, folder: Path, revision: str | None) -> None:
     found = {"fingerprint": fingerprint_folder(folder)}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent or damaged: noted below
+    except (OSError, ValueError, RecursionError):  # absent or damaged: noted below
         known = None
     if known == found:
         return

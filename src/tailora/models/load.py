@@ -103,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):

@@ -74,7 +74,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, mend="name a folder in Hugging Face layout")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError("not a safetensors index", where=index, mend="fetch the model again") from error
     if any(Path(name).name != name for name in names):
         raise ModelError("the index names files outside its own folder", where=index)
@@ -113,7 +113,7 @@ def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
         ends = [entry["data_offsets"][1] for entry in entries.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _broken(path) from error
     if 8 + length + max(ends, default=0) != size:
         raise _broken(path)

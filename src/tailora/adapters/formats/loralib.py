@@ -21,6 +21,7 @@ from tailora.adapters.adapter import Adapter, Array, LayerAdapter
 from tailora.adapters.config import Bias, LoraConfig, matches
 from tailora.adapters.formats.loralib_layers import Factors, to_factors
 from tailora.adapters.formats.loralib_missing import Missing, layer_of, note_of, slices_of, unused, with_note
+from tailora.adapters.formats.tensors import check_claims, load_torch, torch_array
 from tailora.errors import AdapterError, MissingExtraError
 from tailora.files import atomic_path
 
@@ -140,32 +141,20 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingExtraError(
-            "loralib's files are torch pickles, and torch is not installed", mend='pip install "tailora[train]"'
+            "loralib's files are torch pickles, and torch is not installed", mend="pip install torch"
         ) from error
     return torch
 
 
 def _read(path: Path) -> tuple[Mapping[Any, Any], Any]:
     """The state dict in a file, and Tailora's note if there is one."""
-    torch = _torch()
-    if not path.is_file():
-        raise AdapterError("no such file", where=path, mend="give a .bin or .pt file that torch.save wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            reason = "it holds something other than tensors, which could run code, or it is no torch file"
-        raise AdapterError(
-            f"cannot be read as tensors: {reason[:200]}",
-            where=path,
-            mend="get the file anew, or from a source you trust",
-        ) from error
+    torch, content = _torch(), load_torch(path)
     note = None
     if isinstance(content, Mapping) and isinstance(content.get(_WRAPPER), Mapping):
         content, note = content[_WRAPPER], content.get(_NOTE)
     if not isinstance(content, Mapping):
         raise AdapterError(f"holds a {type(content).__name__}, not a state dict", where=path)
+    check_claims((value for value in content.values() if isinstance(value, torch.Tensor)), path)
     return content, note
 
 
@@ -227,19 +216,15 @@ def _sort(
 
 def _array(name: str, tensor: Any, dimensions: int, faults: list[str]) -> Array:
     """A tensor in float32, or an empty array and a fault."""
-    fault = None
-    # A crafted tensor can stretch one stored number over terabytes, which the conversion would write out.
-    if not tensor.is_floating_point() or tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu":
-        fault = f"is no dense floating-point tensor ({tensor.dtype})"
-    elif tensor.ndim != dimensions or 0 in tensor.shape:
-        fault = f"has the shape {list(tensor.shape)}, not {dimensions} dimensions"
-    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        fault = "claims more numbers than the file holds"
-    if fault is None:
-        array: Array = np.ascontiguousarray(tensor.detach().float().numpy())
+    try:
+        if tensor.ndim != dimensions or 0 in tensor.shape:
+            raise ValueError(f"has the shape {list(tensor.shape)}, not {dimensions} dimensions")
+        array: Array = torch_array(tensor).astype(np.float32, copy=False)
         if np.isfinite(array).all():
             return array
         fault = "holds values that are not finite"
+    except ValueError as error:
+        fault = str(error)
     faults.append(f"{name} {fault}")
     return np.zeros((1,) * dimensions, np.float32)
 

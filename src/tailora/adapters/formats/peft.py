@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import tailora
-from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.adapter import Adapter, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats.peft_files import (
     CONFIG_FILE,
@@ -78,12 +78,13 @@ def load(folder: Path) -> Adapter:
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(f"no adapter folder: it has no {CONFIG_FILE}", where=folder)
     settings = read_file(PeftFile, folder / CONFIG_FILE)
-    if beyond := settings.beyond_us():
-        raise AdapterError(f"cannot be expressed here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE)
+    beyond, way_out = settings.beyond_us()
+    if beyond:
+        raise AdapterError(f"has no equivalent here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE, mend=way_out)
     weights = folder / WEIGHTS_FILE
     torch_file = folder / TORCH_FILE
     tensors = read_torch(torch_file) if torch_file.is_file() and not weights.is_file() else read_safetensors(weights)
-    found = sort_tensors(tensors)
+    found = sort_tensors(tensors, settings.slices)
     if not found.layers and not found.problems:
         found.problems.append("holds no LoRA tensors")
     _raise_problems(found.problems, folder)
@@ -247,26 +248,44 @@ def _as_peft(found: PeftTensors, settings: PeftFile, folder: Path) -> Adapter:
     if found.biases and config.bias == "none":
         problems.append(f"{next(iter(found.biases))} is a trained bias, but {CONFIG_FILE} says there are none")
     _raise_problems(problems, folder)
-    return Adapter(config, layers, _narrowed(found.biases), base_name=settings.base_model_name_or_path)
+    base = settings.base_model_name_or_path
+    return Adapter(config, layers, _narrowed(found.biases), base_name=base, unknown_base_reported=True)
 
 
 def _layer_from_peft(name: str, tensors: LayerTensors, config: LoraConfig, settings: PeftFile) -> LayerAdapter:
     a, b = _factors(tensors)
-    rank = config.rank_of(name)
-    if a.shape[0] != rank:
-        raise AdapterError(f"{name}: has rank {a.shape[0]}, but {CONFIG_FILE} says {rank}")
+    rank = settings.rank_of(name)
+    found = a.shape[0] if settings.slices is None else b.shape[1]
+    if found != rank:
+        raise AdapterError(f"{name}: has rank {found}, but {CONFIG_FILE} says {rank}")
     if (tensors.magnitude is not None) != config.dora:
         raise AdapterError(f"{name}: {'no' if config.dora else 'a'} magnitude, but use_dora is {config.dora}")
+    scale = config.scale(rank, settings.alpha_of(name))
+    if settings.slices is not None:
+        return _merged_linear(a, b, scale, settings)
     kind = "embedding" if tensors.embedding else "conv" if a.ndim > 2 else "linear"
     try:
         gathered = _gather_groups(a, b)
     except ValueError as error:
         raise AdapterError(f"{name}: {error}") from error
-    branch = LowRank(gathered, b.astype(np.float32), config.scale(rank, config.alpha_of(name)))
+    branch = LowRank(gathered, b.astype(np.float32), scale)
     magnitude = None if tensors.magnitude is None else tensors.magnitude.astype(np.float32)
     if kind == "linear" and settings.fan_in_fan_out:
         kind = "gpt2_conv1d"
     return LayerAdapter(kind, (branch,), magnitude, int(b.shape[0]))  # type: ignore[arg-type]
+
+
+def _merged_linear(a: Tensor, b: Tensor, scale: float, settings: PeftFile) -> LayerAdapter:
+    """A layer of PEFT before 0.3 with `enable_lora`: B [size · adapted, rank, 1] has the rows of each adapted slice."""
+    slices = settings.slices or []
+    rank, size = b.shape[1], len(b) // sum(slices)
+    branches = []
+    for number, place in enumerate(place for place, adapted in enumerate(slices) if adapted):
+        part_a = a[number * rank : (number + 1) * rank].astype(np.float32)
+        part_b = b[number * size : (number + 1) * size, :, 0].astype(np.float32)
+        branches.append(LowRank(part_a, part_b, scale, (place * size, (place + 1) * size)))
+    kind: LayerKind = "gpt2_conv1d" if settings.fan_in_fan_out else "linear"
+    return LayerAdapter(kind, tuple(branches), None, len(slices) * size)
 
 
 def _factors(tensors: LayerTensors) -> tuple[Tensor, Tensor]:

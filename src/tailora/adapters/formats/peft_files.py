@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats.peft_keys import MERGE
 from tailora.errors import AdapterError, SettingsError
 from tailora.families import MEANINGS
 
@@ -23,23 +25,35 @@ _HARMLESS = frozenset(
         *("task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version"),
         *("fan_in_fan_out", "layers_to_transform", "layers_pattern", "exclude_modules", "init_lora_weights"),
         *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
+        *("merge_weights", "runtime_config"),
     }
 )
 """Settings of PEFT that say how an adapter came to be or which modules it has; they do not change what it computes."""
 
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ move a part of it into the adapter."""
+"""Initialisations that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA move a part of it into the
+adapter, so that it belongs on the rest, which is not the base that is named."""
+
+_CONVERT = (
+    "convert it with PEFT: save_pretrained with path_initial_model_for_weight_conversion, which writes a plain LoRA "
+    "for the base itself"
+)
+_TOKENWISE = ("alora_invocation_tokens", "arrow_config", "monteclora_config", "megatron_config")
+_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 
 
 class PeftFile(BaseModel):
-    """`adapter_config.json` as PEFT writes it for LoRA; keys that are not named here are kept as extras."""
+    """`adapter_config.json` as PEFT writes it for LoRA; keys that are not named here are kept as extras.
+
+    Fields that are missing or null have PEFT's defaults: early versions lack many.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     peft_type: Literal["LORA"]
     r: Rank
     lora_alpha: Number
-    target_modules: list[str] | str
+    target_modules: list[str] | str | None = None
     lora_dropout: Number = 0.0
     use_rslora: bool = False
     use_dora: bool = False
@@ -51,40 +65,77 @@ class PeftFile(BaseModel):
     init_lora_weights: bool | str | None = True
     layers_to_transform: list[int] | int | None = None
     exclude_modules: list[str] | str | None = None
+    enable_lora: list[bool] | None = None
 
-    def beyond_us(self) -> list[str]:
-        """What the file asks for that Tailora has no word for."""
-        found = [
-            f"{name}={value!r}" for name, value in (self.model_extra or {}).items() if value and name not in _HARMLESS
-        ]
-        if self.init_lora_weights not in (*_PLAIN_INITS, None):
-            found.append(f"init_lora_weights={self.init_lora_weights!r}")
-        return found
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_for_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if each is not None or name == "peft_type"}
+
+    @property
+    def slices(self) -> list[bool] | None:
+        """Which equal slices of each adapted layer have factors, in files of PEFT before 0.3; None for all others."""
+        return self.enable_lora if self.enable_lora and any(self.enable_lora) else None
+
+    def beyond_us(self) -> tuple[list[str], str]:
+        """What the file asks for that Tailora has no word for, and the way out."""
+        extras = {name: value for name, value in (self.model_extra or {}).items() if value and name not in _HARMLESS}
+        found = [f"{name}={value!r}" for name, value in extras.items()]
+        init = self.init_lora_weights
+        if (init.lower() if isinstance(init, str) else init) not in (*_PLAIN_INITS, None):
+            return [*found, f"init_lora_weights={init!r}, which changed the base it belongs on"], _CONVERT
+        if any(name in _TOKENWISE for name in extras):
+            return found, "use it with PEFT: it does not apply to every token alike"
+        return found, MERGE
+
+    def rank_of(self, module: str) -> int:
+        """The rank at a module path, as PEFT matches `rank_pattern`."""
+        return int(_matched(self.rank_pattern, module, self.r))
+
+    def alpha_of(self, module: str) -> float:
+        """The alpha at a module path, as PEFT matches `alpha_pattern`."""
+        return float(_matched(self.alpha_pattern, module, self.lora_alpha))
 
     def lora_config(self, modules: list[str]) -> LoraConfig:
         """The settings in our terms.
 
         Args:
             modules: the paths the file has tensors for; they become the targets where `target_modules` says them in a
-                way of PEFT's own (by layer number, by exclusion, or by a word that is a meaning of ours).
+                way of PEFT's own (as one expression, by layer number, by exclusion, or by a word that is a meaning of
+                ours), and the keys of the patterns.
 
         Raises:
             SettingsError: on a value outside its range.
         """
-        targets = [self.target_modules] if isinstance(self.target_modules, str) else sorted(self.target_modules)
-        if self.layers_to_transform is not None or self.exclude_modules or set(targets) & set(MEANINGS) or not targets:
+        targets = self.target_modules if isinstance(self.target_modules, list) else []
+        if not targets or self.layers_to_transform is not None or self.exclude_modules or set(targets) & set(MEANINGS):
             targets = modules
+        patterns = [*(self.rank_pattern or ()), *(self.alpha_pattern or ())]
+        for pattern in [*patterns, *([self.target_modules] if isinstance(self.target_modules, str) else [])]:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise SettingsError(f"not a regular expression: {error}", where=f"pattern {pattern!r}") from error
+        # A path also names every path that ends in it: the longest are looked at first.
+        ordered = sorted(modules, key=len, reverse=True)
         return LoraConfig(
             rank=self.r,
             alpha=self.lora_alpha,
-            targets=tuple(targets),
+            targets=tuple(sorted(targets)),
             dropout=self.lora_dropout,
             rslora=self.use_rslora,
             dora=self.use_dora,
             bias=self.bias,
-            rank_pattern=self.rank_pattern or {},
-            alpha_pattern=self.alpha_pattern or {},
+            rank_pattern={name: self.rank_of(name) for name in ordered if self.rank_pattern},
+            alpha_pattern={name: self.alpha_of(name) for name in ordered if self.alpha_pattern},
         )
+
+
+def _matched(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """The value of the first pattern that matches a path's end from a dot on; each is a regular expression to PEFT."""
+    return next((v for p, v in (patterns or {}).items() if re.match(rf"(?:.*\.)?(?:{p})$", module)), default)
 
 
 class BranchRecord(BaseModel):
@@ -144,5 +195,7 @@ def read_file(kind: type[File], path: Path) -> File:
 def _fault(error: Mapping[str, Any]) -> str:
     place = ".".join(str(step) for step in error["loc"])
     if place == "peft_type":
-        return f"this is {error['input']!r}, and only LoRA adapters can be read"
+        kind = error.get("input")
+        way = "prompts that are learnt have no equivalent: use it with PEFT" if kind in _PROMPTS else MERGE
+        return f"this is {kind!r}, and only LoRA adapters can be read; {way}"
     return f"{place}: {error['msg']}" if place else str(error["msg"])

@@ -5,7 +5,8 @@ Nothing in a file is executed, and a file is read whole or refused. 16-bit value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from tailora.errors import AdapterError, MissingExtraError
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
 LARGEST_FILE = 8 * 2**30
-"""Bytes; a file beyond this is no adapter, and is not read into memory to find out."""
+"""Bytes; a file beyond this is not an adapter, and is not read into memory to find out."""
+
+LARGEST_HEADER = 32 * 2**20
+"""Bytes of a safetensors file's JSON: some 200,000 tensors."""
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -35,6 +39,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         AdapterError: if it is truncated, malformed or holds other than floating-point tensors.
     """
     _check_size(path)
+    _check_header(path)
     try:
         entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
@@ -44,8 +49,32 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return {name: _array(name, entry, path) for name, entry in entries}
 
 
+def load_torch(path: Path) -> Any:
+    """What `torch.save` wrote, with `weights_only=True`, so that nothing in it runs; needs torch.
+
+    Raises:
+        AdapterError: it is missing, too large, damaged, or holds more than tensors and plain containers.
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        import torch  # an optional package at this level
+    except ImportError as error:
+        raise MissingExtraError("this file needs torch to be read", where=path, mend="pip install torch") from error
+    _check_size(path)
+    _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle raises whatever it pleases
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            reason = "it holds something other than tensors, which could run code, or it is not a torch file"
+        raise AdapterError(
+            f"cannot be read as tensors: {reason[:200]}", where=path, mend="save it again, as safetensors"
+        ) from error
+
+
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Read a state dict that `torch.save` wrote, with `weights_only=True`; needs torch.
+    """Read a state dict that `torch.save` wrote; needs torch.
 
     Args:
         path: the `.bin`, `.pt` or `.pth` file.
@@ -54,25 +83,47 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         fp32 arrays by name, fp64 where the file holds fp64.
 
     Raises:
-        AdapterError: if it is truncated, holds objects other than tensors, or is no flat dict of them.
-        MissingExtraError: if torch is not installed.
+        AdapterError: as `load_torch`, or it is not a flat dict of dense floating-point tensors that the file holds.
+        MissingExtraError: torch is not installed.
     """
-    try:
-        import torch  # an optional extra at this level
-    except ImportError as error:
-        raise MissingExtraError("this file needs torch to be read", where=path, mend="install torch") from error
-    _check_size(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle raises whatever it pleases
-        reason = str(error).partition("\n")[0]
-        raise AdapterError(f"not a file of tensors alone: {reason}", where=path, mend="use safetensors") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    state = load_torch(path)
+    if not isinstance(state, Mapping) or not all(hasattr(value, "is_floating_point") for value in state.values()):
         raise AdapterError("holds something other than named tensors", where=path)
-    if odd := [str(name) for name, value in state.items() if not value.is_floating_point()]:
-        raise AdapterError(f"{odd[0]} is not floating-point", where=path)
-    wide = {name: value if value.dtype == torch.float64 else value.float() for name, value in state.items()}
-    return {str(name): value.contiguous().numpy() for name, value in wide.items()}
+    check_claims(state.values(), path)
+    arrays = {}
+    for name, value in state.items():
+        try:
+            arrays[str(name)] = torch_array(value)
+        except ValueError as error:
+            raise AdapterError(f"{name} {error}", where=path) from error
+    return arrays
+
+
+def torch_array(tensor: Any) -> Tensor:
+    """A tensor of a file as fp32, or as fp64 if it is.
+
+    Raises:
+        ValueError: it is not dense floating-point numbers, or claims more of them than the file holds: a crafted tensor
+            stretches one stored number over terabytes, which widening would write out.
+    """
+    if tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu" or not tensor.is_floating_point():
+        raise ValueError(f"is not a dense floating-point tensor ({tensor.dtype})")
+    if tensor.layout is not tensor.new_empty(0).layout or tensor.element_size() < 2:
+        raise ValueError(f"is stored as {tensor.dtype}, which is not read")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("claims more numbers than the file holds")
+    values = tensor.detach()
+    wide = values if values.element_size() == 8 else values.float()
+    array: Tensor = np.ascontiguousarray(wide.numpy())
+    return array
+
+
+def check_claims(tensors: Iterable[Any], path: Path) -> None:
+    """Refuse a file whose tensors, sharing their numbers, would be far larger in memory than it is."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if claimed > 4 * path.stat().st_size:
+        what = f"claims more numbers than the file holds ({claimed:,} bytes of tensors)"
+        raise AdapterError(what, where=path, mend="save it again, as safetensors")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -86,6 +137,27 @@ def _check_size(path: Path) -> None:
         raise AdapterError("no such file", where=path)
     if path.stat().st_size > LARGEST_FILE:
         raise AdapterError(f"{path.stat().st_size:,} bytes are too many for an adapter", where=path)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that no adapter has, before it is parsed into memory many times its size."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise AdapterError(f"not a whole safetensors file: its header claims {length:,} bytes", where=path)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that unpacks to far more than it takes: torch stores its tensors uncompressed."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise AdapterError("cannot be read as tensors: a damaged archive", where=path) from error
+    if size > 2 * path.stat().st_size + (1 << 20):
+        raise AdapterError(f"would unpack from {path.stat().st_size:,} to {size:,} bytes", where=path)
 
 
 def _array(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
