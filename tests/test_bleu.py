@@ -1,5 +1,7 @@
 """BLEU beside sacrebleu's, and what is particular to the two scripts."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +12,25 @@ from tailora.metrics.bleu import bleu, multi_bleu
 from texts import corpora, streams
 
 
+@pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
 @given(corpora())
-def test_equals_sacrebleu_on_any_corpus(corpus):
+def test_equals_sacrebleu_on_any_corpus(tokenizer, corpus):
     texts, references = corpus
-    theirs = BLEU(lowercase=True).corpus_score(texts, streams(references)).score
-    assert 100 * bleu(texts, references).value == pytest.approx(theirs, abs=1e-9)
+    theirs = BLEU(lowercase=True, tokenize=tokenizer, force=True).corpus_score(texts, streams(references)).score
+    assert 100 * bleu(texts, references, tokenizer=tokenizer).value == pytest.approx(theirs, abs=1e-9)
+    theirs = BLEU(lowercase=True, tokenize=tokenizer, smooth_method="none", force=True)
+    found = multi_bleu(texts, references, tokenizer=tokenizer)
+    assert 100 * found.value == pytest.approx(theirs.corpus_score(texts, streams(references)).score, abs=1e-9)
+    assert f"tok:{tokenizer}|case:lc|smooth:none" in found.signature
+
+
+def test_what_mteval_does_where_sacrebleu_gives_nothing():
+    # mteval-v13a printed these: orders without n-grams are left out, and a corpus without any match is smoothed.
+    assert bleu(["the"], [["the"]]).value == 1
+    assert bleu(["zz yy"], [["a cafe by the river"]]).value == pytest.approx(math.exp(-1.5) / 2)
+    assert bleu(["", ""], [["a"], ["b"]]).value == 0
+    # It knows no case of letters beyond A to Z.
+    assert bleu(["CAFE"], [["cafe"]]).value == 1 > bleu(["CAFÉ"], [["café"]]).value == pytest.approx(0.5**0.25)
 
 
 def test_case_and_differing_numbers_of_references():

@@ -1,12 +1,16 @@
 """Slot errors on plain cases."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.data.values import Fact, Record
 from tailora.errors import DataError
-from tailora.metrics.slots import _Search, load_rules, normalise, slot_errors, slot_report
+from tailora.metrics.slots import load_rules, slot_errors, slot_report
+from tailora.metrics.spelling import spell
+from tailora.metrics.value_search import normalise
 
 
 def record(**facts):
@@ -40,17 +44,142 @@ def test_mentions_stand_where_the_text_has_them():
     ]
 
 
-@given(st.text(max_size=40), st.text("abcé ßﬁ½İΣ£20,.'’-_", max_size=40))
+def said(value, text, *others, vocabulary=None):
+    facts = tuple(Fact(None, f"a{number}", each) for number, each in enumerate((value, *others)))
+    report = slot_report(Record("1", facts, ()), text, vocabulary)
+    return facts[0] not in report.missing
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("Café Rouge", "It is near Cafe Rouge."),
+        ("Café Rouge", "A café near Cafe Rouge."),
+        ("Cafe Rouge", "It is near Café Rouge."),
+        ("Hồ Tây", "The pub lies by Ho Tay."),
+        ("San Sebastián", "San Sebastian lies by Ærø."),
+        ("Cafe\u0301 Rouge", "It is near Café Rouge."),  # decomposed
+        ("Tiếng Việt", "Đây là Tiê\u0301ng Viê\u0323t."),
+        ("Große Straße", "AN DER GROSSEN STRASSE: GROSSE STRASSE 5"),
+        ("ΟΔΟΣ ΗΛΙΟΣ", "Στην οδος ηλιος."),
+        ("οδός", "Η ΟΔΌΣ."),
+        ("İzmir", "The city of izmir, or IZMIR."),
+        ("Işık Lokantası", "IŞIK LOKANTASI İstanbul'da."),
+        ("İNCİ", "inci satar"),
+        ("５ stars", "It has 5 stars."),
+        ("ＡＢＣ", "the abc shop"),
+        ("ﬁne wine", "Fine wine."),
+        ("Артём", "Это Артем."),
+        ("مُحَمَّد", "هذا محمد هنا"),
+        ("한글", "그것은 \u1112\u1161\u11ab\u1100\u1173\u11af 이다"),  # decomposed Hangul
+        ("ガイド", "ｶﾞｲﾄﾞです"),  # half-width
+    ],
+)
+def test_spellings_of_one_value(value, text):
+    assert said(value, text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((one, f"Con {other} ở đây.") for one in ("ma", "má", "mà") for other in ("ma", "má", "mà") if one != other),
+        *(
+            (one, f"The shop sells {other}.")
+            for one in ("ma", "má", "mà")
+            for other in ("ma", "má", "mà")
+            if one != other
+        ),
+        ("Quán Má", "Quán Ma gần hồ."),
+        ("Quán Mà", "Quán Má"),
+        ("Ba Vì", "Ba Vi ở gần đó."),
+        ("año", "el ano"),
+        ("papá", "el papa vive en Roma"),
+        ("Märkte", "die Markte für Bücher"),
+        ("мой", "мои"),
+        ("sık", "sik"),
+        ("कि", "की"),
+        ("कम", "कमी है"),
+        ("มา", "ม้า"),
+        ("かき", "かぎ"),
+        ("5", "It is rated 4.5 stars."),
+        ("4", "It is rated 4.5 stars."),
+        ("Bar", "The Barn."),
+    ],
+)
+def test_other_words_are_not_the_value(value, text):
+    assert not said(value, text)
+
+
+def test_values_that_accents_tell_apart():
+    assert said("Peña", "We met Pena there.")
+    assert not said("Peña", "We met Pena there.", "Pena")
+    assert not said("Peña", "We met Pena there.", vocabulary={"who": frozenset(["Pena", "Peña"])})
+    # Where both spellings are facts, each is said by itself alone.
+    both = Record("1", (Fact(None, "a", "Peña"), Fact(None, "b", "Pena")), ())
+    assert slot_report(both, "Pena and Peña met.").errors == 0
+    assert [fact.value for fact in slot_report(both, "Peña met.").missing] == ["Pena"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "text", "missing"),
+    [
+        ({"名称": "蓝门", "类型": "酒吧"}, "蓝门是河边的一家酒吧。", []),
+        ({"名称": "蓝门", "类型": "餐厅"}, "蓝门是河边的一家酒吧。", ["餐厅"]),
+        ({"品牌": "Apple", "评分": "4.5"}, "位于北京路的Apple商店评分4.5分。", []),
+        ({"品牌": "App", "评分": "5"}, "位于北京路的Apple商店评分4.5分。", ["App", "5"]),
+        ({"地址": "北京路 12 号"}, "在北京路12号。", []),
+        ({"価格": "２０００円", "種類": "居酒屋"}, "青い扉は2000円以下の居酒屋です。", []),
+        ({"이름": "푸른문", "종류": "술집"}, "푸른문은 강변에 있는 술집입니다.", []),
+        ({"ชื่อ": "ลูนา", "ที่": "ริมแม่น้ำ"}, "ร้านลูนาอยู่ริมแม่น้ำ", []),
+        ({"ชื่อ": "ลูน", "x": "แม"}, "ร้านลูนาอยู่ริมแม่น้ำ", ["แม"]),
+        ({"ឈ្មោះ": "លូណា"}, "ហាងលូណានៅមុខស្ថានីយ៍", []),
+        ({"ຊື່": "ລູນາ"}, "ຮ້ານລູນາຢູ່ໜ້າສະຖານີ", []),
+        ({"အမည်": "လူနာ"}, "လူနာကဖီးသည်ဘူတာရှေ့တွင်ရှိသည်။", []),
+    ],
+)
+def test_values_in_scripts_without_spaces(facts, text, missing):
+    found = Record("1", tuple(Fact(None, key, value) for key, value in facts.items()), ())
+    report = slot_report(found, text)
+    assert [fact.value for fact in report.missing] == missing
+    for mention in report.mentions:
+        assert normalise(text[mention.start : mention.end]).replace(" ", "") == normalise(mention.fact.value).replace(
+            " ", ""
+        )
+
+
+@given(st.text(max_size=40), st.text("abcé ßﬁ½İΣ£20,.'’-_e\u0301ẅก่ガﾞ蓝", max_size=40))
 def test_places_lead_back_to_the_letters_they_came_from(one, other):
-    search = _Search(one + other)
-    for place, letter in enumerate(search.rest):
-        origin = search.origin((place, place + 1))
+    text, places = spell(one + other)
+    assert len(text) == len(places) == len(spell(one + other, turkic=True).text)
+    assert text == text.strip()
+    assert "  " not in text
+    starts = [place[0] for place in places if place is not None]
+    assert starts == sorted(starts)
+    for letter, place in zip(text, places, strict=True):
         if letter in " .,":
-            assert origin is None
-        else:
-            assert origin is not None
-            # A sigma's form depends on what stands beside it.
-            assert letter.replace("ς", "σ") in normalise(search.text[origin[0] : origin[1]] + "0").replace("ς", "σ")
+            assert place is None or letter == "."
+        elif place is not None:
+            folded = unicodedata.normalize("NFKC", (one + other)[slice(*place)]).casefold()
+            assert letter in unicodedata.normalize("NFKC", folded).replace("\u2044", "/")
+
+
+@given(st.text(max_size=30))
+def test_equal_texts_to_unicode_are_equal_texts(text):
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert normalise(composed) == normalise(decomposed)
+
+
+@given(st.text(st.characters(categories=["L", "N", "M", "Zs", "P"]), min_size=1, max_size=12))
+def test_a_value_is_said_where_the_text_is_the_value(value):
+    assert said(value, value)
+    assert said(value, f"x {unicodedata.normalize('NFD', value)} y")
+
+
+@given(st.sampled_from("aeiouyAEIOUY"), st.sampled_from(["", *"\u0301\u0300\u0309\u0303\u0323"]), st.data())
+def test_tones_are_never_confused(vowel, tone, data):
+    other = data.draw(st.sampled_from(["", *"\u0301\u0300\u0309\u0303\u0323"]))
+    value, text = (unicodedata.normalize("NFC", f"m{vowel}{each}") for each in (tone, other))
+    assert said(value, f"con {text} kia") == (tone == other)
 
 
 RULES = """

@@ -22,6 +22,7 @@ from tailora.generate import run as write_texts
 from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
 from tailora.metrics.suite import METRICS, Measured, MetricName, measure, unavailable, usual
+from tailora.metrics.tokenizers import TokenizerName, sacrebleu_tokenizer
 from tailora.reports.evaluation import Item, Row, page
 from tailora.reports.reproduction import card
 from tailora.reports.tables import Sheet, as_markdown
@@ -44,6 +45,9 @@ class EvaluateSettings(GenerateSettings):
     """Key that holds the text in the rows of --against."""
     metrics: tuple[MetricName, ...] = ()
     """Which scores; by default those that the field reports of such data."""
+    tokenizer: TokenizerName | None = None
+    """The sacrebleu tokenizer of BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. By default each has its official
+    script's, and records in Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese or Tibetan get their language's."""
     card: Literal["e2e", "webnlg", "dart"] | None = None
     """Put the scores beside the published ones of this task, with every setting that differs (card.md)."""
     draws: int = Field(1000, ge=100)
@@ -93,11 +97,13 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     # Whatever can fail does so before texts are written, which may take hours.
     rules, parts, used = load_rules(settings.slot_rules), _parts(records, settings), _used(settings)
     _check_metrics(settings.metrics, names)
+    if settings.tokenizer is not None:
+        sacrebleu_tokenizer(settings.tokenizer)
     check_writable(settings.output)
     ids = [record.id for record in records]
     others = None if settings.against is None else read_texts(settings.against, ids, key=settings.against_key)
     texts = _texts(ids, settings)
-    measured = measure(records, texts, names, rules)
+    measured = measure(records, texts, names, rules, settings.tokenizer)
     scores: dict[str, dict[str, Score]] = {}
     for part, numbers in parts.items():
         some = {name: found.of(numbers) for name, found in measured.statistics.items()}
@@ -107,13 +113,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         name = "scores.json" if part == "all" else f"scores.{part}.json"
         write_text(settings.output / name, json.dumps(found, indent=2) + "\n")
     if others is not None:
-        result["against"] = _compared(measured, measure(records, others, names, rules), settings.draws)
+        theirs = measure(records, others, names, rules, settings.tokenizer)
+        result["against"] = _compared(measured, theirs, settings.draws)
     tables = [] if settings.card is None else _card(settings.card, scores, used)
     if tables:
         write_text(settings.output / "card.md", as_markdown(Sheet(f"Reproduction card: {settings.card}", [], tables)))
     report = settings.output / "report.html"
     write_text(report, _report(records, texts, measured, scores, tables, settings))
-    _tell(scores, measured.missing, len(records), result.get("against"), tables)
+    _tell(scores, measured, len(records), result.get("against"), tables)
     return {**result, "records": len(records), "output": str(settings.output), "report": str(report)}
 
 
@@ -214,7 +221,7 @@ def _rows(scores: Mapping[str, Score], missing: Mapping[str, str]) -> list[Row]:
 
 def _tell(
     scores: Mapping[str, Mapping[str, Score]],
-    missing: Mapping[str, str],
+    measured: Measured,
     count: int,
     against: Mapping[str, Any] | None,
     cards: Sequence[CardTable],
@@ -224,9 +231,11 @@ def _tell(
         table = Table(title=f"{count} records" if part == "all" else part)
         for heading in ("score", "value", "95% interval"):
             table.add_column(heading, justify="left" if heading == "score" else "right")
-        for row in _rows(found, missing):
+        for row in _rows(found, measured.missing):
             table.add_row(row.name, row.value, escape(row.interval or row.how))
         console.print(table)
+    if measured.note:
+        console.print(measured.note, highlight=False, markup=False)
     for title, head, rows in cards:
         table = Table(title=title)
         for heading in head:
@@ -265,6 +274,8 @@ def _report(
     ]
     tables = [(part if part != "all" else "Scores", _rows(found, measured.missing)) for part, found in scores.items()]
     about = [f"{len(records)} records of {settings.input}" + (f", {settings.split}" if settings.split else "")]
+    if measured.note:
+        about.append(measured.note)
     if settings.texts is not None:
         about.append(f"Texts of {settings.texts}.")
     else:
@@ -274,9 +285,15 @@ def _report(
     return page("Evaluation", about, tables, items, cards)
 
 
+_OF_SINGLE_TEXTS = (
+    *("rouge_l", "chrf", "chrf_pp", "webnlg_chrf", "meteor", "webnlg_meteor"),
+    *("bleu", "multi_bleu", "nist", "cider"),
+)
+
+
 def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
     """One figure for each text by which to sort, higher being better: of the first metric that has one of its own."""
-    for name in ("rouge_l", "chrf", "meteor", "bleu", "multi_bleu", "nist", "cider"):
+    for name in _OF_SINGLE_TEXTS:
         if name in statistics:
             return [float(value) for value in statistics[name].by_text]
     (first, *_) = statistics.values()
@@ -284,7 +301,8 @@ def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
 
 
 def _note(statistics: Mapping[str, Statistics], number: int) -> str:
-    shown = [name for name in ("rouge_l", "cider", "meteor", "ter", "chrf") if name in statistics]
+    names = ("rouge_l", "cider", "meteor", "webnlg_meteor", "ter", "webnlg_ter", "chrf")
+    shown = [name for name in names if name in statistics]
     return ", ".join(
         f"{METRICS[name].label} {METRICS[name].scale * float(statistics[name].by_text[number]):.1f}" for name in shown
     )

@@ -7,47 +7,65 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tailora.metrics.ngrams import shared
-from tailora.metrics.statistics import Floats, Statistics, check_texts
-from tailora.metrics.tokens import mteval
+from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.tokenizers import Tokenizer, sacrebleu_tokenizer
+from tailora.metrics.tokens import mteval, words
 
 _ORDERS = 4
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """Corpus BLEU, 0 to 1, of texts in lower case, tokenised as mteval does it; any number of references.
+def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None) -> Statistics:
+    """Corpus BLEU, 0 to 1, with any number of references.
 
-    A reference's length is that of the closest, the shorter of two. Of an order without any match the precision
-    is a half, a quarter and so on of one match, as mteval smooths it.
+    A reference's length is that of the closest one; of two equally close ones, the shorter.
 
-    Raises:
-        DataError: see `check_texts`.
-    """
-    return _bleu("BLEU", "tok:mteval-13a|case:lc|smooth:exp|refs:any|length:closest", hypotheses, references, _smoothed)
-
-
-def multi_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6) -> Statistics:
-    """Corpus BLEU, 0 to 1, as multi-bleu computes it: no smoothing, only the first `most` references.
-
-    The LoRA paper scores WebNLG and DART so, with six references, lower-cased and tokenised.
+    Args:
+        hypotheses: one text for each record.
+        references: of each record.
+        tokenizer: None for mteval-v13a's tokens, case and smoothing: the first order without a match counts as half
+            a match, the next as a quarter, and an order without n-grams is left out. A name of `tokenizers.NAMES`
+            scores lower-cased texts as sacrebleu does, where a corpus without any match has a BLEU of 0.
 
     Raises:
         DataError: see `check_texts`.
+        MissingExtraError: the tokenizer's package is not installed.
     """
-    signature = f"tok:mteval-13a|case:lc|smooth:none|refs:{most}|length:closest"
-    return _bleu("multi-BLEU", signature, hypotheses, [own[:most] for own in references], _bare)
+    if tokenizer is None:
+        settings = "tok:mteval-13a|case:lc-ascii|smooth:mteval|length:closest"
+        return _bleu("BLEU", settings, hypotheses, references, mteval, _mteval)
+    settings = f"tok:{tokenizer}|case:lc|smooth:exp|length:closest"
+    return _bleu("BLEU", settings, hypotheses, references, sacrebleu_tokenizer(tokenizer), _exponential)
+
+
+def multi_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6, tokenizer: str | None = None
+) -> Statistics:
+    """Corpus BLEU, 0 to 1, without smoothing, of the first `most` references.
+
+    By default texts are lower-cased and split at every sign before multi-bleu-detok.perl reads them: so the LoRA paper
+    scores WebNLG and DART, with six references. With tokenizer "none" it is multi-bleu.perl on lower-cased texts.
+
+    Raises:
+        DataError: see `check_texts`.
+        MissingExtraError: the tokenizer's package is not installed.
+    """
+    tokens = words if tokenizer is None else sacrebleu_tokenizer(tokenizer)
+    settings = f"tok:{tokenizer or 'words+13a'}|case:lc|smooth:none|most:{most}|length:closest"
+    return _bleu("multi-BLEU", settings, hypotheses, [own[:most] for own in references], tokens, _plain)
 
 
 def _bleu(
     name: str,
-    signature: str,
+    settings: str,
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
+    tokens_of: Tokenizer,
     precisions: Callable[[Floats, Floats], Floats],
 ) -> Statistics:
     check_texts(hypotheses, references)
     rows = []
     for text, own in zip(hypotheses, references, strict=True):
-        tokens, others = mteval(text), tuple(mteval(each) for each in own)
+        tokens, others = tokens_of(text), tuple(map(tokens_of, own))
         closest = min(map(len, others), key=lambda length: (abs(length - len(tokens)), length))
         row = [len(tokens), closest]
         for order, matches in enumerate(shared(tokens, others)[:_ORDERS]):
@@ -59,18 +77,25 @@ def _bleu(
         written, wanted = sums[..., 0], sums[..., 1]
         with np.errstate(divide="ignore"):
             logarithms = np.log(precisions(sums[..., 2::2], sums[..., 3::2])).mean(-1)
-        brevity = np.minimum(0.0, 1 - wanted / np.maximum(written, 1e-9))
-        return np.asarray(np.exp(brevity + logarithms))
+        brevity = np.minimum(0.0, 1 - wanted / np.maximum(written, 1))
+        return np.asarray(np.where(written > 0, np.exp(brevity + logarithms), 0.0))
 
-    return Statistics(name, signature, np.array(rows, np.float64), total)
+    return Statistics(name, signature(settings, references), np.array(rows, np.float64), total)
 
 
-def _bare(matches: Floats, ngrams_written: Floats) -> Floats:
+def _plain(matches: Floats, ngrams_written: Floats) -> Floats:
     return np.asarray(matches / np.maximum(ngrams_written, 1))
 
 
-def _smoothed(matches: Floats, ngrams_written: Floats) -> Floats:
+def _mteval(matches: Floats, ngrams_written: Floats) -> Floats:
+    """mteval-v13a's `bleu_score`."""
+    unmatched = (matches == 0) & (ngrams_written > 0)
+    counted = np.where(unmatched, 0.5 ** np.cumsum(unmatched, axis=-1), matches)
+    return np.asarray(np.where(ngrams_written > 0, counted / np.maximum(ngrams_written, 1), 1.0))
+
+
+def _exponential(matches: Floats, ngrams_written: Floats) -> Floats:
+    """sacrebleu's `smooth_method="exp"`: the same, but 0 without any match or without any n-gram of an order."""
     halvings = np.cumsum(matches == 0, axis=-1)
-    # A corpus without one matching token, or without any n-gram of an order, has no BLEU to smooth.
     assumed = np.where((matches[..., :1] > 0) & (ngrams_written > 0), 0.5**halvings, 0.0)
     return np.asarray(np.where(matches > 0, matches, assumed) / np.maximum(ngrams_written, 1))

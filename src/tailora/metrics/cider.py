@@ -9,24 +9,33 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tailora.metrics.ngrams import Ngram, ngrams
-from tailora.metrics.statistics import Statistics, check_texts, mean
-from tailora.metrics.tokens import treebank
+from tailora.metrics.statistics import Statistics, check_texts, mean, signature
+from tailora.metrics.tokenizers import coco_tokenizer
 
 _ORDERS = 4
 _SIGMA = 6.0  # of the penalty on differences of length, in bigrams
 
 
-def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+def cider(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None
+) -> Statistics:
     """Mean over orders 1 to 4 and references of the cosine of tf-idf vectors, times 10, averaged over texts.
 
     An n-gram's document frequency is the number of records any of whose references has it. In a resample these
     frequencies stay those of all texts.
 
+    Args:
+        hypotheses: one text for each record.
+        references: of each record.
+        tokenizer: None for Penn Treebank tokens, or a name of `tokenizers.NAMES`; punctuation is dropped from both.
+
     Raises:
         DataError: see `check_texts`.
+        MissingExtraError: the tokenizer's package is not installed.
     """
     check_texts(hypotheses, references)
-    counted = [[_count(each) for each in own] for own in references]
+    tokens_of, name = coco_tokenizer(tokenizer)
+    counted = [[ngrams(tokens_of(each))[:_ORDERS] for each in own] for own in references]
     frequency: Counter[Ngram] = Counter()
     for own in counted:
         frequency.update(set().union(*(each for counts in own for each in counts)))
@@ -44,7 +53,7 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sta
 
     rows = []
     for text, own in zip(hypotheses, counted, strict=True):
-        counts = _count(text)
+        counts = ngrams(tokens_of(text))[:_ORDERS]
         vectors = [{ngram: count * idf.get(ngram, rare) for ngram, count in each.items()} for each in counts]
         norms, length = [_norm(each.values()) for each in vectors], counts[1].total()
         total = 0.0
@@ -52,11 +61,9 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sta
             penalty = math.exp(-((length - reference[1].total()) ** 2) / (2 * _SIGMA**2))
             total += penalty * sum(map(cosine, vectors, norms, reference))
         rows.append((10 * total / len(own) / _ORDERS, 1.0))
-    return Statistics("CIDEr", "tok:ptb-3.4.1|case:lc|n:4|sigma:6|df:references", np.array(rows), mean)
-
-
-def _count(text: str) -> tuple[Counter[Ngram], ...]:
-    return ngrams(treebank(text))[:_ORDERS]
+    return Statistics(
+        "CIDEr", signature(f"tok:{name}|case:lc|n:4|sigma:6|df:references", references), np.array(rows), mean
+    )
 
 
 def _norm(weights: Iterable[float]) -> float:

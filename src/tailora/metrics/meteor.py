@@ -6,14 +6,14 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tailora.errors import MissingExtraError
-from tailora.metrics.statistics import Floats, Statistics, check_texts
-from tailora.metrics.tokens import treebank
+from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.tokens import treebank, webnlg
 
 # Its parameters for English: of precision against recall, of fragments, and how much each kind of match weighs.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -24,16 +24,38 @@ _NUMBERS = 23
 def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
     """Alignments of the texts with their best references, by words, stems, synonyms and paraphrases; 0 to 1.
 
-    The program aligns; the score is formed from its counts, by the formula in its paper, so that resamples need it no
-    more.
+    As the E2E script computes it, on Penn Treebank tokens without punctuation. The program aligns; the score is formed
+    from its counts by the formula in its paper, so that resamples do not need the program.
 
     Raises:
-        MissingExtraError: pycocoevalcap or Java is not there, or the program fails.
+        MissingExtraError: pycocoevalcap or Java is not installed, or the program fails.
         DataError: see `check_texts`.
     """
+    return _meteor("METEOR", "version:1.5|lang:en|norm|tok:ptb-3.4.1|case:lc", hypotheses, references, treebank)
+
+
+def webnlg_meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6) -> Statistics:
+    """The same as the LoRA paper scores WebNLG and DART: words and signs of lower-cased texts, the first references.
+
+    Raises:
+        MissingExtraError: pycocoevalcap or Java is not installed, or the program fails.
+        DataError: see `check_texts`.
+    """
+    settings = f"version:1.5|lang:en|norm|tok:words|case:lc|most:{most}"
+    return _meteor("METEOR, WebNLG", settings, hypotheses, [own[:most] for own in references], webnlg)
+
+
+def _meteor(
+    name: str,
+    settings: str,
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokens_of: Callable[[str], Iterable[str]],
+) -> Statistics:
     check_texts(hypotheses, references)
     lines = [
-        " ||| ".join(["SCORE", *map(_line, own), _line(text)]) for text, own in zip(hypotheses, references, strict=True)
+        " ||| ".join(["SCORE", *(_line(tokens_of(each)) for each in own), _line(tokens_of(text))])
+        for text, own in zip(hypotheses, references, strict=True)
     ]
     rows = [[float(number) for number in line.split()] for line in _answers(lines)]
     if len(rows) != len(lines) or any(len(row) != _NUMBERS for row in rows):
@@ -42,7 +64,7 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> St
     # A text that is its reference is in one chunk and has no fragments, nor does it add any to a sum.
     perfect = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(-1)
     counts[perfect, 20] = 0
-    return Statistics("METEOR", "version:1.5|lang:en|norm|tok:ptb-3.4.1|refs:any", counts, _total)
+    return Statistics(name, signature(settings, references), counts, _total)
 
 
 def jar() -> Path:
@@ -67,9 +89,8 @@ def _answers(lines: Sequence[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _line(text: str) -> str:
-    # Bars part the fields, and a text without any token would be a field less.
-    return " ".join(treebank(text)).replace("|||", " ").strip() or "."
+def _line(tokens: Iterable[str]) -> str:
+    return " ".join(tokens).replace("|||", " ")  # bars separate the fields
 
 
 def _total(sums: Floats) -> Floats:

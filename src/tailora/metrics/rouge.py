@@ -6,32 +6,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailora.metrics.statistics import Statistics, check_texts, mean
-from tailora.metrics.tokens import treebank
+from tailora.metrics.statistics import Statistics, check_texts, mean, signature
+from tailora.metrics.tokenizers import coco_tokenizer
 
 _BETA = 1.2
 
 
-def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+def rouge_l(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None
+) -> Statistics:
     """F of the longest common subsequence, recall weighing more, averaged over texts; 0 to 1.
 
     Precision and recall are each the best over a text's references, which may be different ones.
 
+    Args:
+        hypotheses: one text for each record.
+        references: of each record.
+        tokenizer: None for Penn Treebank tokens, or a name of `tokenizers.NAMES`; punctuation is dropped from both.
+
     Raises:
         DataError: see `check_texts`.
+        MissingExtraError: the tokenizer's package is not installed.
     """
     check_texts(hypotheses, references)
+    tokens_of, name = coco_tokenizer(tokenizer)
     rows = [
-        (_score(treebank(text), [treebank(each) for each in own]), 1.0)
+        (_score(tokens_of(text), [tokens_of(each) for each in own]), 1.0)
         for text, own in zip(hypotheses, references, strict=True)
     ]
-    return Statistics("ROUGE-L", "tok:ptb-3.4.1|case:lc|beta:1.2|refs:any", np.array(rows), mean)
+    return Statistics("ROUGE-L", signature(f"tok:{name}|case:lc|beta:1.2", references), np.array(rows), mean)
 
 
 def _score(text: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    # To the scripts a text without tokens is one empty token, which another such text has too.
+    text, references = text or ("",), [each or ("",) for each in references]
     common = [_common(text, each) for each in references]
-    precision = max(common) / max(len(text), 1)
-    recall = max(n / max(len(each), 1) for n, each in zip(common, references, strict=True))
+    precision = max(common) / len(text)
+    recall = max(n / len(each) for n, each in zip(common, references, strict=True))
     if not precision or not recall:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)

@@ -1,7 +1,8 @@
 """Which facts a text says, leaves out, repeats or makes up: slot errors, told by rules and by normalised values.
 
-Rules for E2E-like records stand in `e2e_slots.yaml`; any other value is looked for as it stands, apart from case,
-accents, punctuation and spacing. The measure reads wording, not meaning: on human texts it shows some per cent of
+Rules for E2E-like records are in `e2e_slots.yaml`; any other value is looked for as it is written, apart from case,
+punctuation and spacing. Accents count, except where leaving them out cannot turn one word into another: see
+`value_search.ValueSearch`. The measure reads wording, not meaning: on human texts it shows some per cent of
 "errors" that are unforeseen wordings, so compare systems by it, and read single texts with care.
 """
 
@@ -9,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,11 @@ import yaml
 
 from tailora.data.values import Fact, Record
 from tailora.errors import DataError
-from tailora.metrics.statistics import Floats, Statistics
+from tailora.metrics.spelling import Place
+from tailora.metrics.statistics import Floats, Statistics, signature
+from tailora.metrics.value_search import RulePattern, ValueSearch, normalise
 
 _RULES_FILE = Path(__file__).with_name("e2e_slots.yaml")
-_GONE = "\x00"  # stands where each letter of a mention was; no pattern reaches across it
-_SIGNS = "£$€+/%&"  # kept by `normalise` as parts of words
 _NEGATION = re.compile(r"\b(not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -94,7 +94,7 @@ class SlotErrorRate:
 class _Rule:
     usual: str
     values: frozenset[str]
-    pattern: re.Pattern[str]
+    pattern: RulePattern
     generic: bool
 
 
@@ -109,21 +109,6 @@ class _Attribute:
         return any(value in rule.values for rule in self.rules)
 
 
-def normalise(text: str) -> str:
-    """Lower the case, drop accents and apostrophes, part hyphens, and set commas and full stops as tokens.
-
-    "It isn't family - friendly; £ 20-25." becomes "it isnt family friendly , £20 25 .".
-    """
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).lower()
-    text = re.sub(r"['’`´]", "", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    text = re.sub(r"\.(?!\d)|[!?]", " . ", text)
-    text = re.sub(r"[,;:()]", " , ", text)
-    text = re.sub(r"[^\w\s£$€.,+/%&]|_", " ", text)
-    text = re.sub(r"([£$€])\s+(?=\d)", r"\1", text)
-    return " ".join(text.split())
-
-
 def slot_report(
     record: Record, text: str, vocabulary: Vocabulary | None = None, rules: Rules | None = None
 ) -> SlotReport:
@@ -136,8 +121,14 @@ def slot_report(
         rules: how texts say values; by default the bundled ones.
     """
     rules = rules or load_rules()
-    search = _Search(text)
-    said: dict[int, list[_Span]] = {}
+
+    def known() -> Iterator[str]:
+        for values in (vocabulary or {}).values():
+            yield from values
+
+    names = [name for fact in record.facts for name in (fact.value, fact.subject) if name is not None]
+    search = ValueSearch(text, names, known)
+    said: dict[int, list[Place]] = {}
     by_rules: dict[str, list[int]] = defaultdict(list)
     # Long values first, and literal ones before rules: "Raja Indian Cuisine" is no mention of Indian food.
     for place in sorted(range(len(record.facts)), key=lambda place: -len(record.facts[place].value)):
@@ -146,13 +137,13 @@ def slot_report(
         if attribute is not None and attribute.knows(fact.value):
             by_rules[attribute.name].append(place)
         else:
-            said[place] = _literal_spans(fact, search)
-    added: list[tuple[Fact, _Span]] = []
+            said[place] = _literal_places(fact, search)
+    added: list[tuple[Fact, Place]] = []
     for attribute in rules.to_search(record):
         values = {record.facts[place].value: place for place in by_rules[attribute.name]}
         for rule in attribute.rules:
             hit = [place for value, place in values.items() if value in rule.values]
-            for span in search.take(rule.pattern):
+            for span in search.take_rule(rule.pattern):
                 for place in hit:
                     if not rule.generic or not said.get(place):
                         said.setdefault(place, []).append(span)
@@ -193,8 +184,9 @@ def slot_errors(records: Sequence[Record], texts: Sequence[str], rules: Rules | 
     """The same for intervals and comparisons: errors per fact, lower is better; records without facts count nothing."""
     reports = slot_reports(records, texts, rules)
     rows = np.array([(report.errors, report.slots) for report in reports], np.float64)
-    signature = f"rules:{(rules or load_rules()).name}|values:normalised"
-    return Statistics("slot errors", signature, rows, _per_slot, lower_is_better=True)
+    settings = f"rules:{(rules or load_rules()).name}|values:as-written|case:folded"
+    counted = signature(settings, [record.references for record in records])
+    return Statistics("slot errors", counted, rows, _per_slot, lower_is_better=True)
 
 
 def _per_slot(sums: Floats) -> Floats:
@@ -211,52 +203,6 @@ def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Voca
             if attribute is not None and attribute.closed and not attribute.knows(fact.value):
                 found[fact.attribute].add(fact.value)
     return {attribute: frozenset(values) for attribute, values in found.items()}
-
-
-_Span = tuple[int, int]
-"""Start and end of a mention in the normalised text; both 0 where something is said by no words of its own."""
-
-
-class _Search:
-    """A normalised text that mentions are taken out of, so that none is found twice."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self.rest = text, normalise(text)
-
-    def take(self, pattern: re.Pattern[str]) -> list[_Span]:
-        """Where a pattern matches; those places match nothing any more."""
-        found = [match.span() for match in pattern.finditer(self.rest)]
-        if found:
-            self.rest = pattern.sub(lambda match: _GONE * len(match[0]), self.rest)
-        return found
-
-    def origin(self, span: _Span) -> _Span | None:
-        """Where a place in the normalised text lies in the text itself; None for no place."""
-        start, end = span
-        kept = [place for place in self._origins[start:end] if place is not None]
-        return (kept[0], kept[-1] + 1) if kept else None
-
-    @cached_property
-    def _origins(self) -> list[int | None]:
-        """For each character of the normalised text, which of the text it was; None for blanks and punctuation.
-
-        Normalising changes and drops characters, but those of words keep their order.
-        """
-        places = iter(
-            [
-                place
-                for place, character in enumerate(self.text)
-                for part in unicodedata.normalize("NFKD", character)
-                if not unicodedata.combining(part)
-                for letter in part.lower()
-                if _in_word(letter)
-            ]
-        )
-        return [next(places, None) if _in_word(letter) else None for letter in normalise(self.text)]
-
-
-def _in_word(letter: str) -> bool:
-    return letter.isalnum() or letter in _SIGNS
 
 
 @dataclass(frozen=True)
@@ -330,39 +276,30 @@ def _rule(entry: dict[str, Any]) -> _Rule:
     listed = [str(value) for value in entry["values"]]
     spaced = [value.replace("£", "£ ").replace("-", " - ") for value in listed]  # as the LoRA paper's files have them
     for each in entry["patterns"]:
-        re.compile(each)  # so that a mistake is told by its own pattern
+        re.compile(each)  # so that a mistake is reported with its own pattern
     pattern = "|".join(f"(?:{each})" for each in entry["patterns"])
     return _Rule(
         usual=listed[0],
         values=frozenset([*listed, *spaced]),
-        pattern=re.compile(rf"(?<![\w£])(?:{pattern})(?!\w)"),
+        pattern=RulePattern(pattern),
         generic=bool(entry.get("generic")),
     )
 
 
-def _literal_spans(fact: Fact, search: _Search) -> list[_Span]:
+def _literal_places(fact: Fact, search: ValueSearch) -> list[Place]:
     value = normalise(fact.value)
     if value in ("yes", "no", "true", "false"):
-        words = _literal(normalise(_CAMEL.sub(" ", fact.attribute))).search(search.rest)
+        words = search.places(_CAMEL.sub(" ", fact.attribute))
         negated = _NEGATION.search(search.rest) is not None
-        return [words.span()] if words and (negated or value in ("yes", "true")) else []
-    return search.take(_literal(value)) if value else [(0, 0)]
+        return words[:1] if negated or value in ("yes", "true") else []
+    return search.take_value(fact.value) if value else [(0, 0)]
 
 
-@cache
-def _literal(value: str) -> re.Pattern[str]:
-    """Match a normalised value, whatever commas and full stops stand in it, with or without its first article."""
-    words = [re.escape(word) for word in value.split() if word not in (",", ".")]
-    if len(words) > 1 and words[0] in ("the", "a", "an"):
-        words = words[1:]
-    return re.compile(r"(?<!\w)" + r"[\s.,]+".join(words) + r"(?!\w)")
-
-
-def _added_literals(record: Record, search: _Search, vocabulary: Vocabulary) -> list[tuple[Fact, _Span]]:
+def _added_literals(record: Record, search: ValueSearch, vocabulary: Vocabulary) -> list[tuple[Fact, Place]]:
+    own = {(fact.attribute, fact.value) for fact in record.facts}
     return [
-        (Fact(None, attribute, value), match.span())
+        (Fact(None, attribute, value), places[0])
         for attribute, values in vocabulary.items()
         for value in sorted(values)
-        if Fact(None, attribute, value) not in record.facts
-        and (match := _literal(normalise(value)).search(search.rest)) is not None
+        if (attribute, value) not in own and (places := search.places(value))
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tailora import __version__
 from tailora.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -122,6 +123,13 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         raise DataError(
             f"text {lacking[0]} has no reference ({len(lacking)} such)", mend="score records with references"
         )
+
+
+def signature(settings: str, references: Sequence[Sequence[str]]) -> str:
+    """How a score was computed: settings `key:value|…`, how many references the records have, and Tailora's version."""
+    numbers = {len(own) for own in references}
+    counted = f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)}-{max(numbers)}"
+    return f"{settings}|refs:{counted}|version:tailora-{__version__}"
 
 
 def mean(sums: Floats) -> Floats:

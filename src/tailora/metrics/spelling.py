@@ -1,0 +1,153 @@
+"""How texts are spelled, made comparable: one case, one form of each letter, words and clauses separated by spaces."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+Place = tuple[int, int]
+"""Start and end of some characters in a text."""
+
+_SIGNS = "£$€+/%&"  # kept as parts of words
+_APOSTROPHES = frozenset("'’`´ʼ‘‛")
+_STOPS = frozenset("!?。।॥።۔؟။។᙮")
+_COMMAS = frozenset(";:(),、،؛၊፣")
+_THOUSANDS = re.compile(r"\d{3}(?!\w)")
+_INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
+
+
+class Spelling(NamedTuple):
+    """A normalised text.
+
+    Attributes:
+        text: case folded and in Unicode's form NFKC, without apostrophes; hyphens and other signs are spaces, clauses
+            and sentences end in " , " and " . ".
+        places: where each of its characters comes from in the original; None for spaces and punctuation.
+    """
+
+    text: str
+    places: list[Place | None]
+
+
+def spell(text: str, *, turkic: bool = False) -> Spelling:
+    """Normalise a text: "It isn't family - friendly; £ 20-25." becomes "it isnt family friendly , £20 25 .".
+
+    Case is folded by Unicode's full case folding (ß as ss, both forms of σ, İ as i), compatibility characters become
+    what they stand for (full-width letters, ligatures, fractions), and accents stay.
+
+    Args:
+        text: any.
+        turkic: fold I to ı and İ to i, as in Turkish and Azerbaijani. It changes no length.
+    """
+    letters: list[str] = []
+    origins: list[Place] = []
+    for start, end in _clusters(text):
+        for letter in _normal(text[start:end], turkic):
+            letters.append(letter)
+            origins.append((start, end))
+    joined = "".join(letters)
+    written: list[str] = []
+    places: list[Place | None] = []
+
+    def separate(sign: str) -> None:
+        for each in f" {sign} " if sign else " ":
+            if each != " " or (written and written[-1] != " "):
+                written.append(each)
+                places.append(None)
+
+    for place, letter in enumerate(joined):
+        following = joined[place + 1 : place + 2]
+        if letter == "." and following.isdigit():
+            written.append(letter)
+            places.append(None)
+        elif letter == "," and joined[place - 1 : place].isdigit() and _THOUSANDS.match(joined, place + 1):
+            continue
+        elif letter == "." or letter in _STOPS:
+            separate(".")
+        elif letter in _COMMAS:
+            separate(",")
+        elif is_word(letter):
+            if letter.isdigit() and written[-1:] == [" "] and written[-2:-1] in (["£"], ["$"], ["€"]):
+                written.pop()
+                places.pop()
+            written.append(letter)
+            places.append(origins[place])
+        else:
+            separate("")
+    if written[-1:] == [" "]:
+        written.pop()
+        places.pop()
+    return Spelling("".join(written), places)
+
+
+def is_word(letter: str) -> bool:
+    """Whether a normalised character belongs to a word: a letter, a digit, a mark on a letter, or a sign such as £."""
+    return letter.isalnum() or letter in _SIGNS or is_mark(letter)
+
+
+@lru_cache(maxsize=1 << 12)
+def is_mark(letter: str) -> bool:
+    """Whether a character is written on or around the one before it (Unicode's category M)."""
+    return letter >= "\u0300" and unicodedata.category(letter)[0] == "M"
+
+
+def without_accents(text: str) -> tuple[str, list[int]]:
+    """A normalised text without accents, and where each of its characters is in that text.
+
+    Accents are the diacritics of Latin, Greek and Cyrillic letters (й is a letter of its own), and the vowel points of
+    Hebrew and Arabic. Vowel signs and tone marks of other scripts are letters.
+    """
+    folded: list[str] = []
+    places: list[int] = []
+    for place, letter in enumerate(text):
+        for part in _plain(letter):
+            folded.append(part)
+            places.append(place)
+    return "".join(folded), places
+
+
+def _clusters(text: str) -> Iterator[Place]:
+    """Characters with the marks that follow them."""
+    start = 0
+    for place in range(1, len(text)):
+        if not _continues(text[place]):
+            yield start, place
+            start = place
+    if text:
+        yield start, len(text)
+
+
+@lru_cache(maxsize=1 << 12)
+def _continues(letter: str) -> bool:
+    """Whether a character can change the form of the one before: marks, later parts of Korean syllables, kana marks."""
+    return is_mark(letter) or "\u1160" <= letter <= "\u11ff" or letter in "\uff9e\uff9f"
+
+
+@lru_cache(maxsize=1 << 14)
+def _normal(cluster: str, turkic: bool) -> str:
+    """Of one character with its marks: NFKC, case folded, NFKC again (Unicode Standard, section 3.13, D146)."""
+    if cluster in _APOSTROPHES or cluster in _INVISIBLE:
+        return ""
+    fraction = unicodedata.category(cluster[0]) == "No"
+    folded = unicodedata.normalize("NFKC", cluster)
+    if turkic:
+        folded = folded.replace("I", "ı").replace("İ", "i")
+    folded = unicodedata.normalize("NFKC", folded.casefold()).replace("i\u0307", "i").replace("'", "")
+    return " " + folded.replace("\u2044", "/") if fraction and "\u2044" in folded else folded
+
+
+@lru_cache(maxsize=1 << 12)
+def _plain(letter: str) -> str:
+    if letter < "\u00c0" or letter == "й":
+        return letter
+    parts = unicodedata.normalize("NFD", letter)
+    return unicodedata.normalize("NFC", "".join(part for part in parts if not _is_accent(part)))
+
+
+def _is_accent(part: str) -> bool:
+    if "\u0300" <= part <= "\u036f":
+        return True
+    return ("\u0591" <= part <= "\u05c7" or "\u064b" <= part <= "\u0652" or part == "\u0670") and is_mark(part)

