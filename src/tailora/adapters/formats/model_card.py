@@ -1,0 +1,71 @@
+"""The README.md beside an adapter: what it was trained on, how to use it, how it scored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tailora.adapters.adapter import Adapter
+from tailora.families import HUB_IDS
+
+FILE = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def hub_id(base_name: str | None) -> str | None:
+    """What other programs know a base as: the hub's id of a catalogue name, None for a bundled model, else the name."""
+    return HUB_IDS.get(base_name, base_name) if base_name is not None else None
+
+
+def model_card(adapter: Adapter) -> str:
+    """The card, with the metadata block that the hub reads; no line of it depends on the day or the machine."""
+    base, config = hub_id(adapter.base_name), adapter.config
+    tags = ["lora", "tailora", "data-to-text"]
+    head = [
+        *([f"base_model: {base}"] if base and _HUB_ID.fullmatch(base) else []),
+        "library_name: peft",
+        "pipeline_tag: text-generation",
+        f"tags: {json.dumps(tags)}",
+    ]
+    facts: dict[str, Any] = {
+        "Base model": adapter.base_name or "not named",
+        "Base fingerprint (SHA-256)": adapter.base_fingerprint or "not known",
+        "Adapter (SHA-256)": adapter.content_hash,
+        "Rank, alpha": f"{config.rank}, {config.alpha:g}{' (rank-stabilised)' if config.rslora else ''}",
+        "Adapted": ", ".join(config.targets),
+        "Parameters": f"{adapter.parameters:,}",
+    }
+    facts |= {name.replace("_", " ").capitalize(): value for name, value in adapter.meta.items() if _plain(value)}
+    scores = adapter.meta.get("scores")
+    scored = {name: value for name, value in scores.items() if _plain(value)} if isinstance(scores, Mapping) else {}
+    parts = [
+        "---\n" + "\n".join(head) + "\n---",
+        f"# LoRA adapter for {_cell(base or adapter.base_name or 'a language model')}",
+        "Trained with Tailora. PEFT reads `adapter_config.json` and `adapter_model.safetensors`. What PEFT has no\n"
+        "word for is in `tailora.json`, the form of the prompt among it.",
+        _table("setting", facts),
+        *(["## Scores", _table("score", scored)] if scored else []),
+        "## Use",
+        '```\ntailora generate --adapter THIS_FOLDER --record "name : Blue Spice | type : pub"\n```',
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> str:
+    lines = [f"| {title} | value |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {_cell(name)} | {_cell(_shown(value))} |" for name, value in rows.items())])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a cell nor starts another line, nor markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
