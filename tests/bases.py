@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tailora.adapters import formats
@@ -34,21 +35,57 @@ def save_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
+SENTENCEPIECE = ("llama", "metaspace", "gemma")
+
+
+def save_sentencepiece(folder: Path, kind: str = "llama", *, bos: bool = True) -> int:
+    """Write a tokenizer as Llama 2, transformers 5 or Gemma lay theirs out; give the size of its vocabulary."""
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyzBSTP:|=>."]
+    merges = [("▁", "n"), ("a", "m"), ("▁n", "am"), ("▁nam", "e"), ("▁", ":"), ("▁", "T"), ("▁", "▁"), ("u", "b")]
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *map("".join, merges)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    parts: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if kind == "metaspace":
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        prepend = [normalizers.Prepend("▁")] if kind == "llama" else []
+        inner.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(parts + ([] if kind == "gemma" else [decoders.Strip(" ", 1, 0)]))
+    inner.add_special_tokens(["<unk>", "<s>", "</s>"])
+    if bos:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    inner.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
+    return len(words)
+
+
 def save_base(
-    folder: Path, kind: str = "gpt2", *, dtype: torch.dtype = torch.float32, tied: bool = True, rows: int = 0
+    folder: Path,
+    kind: str = "gpt2",
+    *,
+    dtype: torch.dtype = torch.float32,
+    tied: bool = True,
+    rows: int = 0,
+    tokenizer: Callable[[Path], int] = save_tokenizer,
+    ends: int | list[int] = 0,
 ) -> Any:
     """Write a base model, with more rows than tokens if asked for, and give the network that was written."""
-    size = max(rows, save_tokenizer(folder))
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": tied}
+    size = max(rows, tokenizer(folder))
+    tokens = {"bos_token_id": 0, "eos_token_id": ends, "tie_word_embeddings": tied}
     config: Any
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "gpt2":
             shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96, "initializer_range": 0.2}
-            model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **ends))
+            model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **tokens))
         else:
             shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-            config = LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, **shape, **ends)
+            config = LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, **shape, **tokens)
             config.max_position_embeddings = 96
             model = LlamaForCausalLM(config)
     model = model.to(dtype).eval()

@@ -171,11 +171,15 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def test_a_hub_is_asked_once(tmp_path: Path, online: Callable[[str], None]) -> None:
     save_base(tmp_path / "there")
     (tmp_path / "there" / "pytorch_model.bin").write_bytes(b"never fetched")
+    texts = ("chat_template.jinja", "added_tokens.json", "generation_config.json")
+    for name in texts:
+        (tmp_path / "there" / name).write_text("{}", encoding="utf-8")
     with served(hub("someone/small", tmp_path / "there")) as endpoint:
         online(endpoint)
         first = resolve("someone/small")
         assert (first.name, first.source) == ("someone/small", "hub")
         assert not (first.folder / "pytorch_model.bin").exists()
+        assert all((first.folder / name).is_file() for name in texts)
         with pytest.raises(ModelError, match="someone/else: no such model on the hub, or a private one"):
             resolve("someone/else")
     assert resolve("someone/small").source == "cached"

@@ -317,6 +317,28 @@ def test_a_request_put_back_finds_what_it_had_computed(backend: Backend) -> None
     assert sum(seen) - once == 64 - 32  # of the two blocks that the youngest had filled it computes one again
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("ends", [(0, 7), tuple(range(0, 256, 3))])
+def test_several_ends_as_in_transformers(folder: Path, backend: Backend, ends: tuple[int, ...], beams: int) -> None:
+    model = save_base(folder.parent / "again", "llama")
+    reasons = set()
+    for request in requests(12, num_beams=beams):
+        if request.adapter is not None:
+            continue
+        ids = torch.tensor([list(request.prompt)])
+        with torch.inference_mode():
+            out = model.generate(
+                ids, max_new_tokens=12, do_sample=False, num_beams=beams, eos_token_id=list(ends), pad_token_id=END
+            )
+        engine = Engine(backend, end=ends, blocks=12, sequences=8)
+        made = engine.complete([request])[0][0]
+        reasons.add(made.finish_reason)
+        assert made.token_ids == tuple(out[0, len(request.prompt) :].tolist())
+        going_on = Request(request.prompt, Decoding(max_new_tokens=12, num_beams=beams, ignore_end=True))
+        assert len(engine.complete([going_on])[0][0].token_ids) == 12
+    assert len(ends) < 3 or "stop" in reasons
+
+
 def test_the_scale_zero_is_the_base(backend: Backend) -> None:
     prompt = tuple(range(1, 20))
     off, base, on = engine(backend).complete(

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import tailora.generate as generate_module
 from bases import save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
+from tailora.data.examples import encode_prompts
+from tailora.data.tokenizer import Tokenizer
 from tailora.errors import AdapterError, DataError, SettingsError
+from tailora.files import write_json
 from tailora.generate import GenerateSettings, parse_record, run
 from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
+from tailora.models.catalog import TINY_FOLDER
 from tailora.models.load import load_base
 from tailora.settings import from_arguments, parser_for
 
@@ -84,6 +91,24 @@ def test_one_record_is_printed(adapter: Path, capsys: pytest.CaptureFixture[str]
     second = run(GenerateSettings(record='{"name": "Blue Spice", "Type": "pub"}', **settings))["outputs"]
     assert first == second
     assert first[0]["text"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("generation", "config"), [(None, [0, 14]), ([0, 14], 0)])
+def test_every_end_of_the_base_ends_a_text(tmp_path: Path, generation: Any, config: Any) -> None:
+    """The full stop is the second end-of-text token, in either file."""
+    shutil.copytree(TINY_FOLDER, tmp_path / "copy")
+    for name, ends in (("generation_config.json", generation), ("config.json", config)):
+        path = tmp_path / "copy" / name
+        values = {**json.loads(path.read_text(encoding="utf-8")), "eos_token_id": ends}
+        path.unlink() if ends is None else write_json(path, values)
+    settings: dict[str, Any] = {"record": "name : Blue Door | type : pub", "max_new_tokens": 60, "precision": "fp32"}
+    made = run(GenerateSettings(base=str(tmp_path / "copy"), **settings))["outputs"][0]
+    assert (made["text"].count("."), made["text"][-1], made["finish_reason"]) == (1, ".", "stop")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
+    record = [parse_record(settings["record"])]
+    prompt = encode_prompts(record, Tokenizer.from_folder(tmp_path / "copy"))
+    out = model.generate(torch.tensor(prompt), max_new_tokens=60, do_sample=False, pad_token_id=0)
+    assert out[0, len(prompt[0]) :].tolist() == made["token_ids"]
 
 
 @pytest.mark.parametrize("text", ["nonsense", "{", "[3]", "", "a : b | c"])

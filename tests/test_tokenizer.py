@@ -4,8 +4,10 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer
 
+from bases import SENTENCEPIECE, save_sentencepiece, save_tokenizer
 from tailora.data.examples import build_examples
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
@@ -67,3 +69,86 @@ def test_examples(tokenizer):
     assert (len(cut[1]), report.dropped, report.cut) == (15, 0, 1)
     with pytest.raises(DataError, match="1 over 15"):
         build_examples(records, tokenizer, max_length=15)
+
+
+TEXT = "name : Blue Door | Type : pub =>"
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_prompts_begin_as_in_transformers(tmp_path, kind, bos):
+    save_sentencepiece(tmp_path, kind, bos=bos)
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in (TEXT, "\nname", "", " x", "日"):
+        assert [*ours.bos_ids, *ours.encode(text)] == theirs(text)["input_ids"]
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True)
+    assert ours.bos_ids == ((1,) if bos else ())
+    ours.save(tmp_path / "again")
+    assert Tokenizer.from_folder(tmp_path / "again").bos_ids == ours.bos_ids
+    assert AutoTokenizer.from_pretrained(tmp_path / "again")(TEXT) == theirs(TEXT)
+
+
+def test_an_end_that_the_post_processor_adds_does_not_begin_a_prompt(tmp_path):
+    save_tokenizer(tmp_path)
+    inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for single, wanted in ((f"{END} $A {END}", (0,)), (f"$A {END}", ()), (f"{END} {END} $A", (0, 0))):
+        inner.post_processor = processors.TemplateProcessing(single=single, pair=None, special_tokens=[(END, 0)])
+        inner.save(str(tmp_path / "tokenizer.json"))
+        assert Tokenizer.from_folder(tmp_path).bos_ids == wanted
+
+
+@pytest.mark.parametrize("add_bos_token", [True, False, None])
+def test_gpt2s_own_files_begin_texts_as_tokenizer_config_says(tmp_path, add_bos_token):
+    save_tokenizer(tmp_path / "whole")
+    vocabulary = json.loads((tmp_path / "whole" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (folder / "added_tokens.json").write_text(json.dumps({"<sep>": 257}), encoding="utf-8")
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": END, "eos_token": END, "unk_token": END}
+    config |= {} if add_bos_token is None else {"add_bos_token": add_bos_token}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    ours, theirs = Tokenizer.from_folder(folder), AutoTokenizer.from_pretrained(folder)
+    assert [*ours.bos_ids, *ours.encode("a<sep>b")] == theirs("a<sep>b")["input_ids"]
+    assert ours.bos_ids == ((0,) if add_bos_token else ())
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "named", "ends", "taught"),
+    [
+        (None, 5, END, {5}, 5),
+        ([5, 6], 7, END, {5, 6}, 5),
+        ([5, 256], [5], END, {5, 256}, 256),
+        (None, [5, 256], END, {5, 256}, 256),
+        (None, None, END, {256}, 256),
+        (None, [9999, 6], END, {6}, 6),
+    ],
+)
+def test_the_ends_of_texts(tokenizer, tmp_path, generation, config, named, ends, taught):
+    tokenizer.save(tmp_path)
+    for name, value in (("generation_config.json", generation), ("config.json", config)):
+        (tmp_path / name).write_text(json.dumps({} if value is None else {"eos_token_id": value}), encoding="utf-8")
+    found = Tokenizer.from_folder(tmp_path)
+    assert (found.end_ids, found.eos_id) == (ends, taught)
+
+
+def test_an_ordinary_token_that_ends_texts_stays_in_them(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    stop = tokenizer.encode(".")
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": stop}), encoding="utf-8")
+    found = Tokenizer.from_folder(tmp_path)
+    assert found.eos_id == stop[0]
+    assert found.decode(found.encode("A. B.")) == "A. B."
+
+
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_a_text_that_follows_another(tmp_path, kind):
+    save_sentencepiece(tmp_path, kind)
+    ours = Tokenizer.from_folder(tmp_path)
+    for begin, rest in (("name =>", " The pub"), ("name\n", "The pub"), ("a", "b"), ("a", "日")):
+        written = ours.encode(rest, continues=True)
+        assert [*ours.encode(begin), *written] == ours.encode(begin + rest)
+        assert ours.encode_batch([rest], continues=True) == [written]
+        assert ours.decode_written(written) == rest
+        assert b"".join(map(ours.token_bytes, written)).decode() == rest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.data.examples import Example
+from tailora.data.tokenizer import Tokenizer
 from tailora.errors import SettingsError, TrainingError
+from tailora.models.account import merged_account
 from tailora.train import int8, loop
 from tailora.train import run as run_module
 from tailora.train.loop import passes
@@ -115,6 +118,24 @@ def test_other_methods(base: Path, data: Path, tmp_path: Path, method: str, save
     else:
         assert {name.split(".")[2] for name in names if ".h." in name} == {"1", "2"}
         assert "transformer.ln_f.weight" in names
+
+
+def test_a_model_keeps_what_texts_begin_and_end_with(base: Path, data: Path, tmp_path: Path) -> None:
+    """Chat templates in files of their own, end-of-text tokens, and the prompt form that it was trained on."""
+    source = tmp_path / "base"
+    shutil.copytree(base, source)
+    ends = {"eos_token_id": [0, 5]}
+    (source / "generation_config.json").write_text(json.dumps(ends), encoding="utf-8")
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (source / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("tools", encoding="utf-8")
+    run(settings(source, data, tmp_path / "run", method="full", prompt_form="arrow", max_steps=2))
+    made = tmp_path / "run" / "model"
+    assert (made / "chat_template.jinja").read_text(encoding="utf-8") == template
+    assert (made / "additional_chat_templates" / "tool_use.jinja").is_file()
+    assert Tokenizer.from_folder(made).end_ids == {0, 5}
+    assert merged_account(made)["prompt_form"] == "arrow"
 
 
 def test_bf16_adapter_learns(base: Path, data: Path, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def start(
         backend = "torch"
         made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
     network, type_, place = made
-    engine = Engine(network, end=setup.tokenizer.eos_id, sequences=sequences)
+    engine = Engine(network, end=setup.tokenizer.end_ids, sequences=sequences)
     return Running(engine, setup.tokenizer, backend, type_, place, built_in=merged or why_not is not None)
 
 
@@ -348,5 +348,5 @@ class _StopStrings:
         self._tail = max(len(each.encode()) for each in stop) + 3
 
     def __call__(self, written: Sequence[int]) -> bool:
-        text = self._tokenizer.decode(written[-self._tail :])
+        text = self._tokenizer.decode_written(written[-self._tail :])
         return any(each in text for each in self._stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,15 +16,11 @@ from tailora.adapters.arithmetic import combined
 from tailora.errors import SettingsError
 from tailora.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_folder
-from tailora.models.load import Base, quiet_transformers
+from tailora.models.load import Base
+from tailora.models.save import save_model
 from tailora.settings import Settings, Verbatim
 from tailora.train.methods import DELTA, load_delta
 from tailora.verify import check
-
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
-    *("added_tokens.json", "chat_template.jinja"),
-)
 
 
 class MergeSettings(Settings):
@@ -130,14 +125,3 @@ def _trained_in_place(settings: MergeSettings) -> _Subject:
     merged = {"adapter": None, "run": str(place), "base": base.name, "base_fingerprint": base.fingerprint}
     meta = {name: trained.get(name) for name in ("prompt_form", "linearization")}
     return _Subject(base, None, merged, meta)
-
-
-def save_model(base: Base, folder: Path) -> None:
-    """Write a plain network (nothing attached) and its tokenizer in Hugging Face layout into an existing folder."""
-    with quiet_transformers():
-        base.model.save_pretrained(folder, safe_serialization=True)
-    for name in _TOKENIZER_FILES:
-        if (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, folder / name)
-    if not (folder / "tokenizer.json").is_file():
-        base.tokenizer.save(folder)

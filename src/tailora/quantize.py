@@ -27,10 +27,10 @@ from tailora.errors import CheckError, SettingsError
 from tailora.families import family_of
 from tailora.files import atomic_folder, write_json
 from tailora.inference import Precision, set_up, start
-from tailora.merge import save_model
-from tailora.models.account import METHOD
+from tailora.models.account import METHOD, merged_account
 from tailora.models.load import Base, fingerprint_module, load_base
 from tailora.models.rounding import packed
+from tailora.models.save import save_model
 from tailora.models.weights import INDEX_FILE, PACKED_FILE, stored_tensors, weight_files
 from tailora.verify import ProbeSettings, Reading, distance, probes_of, read, records_with_texts
 from tailora.writing import Prompt, generate
@@ -110,7 +110,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
                 "adapter": None if not settings.merged else str(settings.adapter),
                 "fingerprint": fingerprint,
             },
-            "meta": meta if settings.merged else {},
+            "meta": meta if settings.merged else dict(merged_account(base.folder)),
         }
         write_json(folder / "tailora.json", account)
         if beside is not None:

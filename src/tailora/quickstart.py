@@ -95,7 +95,7 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
 def write(base: Base, records: Sequence[Record]) -> list[str]:
     """Greedy texts for records, in the prompt form that training uses by default."""
     prompts = encode_prompts(records, base.tokenizer)
-    engine = Engine(TorchBackend(base), end=base.tokenizer.eos_id)
+    engine = Engine(TorchBackend(base), end=base.tokenizer.end_ids)
     running = Running(engine, base.tokenizer, backend="torch", precision="fp32", device="cpu", built_in=True)
     return [made.text for made in generate(running, [Prompt(p) for p in prompts], Decoding(max_new_tokens=80))]
 

@@ -189,7 +189,7 @@ def read(base: Base, probes: Sequence[Example], new_tokens: int) -> Reading:
             scored += len(tokens) - first - 1
         logits.append(found)
     prompts = [Prompt(probe.prompt) for probe in probes if len(probe.prompt) + new_tokens <= context]
-    engine = Engine(TorchBackend(base), end=base.tokenizer.eos_id)
+    engine = Engine(TorchBackend(base), end=base.tokenizer.end_ids)
     running = Running(engine, base.tokenizer, backend="torch", precision="fp32", device="cpu", built_in=True)
     texts = tuple(made.token_ids for made in generate(running, prompts, Decoding(max_new_tokens=new_tokens)))
     return Reading(torch.cat(logits), math.exp(loss / scored) if scored else None, texts)

@@ -139,7 +139,7 @@ def generation_of(
             c.logprobs,
             c.finish_reason,
             c.top,
-            text=cut_at(tokenizer.decode(c.token_ids), stop).strip(),
+            text=cut_at(tokenizer.decode_written(c.token_ids), stop).strip(),
         )
         for c in completions
     )

@@ -15,7 +15,7 @@ def cut_at(text: str, stop: Sequence[str]) -> str:
 
 
 class TextStream:
-    """Turns tokens into text piece by piece; together they are `cut_at(decode(all), stop)`, stripped if asked for.
+    """Turns tokens into text piece by piece; together `cut_at(decode_written(all), stop)`, stripped if asked for.
 
     Args:
         tokenizer: of the tokens.
@@ -41,9 +41,9 @@ class TextStream:
 
     def _fresh(self, last: bool) -> str:
         """Text of the tokens not told yet, once they end a character."""
-        # Decoded after some text: a tokenizer may drop a space at the beginning.
-        before = self._tokenizer.decode(self._ids[self._start : self._read])
-        text = self._tokenizer.decode(self._ids[self._start :])
+        # Decoded after some text: what a token stands for may depend on the one before.
+        before = self._tokenizer.decode_written(self._ids[self._start : self._read])
+        text = self._tokenizer.decode_written(self._ids[self._start :])
         if text.endswith(_CUT) and not last:
             return ""
         self._start, self._read = self._read, len(self._ids)

@@ -68,24 +68,28 @@ class Engine:
 
     Args:
         backend: what computes.
-        end: the base's end-of-text token.
+        end: the base's end-of-text token, or several, each of which ends a text.
         step_tokens: most tokens that a step computes; longer prompts are computed in pieces.
         sequences: most sequences at once, beams and candidates counted; requests beyond wait.
         prefix_cache: whether prompts that begin alike, under the same adapter, are computed once.
         blocks: of the backend's cache to use; by default all.
+
+    Attributes:
+        ends: the end-of-text tokens.
     """
 
     def __init__(
         self,
         backend: Backend,
         *,
-        end: int,
+        end: int | Iterable[int],
         step_tokens: int = 512,
         sequences: int = 64,
         prefix_cache: bool = True,
         blocks: int | None = None,
     ) -> None:
-        self.backend, self.end = backend, end
+        self.backend = backend
+        self.ends = frozenset((end,) if isinstance(end, int) else end)
         self._pool = BlockPool(backend.blocks if blocks is None else blocks, backend.block_size)
         self._scheduler = Scheduler(
             self._pool,
@@ -152,7 +156,7 @@ class Engine:
             return failed
         self.backend.copy_blocks(plan.copies)
         sampled = [work.sampled for work in plan.work]
-        rows = iter(self.backend.run(_step(plan, sampled)).rows())
+        rows = iter(self.backend.run(_step(plan, sampled, self.backend.vocabulary)).rows())
         unusable: dict[int, Exception] = {}
         for work, offsets in zip(plan.work, sampled, strict=True):
             for offset in offsets:
@@ -244,7 +248,7 @@ class Engine:
         if request.adapter is not None:
             self.backend.bank.key(request.adapter)
         room = min(decoding.max_new_tokens, backend.context - len(request.prompt))
-        group = group_of(request, self.end, room)
+        group = group_of(request, self.ends, room)
         if group.width > self._scheduler.sequences:
             raise SettingsError(
                 f"{group.width} sequences side by side where {self._scheduler.sequences} run at most",
@@ -268,12 +272,13 @@ def _not_finite(job: Job, place: int) -> ModelError:
     return ModelError(what, mend="run it with --precision fp32, or check the weights")
 
 
-def _step(plan: Plan, sampled: Sequence[Sequence[int]]) -> Step:
+def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step:
     """A plan as arrays.
 
     Args:
         plan: the work.
         sampled: after which of each work's tokens logits are wanted.
+        vocabulary: how many token ids there are.
     """
     counts = [work.count for work in plan.work]
     begins = np.cumsum([0, *counts], dtype=np.int32)
@@ -288,7 +293,10 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]]) -> Step:
         block_begins=np.cumsum([0, *(len(work.sequence.blocks) for work in plan.work)], dtype=np.int32),
         slots=np.repeat(np.array([work.job.slot for work in plan.work], np.int32), counts),
         scales=np.repeat(np.array([work.job.group.request.scale for work in plan.work], np.float32), counts),
-        best=max((work.job.group.best for work, each in zip(plan.work, sampled, strict=True) if each), default=1),
+        best=min(
+            vocabulary,
+            max((work.job.group.best for work, each in zip(plan.work, sampled, strict=True) if each), default=1),
+        ),
         sampled=np.array([b + n for b, each in zip(begins[:-1], sampled, strict=True) for n in each], np.int32),
     )
 

@@ -67,7 +67,7 @@ class Group(ABC):
 
     Args:
         request: what is asked for.
-        end: the end-of-text token.
+        ends: the end-of-text tokens.
         room: most tokens that may be written, no more than the context leaves.
 
     Attributes:
@@ -75,13 +75,13 @@ class Group(ABC):
         completions: what is done, in no particular order.
     """
 
-    def __init__(self, request: Request, end: int, room: int) -> None:
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
         self.request, self.room = request, room
         self.sequences = [Sequence(list(request.prompt))]
         self.completions: list[Completion] = []
         self._prompt: dict[int, tuple[float, Alternatives]] = {}
-        ends = set(request.decoding.stop_tokens)
-        self._end_tokens = frozenset(ends if request.decoding.ignore_end else ends | {end})
+        stops = frozenset(request.decoding.stop_tokens)
+        self._end_tokens = stops if request.decoding.ignore_end else stops | ends
 
     @property
     def scores_prompt(self) -> bool:
@@ -125,16 +125,16 @@ class Group(ABC):
         return token in self._end_tokens or (ended is not None and ended([*written, token]))
 
 
-def group_of(request: Request, end: int, room: int) -> Group:
+def group_of(request: Request, ends: frozenset[int], room: int) -> Group:
     """The group that a request's decoding asks for."""
-    return (Beams if request.decoding.num_beams > 1 else Samples)(request, end, room)
+    return (Beams if request.decoding.num_beams > 1 else Samples)(request, ends, room)
 
 
 class Samples(Group):
     """Greedy search or sampling: every sequence goes its own way."""
 
-    def __init__(self, request: Request, end: int, room: int) -> None:
-        super().__init__(request, end, room)
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
+        super().__init__(request, ends, room)
         count = request.decoding.num_candidates
         self._numbers = list(range(count))
         self._logprobs: list[list[float]] = [[] for _ in range(count)]
@@ -217,8 +217,8 @@ class Beams(Group):
     log-probability without them.
     """
 
-    def __init__(self, request: Request, end: int, room: int) -> None:
-        super().__init__(request, end, room)
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
+        super().__init__(request, ends, room)
         self._logprobs: list[tuple[float, ...]] = [()]  # of the tokens of each sequence
         self._totals = [0.0]
         self._ended: list[tuple[float, Completion]] = []
@@ -230,8 +230,8 @@ class Beams(Group):
 
     @property
     def best(self) -> int:
-        """See `Group`."""
-        return 2 * self.width
+        """See `Group`. Beside every end-of-text token there has to be a token for each beam to go on with."""
+        return max(2, 1 + len(self._end_tokens)) * self.width
 
     def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
         """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
@@ -260,8 +260,8 @@ class Beams(Group):
         return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
 
     def _choices(self, rows: Listed[Row]) -> list[tuple[float, int, int]]:
-        """The best 2 · width continuations as (sum of scores, parent, token), the best first."""
-        decoding, count = self.request.decoding, 2 * self.width
+        """The `best` continuations as (sum of scores, parent, token), the best first."""
+        decoding, count = self.request.decoding, self.best
         found: list[tuple[float, int, int]] = []
         for parent, row in enumerate(rows):
             logits, log_z = row.logits, row.log_z

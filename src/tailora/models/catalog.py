@@ -38,7 +38,8 @@ CONNECT_TIMEOUT = 6.0  # seconds to wait for the hub's first sign of life
 _HUB_FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
     *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "LICENSE*"),
+    *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # The library's transport has changed (requests, httpx), and with it what a lost connection raises.

@@ -21,7 +21,7 @@ from tailora.serve.monitor import Account
 from tailora.serve.registry import Model
 from tailora.serve.schema import ChatBody, usage
 from tailora.serve.service import Ask, Service
-from tailora.serve.texts import chat_logprobs, text_of, without_end
+from tailora.serve.texts import chat_logprobs, ends_unseen, text_of, without_end
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _pieces(service: Service, work: _Work, place: int, event: Event, stream: Tex
         piece += stream.end()
         reason = event.result[0].finish_reason
     logprobs = None
-    if work.body.logprobs and not (reason == "stop" and event.tokens[-1] == service.tokenizer.eos_id):
+    if work.body.logprobs and not ends_unseen(service.tokenizer, event.tokens, reason):
         told = event.top if work.body.top_logprobs else ()
         logprobs = chat_logprobs(service.tokenizer, event.tokens, event.logprobs, told)
     if not piece and reason is None and logprobs is None:

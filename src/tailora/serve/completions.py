@@ -20,7 +20,7 @@ from tailora.serve.monitor import Account
 from tailora.serve.registry import Model
 from tailora.serve.schema import CompletionBody, usage
 from tailora.serve.service import Ask, Service
-from tailora.serve.texts import CompletionLogprobs, text_of, without_end
+from tailora.serve.texts import CompletionLogprobs, ends_unseen, text_of, without_end
 
 USUAL_MAX_TOKENS = 16  # OpenAI's
 
@@ -149,7 +149,7 @@ def _logprobs(service: Service, work: _Work, prompt: _Prompt, completion: Comple
     if work.body.echo:
         none: tuple[Any, ...] = (None,)  # nothing says how likely the first token was
         tops = (*none, *completion.prompt_top) if work.body.logprobs else ()
-        told = parts.add(prompt.ids, (*none, *completion.prompt_logprobs), tops)
+        told = parts.add(prompt.ids, (*none, *completion.prompt_logprobs), tops, prompt=True)
         length += len(prompt.text)
     count = without_end(service.tokenizer, completion) if text else 0
     ids, own = completion.token_ids[:count], completion.logprobs[:count]
@@ -195,7 +195,7 @@ def _pieces(
         piece += stream.end()
         reason = event.result[0].finish_reason
     logprobs = None
-    if work.body.logprobs is not None and not (reason == "stop" and event.tokens[-1] == service.tokenizer.eos_id):
+    if work.body.logprobs is not None and not ends_unseen(service.tokenizer, event.tokens, reason):
         logprobs = told.add(event.tokens, event.logprobs, event.top if work.body.logprobs else ())
     if not piece and reason is None and logprobs is None:
         return []

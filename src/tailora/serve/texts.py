@@ -13,14 +13,17 @@ from tailora.engine.decoding import Alternatives, Completion
 
 def text_of(tokenizer: Tokenizer, completion: Completion, stop: Sequence[str]) -> str:
     """What was written, as it was written, up to a stop string."""
-    return cut_at(tokenizer.decode(completion.token_ids), stop)
+    return cut_at(tokenizer.decode_written(completion.token_ids), stop)
 
 
 def without_end(tokenizer: Tokenizer, completion: Completion) -> int:
     """How many tokens there are before the one that ended the text, if a special token did."""
-    ids = completion.token_ids
-    ended = completion.finish_reason == "stop" and bool(ids) and ids[-1] == tokenizer.eos_id
-    return len(ids) - ended
+    return len(completion.token_ids) - ends_unseen(tokenizer, completion.token_ids, completion.finish_reason)
+
+
+def ends_unseen(tokenizer: Tokenizer, ids: Sequence[int], reason: str | None) -> bool:
+    """Whether the last token ended a text that it is no part of."""
+    return reason == "stop" and bool(ids) and ids[-1] in tokenizer.special_ids
 
 
 class CompletionLogprobs:
@@ -34,9 +37,15 @@ class CompletionLogprobs:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
+        self._begun = False
 
     def add(
-        self, ids: Sequence[int], logprobs: Sequence[float | None], top: Sequence[Alternatives | None]
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float | None],
+        top: Sequence[Alternatives | None],
+        *,
+        prompt: bool = False,
     ) -> dict[str, Any]:
         """What is to be told of some more tokens.
 
@@ -44,10 +53,17 @@ class CompletionLogprobs:
             ids: the tokens.
             logprobs: of each; None where nothing is known.
             top: what else was likely in each place; may be empty.
+            prompt: whether the tokens are the prompt's, whose special tokens have no place in the text.
         """
-        offsets = []
+        offsets, words = [], []
         for token in ids:
-            told = self._tokenizer.token_bytes(token)
+            begins = prompt and not self._begun
+            words.append(self._word(token, begins=begins))
+            if prompt and token in self._tokenizer.special_ids:
+                offsets.append(self._offset)
+                continue
+            self._begun = True
+            told = self._tokenizer.token_bytes(token, begins=begins)
             # Bytes of a character that this token does not go on with are a replacement character before it.
             offsets.append(self._offset + (not _goes_on(self._decoder.getstate()[0], told)))
             self._offset += len(self._decoder.decode(told))
@@ -55,15 +71,15 @@ class CompletionLogprobs:
             None if place is None else {self._word(token): value for token, value in place} for place in top[: len(ids)]
         ]
         return {
-            "tokens": [self._word(token) for token in ids],
+            "tokens": words,
             "token_logprobs": list(logprobs[: len(ids)]),
             "top_logprobs": likely or None,
             "text_offset": offsets,
         }
 
-    def _word(self, token: int) -> str:
+    def _word(self, token: int, *, begins: bool = False) -> str:
         """A token as text; OpenAI's form for one that is a part of a character."""
-        told = self._tokenizer.token_bytes(token)
+        told = self._tokenizer.token_bytes(token, begins=begins)
         try:
             return told.decode()
         except UnicodeDecodeError:

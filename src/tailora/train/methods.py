@@ -6,21 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tailora import __version__
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.adapters.config import matches
 from tailora.errors import ModelError, TrainingError
 from tailora.families import family_of
-from tailora.files import atomic_folder, atomic_path
+from tailora.files import atomic_folder, atomic_path, write_json
 from tailora.lora import inject
 from tailora.models.load import Base, load_base
+from tailora.models.save import save_model
 from tailora.train.settings import TrainSettings
 
 
@@ -125,8 +127,9 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
         return run / "adapter"
     if settings.method == "full":
         with atomic_folder(run / "model") as folder:
-            cast(Any, base.model).save_pretrained(folder)
-            base.tokenizer.save(folder)
+            save_model(base, folder)
+            made_of = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
+            write_json(folder / "tailora.json", {"tailora": __version__, "merged": made_of, "meta": dict(meta)})
         return run / "model"
     save_checkpoint(base.model, run / DELTA)
     return run / DELTA
