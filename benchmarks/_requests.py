@@ -12,7 +12,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.data import records
-from tailora.data.examples import encode_prompts
+from tailora.data.prompts import encode_prompts
 from tailora.data.tokenizer import Tokenizer
 from tailora.models.catalog import resolve
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _processes import say
-from tailora.data.examples import Example, PromptForm, build_examples
+from tailora.data.examples import Example, build_examples
+from tailora.data.prompts import PromptForm
 from tailora.data.records import Record, read
 from tailora.data.tokenizer import Tokenizer
 

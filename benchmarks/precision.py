@@ -43,10 +43,8 @@ def main() -> None:
     adapters = {} if arguments.adapter is None else {NAME: Path(arguments.adapter)}
     setup = set_up(arguments.base, adapters)
     records = record_files.read(arguments.data, split=arguments.split)[: arguments.limit]
-    account = setup.account(NAME if adapters else None)
-    form, style = account.get("prompt_form") or "arrow", account.get("linearization") or "paper"
     first = [dataclasses.replace(record, references=record.references[:1]) for record in records]
-    examples, _ = build_examples(first, setup.tokenizer, form=form, style=style)
+    examples, _ = build_examples(first, setup.tokenizer, prompts=setup.prompts(NAME if adapters else None))
     found: dict[str, dict[str, float]] = {}
     exact: tuple[list[np.ndarray], list[tuple[int, ...]]] | None = None
     for way, options in WAYS.items():

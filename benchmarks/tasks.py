@@ -21,7 +21,6 @@ from _processes import say
 from tailora import hardware
 from tailora.adapters import formats
 from tailora.data import records
-from tailora.data.examples import encode_prompts
 from tailora.engine.decoding import Decoding
 from tailora.inference import Running, Setup, set_up, start
 from tailora.writing import Prompt, generate
@@ -69,9 +68,7 @@ def main() -> None:
 def _prompts(setup: Setup, name: str, data: str, arguments: argparse.Namespace) -> list[Prompt]:
     rows = records.read(data, split=arguments.split)
     rows = rows[:: max(1, len(rows) // arguments.texts)][: arguments.texts]
-    told = setup.account(name)
-    form, style = told.get("prompt_form") or "paper", told.get("linearization") or "paper"
-    return [Prompt(tokens, name) for tokens in encode_prompts(rows, setup.tokenizer, form=form, style=style)]
+    return [Prompt(tokens, name) for tokens in setup.prompts(name).encode(rows)]
 
 
 def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int) -> dict[str, float]:

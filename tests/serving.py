@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from tailora.serve.settings import ServeSettings
 CHAT = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 
-def save_models(folder: Path) -> Path:
-    """Write a base with a chat template, and the adapters `one` and `two` and, apart, `later/three`."""
+def save_models(folder: Path, *, meta: Mapping[str, Any] | None = None) -> Path:
+    """Write a base with a chat template, and the adapters `one` and `two` and, apart, `later/three`.
+
+    Without `meta` they are as if made elsewhere: every text is a prompt of theirs.
+    """
     save_base(folder / "base")
     config = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT}
     write_json(folder / "base" / "tokenizer_config.json", config)
     for seed, name in enumerate(("one", "two", "later/three", "later/four"), start=1):
-        save_adapter(folder / name, str(folder / "base"), seed=seed)
+        save_adapter(folder / name, str(folder / "base"), seed=seed, meta=meta or {})
     return folder
 
 

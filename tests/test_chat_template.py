@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from bases import END, save_tokenizer
+from bases import END, save_sentencepiece, save_tokenizer
+from tailora.data.chat_template import ChatTemplate
 from tailora.data.tokenizer import Tokenizer
 from tailora.errors import DataError, ModelError
 from tailora.files import write_json
-from tailora.serve.chat_template import ChatTemplate
 
 TURNS = [{"role": "system", "content": "be brief"}, {"role": "user", "content": " hi\n"}]
 _ALL, _END = "{% for m in messages %}", "{% endfor %}"
@@ -25,6 +26,54 @@ SOURCES = {
     "json": "{{ messages | tojson }}",
     "broken off": _ALL + "{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}" + _END,
 }
+
+# In the manner of well-known families, with what their templates make use of.
+FAMILIES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted(Path(__file__).with_name("data").glob("chat_templates/*.jinja"))
+}
+TALKS = {
+    "question": [{"role": "user", "content": " Hi & <bye> \n"}],
+    "system": TURNS,
+    "continued": [*TURNS, {"role": "assistant", "content": " Yes. "}, {"role": "user", "content": "é日"}],
+    "without system": [TURNS[1], {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "More"}],
+    "out of turn": [TURNS[1], TURNS[1]],
+}
+
+
+@pytest.mark.parametrize("source", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("talk", TALKS.values(), ids=TALKS)
+@pytest.mark.parametrize("bos", [True, False])
+def test_families_as_transformers(tmp_path: Path, source: str, talk: list[dict[str, str]], bos: bool) -> None:
+    """Equal token ids, or both refuse."""
+    if bos:
+        save_sentencepiece(tmp_path)
+    else:
+        save_tokenizer(tmp_path)
+        names = {"bos_token": END, "eos_token": {"__type": "AddedToken", "content": END}}
+        write_json(tmp_path / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
+    (tmp_path / "chat_template.jinja").write_text(source, encoding="utf-8")
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    made = ChatTemplate.from_folder(tmp_path, Tokenizer.from_folder(tmp_path))
+    assert made is not None
+    try:
+        wanted = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except TemplateError:
+        with pytest.raises(DataError):
+            made.encode(talk)
+        return
+    assert list(made.encode(talk)) == wanted
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama_3", "gemma", "mistral"])
+def test_an_answer_stands_where_the_template_puts_it(tmp_path: Path, name: str) -> None:
+    save_sentencepiece(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(FAMILIES[name], encoding="utf-8")
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    made = ChatTemplate.from_folder(tmp_path, tokenizer)
+    assert made is not None
+    gap, end = made.answer_form()
+    assert (gap, end) == ("", tokenizer.eos_id)
 
 
 def template(folder: Path, source: Any) -> ChatTemplate | None:
@@ -69,12 +118,18 @@ def test_special_tokens_are_the_templates_alone(tmp_path: Path) -> None:
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{{ messages[9].content }}",
+        "{{ 1 / 0 }}",
+        "{{ namespace(__class__=1) }}",
+        "{% set ns = namespace() %}{% set ns._x = 1 %}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{% include 'other' %}",
+        "{{ '{0.__class__}'.format(messages) }}{{ raise_exception('reached') }}",
     ],
 )
 def test_what_a_template_may_not_do_is_told(tmp_path: Path, source: str) -> None:
     made = template(tmp_path, source)
     assert made is not None
-    with pytest.raises(DataError, match="takes no such conversation"):
+    with pytest.raises(DataError, match="does not accept this conversation"):
         made.encode(TURNS)
 
 

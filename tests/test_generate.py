@@ -18,11 +18,10 @@ import tailora.generate as generate_module
 from bases import save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.data.examples import encode_prompts
-from tailora.data.tokenizer import Tokenizer
 from tailora.errors import AdapterError, DataError, SettingsError
 from tailora.files import write_json
 from tailora.generate import GenerateSettings, parse_record, run
+from tailora.inference import prompt_ids
 from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
@@ -104,11 +103,10 @@ def test_every_end_of_the_base_ends_a_text(tmp_path: Path, generation: Any, conf
     settings: dict[str, Any] = {"record": "name : Blue Door | type : pub", "max_new_tokens": 60, "precision": "fp32"}
     made = run(GenerateSettings(base=str(tmp_path / "copy"), **settings))["outputs"][0]
     assert (made["text"].count("."), made["text"][-1], made["finish_reason"]) == (1, ".", "stop")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
-    record = [parse_record(settings["record"])]
-    prompt = encode_prompts(record, Tokenizer.from_folder(tmp_path / "copy"))
-    out = model.generate(torch.tensor(prompt), max_new_tokens=60, do_sample=False, pad_token_id=0)
-    assert out[0, len(prompt[0]) :].tolist() == made["token_ids"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype=torch.float32)
+    prompt = prompt_ids({"name": "Blue Door", "type": "pub"}, base=str(tmp_path / "copy"))
+    out = model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False, pad_token_id=0)
+    assert out[0, len(prompt) :].tolist() == made["token_ids"]
 
 
 @pytest.mark.parametrize("text", ["nonsense", "{", "[3]", "", "a : b | c"])

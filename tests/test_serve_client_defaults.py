@@ -254,12 +254,12 @@ def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> 
     messages: list[Any] = [USER]
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
         for _ in range(2):
-            answer = client.chat.completions.create(model="one", messages=messages, max_tokens=5, seed=1)
+            answer = client.chat.completions.create(model="base", messages=messages, max_tokens=5, seed=1)
             messages += [answer.choices[0].message, {"role": "user", "content": "And again?"}]
         by_text = [
             each if isinstance(each, dict) else {"role": each.role, "content": each.content} for each in messages[:-2]
         ]
-        again = client.chat.completions.create(model="one", messages=by_text, max_tokens=5, seed=1)
+        again = client.chat.completions.create(model="base", messages=by_text, max_tokens=5, seed=1)
     assert again.choices[0].message.content == messages[-2].content
 
 

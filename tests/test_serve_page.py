@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bases import META
 from serving import post, save_models, served, settings_for, wait_until
 from tailora.serve.keys import KeySettings, read_keys, run
 from tailora.serve.server import Server
@@ -23,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
+    return save_models(tmp_path_factory.mktemp("models"), meta=META)
 
 
 @pytest.fixture(scope="module")

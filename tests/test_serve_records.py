@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bases import META
 from serving import is_idle, post, save_models, served, settings_for, wait_until
 from tailora.data.values import Fact, Record
 from tailora.generate import GenerateSettings
@@ -22,7 +23,7 @@ FACTS = {"name": "Blue", "food": "y"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
+    return save_models(tmp_path_factory.mktemp("models"), meta=META)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bases import save_tokenizer
+from bases import SENTENCEPIECE, save_sentencepiece, save_tokenizer
 from tailora.data.tokenizer import Tokenizer
-from tailora.serve.texts import CompletionLogprobs
+from tailora.serve.texts import CompletionLogprobs, chat_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,26 @@ def test_a_token_begins_at_its_first_character(tokenizer: Tokenizer, told: bytes
     offsets = [parts.add([token], [0.0], [])["text_offset"][0] for token in ids]
     assert offsets == characters(told)
     assert CompletionLogprobs(tokenizer).add(ids, [0.0] * len(ids), [])["text_offset"] == offsets
+
+
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_words_of_sentencepiece_are_text(tmp_path: Path, kind: str) -> None:
+    """No word divider of the vocabulary, no name of a byte; offsets count characters of the text."""
+    save_sentencepiece(tmp_path, kind)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    ids = [*tokenizer.encode(" The pub\né.", continues=True), tokenizer.eos_id]
+    text = tokenizer.decode_written(ids)
+    told = CompletionLogprobs(tokenizer).add(ids[:-1], [0.0] * len(ids), [((ids[0], -1.0), (13, -2.0))] * len(ids))
+    assert told["tokens"][:4] == [" T", "h", "e", " "]
+    assert told["tokens"][6:] == ["\n", "bytes:\\xc3", "bytes:\\xa9", "."]
+    assert set(told["top_logprobs"][0]) == {" T", "\n"}
+    assert text == " The pub\né."
+    for word, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        assert word.startswith("bytes:") or text[offset:].startswith(word)
+    chat = chat_logprobs(tokenizer, ids[:-1], [0.0] * len(ids), [])["content"]
+    assert bytes(byte for each in chat for byte in each["bytes"]).decode() == text
+    prompt = [*tokenizer.bos_ids, *tokenizer.encode("name : T")]
+    told = CompletionLogprobs(tokenizer).add(prompt, [0.0] * len(prompt), [], prompt=True)
+    assert "".join(told["tokens"][1:]) == tokenizer.decode(prompt) == "name : T"
+    assert told["text_offset"][:2] == [0, 0]
+    assert [("name : T"[at:]).startswith(w) for at, w in zip(told["text_offset"][1:], told["tokens"][1:], strict=True)]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bases import SENTENCEPIECE, save_sentencepiece
 from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.tokenizer import Tokenizer
 from tailora.models.catalog import TINY_FOLDER
@@ -38,6 +39,21 @@ def test_white_space_stays_where_it_is_asked_for(text: str, stop: list[str]) -> 
     stream = TextStream(TOKENIZER, stop, strip=False)
     pieces = [*(stream.add([token]) for token in tokens), stream.end()]
     assert "".join(pieces) == cut_at(TOKENIZER.decode(tokens), stop)
+
+
+@pytest.fixture(scope="module", params=SENTENCEPIECE)
+def sentencepiece(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_sentencepiece(folder, request.param)
+    return Tokenizer.from_folder(folder)
+
+
+@given(tokens=st.lists(st.integers(0, 308), max_size=20))
+def test_spaces_and_bytes_of_sentencepiece_come_as_at_once(sentencepiece: Tokenizer, tokens: list[int]) -> None:
+    """A space at the front belongs to the text; bytes are decoded together with those beside them."""
+    stream = TextStream(sentencepiece, strip=False)
+    pieces = [*(stream.add([token]) for token in tokens), stream.end()]
+    assert "".join(pieces) == sentencepiece.decode_written(tokens)
 
 
 def test_a_character_of_several_tokens_comes_whole() -> None:

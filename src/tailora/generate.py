@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tailora.data import records as record_files
-from tailora.data.examples import PromptForm, encode_prompts
+from tailora.data.prompts import PromptForm
 from tailora.data.readers import jsonl, piped
 from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
@@ -136,9 +136,9 @@ class GenerateSettings(DecodingSettings):
     force: bool = False
     """Accept an adapter that was trained on other weights than the base's."""
     linearization: str | None = None
-    """How facts become a line; by default as the adapter was trained, else paper."""
+    """How facts become a line of text (paper or plain); by default as in the adapter's training, else paper."""
     prompt_form: PromptForm | None = None
-    """How the line becomes a prompt; by default as the adapter was trained, else paper."""
+    """How the line becomes a prompt (paper, arrow or chat); by default as in training, arrow for an untrained base."""
     batch_size: int = Field(32, ge=1)
     """Records side by side."""
     precision: Precision = "auto"
@@ -363,14 +363,9 @@ def _prompts(records: Sequence[Record], setup: Setup, settings: GenerateSettings
     adapters = [_adapter_of(record, setup.adapters) for record in records]
     prompts: dict[int, Prompt] = {}
     for adapter in dict.fromkeys(adapters):
-        account = setup.account(adapter)
         numbers = [number for number, name in enumerate(adapters) if name == adapter]
-        encoded = encode_prompts(
-            [records[number] for number in numbers],
-            setup.tokenizer,
-            form=settings.prompt_form or account.get("prompt_form") or "paper",
-            style=settings.linearization or account.get("linearization") or "paper",
-        )
+        chosen = setup.prompts(adapter, form=settings.prompt_form, style=settings.linearization)
+        encoded = chosen.encode([records[number] for number in numbers])
         prompts |= {number: Prompt(tokens, adapter) for number, tokens in zip(numbers, encoded, strict=True)}
     return [prompts[number] for number in range(len(records))]
 

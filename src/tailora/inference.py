@@ -14,7 +14,10 @@ from typing import Any, Literal
 from tailora import self_check
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.data.prompts import PromptForm, PromptFormat
+from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
+from tailora.data.values import Record
 from tailora.engine.architecture import read_config
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
@@ -30,6 +33,7 @@ from tailora.models.fingerprint import fingerprint_folder
 log = logging.getLogger(__name__)
 BackendName = Literal["auto", "openvino", "torch"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
+Facts = Mapping[str, Any] | Sequence[Sequence[Any]]
 SLOTS = 16  # adapters that a step mixes, where so many are given
 _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 _IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
@@ -58,6 +62,40 @@ class Setup:
     def account(self, adapter: str | None) -> Mapping[str, Any]:
         """How an adapter was trained, or what the base's folder says of one merged into it."""
         return merged_account(self.base.folder) if adapter is None else self.adapters[adapter].meta
+
+    def prompts(self, adapter: str | None, *, form: PromptForm | None = None, style: str | None = None) -> PromptFormat:
+        """How records become prompts of an adapter, or of the base.
+
+        As training had it. A base that was trained on no form gets the facts and an arrow: an end-of-text token after
+        the facts would tell it that all is said.
+
+        Args:
+            adapter: its name; None for the base.
+            form: to take instead of the one it was trained on.
+            style: likewise the linearisation.
+
+        Raises:
+            SettingsError: the base has no chat template, or its tokenizer lacks a token of the adapter's prompts.
+        """
+        return self.prompts_of(self.account(adapter), adapted=adapter is not None, form=form, style=style)
+
+    def prompts_of(
+        self,
+        account: Mapping[str, Any],
+        *,
+        adapted: bool,
+        form: PromptForm | None = None,
+        style: str | None = None,
+    ) -> PromptFormat:
+        """The same for an account of how an adapter was trained."""
+        usual: PromptForm = "paper" if adapted else "arrow"
+        return PromptFormat.of_account(account, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text: those of the base, and those that its adapters were taught."""
+        taught = (self.prompts(name).end for name in (None, *self.adapters) if self.account(name))
+        return self.tokenizer.end_ids.union(taught)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +207,24 @@ def set_up(base: str | None, adapters: Mapping[str, Path], *, force: bool = Fals
     return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, found, force)
 
 
+def prompt_ids(facts: Facts, *, adapter: str | Path | None = None, base: str | None = None) -> list[int]:
+    """The token ids of a record's prompt as `generate` and the server build them, for servers that take ids.
+
+    Args:
+        facts: {attribute: value}, [[attribute, value], …] or [[subject, attribute, value], …].
+        adapter: its folder or file, or a run directory.
+        base: name, path or hub id; by default the one that the adapter names. A merged model's folder describes the
+            prompts of what was merged into it.
+
+    Raises:
+        DataError: the facts cannot be read.
+        UserError: see `set_up`.
+    """
+    setup = set_up(base, {} if adapter is None else {"adapter": Path(adapter)})
+    record = Record("1", parse_facts(facts, "facts"), ())
+    return list(setup.prompts(None if adapter is None else "adapter").encode([record])[0])
+
+
 def start(
     setup: Setup,
     *,
@@ -220,7 +276,7 @@ def start(
         backend = "torch"
         made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
     network, type_, place = made
-    engine = Engine(network, end=setup.tokenizer.end_ids, sequences=sequences)
+    engine = Engine(network, end=setup.ends, sequences=sequences)
     return Running(engine, setup.tokenizer, backend, type_, place, built_in=merged or why_not is not None)
 
 

@@ -121,7 +121,6 @@ def _trained_in_place(settings: MergeSettings) -> _Subject:
         what, where = "the run has no adapter to sum or cut", "weights" if settings.weights else "svd"
         raise SettingsError(what, where=where, mend="leave it out")
     place = settings.adapter[0]
-    base, trained = load_delta(place, settings.base, force=settings.force)
+    base, prompts = load_delta(place, settings.base, force=settings.force)
     merged = {"adapter": None, "run": str(place), "base": base.name, "base_fingerprint": base.fingerprint}
-    meta = {name: trained.get(name) for name in ("prompt_form", "linearization")}
-    return _Subject(base, None, merged, meta)
+    return _Subject(base, None, merged, prompts)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tailora.adapted import load_adapted
 from tailora.data import records as record_files
-from tailora.data.examples import encode_prompts
+from tailora.data.prompts import encode_prompts
 from tailora.data.values import Record
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding

@@ -22,6 +22,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
+from tailora.data.prompts import PromptFormat
 from tailora.data.values import Record
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
@@ -232,9 +233,8 @@ def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) ->
     """Texts to compare on, one a record (bundled ones where there are none), prompted as an adapter was trained."""
     chosen = records or record_files.read("restaurants", split="test")[:PROBES]
     one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
-    form: Any = meta.get("prompt_form") or "paper"
-    style = meta.get("linearization") or "paper"
-    return build_examples(one, base.tokenizer, form=form, style=style)[0]
+    prompts = PromptFormat.of_account(meta, base.tokenizer, base.folder)
+    return build_examples(one, base.tokenizer, prompts=prompts)[0]
 
 
 def distance(one: Reading, other: Reading) -> dict[str, Any]:

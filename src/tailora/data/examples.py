@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tailora.data.linearize import linearize
+from tailora.data.prompts import PromptForm, PromptFormat, encode_prompts, prompt_text
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
 
-PromptForm = Literal["paper", "arrow"]
+__all__ = ["Example", "ExampleReport", "Overlong", "PromptForm", "build_examples", "encode_prompts", "prompt_text"]
+
 Overlong = Literal["error", "drop", "cut"]
 
 
@@ -65,38 +66,13 @@ class ExampleReport:
         return text
 
 
-def prompt_text(record: Record, *, form: PromptForm = "paper", style: str = "paper") -> str:
-    """Return the text of a record's prompt, without the separator token that "paper" adds.
-
-    A ready prompt is taken as it is, but for spaces at its end: the space before the next word is part of that word's
-    token.
-    """
-    if form not in get_args(PromptForm):
-        raise SettingsError(f"there is no prompt form {form!r}", mend=f"use one of {', '.join(get_args(PromptForm))}")
-    if record.prompt is not None:
-        return record.prompt.rstrip(" ")
-    return linearize(record, style) + (" =>" if form == "arrow" else "")
-
-
-def encode_prompts(
-    records: Sequence[Record], tokenizer: Tokenizer, *, form: PromptForm = "paper", style: str = "paper"
-) -> list[tuple[int, ...]]:
-    """Return the token ids after which a model writes the text of each record.
-
-    "paper": the linearised facts and the end-of-text token, as in the LoRA paper's example. "arrow": the facts and
-    ` =>`. A ready prompt stands alone in both.
-    """
-    batch = tokenizer.encode_batch([prompt_text(record, form=form, style=style) for record in records])
-    end = (tokenizer.eos_id,) if form == "paper" else ()
-    return [tuple(ids) + (end if record.prompt is None else ()) for record, ids in zip(records, batch, strict=True)]
-
-
 def build_examples(
     records: Sequence[Record],
     tokenizer: Tokenizer,
     *,
     form: PromptForm = "paper",
     style: str = "paper",
+    prompts: PromptFormat | None = None,
     max_length: int | None = None,
     overlong: Overlong = "error",
 ) -> tuple[list[Example], ExampleReport]:
@@ -105,9 +81,9 @@ def build_examples(
     Args:
         records: those without a reference give no example, and are counted.
         tokenizer: the base model's.
-        form: see `encode_prompts`. The completion is a space, the text and the end-of-text token; after a ready
-            prompt that ends in a line end there is no space.
+        form: see `PromptFormat`.
         style: see `linearize`.
+        prompts: the format, in place of form and style.
         max_length: tokens that prompt and completion may have together.
         overlong: what to do with longer ones: raise, leave them out, or cut the completion at its end.
 
@@ -116,14 +92,14 @@ def build_examples(
     """
     if overlong not in get_args(Overlong):
         raise SettingsError(f"overlong cannot be {overlong!r}", mend=f"use one of {', '.join(get_args(Overlong))}")
-    prompts = encode_prompts(records, tokenizer, form=form, style=style)
-    texts = [_gap(record) + text for record in records for text in record.references]
-    completions = iter(tokenizer.encode_batch(texts))
+    chosen = prompts or PromptFormat.of_training(tokenizer, form=form, style=style)
     examples: list[Example] = []
     too_long = dropped = longest = 0
-    for record, prompt in zip(records, prompts, strict=True):
-        for _ in record.references:
-            example = Example(record.id, prompt, (*next(completions), tokenizer.eos_id))
+    for record, prompt, completions in zip(
+        records, chosen.encode(records), chosen.encode_completions(records), strict=True
+    ):
+        for completion in completions:
+            example = Example(record.id, prompt, completion)
             longest = max(longest, len(example))
             if max_length is None or len(example) <= max_length:
                 examples.append(example)
@@ -135,7 +111,7 @@ def build_examples(
             else:
                 dropped += 1
     report = ExampleReport(
-        total=len(texts),
+        total=sum(len(record.references) for record in records),
         without_text=sum(not record.references for record in records),
         overlong=too_long,
         dropped=dropped,
@@ -148,7 +124,3 @@ def build_examples(
     if not examples:
         raise DataError(f"no example is left: {report}", mend="give records with texts, or raise max_length")
     return examples, report
-
-
-def _gap(record: Record) -> str:
-    return "" if record.prompt is not None and record.prompt.rstrip(" ").endswith("\n") else " "

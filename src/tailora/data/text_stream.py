@@ -44,10 +44,15 @@ class TextStream:
         # Decoded after some text: what a token stands for may depend on the one before.
         before = self._tokenizer.decode_written(self._ids[self._start : self._read])
         text = self._tokenizer.decode_written(self._ids[self._start :])
-        if text.endswith(_CUT) and not last:
+        if not last and (text.endswith(_CUT) or self._in_bytes()):
             return ""
         self._start, self._read = self._read, len(self._ids)
         return text[len(before) :]
+
+    def _in_bytes(self) -> bool:
+        """Whether the tokens so far end in one that is decoded together with bytes yet to come."""
+        seen = (token for token in reversed(self._ids) if token not in self._tokenizer.special_ids)
+        return self._tokenizer.is_byte(next(seen, -1))
 
     def _tell(self, fresh: str, last: bool) -> str:
         if self._stopped:

@@ -12,7 +12,7 @@ from typing import Any
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(b): b for b in _PRINTABLE} | {chr(0x100 + n): b for n, b in enumerate(_OTHERS)}
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # SentencePiece's byte fallback
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,14 @@ class TokenBytes:
         metaspace = any(part["type"] == "Metaspace" and _prepends(part) for part in parts)
         return cls("ByteLevel" in kinds, space, "ByteFallback" in kinds, strips or metaspace)
 
+    def is_byte(self, token: str) -> bool:
+        """Whether a token is one byte of SentencePiece's."""
+        return self.byte_tokens and _BYTE_TOKEN.fullmatch(token) is not None
+
     def of(self, token: str, *, begins: bool = False) -> bytes:
         """The bytes of an ordinary token, `begins` being whether it is the first of a text."""
-        if self.byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
-            return bytes.fromhex(byte[1])
+        if self.is_byte(token):
+            return bytes.fromhex(token[3:5])
         if self.byte_level and all(letter in _BYTES for letter in token):
             return bytes(_BYTES[letter] for letter in token)
         text = token if self.space is None else token.replace(self.space, " ")

@@ -163,6 +163,11 @@ class Tokenizer:
             return text.encode()
         return self._bytes.of(text, begins=begins)
 
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is one byte as SentencePiece writes it, whose text depends on the bytes beside it."""
+        text = self._inner.id_to_token(token) if token >= 0 else None
+        return text is not None and self._bytes.is_byte(text)
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers' AutoTokenizer reads too."""
         folder = Path(folder)

@@ -14,10 +14,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from tailora import __version__
+from tailora.data.chat_template import ChatTemplate
 from tailora.metrics.slots import load_rules
 from tailora.serve import chat, completions, operations, record_texts
 from tailora.serve.api_error import ApiError
-from tailora.serve.chat_template import ChatTemplate
 from tailora.serve.gate import Gate
 from tailora.serve.keys import KeyRing
 from tailora.serve.monitor import Monitor

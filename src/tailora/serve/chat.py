@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, as OpenAI has it, for bases that bring a chat template."""
+"""POST /v1/chat/completions, as OpenAI has it: conversations by the base's chat template, records by adapters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from tailora.data.chat_template import ChatTemplate
 from tailora.data.text_stream import TextStream
+from tailora.data.tokenizer import Tokenizer
+from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.errors import UserError
 from tailora.serve.access import account_of, find_model
 from tailora.serve.answers import stream_of, unless_gone
-from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.chat_template import ChatTemplate
 from tailora.serve.monitor import Account
+from tailora.serve.prompts import chat_prompt
 from tailora.serve.registry import Model
 from tailora.serve.schema import ChatBody, usage
 from tailora.serve.service import Ask, Service
@@ -31,6 +32,16 @@ class _Work:
     asks: list[Ask]
     account: Account
     head: dict[str, Any]
+
+    @property
+    def strip(self) -> bool:
+        """Whether the text of a record is written, which training puts a space before."""
+        return self.model.prompts.trained and self.model.prompts.template is None
+
+    def text(self, tokenizer: Tokenizer, completion: Completion) -> str:
+        """What was written, up to a stop string."""
+        text = text_of(tokenizer, completion, self.body.stops)
+        return text.strip() if self.strip else text
 
     @property
     def n(self) -> int:
@@ -62,13 +73,7 @@ def routes(service: Service, template: ChatTemplate | None, *, log_texts: bool =
 
 def _take_apart(service: Service, template: ChatTemplate | None, body: ChatBody, request: Request) -> _Work:
     model, account = find_model(request, service.registry, body.model), account_of(request)
-    if template is None:
-        what = "the base model has no chat template; use /v1/completions or /v1/records"
-        raise ApiError(400, what, param="messages")
-    try:
-        prompt = template.encode([{"role": message.speaker, "content": message.text} for message in body.messages])
-    except UserError as error:
-        raise from_user_error(error) from error
+    prompt = chat_prompt(model, template, body.messages)
     account.prompt_tokens = len(prompt)
     most = body.max_completion_tokens or body.max_tokens or max(1, service.room_for(prompt))
     ways = body.decodings(most, 1 if body.greedy else body.n or 1, body.top_logprobs or 0)
@@ -87,7 +92,7 @@ async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
             count = without_end(service.tokenizer, completion)
             ids, told = completion.token_ids[:count], completion.logprobs[:count]
             logprobs = chat_logprobs(service.tokenizer, ids, told, completion.top[:count])
-        text = text_of(service.tokenizer, completion, work.body.stops)
+        text = work.text(service.tokenizer, completion)
         choices.append(
             {
                 "index": index,
@@ -108,7 +113,7 @@ async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any
         yield None
         for index in range(work.n):
             yield {**head, "choices": [_choice(index, {"role": "assistant", "content": ""})], **more}
-        streams = [TextStream(service.tokenizer, work.body.stops, strip=False) for _ in work.asks]
+        streams = [TextStream(service.tokenizer, work.body.stops, strip=work.strip) for _ in work.asks]
         async for place, event in flight:
             for choice in _pieces(service, work, place, event, streams[place]):
                 yield {**head, "choices": [choice], **more}
@@ -119,7 +124,7 @@ async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any
 def _pieces(service: Service, work: _Work, place: int, event: Event, stream: TextStream) -> list[dict[str, Any]]:
     if not event.tokens:
         return [
-            _choice(place + n, {"content": text_of(service.tokenizer, c, work.body.stops)}, c.finish_reason)
+            _choice(place + n, {"content": work.text(service.tokenizer, c)}, c.finish_reason)
             for n, c in enumerate(event.result or ())
         ]
     piece = stream.add(event.tokens)

@@ -17,6 +17,7 @@ from tailora.serve.access import account_of, find_model
 from tailora.serve.answers import stream_of, unless_gone
 from tailora.serve.api_error import ApiError
 from tailora.serve.monitor import Account
+from tailora.serve.prompts import text_prompt
 from tailora.serve.registry import Model
 from tailora.serve.schema import CompletionBody, usage
 from tailora.serve.service import Ask, Service
@@ -82,7 +83,7 @@ def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Wo
     scored = bool(body.echo) and body.logprobs is not None
     if scored and body.stream:
         raise ApiError(400, "a prompt's log-probabilities are not streamed; leave out one of the three", param="echo")
-    prompts = _prompts(service, body)
+    prompts = _prompts(service, model, body)
     account.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
     count = body.best_of or body.n or 1
     most = USUAL_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -96,7 +97,7 @@ def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Wo
     return _Work(body, model, prompts, asks, account, head)
 
 
-def _prompts(service: Service, body: CompletionBody) -> list[_Prompt]:
+def _prompts(service: Service, model: Model, body: CompletionBody) -> list[_Prompt]:
     tokenizer, given = service.tokenizer, body.prompt
     if isinstance(given, str):
         texts: list[Any] = [given]
@@ -109,8 +110,8 @@ def _prompts(service: Service, body: CompletionBody) -> list[_Prompt]:
     prompts = []
     for each in texts:
         if isinstance(each, str):
-            ids = tokenizer.encode(each) or [tokenizer.eos_id]
-            prompts.append(_Prompt(tuple(ids), each))
+            ids = text_prompt(model, each)
+            prompts.append(_Prompt(ids, tokenizer.decode(ids) if model.prompts.trained else each))
         elif all(0 <= token < tokenizer.vocab_size for token in each):
             prompts.append(_Prompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
         else:

@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from tailora.data.examples import PromptForm, encode_prompts
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.text_stream import TextStream
 from tailora.data.values import Fact, Record
@@ -72,15 +71,18 @@ def _take_apart(service: Service, body: RecordsBody, request: Request, rules: Ru
         raise from_user_error(error, {"num_beams": "beams", "num_candidates": "n"}) from error
     if len(records) > service.limits.queue:
         raise ApiError(400, f"{len(records)} records; at most {service.limits.queue} at once", param="records")
-    # To a base that was trained on no form, an end-of-text token after the facts says that all is said.
-    usual: PromptForm = "arrow" if model is service.registry.base else "paper"
-    form: PromptForm = model.account.get("prompt_form") or usual
-    style = model.account.get("linearization") or "paper"
-    prompts = encode_prompts(records, service.tokenizer, form=form, style=style)
+    prompts = _encoded(model, records)
     account.prompt_tokens = sum(map(len, prompts))
     asks = [Ask(prompt, decoding, tuple(body.stop)) for prompt in prompts]
     head = {"id": f"rec-{account.id}", "object": "record.chunk", "created": int(time.time()), "model": body.model}
     return _Work(body, model, records, asks, vocabulary_of(records, rules), rules, account, head)
+
+
+def _encoded(model: Model, records: list[Record]) -> list[tuple[int, ...]]:
+    try:
+        return model.prompts.encode(records)
+    except UserError as error:
+        raise from_user_error(error) from error
 
 
 async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, check_base
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
+from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
 from tailora.errors import AdapterError, SettingsError
 from tailora.inference import Setup
@@ -34,6 +35,7 @@ class Model:
         name: as clients say it.
         engine_name: the engine's own name for this version; None for the base.
         account: how it was trained: prompt form and linearisation, as far as that is known.
+        prompts: how its training wrote prompts.
         created: when it was loaded, in seconds since 1970.
         rank: of the adapter; 0 for the base.
         users: requests that write with it.
@@ -43,6 +45,7 @@ class Model:
     name: str
     engine_name: str | None
     account: Mapping[str, Any]
+    prompts: PromptFormat
     created: int = field(default_factory=lambda: int(time.time()))
     rank: int = 0
     users: int = 0
@@ -66,13 +69,15 @@ class Registry:
         self._changing = asyncio.Lock()
         name = setup.base.name
         # A path would tell clients how the server's disk is laid out.
-        base = Model(Path(name).name if Path(name).exists() else name, None, setup.account(None))
+        shown = Path(name).name if Path(name).exists() else name
+        base = Model(shown, None, setup.account(None), setup.prompts(None))
         self.base = base
         self._models: dict[str, Model] = {} if built_in else {base.name: base}
         for own, adapter in setup.adapters.items():
             if own in self._models:
                 raise SettingsError(f"an adapter is called {own}, as the base is", where="adapter", mend="rename it")
-            self._models[own] = Model(own, None if built_in else own, adapter.meta, rank=_rank(adapter))
+            prompts = setup.prompts(own)
+            self._models[own] = Model(own, None if built_in else own, adapter.meta, prompts, rank=_rank(adapter))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
@@ -111,12 +116,16 @@ class Registry:
             if old is self.base or (old is not None and not replace):
                 raise SettingsError(f"there is a model {name!r} already", where="lora_name", mend="unload it first")
             adapter = await asyncio.to_thread(self._read, path)
+            prompts = self._setup.prompts_of(adapter.meta, adapted=True)
+            if prompts.end not in self._setup.ends:
+                mend = "name the adapter with --adapter when the server starts"
+                raise AdapterError(f"ends its texts with the token {prompts.end}, which ends no text here", mend=mend)
             engine_name = f"{name}#{next(self._numbers)}"
             force = self._setup.force
             await asyncio.wrap_future(
                 self._worker.post(lambda engine: engine.backend.bank.register(engine_name, adapter, force=force))
             )
-            model = self._models[name] = Model(name, engine_name, adapter.meta, rank=_rank(adapter))
+            model = self._models[name] = Model(name, engine_name, adapter.meta, prompts, rank=_rank(adapter))
             if old is not None:
                 self._retire(old)
             return model

@@ -16,12 +16,12 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
+from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
 from tailora.errors import SettingsError
 from tailora.hardware import peak_rss
 from tailora.inference import Room, Running, Setup, named_adapters, set_up, start
 from tailora.serve.app import build_app
-from tailora.serve.chat_template import ChatTemplate
 from tailora.serve.keys import KeyRing, read_keys
 from tailora.serve.monitor import JsonLines, Monitor
 from tailora.serve.registry import Registry, require_safetensors

@@ -80,7 +80,7 @@ DELTA = "delta.safetensors"
 
 
 def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tuple[Base, dict[str, Any]]:
-    """A base model with the parameters that a run learnt in place (bitfit, top2), and that run's settings.
+    """A base model with the parameters that a run learnt in place (bitfit, top2), and how it wrote its prompts.
 
     Args:
         run: the run directory.
@@ -92,7 +92,9 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
     """
     try:
         account = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        settings, fingerprint = dict(account["settings"]), account["account"]["base_fingerprint"]
+        told, fingerprint = account["settings"], account["account"]["base_fingerprint"]
+        prompts = {name: told.get(name) for name in ("prompt_form", "linearization")}
+        prompts |= account["account"].get("prompts", {})
         values = load_file(run / DELTA)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError("is no run that can be read", where=run, mend="name a run directory") from error
@@ -106,7 +108,7 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
-    return found, settings
+    return found, prompts
 
 
 def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:

@@ -20,6 +20,7 @@ from tailora.adapters import formats
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prefix_tree import build
+from tailora.data.prompts import PromptFormat
 from tailora.data.values import Record
 from tailora.errors import SettingsError
 from tailora.files import write_json
@@ -61,13 +62,14 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     train_records, valid_records = read_records(settings)
     device = choose_device(settings.device)
     base = load_base(settings.base, dtype=torch.float32, device=device)
-    train, valid = examples_of(train_records, base, settings, console), []
+    prompts = prompts_of(base, settings, [*train_records, *valid_records])
+    train, valid = examples_of(train_records, base, settings, console, prompts), []
     if valid_records:
-        valid = examples_of(valid_records, base, settings, console)
+        valid = examples_of(valid_records, base, settings, console, prompts)
     prepare(base, settings)
     base.model.to(device)
     check_trees(base.model, train)
-    account = _account(base, train, settings)
+    account = _account(base, train, settings) | {"prompts": prompts.meta}
     precision, autocast, head = _set_precision(base.model, train, settings, device)
     account |= {"precision": precision, "device": device, "estimate": _estimate(base, account, precision, device)}
     _announce(console, account)
@@ -76,8 +78,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     with _Observer(base.model, folder, account["steps"], console, watch) as observer:
         outcome = fit(base.model, train, valid, settings, observer, autocast=autocast, head=head)
     meta = {
-        "linearization": settings.linearization,
-        "prompt_form": settings.prompt_form,
+        **prompts.meta,
         "data_fingerprint": account["data_fingerprint"],
         "scores": {"validation_loss": outcome.final_loss},
     }
@@ -124,7 +125,23 @@ def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
     return train[: settings.limit], valid[: settings.valid_limit]
 
 
-def examples_of(records: Sequence[Record], base: Base, settings: TrainSettings, console: Console) -> list[Example]:
+def prompts_of(base: Base, settings: TrainSettings, records: Sequence[Record]) -> PromptFormat:
+    """How a run writes the prompts of records.
+
+    Raises:
+        SettingsError: the base has no chat template, where the settings ask for it.
+    """
+    form, style = settings.prompt_form, settings.linearization
+    return PromptFormat.of_training(base.tokenizer, form=form, style=style, folder=base.folder, records=records)
+
+
+def examples_of(
+    records: Sequence[Record],
+    base: Base,
+    settings: TrainSettings,
+    console: Console,
+    prompts: PromptFormat | None = None,
+) -> list[Example]:
     """Examples of records for a base's tokenizer and context; what became of the records is printed.
 
     Raises:
@@ -134,8 +151,7 @@ def examples_of(records: Sequence[Record], base: Base, settings: TrainSettings, 
     examples, report = build_examples(
         records,
         base.tokenizer,
-        form=settings.prompt_form,
-        style=settings.linearization,
+        prompts=prompts or prompts_of(base, settings, records),
         max_length=min(settings.max_length, positions),
         overlong=settings.overlong,
     )

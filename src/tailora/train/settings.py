@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tailora.adapters.config import Bias, LoraConfig
-from tailora.data.examples import Overlong, PromptForm
+from tailora.data.examples import Overlong
+from tailora.data.prompts import PromptForm
 from tailora.errors import SettingsError
 from tailora.settings import Settings
 
@@ -81,7 +82,7 @@ class TrainSettings(Settings):
     overlong: Overlong = "error"
     """What to do with longer examples."""
     prompt_form: PromptForm = "paper"
-    """What stands between facts and text: the end-of-text token, or an arrow."""
+    """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
     linearization: str = "paper"
     """How facts become text."""
     tokens_per_pass: int = Field(4096, ge=1)

@@ -1,0 +1,201 @@
+"""Chat templates as model folders bring them, rendered in a sandbox: they are programs from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from tailora.data.tokenizer import Tokenizer
+from tailora.errors import DataError, ModelError
+
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+_RENDERING_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+class ChatTemplate:
+    """Turns a conversation into token ids, as transformers' `apply_chat_template` does.
+
+    Args:
+        source: of the template.
+        tokenizer: of the model.
+        names: special tokens that the template may name, such as bos_token.
+        where: the folder, for messages.
+
+    Attributes:
+        source: as above.
+
+    Raises:
+        ModelError: the template is not valid.
+    """
+
+    def __init__(self, source: str, tokenizer: Tokenizer, names: Mapping[str, str], where: Path) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["namespace"] = _Names
+        environment.globals["dict"] = lambda *pairs, **values: dict(*pairs, **values)
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise ModelError(f"the chat template cannot be read ({error})", where=where) from error
+        self.source = source
+        self._tokenizer, self._names = tokenizer, dict(names)
+
+    @classmethod
+    def from_folder(cls, folder: Path, tokenizer: Tokenizer, source: str | None = None) -> ChatTemplate | None:
+        """The template in a model's folder, if it has one, as transformers looks for it.
+
+        Args:
+            folder: of the model; its tokenizer_config.json names the special tokens.
+            tokenizer: of the model.
+            source: a template to take instead of the folder's.
+
+        Raises:
+            ModelError: it is broken.
+        """
+        config = _json(folder / "tokenizer_config.json")
+        source = _source(folder, config) if source is None else source
+        if source is None:
+            return None
+        special = _json(folder / "special_tokens_map.json")
+        names: dict[str, str] = {}
+        for name in _NAMES:
+            token = config.get(name) or special.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            names |= {name: token} if isinstance(token, str) else {}
+        return cls(source, tokenizer, names, folder)
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """The token ids after which the model answers.
+
+        Special tokens are the template's alone: where a message spells one, it is text.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        special = [token for token in self._tokenizer.special_tokens if any(token in m["content"] for m in messages)]
+        if not special:
+            return tuple(self._tokenizer.encode(self._render(messages), special=True))
+        # The template sees marks in their places, which no message can contain.
+        nonce = secrets.token_hex(8)
+        spelt = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+
+        def mark(found: re.Match[str]) -> str:
+            return f"\x00{nonce}{special.index(found[0])}\x00"
+
+        text = self._render([{**message, "content": spelt.sub(mark, message["content"])} for message in messages])
+        ids: list[int] = []
+        for place, piece in enumerate(re.split(f"\x00{nonce}(\\d+)\x00", text)):
+            told = special[int(piece)] if place % 2 else piece
+            ids += self._tokenizer.encode(told, special=not place % 2, continues=bool(ids))
+        return tuple(ids)
+
+    def answer_form(self) -> tuple[str, int]:
+        """What stands before an assistant's answer, after the prompt, and the token that ends it.
+
+        Both are read from a rendered conversation. The end is the tokenizer's end-of-text token where the template
+        writes none.
+
+        Raises:
+            DataError: the template refuses a question with an answer.
+        """
+        question = [{"role": "user", "content": "question"}]
+        prompt = self._render(question)
+        whole = self._render([*question, {"role": "assistant", "content": "answer"}], prompt=False)
+        before, _, after = whole.rpartition("answer")
+        gap = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        first = self._tokenizer.encode(after, special=True, continues=True)[:1]
+        ends = first and first[0] in self._tokenizer.special_ids
+        return gap, first[0] if ends else self._tokenizer.eos_id
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, prompt: bool = True) -> str:
+        try:
+            return self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=prompt, **self._names
+            )
+        except _RENDERING_ERRORS as error:
+            raise DataError(
+                f"the model's chat template does not accept this conversation ({error})", where="messages"
+            ) from error
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %} … {% endgeneration %}`, with which templates mark an assistant's words: its content alone."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own attribute
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """See `jinja2.ext.Extension`."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+class _Names(Namespace):
+    """Jinja's `namespace`, whose attributes may not begin with an underscore: those lead out of the sandbox."""
+
+    def __init__(*arguments: Any, **values: Any) -> None:  # a value may be called self
+        own, *rest = arguments
+        values = dict(*rest, **values)
+        for name in values:
+            _check_name(name)
+        Namespace.__init__(own, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("_"):
+        raise SecurityError(f"the attribute {name!r} of a namespace begins with an underscore")
+
+
+def _source(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The default template of a folder: in a file of its own, or in tokenizer_config.json."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        source = next((each.get("template") for each in source if each.get("name") == "default"), None)
+    return source if isinstance(source, str) else None
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(reason: str) -> None:
+    raise TemplateError(reason)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"is not valid JSON ({error})", where=path, mend="fetch the file again") from error
+    return value if isinstance(value, dict) else {}

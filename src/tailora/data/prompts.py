@@ -1,0 +1,265 @@
+"""Records as prompts: how an adapter's training wrote them, kept with the adapter and built again from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from tailora.data.chat_template import ChatTemplate
+from tailora.data.linearize import linearize
+from tailora.data.readers import piped
+from tailora.data.readers.jsonl import parse_facts
+from tailora.data.tokenizer import Tokenizer
+from tailora.data.values import Fact, Record
+from tailora.errors import DataError, SettingsError
+
+PromptForm = Literal["paper", "arrow", "chat"]
+Source = Literal["facts", "text", "mixed"]
+ARROW = "=>"
+_PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]+): ([^;]*\S)")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFormat:
+    """How records become the token ids after which a model writes.
+
+    Attributes:
+        tokenizer: of the base.
+        form: "paper": the linearised facts and the end-of-text token, as in the LoRA paper's example. "arrow": the
+            facts and ` =>`. "chat": a user's message in the base's chat template. A ready prompt stands alone in the
+            first two, and is the message in the third.
+        style: the linearisation, see `linearize`.
+        bos: the tokens that begin a prompt; a chat template writes its own.
+        end: the token that ends a text, which also stands after the facts in the form "paper".
+        template: of the form "chat".
+        source: what the adapter was trained on: facts, ready prompts, or both; None where that is not known.
+        trained: whether an adapter or a model was trained on prompts of this format.
+    """
+
+    tokenizer: Tokenizer
+    form: PromptForm
+    style: str
+    bos: tuple[int, ...]
+    end: int
+    template: ChatTemplate | None = None
+    source: Source | None = None
+    trained: bool = False
+
+    @classmethod
+    def of_training(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        form: PromptForm = "paper",
+        style: str = "paper",
+        folder: Path | None = None,
+        records: Sequence[Record] = (),
+    ) -> Self:
+        """The format in which a run on a base writes its prompts.
+
+        Args:
+            tokenizer: of the base.
+            form: as above.
+            style: as above.
+            folder: of the base, for its chat template.
+            records: to train on, from which `source` follows.
+
+        Raises:
+            SettingsError: the form does not exist, or the base has no chat template.
+        """
+        kinds = {"facts" if record.prompt is None else "text" for record in records}
+        source: Any = "mixed" if len(kinds) > 1 else next(iter(kinds), None)
+        template = None if form != "chat" or folder is None else ChatTemplate.from_folder(folder, tokenizer)
+        return replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
+
+    @classmethod
+    def of_account(
+        cls,
+        account: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        folder: Path,
+        *,
+        usual: PromptForm = "paper",
+        form: PromptForm | None = None,
+        style: str | None = None,
+    ) -> Self:
+        """The format that an adapter's `tailora.json` describes, or a merged model's.
+
+        Without `prompt_form` in it the base or adapter was not trained here. Without beginning- and end-of-text
+        tokens it was trained by the first edition, which began no prompt with a token.
+
+        Args:
+            account: the `meta` of the file.
+            tokenizer: of the base.
+            folder: of the base.
+            usual: the form where the account has none.
+            form: to take instead of the account's.
+            style: likewise.
+
+        Raises:
+            SettingsError: see `of_training`; or the tokenizer lacks a token of the account.
+        """
+        own = account.get("prompt_form")
+        chosen = form or own or usual
+        template = None
+        if chosen == "chat":
+            source = account.get("chat_template") if own == "chat" else None
+            template = ChatTemplate.from_folder(folder, tokenizer, source)
+        made = cls._on_base(tokenizer, chosen, style or account.get("linearization") or "paper", template)
+        if own is None:
+            return made
+        made = replace(made, source=account.get("prompt_source"), trained=True)
+        if (own == "chat") != (chosen == "chat"):
+            return made
+        bos, end = account.get("bos_token_ids", ()), account.get("end_token_id", tokenizer.first_end_id)
+        for token in (*bos, end):
+            if not isinstance(token, int) or not 0 <= token < tokenizer.vocab_size:
+                what = f"the prompts of the adapter use the token {token!r}, which the tokenizer does not have"
+                raise SettingsError(what, where=folder, mend="use the base that the adapter was trained on")
+        return replace(made, bos=tuple(bos), end=end)
+
+    @classmethod
+    def _on_base(cls, tokenizer: Tokenizer, form: PromptForm, style: str, template: ChatTemplate | None) -> Self:
+        if form not in get_args(PromptForm):
+            mend = f"use one of {', '.join(get_args(PromptForm))}"
+            raise SettingsError(f"there is no prompt form {form!r}", where="prompt_form", mend=mend)
+        if form != "chat":
+            return cls(tokenizer, form, style, tokenizer.bos_ids, tokenizer.eos_id)
+        if template is None:
+            raise SettingsError("the base has no chat template", where="prompt_form", mend="use paper or arrow")
+        return cls(tokenizer, form, style, (), template.answer_form()[1], template)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What an adapter keeps of it in its `tailora.json`."""
+        return {
+            "linearization": self.style,
+            "prompt_form": self.form,
+            "prompt_source": self.source,
+            "bos_token_ids": list(self.bos),
+            "end_token_id": self.end,
+            **({} if self.template is None else {"chat_template": self.template.source}),
+        }
+
+    def encode(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
+        """The token ids after which a model writes the text of each record."""
+        texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
+        if self.template is not None:
+            return [self.template.encode([{"role": "user", "content": text}]) for text in texts]
+        end = (self.end,) if self.form == "paper" else ()
+        batch = self.tokenizer.encode_batch(texts)
+        return [
+            (*self.bos, *ids, *(end if record.prompt is None else ()))
+            for record, ids in zip(records, batch, strict=True)
+        ]
+
+    def encode_completions(self, records: Sequence[Record]) -> list[list[tuple[int, ...]]]:
+        """The token ids of each record's texts as training teaches them, the token that ends them included.
+
+        A text follows a space, after a ready prompt that ends in a line end nothing, and in a chat template what the
+        template puts there.
+        """
+        gap = None if self.template is None else self.template.answer_form()[0]
+        texts = [(_gap(record) if gap is None else gap) + text for record in records for text in record.references]
+        batch = iter(self.tokenizer.encode_batch(texts, continues=True))
+        return [[(*next(batch), self.end) for _ in record.references] for record in records]
+
+    def complete(self, text: str) -> tuple[int, ...]:
+        """The prompt that a text stands for.
+
+        Without training on prompts of a format that is the text itself, after the base's beginning of text. Else a
+        record in it, as JSON or linearised, is written as in training. A text that ends in the arrow of the form
+        "arrow" is a prompt already, as is any text for an adapter that was trained on ready prompts.
+
+        Raises:
+            DataError: the adapter was trained on records, and the text is not one.
+        """
+        if not self.trained:
+            return (*self.bos, *self.tokenizer.encode(text)) or (self.end,)
+        return self.encode([self._record_of(text)])[0]
+
+    def _record_of(self, text: str) -> Record:
+        if self.source == "text":
+            record: Record | None = Record("1", (), (), prompt=text)
+        elif self.form == "arrow" and text.rstrip().endswith(ARROW):
+            record = Record("1", (), (), prompt=text.rstrip())
+        else:
+            ends = (ARROW, self.tokenizer.token_bytes(self.end).decode(errors="replace"))
+            record = parse_record(_without(text.strip(), ends), self.style)
+        if record is None and self.source == "mixed":
+            record = Record("1", (), (), prompt=text)
+        if record is None or not (record.facts or (record.prompt or "").strip()):
+            what = "the adapter was trained on records, and this text is not one"
+            raise DataError(what if record is None else "the prompt is empty", mend=_RECORD_HINT)
+        return record
+
+
+_RECORD_HINT = 'send facts as JSON, {"name": "Blue Spice", "Type": "pub"}, or as name : Blue Spice | Type : pub'
+
+
+def parse_record(text: str, style: str = "paper") -> Record | None:
+    """The record that a text spells: facts as JSON, or one line as `linearize` writes it; None for any other text.
+
+    Args:
+        text: what a client sent.
+        style: the linearisation that is read beside the paper's.
+
+    Raises:
+        DataError: the text is JSON, but not that of facts.
+    """
+    if text.startswith(("{", "[")):
+        try:
+            return Record("1", _json_facts(json.loads(text)), ())
+        except (ValueError, RecursionError):
+            pass  # an attribute may begin with a bracket
+    if "\n" in text:
+        return None
+    try:
+        return Record("1", piped.parse_facts(text), ())
+    except ValueError:
+        matches = [_PLAIN_FACT.fullmatch(part) for part in text.split("; ")]
+    if style != "plain" or not all(matches):
+        return None
+    return Record("1", tuple(Fact(match[1], match[2], match[3]) for match in matches if match is not None), ())
+
+
+def _json_facts(value: Any) -> tuple[Fact, ...]:
+    if isinstance(value, dict) and isinstance(value.get("facts"), dict | list):
+        if len(value) > 1:
+            others = ", ".join(sorted(set(value) - {"facts"}))
+            raise DataError(f"the record has more than facts ({others})", mend="send the facts alone")
+        value = value["facts"]
+    return parse_facts(value, "facts")
+
+
+def _without(text: str, ends: Sequence[str]) -> str:
+    """A text without a separator at its end."""
+    for end in ends:
+        text = text.removesuffix(end).rstrip()
+    return text
+
+
+def prompt_text(record: Record, *, form: PromptForm = "paper", style: str = "paper") -> str:
+    """Return the text of a record's prompt, without the tokens that "paper" and "chat" add.
+
+    A ready prompt is taken as it is, but for spaces at its end: the space before the next word is part of that word's
+    token.
+    """
+    if record.prompt is not None:
+        return record.prompt.rstrip(" ")
+    return linearize(record, style) + (f" {ARROW}" if form == "arrow" else "")
+
+
+def encode_prompts(
+    records: Sequence[Record], tokenizer: Tokenizer, *, form: PromptForm = "paper", style: str = "paper"
+) -> list[tuple[int, ...]]:
+    """Return the token ids after which a model writes the text of each record, in the format of a new training run."""
+    return PromptFormat.of_training(tokenizer, form=form, style=style).encode(records)
+
+
+def _gap(record: Record) -> str:
+    return "" if record.prompt is not None and record.prompt.rstrip(" ").endswith("\n") else " "
