@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def only_bin(folder: Path) -> None:
         (edit(model_type="mystery", auto_map={"AutoModel": "m.M"}), "its own code, which is never run"),
         (edit(model_type="vit"), "cannot be loaded"),
         (edit(quantization_config={"quant_method": "gguf"}), "the model is quantised"),
+        (edit(quantization_config="int4"), "the model is quantised"),
         (edit(n_embd=64), "cannot be loaded"),
         (cut(0), "truncated, or not a safetensors file"),
         (cut(5), "truncated, or not a safetensors file"),
@@ -132,6 +134,106 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(
         load_base(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_of_its_own_under_a_configuration_that_ties_it(tmp_path: Path) -> None:
+    save_base(tmp_path, "llama")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0)
+    save_file(tensors, path, metadata={"format": "pt"})
+    base = load_base(str(tmp_path))
+    assert torch.equal(base.model.lm_head.weight, tensors["lm_head.weight"])
+    assert torch.equal(base.model.get_input_embeddings().weight, tensors["model.embed_tokens.weight"])
+    assert not base.model.config.tie_word_embeddings
+    base.model.save_pretrained(tmp_path / "again")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tmp_path / name, tmp_path / "again" / name)
+    again = load_base(str(tmp_path / "again"))
+    assert torch.equal(again.model.lm_head.weight, tensors["lm_head.weight"])
+    assert again.fingerprint == base.fingerprint
+    save_base(tmp_path / "tied", "llama")
+    assert load_base(str(tmp_path / "tied")).fingerprint != base.fingerprint
+
+
+def test_a_copy_of_the_tied_head_in_the_file_is_no_head_of_its_own(tmp_path: Path) -> None:
+    save_base(tmp_path, "llama")
+    before = load_base(str(tmp_path)).fingerprint
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
+    base = load_base(str(tmp_path))
+    assert base.model.lm_head.weight is base.model.get_input_embeddings().weight
+    assert base.model.config.tie_word_embeddings
+    assert base.fingerprint == before
+
+
+def test_a_single_file_goes_before_the_shards_of_another_model(tmp_path: Path) -> None:
+    """As transformers looks for them; the fingerprint has to be of what is loaded."""
+    model = save_base(tmp_path)
+    wanted = load_base(str(tmp_path)).fingerprint
+    single = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").unlink()
+    with torch.no_grad():
+        model.transformer.wpe.weight.add_(1)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    (tmp_path / "model.safetensors").write_bytes(single)
+    base = load_base(str(tmp_path))
+    assert base.fingerprint == wanted
+    assert not torch.equal(base.model.transformer.wpe.weight, model.transformer.wpe.weight)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": 5}, "not a safetensors index"),
+        ({"a": None}, "not a safetensors index"),
+        ({"a": ["model.safetensors"]}, "not a safetensors index"),
+        ({}, "the index names no files"),
+        ({"a": "../other.safetensors"}, "the index names files outside its own folder"),
+        ({"a": "gone.safetensors"}, r"missing gone\.safetensors"),
+        ({"a": "one.safetensors", "b": "two.safetensors"}, "transformer.h.0.attn.c_attn.bias is in another shard too"),
+    ],
+)
+def test_an_index_that_is_wrong(tmp_path: Path, weight_map: dict[str, object], message: str) -> None:
+    save_base(tmp_path)
+    for name in ("one", "two"):
+        shutil.copyfile(tmp_path / "model.safetensors", tmp_path / f"{name}.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
+        load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantization_config": None},
+        {"architectures": None},
+        {"torch_dtype": "float16"},
+        {"dtype": "bfloat16"},
+        {"transformers_version": "4.20.0"},
+    ],
+)
+def test_fields_of_config_json_that_change_no_weight(tmp_path: Path, change: dict[str, object]) -> None:
+    saved = save_base(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | change
+    path.write_text(json.dumps(config), encoding="utf-8")
+    base = load_base(str(tmp_path))
+    assert base.model.dtype == torch.float32
+    tokens = torch.tensor([[1, 5, 9]])
+    with torch.inference_mode():
+        torch.testing.assert_close(base.model(tokens).logits, saved(tokens).logits)
+
+
+def test_weights_in_8_bit_floats_are_refused(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match="is stored as F8_E4M3, which is not read; name an unquantised model"):
+        load_base(str(tmp_path))
 
 
 def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:

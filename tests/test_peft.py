@@ -24,10 +24,12 @@ from torch import nn
 
 from bases import save_adapter, save_base
 from networks import gpt2, llama, mixed, outputs, stir
+from tailora.adapted import load_adapted
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import peft
+from tailora.adapters.formats.loralib import load as load_loralib
 from tailora.errors import AdapterError, SettingsError
 from tailora.lora.inject import attach, extract
 
@@ -466,6 +468,25 @@ def test_peft_loads_ours_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
     attach(base, adapter.config, adapter)
     with torch.inference_mode():
         torch.testing.assert_close(theirs(tokens).logits, base(tokens).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["peft", "loralib"])
+def test_an_adapter_of_unknown_base_is_one_warning(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
+    save_base(tmp_path / "base")
+    place = save_adapter(tmp_path / "adapter", str(tmp_path / "base"), base_fingerprint=None)
+    (place / "tailora.json").unlink()
+    if form == "loralib":
+        adapter = formats.load(place)
+        place = tmp_path / "lora.bin"
+        formats.save(adapter, place, "loralib")
+        loralib = {"alpha": 8.0, "fan_in_fan_out": True, "enable_lora": {"c_attn": (True, True, True)}}
+        caplog.clear()
+        load_adapted(load_loralib(place, **loralib), str(tmp_path / "base"))
+    else:
+        caplog.clear()
+        load_adapted(place, str(tmp_path / "base"))
+    (record,) = caplog.records
+    assert "only shapes are checked" in record.getMessage()
 
 
 def test_meta_and_names_travel(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def load_base(
         dtype = _stored_dtype(found.folder, stored)
         if dtype == torch.float16 and torch.device(device).type == "cpu":
             dtype = torch.float32  # CPUs compute in float16 slowly, if at all
-    packed = "quantization_config" in config
+    packed = config.get("quantization_config") is not None
     model = _unpacked_network(found.folder, stored, dtype) if packed else _load_network(found.folder, dtype)
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
@@ -113,7 +113,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"the architecture {model_type!r} cannot be loaded: {why}", where=path, mend="use another base"
         )
-    if config.get("quantization_config", {"quant_method": METHOD}).get("quant_method") != METHOD:
+    quantised = config.get("quantization_config")
+    if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != METHOD):
         raise ModelError(
             "the model is quantised", where=path, mend="use the unquantised one: adapters are trained on it"
         )
@@ -157,7 +158,30 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"the weights lack {names}", where=folder, mend="fetch the model again")
+    _settle_tie(model, folder)
     return model
+
+
+def _settle_tie(model: Any, folder: Path) -> None:
+    """Where the file has a head of its own although config.json ties it to the embedding, say so in the configuration.
+
+    transformers 5 keeps such a head, and a configuration that contradicts it; earlier versions drop the head.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or embedding is None or not getattr(model.config, "tie_word_embeddings", False):
+        return
+    if head.weight is not embedding.weight:
+        model.config.tie_word_embeddings = False
+        return
+    kept = {canonical_name(name): tensor for name, tensor in stored_tensors(folder).items()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    own, other = kept.get("lm_head.weight"), kept.get(names[id(embedding.weight)])
+    if own is not None and other is not None and not np.array_equal(own.raw, other.raw):
+        raise ModelError(
+            "config.json ties head and embedding, but the file has another head, which this transformers would drop",
+            where=folder,
+            mend="set tie_word_embeddings to false in its config.json",
+        )
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:

@@ -60,11 +60,12 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or the index is broken or names a file that is missing.
     """
+    # In the order in which transformers looks: a single file goes before shards.
+    for name in (SINGLE_FILE, PACKED_FILE):
+        if (folder / name).is_file():
+            return [folder / name]
     index = folder / INDEX_FILE
     if not index.is_file():
-        for name in (SINGLE_FILE, PACKED_FILE):
-            if (folder / name).is_file():
-                return [folder / name]
         if any(folder.glob("*.bin")):
             raise ModelError(
                 "the weights are in pickled .bin files, which are not read",
@@ -74,10 +75,12 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, mend="name a folder in Hugging Face layout")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError("not a safetensors index", where=index, mend="fetch the model again") from error
-    if any(Path(name).name != name for name in names):
-        raise ModelError("the index names files outside its own folder", where=index)
+    if outside or not names:
+        what = "names files outside its own folder" if outside else "names no files"
+        raise ModelError(f"the index {what}", where=index, mend="fetch the model again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"missing {', '.join(missing)}", where=folder, mend="fetch the model again")
@@ -88,9 +91,14 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a model folder by its stored name, mapped and not yet read; those in 8 bits widened to fp32.
 
     Raises:
-        ModelError: as `weight_files`, or a file that is truncated or not safetensors.
+        ModelError: as `weight_files`, a file that is truncated or not safetensors, or a tensor in two of them.
     """
-    found = {name: tensor for path in weight_files(folder) for name, tensor in _tensors_of(path)}
+    found: dict[str, StoredTensor] = {}
+    for path in weight_files(folder):
+        for name, tensor in _tensors_of(path):
+            if name in found:
+                raise ModelError(f"{name} is in another shard too", where=path, mend="fetch the model again")
+            found[name] = tensor
     scaled = [name for name in found if f"{name}.scale" in found and f"{name}.zero" in found]
     for name in scaled:
         scale, zero = found.pop(f"{name}.scale").raw, found.pop(f"{name}.zero").raw
