@@ -18,12 +18,12 @@ LAYERS = (
     {"adapters", "data", "metrics", "families", "reports"},
     {"lora", "models", "loralib"},
     {"train", "engine", "adapted"},
-    {"inference", "self_check", "writing"},
+    {"inference", "self_check", "step_timing", "writing"},
     {"generate", "merge", "verify", "quantize", "convert"},
     {"evaluate", "compare", "ranges", "studies", "tune", "serve", "quickstart"},
     {"cli", "__main__"},
 )
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "self_check", "writing", "generate"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "self_check", "step_timing", "writing", "generate"}
 # The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
 # imports nothing of ours, scores that need the facts of a record, and a merge that ends with a check.
 SIDEWAYS = {

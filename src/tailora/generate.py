@@ -218,7 +218,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     before = f", {result['resumed']} of them from before" if result["resumed"] else ""
     Console(stderr=True).print(
         f"wrote {settings.output}: {len(rows)} texts{before}, {result['completion_tokens']:,} tokens in "
-        f"{seconds:.1f} s ({result['tokens_per_second']:,} tokens/s, {running.precision} on {running.backend})",
+        f"{seconds:.1f} s ({result['tokens_per_second']:,} tokens/s, {running.told})",
         soft_wrap=True,
         highlight=False,
         markup=False,

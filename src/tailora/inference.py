@@ -11,24 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tailora import self_check
+from tailora import self_check, step_timing
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Record
-from tailora.engine.architecture import read_config
+from tailora.engine.architecture import architecture_of, read_config
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.groups import Request
 from tailora.engine.step import Backend
 from tailora.errors import AdapterError, ModelError, SettingsError
 from tailora.families import family_of
-from tailora.hardware import choose_device
+from tailora.hardware import choose_device, describe
 from tailora.models.account import merged_account
 from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
+from tailora.step_timing import Choice
 
 log = logging.getLogger(__name__)
 BackendName = Literal["auto", "openvino", "torch"]
@@ -109,6 +110,7 @@ class Running:
         precision: of its products.
         device: "cpu" or "cuda".
         built_in: whether the network itself carries the only adapter, so that requests name none.
+        timed: how the precision was chosen, in words; empty where it was asked for or none was timed.
     """
 
     engine: Engine
@@ -117,6 +119,12 @@ class Running:
     precision: str
     device: str
     built_in: bool = False
+    timed: str = ""
+
+    @property
+    def told(self) -> str:
+        """Precision and backend in words, with the times that decided."""
+        return f"{self.precision} on {self.backend}" + (f", {self.timed}" if self.timed else "")
 
     def request(
         self,
@@ -241,7 +249,8 @@ def start(
     Args:
         setup: what it runs.
         backend: "openvino" on a CPU, for the families that it has a graph for; "torch" for everything else.
-        precision: of the products; "auto" is int8 with OpenVINO, and with torch what a probe finds faster.
+        precision: of the products; "auto" is the one whose steps are fastest here, and int8 with OpenVINO, fp32 with
+            torch, unless another is faster by more than the noise (see `step_timing`).
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         merged: fold the only adapter into the weights.
         sequences: most sequences at once.
@@ -263,7 +272,7 @@ def start(
         raise AdapterError(why_not[1], where=why_not[0], mend="run it with --backend torch")
     if backend == "openvino" and device not in ("auto", "cpu"):
         raise SettingsError("OpenVINO runs on the CPU here", where="device", mend="use --backend torch")
-    made: tuple[Backend, str, str] | None = None
+    made: tuple[Backend, Choice, str] | None = None
     if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
         try:
             made = _openvino(setup, precision, merged, cache_tokens, room)
@@ -275,30 +284,35 @@ def start(
     if made is None:
         backend = "torch"
         made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
-    network, type_, place = made
+    network, choice, place = made
     engine = Engine(network, end=setup.ends, sequences=sequences)
-    return Running(engine, setup.tokenizer, backend, type_, place, built_in=merged or why_not is not None)
+    built_in = merged or why_not is not None
+    return Running(engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.told)
 
 
 def _openvino(
     setup: Setup, precision: Precision, merged: bool, cache_tokens: int, room: Room | None
-) -> tuple[Backend, str, str]:
+) -> tuple[Backend, Choice, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
-    chosen = "int8" if precision == "auto" else precision
-    network = OpenVinoBackend(
-        setup.base.folder,
-        precision=chosen,
-        cache_tokens=cache_tokens,
-        merged=next(iter(setup.adapters.values())) if merged else None,
-        **({"slots": 0} if merged else _slots(setup, room)),
-    )
+    folder, slots = setup.base.folder, {"slots": 0} if merged else _slots(setup, room)
+
+    def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> OpenVinoBackend:
+        adapter = next(iter(setup.adapters.values())) if merged else None
+        return OpenVinoBackend(folder, precision=precision, cache_tokens=cache_tokens, merged=adapter, **slots)
+
+    choice = Choice(precision, {})
+    if precision == "auto":
+        architecture_of(read_config(folder))  # before anything is timed
+        key = {"backend": "openvino", "config": read_config(folder), "slots": slots}
+        choice = step_timing.choose(folder, key, ("int8", "bf16", "fp32"), make)
+    network, chosen = make(choice.precision, cache_tokens), choice.precision
     if not merged:  # the reference is the base's
         key = {"backend": "openvino", "model": _identity(setup)}
         reference = partial(self_check.reference_of, setup.base.folder)
         self_check.check(network, key, chosen, reference, hint="use --backend torch")
     _register(network, setup, merged)
-    return network, chosen, "cpu"
+    return network, choice, "cpu"
 
 
 def _torch(
@@ -309,19 +323,30 @@ def _torch(
     merged: bool,
     cache_tokens: int,
     room: Room | None,
-) -> tuple[Backend, str, str]:
+) -> tuple[Backend, Choice, str]:
     from tailora.adapted import choose_dtype, put_on  # the backend is chosen here
     from tailora.engine.backends.torch import TorchBackend
     from tailora.models.load import load_base
 
     if precision == "int8":
         raise SettingsError("int8 runs on a CPU with OpenVINO", where="precision", mend="use fp32 or bf16")
-    place = choose_device(device)
-    base = load_base(setup.base.name, dtype=choose_dtype(precision, place), device=place)
-    if built_in:
-        put_on(base, next(iter(setup.adapters.values())), merged=merged)
-    network = TorchBackend(base, cache_tokens=cache_tokens, **({"slots": 0} if built_in else _slots(setup, room)))
-    type_ = "bf16" if base.model.dtype.itemsize == 2 else "fp32"
+    place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, room)
+
+    def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:
+        base = load_base(setup.base.name, dtype=choose_dtype(precision, place), device=place)
+        if built_in:
+            put_on(base, next(iter(setup.adapters.values())), merged=merged)
+        return TorchBackend(base, cache_tokens=cache_tokens, **slots)
+
+    choice = Choice(precision, {})
+    if precision == "auto":
+        key = {"backend": "torch", "device": place, "gpu": describe()["gpu"], "slots": slots}
+        key |= {
+            "config": read_config(setup.base.folder),
+            "adapter": _attached(setup) if built_in and not merged else [],
+        }
+        choice = step_timing.choose(setup.base.folder, key, ("fp32", "bf16"), make)
+    network, type_ = make(choice.precision, cache_tokens), choice.precision
     key = {"backend": "torch", "device": place, "model": _identity(setup), "adapters": []}
     if built_in:
         key["adapters"] = [adapter.content_hash for adapter in setup.adapters.values()]
@@ -333,7 +358,13 @@ def _torch(
             f"the engine cannot run this architecture ({reason})", where=setup.base.name, mend=_ANOTHER
         ) from error
     _register(network, setup, built_in)
-    return network, type_, place
+    return network, choice, place
+
+
+def _attached(setup: Setup) -> list[str]:
+    """The layers that the only adapter sits on, with their ranks."""
+    (adapter,) = setup.adapters.values()
+    return [f"{path} {[branch.rank for branch in layer.branches]}" for path, layer in adapter.layers.items()]
 
 
 def _identity(setup: Setup) -> list[Any]:

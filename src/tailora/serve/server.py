@@ -178,7 +178,7 @@ def _greeting(server: Server, settings: ServeSettings, seconds: float) -> str:
     service = server.service
     base, running = service.registry.base.name, service.running
     names = ", ".join(model.name for model in service.registry if model.name != base) or "no adapter"
-    text = f"serving {base} with {names} at {server.address} ({running.precision} on {running.backend}, "
+    text = f"serving {base} with {names} at {server.address} ({running.told}, "
     text += f"ready after {seconds:.1f} s); Ctrl-C ends it"
     if not server.asks_keys and settings.host not in _LOCAL:
         text += "\nanybody who reaches this address may use it: make a key with `tailora key`"

@@ -1,0 +1,58 @@
+"""The precision and backend that an engine chooses by itself, and the alternatives: milliseconds for a batch of each.
+
+    python benchmarks/backends.py --base smollm2-135m --json
+
+A batch is that of `tailora.step_timing`: one step for eight prompts of 32 tokens, and 32 steps that write a token of
+each. Every backend and precision that the device has is timed, in turns, torch included, which an engine does not load
+only to time it. `chosen` is what `tailora generate` and `tailora serve` run with `auto`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+from tailora.errors import UserError
+from tailora.inference import set_up, start
+from tailora.step_timing import CACHE_TOKENS, batch_milliseconds
+
+WAYS = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    setup = set_up(arguments.base, {})
+    chosen = start(setup, device=arguments.device, cache_tokens=CACHE_TOKENS)
+    found: dict[str, list[float]] = {}
+    for _ in range(arguments.rounds):
+        for backend, precision in WAYS:
+            options: dict[str, Any] = {"backend": backend, "precision": precision, "device": arguments.device}
+            try:
+                running = start(setup, cache_tokens=CACHE_TOKENS, **options)
+            except UserError as error:
+                print(f"{precision} on {backend}: {error}")
+                continue
+            times = found.setdefault(f"{precision} on {backend}", [])
+            times.append(batch_milliseconds(running.engine.backend))
+    for way, times in sorted(found.items(), key=lambda pair: statistics.median(pair[1])):
+        mark = "  chosen" if way == f"{chosen.precision} on {chosen.backend}" else ""
+        print(f"{way:<18} {statistics.median(times):8.1f} ms  {times}{mark}")
+    if arguments.json:
+        print(json.dumps({"chosen": chosen.told, "milliseconds": found}))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--base", default="smollm2-135m", help="name, wheel or folder of the base model")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print one JSON object too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
