@@ -20,6 +20,8 @@ from tailora.lora import inject
 from tailora.merge import MergeSettings
 from tailora.merge import run as merge
 from tailora.models.load import load_base
+from tailora.quantize import QuantizeSettings
+from tailora.quantize import run as quantize
 from tailora.train.run import run as train
 from tailora.train.settings import TrainSettings
 from tailora.verify import VerifySettings, run
@@ -67,13 +69,55 @@ def test_a_merge_keeps_what_its_adapter_does_and_says_so_beside_it(base: str, tm
     assert again["against_adapter"]["equal_texts"] == again["against_adapter"]["texts"]
 
 
+def test_the_adapter_is_found_from_any_working_directory(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work" / "runs").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    save_adapter(Path("runs/one/adapter"), base)
+    merge(MergeSettings(adapter=Path("runs/one"), output=Path("runs/merged")))
+    here = verify(model="runs/merged")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = verify(model=str(tmp_path / "work" / "runs" / "merged"))
+    assert there["drift"] == here["drift"]
+    (tmp_path / "work").rename(tmp_path / "moved")
+    moved = verify(model=str(tmp_path / "moved" / "runs" / "merged"))
+    assert moved["drift"] == here["drift"]
+    assert moved["adapter"] == str(tmp_path / "moved" / "runs" / "merged" / ".." / "one")
+
+
+@pytest.mark.parametrize("how", ["merge", "quantize"])
+def test_an_adapter_that_is_gone_or_another_is_an_error(how: str, tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    base, adapter, model = str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "model"
+    save_adapter(adapter, base)
+    if how == "merge":
+        merge(MergeSettings(adapter=adapter, output=model))
+    else:
+        quantize(QuantizeSettings(adapter=adapter, merged=True, to="fp16", output=model, new_tokens=8, tolerance=1))
+    drift = verify(model=str(model))["drift"]
+    adapter.rename(tmp_path / "renamed")
+    with pytest.raises(SettingsError, match=f"{model}: the adapter {adapter} is not there; name it with --adapter"):
+        verify(model=str(model))
+    assert cli.main(["verify", "--model", str(model)]) == 2
+    assert verify(model=str(model), adapter=tmp_path / "renamed")["drift"] == drift
+    assert "drift" not in verify(model=str(model), base_only=True)
+    save_adapter(adapter, base, std=0.3)
+    with pytest.raises(SettingsError, match="is another one than was merged"):
+        verify(model=str(model))
+    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        verify(model=str(model))
+
+
 def test_two_adapters_are_added_up(base: str, tmp_path: Path) -> None:
     places = (save_adapter(tmp_path / "one", base), save_adapter(tmp_path / "two", base, std=0.3))
     merge(MergeSettings(adapter=places, weights=(0.5, 0.25), output=tmp_path / "both"))
     assert json.loads((tmp_path / "both" / "verify.json").read_text(encoding="utf-8"))["drift"] < 1e-4
-    assert "drift" not in verify(model=str(tmp_path / "both")), "no one adapter to hold it against"
+    assert verify(model=str(tmp_path / "both"))["drift"] < 1e-4, "held against the sum of the two"
     told = json.loads((tmp_path / "both" / "tailora.json").read_text(encoding="utf-8"))["merged"]
-    assert list(told["adapters"].values()) == [0.5, 0.25]
+    assert [each["weight"] for each in told["adapters"]] == [0.5, 0.25]
     found = [formats.load(place) for place in places]
     wanted = load_base(base).model.state_dict()
     for name, layer in found[0].layers.items():
@@ -90,6 +134,7 @@ def test_two_adapters_are_added_up(base: str, tmp_path: Path) -> None:
 def test_a_sum_cut_to_a_rank(base: str, tmp_path: Path) -> None:
     places = (save_adapter(tmp_path / "one", base), save_adapter(tmp_path / "two", base, std=0.3))
     merge(MergeSettings(adapter=places, svd=1, output=tmp_path / "cut"))
+    assert verify(model=str(tmp_path / "cut"))["drift"] < 1e-4
     merge(MergeSettings(adapter=places, svd=64, output=tmp_path / "whole"))
     merge(MergeSettings(adapter=places, output=tmp_path / "exact"))
     exact, whole, cut = (dict(load_base(str(tmp_path / n)).model.named_parameters()) for n in ("exact", "whole", "cut"))

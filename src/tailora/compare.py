@@ -190,7 +190,8 @@ def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
     wanted = wanted.model_copy(update={"output": folder})
     if account.is_file():
         found: dict[str, Any] = json.loads(account.read_text(encoding="utf-8"))
-        if found["settings"] != wanted.model_dump(mode="json"):
+        # The same folder may have another name from another working directory.
+        if {**found["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
             raise SettingsError("holds a run of other settings", where=folder, mend="name another folder with --output")
         if "finished" in found and not found["interrupted"]:
             return found

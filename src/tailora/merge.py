@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tailora import __version__
 from tailora.adapted import load_adapted
-from tailora.adapters import formats
+from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
 from tailora.errors import SettingsError
@@ -105,9 +105,10 @@ def _with_adapters(settings: MergeSettings) -> _Subject:
     adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
     base, adapter = adapted.base, adapted.adapter
     assert adapter is not None
+    sources = [lineage.Source(*each) for each in zip(settings.adapter, found, weights, strict=True)]
     merged = {
-        "adapter": str(settings.adapter[0]) if len(found) == 1 else None,
-        "adapters": {str(place): weight for place, weight in zip(settings.adapter, weights, strict=True)},
+        "adapters": lineage.entries(sources, settings.output),
+        "svd": settings.svd,
         "adapter_hash": adapter.content_hash,
         "base": base.name,
         "base_fingerprint": base.fingerprint,
@@ -122,5 +123,5 @@ def _trained_in_place(settings: MergeSettings) -> _Subject:
         raise SettingsError(what, where=where, mend="leave it out")
     place = settings.adapter[0]
     base, prompts = load_delta(place, settings.base, force=settings.force)
-    merged = {"adapter": None, "run": str(place), "base": base.name, "base_fingerprint": base.fingerprint}
+    merged = {"adapters": [], "run": str(place.absolute()), "base": base.name, "base_fingerprint": base.fingerprint}
     return _Subject(base, None, merged, prompts)

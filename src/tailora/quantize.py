@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from tailora import __version__
 from tailora.adapted import load_adapted, put_on
-from tailora.adapters import formats
+from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.data.examples import Example
 from tailora.engine.decoding import Decoding
@@ -100,6 +100,9 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         base = load_base(named, dtype=torch.float32)  # without the adapter on it
     fingerprint = fingerprint_module(base.model) if settings.merged else base.fingerprint
     source = sum(path.stat().st_size for path in weight_files(base.folder))
+    sources = []
+    if settings.merged and settings.adapter is not None and adapter is not None:
+        sources = [lineage.Source(settings.adapter, adapter)]
     with atomic_folder(output) as folder:
         _write(base, folder, settings.to)
         account = {
@@ -107,7 +110,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
             "quantised": {
                 "to": settings.to,
                 "base": base.name,
-                "adapter": None if not settings.merged else str(settings.adapter),
+                "adapters": lineage.entries(sources, output),
                 "fingerprint": fingerprint,
             },
             "meta": meta if settings.merged else dict(merged_account(base.folder)),

@@ -18,7 +18,7 @@ from pydantic import Field
 from rich.console import Console
 
 from tailora.adapted import load_adapted
-from tailora.adapters import formats
+from tailora.adapters import lineage
 from tailora.adapters.adapter import Adapter
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
@@ -59,11 +59,13 @@ class VerifySettings(ProbeSettings):
     """Settings of `tailora verify`."""
 
     adapter: Path | None = None
-    """The adapter: its folder or file, or a run directory; by default the one that the model's folder names."""
+    """The adapter: its folder or file, or a run directory; by default those that the model's folder names."""
     model: str | None = None
     """A merged, quantised or converted model to hold against base and adapter; without it the adapter is checked."""
     base: str | None = None
     """Base model; by default the one that the adapter, or the model's folder, names."""
+    base_only: bool = False
+    """Compare the model with its base alone, without the adapter that was merged into it."""
     tolerance: float = Field(TOLERANCE, gt=0)
     """Drift that is let pass: how far the model is from its adapter, over how far that is from the base."""
 
@@ -196,8 +198,13 @@ def read(base: Base, probes: Sequence[Example], new_tokens: int) -> Reading:
     return Reading(torch.cat(logits), math.exp(loss / scored) if scored else None, texts)
 
 
-def _meant(settings: VerifySettings) -> tuple[Path | None, str | None]:
-    """The adapter and the base, as given or as the model's folder has them."""
+def _meant(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]:
+    """The adapter and the base, as given or as the model's folder has them.
+
+    Raises:
+        SettingsError: the folder's account cannot be read, or an adapter that was merged is not where it was, so that
+            less would be checked than when it was merged.
+    """
     adapter, base = settings.adapter, settings.base
     account = None if settings.model is None else Path(settings.model) / "tailora.json"
     if account is None or not account.is_file() or (adapter is not None and base is not None):
@@ -205,14 +212,14 @@ def _meant(settings: VerifySettings) -> tuple[Path | None, str | None]:
     try:
         told = json.loads(account.read_text(encoding="utf-8"))
         made_of = told.get("merged") or told["quantised"]
-        place, name = made_of["adapter"], str(made_of["base"])
+        base = base or str(made_of["base"])
+        if adapter is not None or settings.base_only:
+            return adapter, base
+        return lineage.find(made_of["adapters"], made_of.get("svd"), account.parent), base
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             "not an account of a merged or quantised model", where=account, mend="name --adapter and --base"
         ) from error
-    if adapter is None and place is not None and formats.adapter_place(Path(place)).exists():
-        adapter = Path(place)
-    return adapter, base or name
 
 
 def records_with_texts(source: str | None, split: str | None, limit: int) -> list[Record]:
