@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from sacrebleu.metrics import CHRF, TER
 
-from tailora.metrics.chrf import chrf
+from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf
 from tailora.metrics.ter import ter
 from texts import corpora, streams
 
@@ -13,6 +13,16 @@ from texts import corpora, streams
 def test_chrf_equals_sacrebleu(corpus):
     texts, references = corpus
     assert 100 * chrf(texts, references).value == pytest.approx(CHRF().corpus_score(texts, streams(references)).score)
+
+
+@given(corpora())
+def test_chrf_with_words_equals_sacrebleu(corpus):
+    texts, references = corpus
+    theirs = CHRF(word_order=2).corpus_score(texts, streams(references)).score
+    assert 100 * chrf_pp(texts, references).value == pytest.approx(theirs)
+    first = [own[:1] for own in references]  # of equally good references chrF++.py takes the first, sacrebleu may not
+    theirs = CHRF(word_order=2, eps_smoothing=True).corpus_score(texts, streams(first)).score
+    assert 100 * webnlg_chrf(texts, first).value == pytest.approx(theirs)
 
 
 @given(corpora())

@@ -283,3 +283,23 @@ def test_cards_of_data_with_parts() -> None:
     assert rows[0][1:] == ["–", "50.0", "50.0"]
     assert rows[1][1:] == ["46.7", "62.1", "55.3"]
     assert card("dart", scores, {}, METRICS)[0][2][1][1:] == ["47.1"]
+
+
+@pytest.mark.parametrize(("tokenizer", "used"), [(None, "zh"), ("char", "char")])
+def test_texts_without_spaces_are_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: Any, used: str
+) -> None:
+    row = {"facts": {"名称": "蓝门", "类型": "酒吧"}, "texts": ["蓝门是一家酒吧。"]}
+    (tmp_path / "zh.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("蓝门是河边的一家酒吧。\n", encoding="utf-8")
+    settings = EvaluateSettings(
+        input=str(tmp_path / "zh.jsonl"), texts=tmp_path / "texts.txt", output=tmp_path / "scores", tokenizer=tokenizer
+    )
+    found = run(settings)["all"]
+    assert found["slots"]["value"] == 0
+    assert found["bleu"]["value"] > 0.2
+    assert f"|tok:{used}|" in f"|{found['bleu']['signature']}|"
+    assert found["meteor"]["value"] is None
+    assert "does not apply to Chinese" in found["meteor"]["missing"]
+    assert f"The tokenizer is {used}" in " ".join(capsys.readouterr().err.split())
+    assert f"The tokenizer is {used}" in (tmp_path / "scores" / "report.html").read_text(encoding="utf-8")

@@ -17,6 +17,15 @@ def test_information_by_hand():
     assert value == pytest.approx((unigrams + bigrams) * penalty)
 
 
+def test_references_have_one_mean_length():
+    # Three references of 2, 2 and 5 tokens have a mean of 3, which two texts of 2 tokens fall short of by a third.
+    texts, references = ["a b", "c d"], [["a b", "a b"], ["c d e f g"]]
+    lone = nist(texts, [["a b", "a b"], ["c d"]]).value
+    assert nist(texts, references).value < lone
+    row = nist(texts, references).rows.sum(0)
+    assert row[:4].tolist() == [2, 4, 9, 3]
+
+
 def test_texts_of_two_thirds_the_length_lose_half():
     whole = nist(["a b c", "d e f"], [["a b c"], ["d e f"]]).value
     assert nist(["a b", "d e"], [["a b c"], ["d e f"]]).value < whole

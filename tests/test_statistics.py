@@ -1,10 +1,20 @@
 """Intervals and comparisons of scores."""
 
+import itertools
+
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU
 
 from tailora.errors import DataError
+from tailora.metrics import statistics
+from tailora.metrics.bleu import bleu, multi_bleu
+from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf
+from tailora.metrics.cider import cider
+from tailora.metrics.nist import nist
+from tailora.metrics.rouge import rouge_l
 from tailora.metrics.statistics import Statistics, compare, interval, mean
+from tailora.metrics.ter import ter, webnlg_ter
 
 
 def measured(values, signature="s"):
@@ -30,6 +40,69 @@ def test_differences_in_pairs():
     assert shuffled.p > 0.05
     assert shuffled.low < 0 < shuffled.high
     assert compare(measured(first), measured(first)).p == 1
+
+
+def test_bootstrap_equals_sacrebleu_of_the_drawn_texts(monkeypatch):
+    random = np.random.default_rng(5)
+    words = ["the", "pub", "cafe", "serves", "cheap", "fast", "food", "near", "a", "river", "mill"]
+    references = [" ".join(random.choice(words, 9)) for _ in range(40)]
+
+    def system(changed):
+        return [" ".join(w if random.random() > changed else "oak" for w in text.split()) for text in references]
+
+    texts, others = system(0.1), system(0.16)
+    chosen = np.random.default_rng(6).choice(len(texts), size=(120, len(texts)), replace=True)
+    counts = np.array([np.bincount(row, minlength=len(texts)) for row in chosen], np.float64)
+    monkeypatch.setattr(statistics, "_drawn", lambda *_: counts)
+    first, second = (bleu(each, [[r] for r in references], tokenizer="13a") for each in (texts, others))
+    found, score = compare(first, second, draws=120), interval(first, draws=120)
+
+    def scores_of(each):
+        metric = BLEU(lowercase=True)
+        drawn = [([each[n] for n in row], [[references[n] for n in row]]) for row in chosen]
+        return np.array([metric.corpus_score(*pair).score for pair in drawn]) / 100
+
+    theirs, value = scores_of(texts) - scores_of(others), first.value - second.value
+    assert (found.value, found.low, found.high) == pytest.approx((value, *np.quantile(theirs, [0.025, 0.975])))
+    extreme = (np.abs(theirs - theirs.mean()) >= abs(value)).sum()
+    assert found.p == pytest.approx((extreme + 1) / 121)
+    assert (score.low, score.high) == pytest.approx(tuple(np.quantile(scores_of(texts), [0.025, 0.975])))
+
+
+def test_intervals_by_brute_force():
+    """All equally likely resamples of three records, against a large number of draws."""
+    three = measured([1.0, 2.0, 6.0])
+    every = np.sort([np.mean(each) for each in itertools.product([1.0, 2.0, 6.0], repeat=3)])
+    found = interval(three, draws=20000, level=0.5)
+    assert (found.low, found.high) == tuple(np.quantile(every, [0.25, 0.75], method="inverted_cdf"))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [bleu, nist, rouge_l, cider, multi_bleu, ter, webnlg_ter, chrf, chrf_pp, webnlg_chrf],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.parametrize(
+    ("texts", "references"),
+    [
+        (["a"], [["a"]]),
+        (["a b c d e"], [["a b c d e", "x"]]),
+        ([""], [["a b"]]),
+        (["", ""], [["a"], ["b"]]),
+        (["a", "a"], [[""], ["."]]),
+        ([".", ""], [["."], [""]]),
+        (["x y z"], [["a b c"]]),
+    ],
+)
+def test_degenerate_texts_have_finite_scores(metric, texts, references):
+    found = metric(texts, references)
+    score = interval(found, draws=100)
+    assert np.isfinite([score.value, score.low, score.high]).all()
+    assert np.isfinite(found.by_text).all()
+    if len(texts) == 1:
+        assert score.low == score.high == pytest.approx(score.value)
+    difference = compare(found, metric(texts, references), draws=100)
+    assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
 def test_only_like_is_compared_with_like():

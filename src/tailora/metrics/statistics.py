@@ -93,7 +93,11 @@ class Difference:
 
 
 def compare(first: Statistics, second: Statistics, *, draws: int = 1000, seed: int = 12345) -> Difference:
-    """Paired bootstrap of two systems' scores on the same texts (Koehn 2004; p as sacrebleu computes it).
+    """Paired bootstrap of two systems' scores on the same texts (Koehn 2004).
+
+    p is the share of resamples whose difference is as far from their mean as the difference itself is from 0, or
+    further, on either side; a system against itself has p = 1. (sacrebleu takes absolute values before the mean, which
+    gives about half of it.)
 
     Raises:
         DataError: the systems were not scored on the same number of texts, or not in the same way.

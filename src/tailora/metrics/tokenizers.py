@@ -89,7 +89,14 @@ _ISO |= {"mya": "my", "bur": "my", "bod": "bo", "tib": "bo", "dzo": "dz"}
 
 def is_installed(name: str) -> bool:
     """Whether the packages of a tokenizer are installed; those of most come with sacrebleu."""
-    return all(importlib.util.find_spec(package) is not None for package in _PACKAGES.get(name, ()))
+    return all(_is_there(package) for package in _PACKAGES.get(name, ()))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # blocked, with None in its place among the modules
+        return False
 
 
 @cache
