@@ -9,12 +9,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := $(wildcard src tests tools benchmarks examples)
 
-.PHONY: help quickstart test test-slow check lint types tests format clean
+.PHONY: help quickstart test test-slow clients check lint types tests format clean
 
 help:
 	@echo "make quickstart  train, score and merge an adapter on the bundled model (about half a minute, offline)"
 	@echo "make test        lint, types and tests: what CI runs"
 	@echo "make test-slow   the longer tests as well"
+	@echo "make clients     environments in .clients for the tests with other people's clients (lm-eval, LangChain, …)"
 	@echo "make check       lint and types only"
 	@echo "make format      put the code in its one format"
 	@echo "make clean       remove .venv and caches"
@@ -35,6 +36,12 @@ types: $(VENV)/installed-dev
 
 tests: $(VENV)/installed-dev
 	$(BIN)/pytest -q
+
+# Each client of the server has an environment of its own: their requirements exclude one another.
+clients: $(VENV)/installed-dev
+	for client in langchain:langchain-openai litellm:litellm llm:llm 'lm-eval:lm_eval[api] torch transformers'; do \
+	  $(BIN)/python -m venv .clients/$${client%%:*} && \
+	  .clients/$${client%%:*}/bin/python -m pip install --quiet $${client#*:} || exit 1; done
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/pytest -q -m "slow or not slow"

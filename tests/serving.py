@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 
+import tailora
 from bases import save_adapter, save_base
 from tailora.files import write_json
 from tailora.serve.keys import KeyRing
@@ -30,6 +32,14 @@ def save_models(folder: Path, *, meta: Mapping[str, Any] | None = None) -> Path:
     write_json(folder / "base" / "tokenizer_config.json", config)
     for seed, name in enumerate(("one", "two", "later/three", "later/four"), start=1):
         save_adapter(folder / name, str(folder / "base"), seed=seed, meta=meta or {})
+    return folder
+
+
+def save_tiny(folder: Path) -> Path:
+    """Copy the bundled model into a folder `base`, with a chat template in a file of its own."""
+    shutil.copytree(Path(tailora.__file__).parent / "models" / "tiny", folder / "base")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    (folder / "base" / "chat_template.jinja").write_text(template, encoding="utf-8")
     return folder
 
 

@@ -246,6 +246,27 @@ def test_a_prompt_is_scored_as_it_would_have_been_written(client: openai.OpenAI)
         assert set(told.top_logprobs[3]) >= forced  # what may follow "abc" is the same, scored or written
 
 
+def test_a_scored_prompt_has_one_more_entry_for_the_token_after_it(client: openai.OpenAI, server: Server) -> None:
+    """As lm-eval-harness counts: `token_logprobs[context:-1]`, whatever the token after the prompt is."""
+    asked: dict[str, Any] = {"model": "base", "max_tokens": 1, "temperature": 0}
+    prompts = [[first, second] for second in range(64) for first in range(0, 256, 4)]
+    ended: list[list[int]] = []
+    while not ended:
+        batch, prompts = prompts[:256], prompts[256:]
+        answer = client.completions.create(prompt=batch, **asked)
+        ended = [batch[choice.index] for choice in answer.choices if choice.finish_reason == "stop"]
+    for prompt in (ended[0], [*b"ab"]):
+        for count in (0, 2):
+            told = client.completions.create(prompt=prompt, echo=True, logprobs=count, **asked).choices[0].logprobs
+            assert told is not None
+            for values in (told.tokens, told.token_logprobs, told.text_offset, *([told.top_logprobs] if count else ())):
+                assert len(values or ()) == len(prompt) + 1
+    plain = client.completions.create(prompt=ended[0], logprobs=0, **asked).choices[0]
+    assert plain.text == ""
+    assert plain.logprobs is not None
+    assert plain.logprobs.tokens == []
+
+
 def test_beams_are_the_engines(client: openai.OpenAI) -> None:
     made = client.completions.create(model="two", prompt="abc", max_tokens=6, n=3, extra_body={"use_beam_search": True})
     streamed = client.completions.create(
@@ -290,6 +311,20 @@ def test_chat_logprobs(client: openai.OpenAI) -> None:
         for token in choice.logprobs.content or ()
     ]
     assert streamed == [token.token for token in content]
+
+
+def test_only_the_start_of_a_prompt_may_name_a_special_token(client: openai.OpenAI, server: Server) -> None:
+    tokenizer, end = server.service.tokenizer, "<|endoftext|>"
+    for text, ids in (
+        (f"{end}abc", [tokenizer.eos_id, *tokenizer.encode("abc")]),
+        (end, [tokenizer.eos_id]),
+        ("", [tokenizer.eos_id]),
+        (f"a{end}", tokenizer.encode(f"a{end}")),
+    ):
+        spelt = client.completions.create(model="one", prompt=text, **GREEDY)
+        by_ids = client.completions.create(model="one", prompt=ids, **GREEDY)
+        assert spelt.choices == by_ids.choices
+        assert spelt.usage == by_ids.usage
 
 
 def test_special_tokens_in_a_message_are_text(client: openai.OpenAI) -> None:

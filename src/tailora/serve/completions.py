@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from tailora.data.text_stream import TextStream
+from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.serve.access import account_of, find_model
@@ -110,7 +111,7 @@ def _prompts(service: Service, model: Model, body: CompletionBody) -> list[_Prom
     prompts = []
     for each in texts:
         if isinstance(each, str):
-            ids = text_prompt(model, each)
+            ids = _document(model, tokenizer, each) or text_prompt(model, each)
             prompts.append(_Prompt(ids, tokenizer.decode(ids) if model.prompts.trained else each))
         elif all(0 <= token < tokenizer.vocab_size for token in each):
             prompts.append(_Prompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
@@ -118,6 +119,18 @@ def _prompts(service: Service, model: Model, body: CompletionBody) -> list[_Prom
             what = f"token ids go from 0 to {tokenizer.vocab_size - 1}"
             raise ApiError(400, what, param="prompt")
     return prompts
+
+
+def _document(model: Model, tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The tokens of a text for a base that begins with a special token's name; none for any other prompt.
+
+    Such a name is text everywhere else. At the very start harnesses put the token before a document (lm-eval-harness in
+    `loglikelihood_rolling`, with `tokenized_requests=False`).
+    """
+    head = next((name for name in tokenizer.special_tokens if text.startswith(name)), "")
+    if model.prompts.trained or not head:
+        return ()
+    return (*tokenizer.encode(head, special=True), *tokenizer.encode(text[len(head) :]))
 
 
 async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
@@ -144,18 +157,23 @@ def _best(found: Sequence[Completion], count: int) -> list[Completion]:
 
 
 def _logprobs(service: Service, work: _Work, prompt: _Prompt, completion: Completion, text: str) -> dict[str, Any]:
-    """Of the prompt's tokens, where it is echoed, and of the text's, without those of its end or a stop string."""
-    parts, length = CompletionLogprobs(service.tokenizer), len(text)
+    """Of the text's tokens up to a stop string, and of the prompt's where it is echoed.
+
+    A token that ends the text is listed only beside an echoed prompt: evaluation harnesses ask for one token after a
+    prompt, and leave out the last entry.
+    """
+    parts, length, ids = CompletionLogprobs(service.tokenizer), len(text), completion.token_ids
     told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     if work.body.echo:
         none: tuple[Any, ...] = (None,)  # nothing says how likely the first token was
         tops = (*none, *completion.prompt_top) if work.body.logprobs else ()
         told = parts.add(prompt.ids, (*none, *completion.prompt_logprobs), tops, prompt=True)
         length += len(prompt.text)
-    count = without_end(service.tokenizer, completion) if text else 0
-    ids, own = completion.token_ids[:count], completion.logprobs[:count]
-    more = parts.add(ids, own, completion.top[:count])
-    kept = sum(offset < length for offset in more["text_offset"])
+        ids = () if work.body.max_tokens == 0 else ids
+    else:
+        ids = ids[: without_end(service.tokenizer, completion)]
+    more = parts.add(ids, completion.logprobs[: len(ids)], completion.top[: len(ids)])
+    kept = sum(offset < length for offset in more["text_offset"]) if work.body.stops else len(ids)
     return {
         name: [*(told[name] or ()), *(values or ())[:kept]] or (None if name == "top_logprobs" else [])
         for name, values in more.items()
