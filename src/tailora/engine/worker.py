@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,12 +30,14 @@ class Doing:
         steps: that it computed.
         tokens: that requests of one greedy or sampled completion were told, and those of the others once done.
         busy_seconds: spent in steps.
+        progressed: when it last ended a step or did other work, by the monotonic clock in seconds.
     """
 
     load: Load
     steps: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
+    progressed: float = field(default_factory=time.monotonic)
 
 
 class Stream:
@@ -174,13 +176,18 @@ class Worker:
         self._do(work)
         return future
 
-    def close(self) -> None:
-        """Stop after the step that is running; open streams end with `RuntimeError`."""
+    def close(self, patience: float | None = None) -> None:
+        """Stop after the step that is running; open streams end with `RuntimeError`.
+
+        Args:
+            patience: seconds to wait for that step; None waits for its end. A step that takes longer is left behind in
+                its daemon thread, which ends with the process.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._work.put(None)
-        self._thread.join()
+        self._thread.join(patience)
 
     def _do(self, work: _Work) -> None:
         with self._lock:

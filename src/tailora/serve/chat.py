@@ -75,7 +75,8 @@ def _take_apart(service: Service, template: ChatTemplate | None, body: ChatBody,
     model, account = find_model(request, service.registry, body.model), account_of(request)
     prompt = chat_prompt(model, template, body.messages)
     account.prompt_tokens = len(prompt)
-    most = body.max_completion_tokens or body.max_tokens or max(1, service.room_for(prompt))
+    beams = (body.n or 1) if body.use_beam_search else 1
+    most = body.max_completion_tokens or body.max_tokens or service.room_for(prompt, beams)
     ways = body.decodings(most, 1 if body.greedy else body.n or 1, body.top_logprobs or 0)
     head = {"id": f"chatcmpl-{account.id}", "created": int(time.time()), "model": body.model}
     return _Work(body, model, [Ask(prompt, decoding, body.stops) for decoding in ways], account, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -28,6 +29,7 @@ from tailora.serve.registry import Registry, require_safetensors
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings
 
+LAST_WORDS = 0.5  # seconds after the deadline in which answers may still reach their clients, or the engine end a step
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -69,13 +71,16 @@ def opened(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
     listener = _bind(settings.host, settings.port)
     try:
         setup, running = _start(settings)
-        with Worker(running.engine) as worker:
+        worker = Worker(running.engine)
+        try:
             registry = Registry(setup, worker, folder=settings.adapter_folder, built_in=running.built_in)
             limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
             app = build_app(service, settings, keys, template, Monitor(worker))
             yield Server(app, service, listener, drain=settings.drain, asks_keys=len(keys) > 0)
+        finally:
+            worker.close(patience=LAST_WORDS)
     finally:
         listener.close()
 
@@ -121,7 +126,7 @@ class Server(uvicorn.Server):
         self, app: FastAPI, service: Service, listener: socket.socket, *, drain: float, asks_keys: bool
     ) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
-        config.timeout_graceful_shutdown = max(1, round(drain))
+        config.timeout_graceful_shutdown = 1  # connections are aborted before; see `shutdown`
         super().__init__(config)
         self.service, self.asks_keys = service, asks_keys
         self._listener, self._drain, self._deadline = listener, drain, 0.0
@@ -149,6 +154,17 @@ class Server(uvicorn.Server):
         if self.service.draining and (not self.service.asked or time.monotonic() > self._deadline):
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`. Open requests get an error; clients that do not take it are cut off."""
+        self.service.draining = True
+        self.service.end_all()
+        asyncio.get_running_loop().call_later(LAST_WORDS, self._abort_connections)
+        await super().shutdown(sockets)
+
+    def _abort_connections(self) -> None:
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -69,21 +69,32 @@ class Service:
         self.draining = False
         self.asked = 0
         self._outbox = _Outbox()
-        self._seen = (0, time.monotonic())
+        self._flights: set[Flight] = set()
+        self._busy_since = 0.0  # when there began to be something to compute
 
     @property
     def stalled(self) -> bool:
         """Whether the engine has computed nothing for long although there is something to compute."""
-        steps, since = self._seen
-        doing = self.worker.doing
-        if doing.steps != steps or not self.asked:
-            self._seen = doing.steps, time.monotonic()
-            return False
-        return time.monotonic() - since > STALL
+        since = max(self._busy_since, self.worker.doing.progressed)
+        return bool(self.asked) and time.monotonic() - since > STALL
 
-    def room_for(self, prompt: Sequence[int]) -> int:
-        """How many tokens the context leaves after a prompt."""
-        return self.context - len(prompt)
+    def room_for(self, prompt: Sequence[int], beams: int = 1) -> int:
+        """How many tokens of a text fit after a prompt, in the context and in the cache; at least 1.
+
+        Args:
+            prompt: its token ids.
+            beams: written side by side, each of which takes its own room in the cache.
+        """
+        blocks = self.worker.doing.load.blocks // beams
+        room = min(self.context, blocks * self.running.engine.backend.block_size)
+        return max(1, room - len(prompt))
+
+    def end_all(self) -> None:
+        """End every request under way with an error, since the server stops."""
+        for flight in tuple(self._flights):
+            flight.end(
+                ApiError(503, "the server stops before the text is complete; ask another", code="server_stopped")
+            )
 
     @asynccontextmanager
     async def write(self, model: Model, asks: Sequence[Ask], account: Account) -> AsyncIterator[Flight]:
@@ -93,7 +104,10 @@ class Service:
             ApiError: there are too many requests, the server is to end, or the engine refuses a text.
         """
         self._admit(len(asks))
+        if not self.asked:
+            self._busy_since = time.monotonic()
         flight = Flight(self, account)
+        self._flights.add(flight)
         self.asked += len(asks)
         try:
             try:
@@ -105,6 +119,7 @@ class Service:
         except UserError as error:
             raise from_user_error(error, _FIELDS) from error
         finally:
+            self._flights.discard(flight)
             self.asked -= len(asks)
 
     def _admit(self, count: int) -> None:
@@ -133,12 +148,24 @@ class Flight:
         self._service, self._account = service, account
         self._arrived: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue()
         self._open: dict[int, Future[int]] = {}
+        loop, limit = asyncio.get_running_loop(), service.limits.timeout
+        self._ended: asyncio.Future[ApiError] = loop.create_future()
         # No `asyncio.timeout`: it belongs to one task, and a stream is begun in one and read in another.
-        late = (-1, TimeoutError())
-        self._alarm = asyncio.get_running_loop().call_later(service.limits.timeout, self._arrived.put_nowait, late)
+        late = ApiError(504, f"the request took longer than {limit:g} s; ask for fewer tokens", code="timeout")
+        self._alarm = loop.call_later(limit, self.end, late)
+
+    def end(self, error: ApiError) -> None:
+        """End the request with an error, wherever it waits."""
+        if not self._ended.done():
+            self._ended.set_result(error)
+            self._arrived.put_nowait((-1, error))
 
     async def begin(self, place: int, model: Model, ask: Ask) -> None:
-        """Queue a text."""
+        """Queue a text.
+
+        Raises:
+            ApiError: the prompt is too long, or the request has been ended meanwhile; see `end`.
+        """
         service = self._service
         limit = service.limits.max_prompt
         if limit is not None and len(ask.prompt) > limit:
@@ -157,18 +184,20 @@ class Flight:
 
         box.loop = asyncio.get_running_loop()
         self._open[place] = worker.begin(request, sink)
-        await asyncio.wrap_future(self._open[place])
+        queued = asyncio.wrap_future(self._open[place])
+        await asyncio.wait((queued, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        if not queued.done():
+            queued.cancel()
+            raise self._ended.result()
+        await queued
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         """The texts' numbers with what came of them, as it comes, up to the end of the last."""
         while self._open:
             place, item = await self._arrived.get()
-            if isinstance(item, TimeoutError):
-                what = f"the request took longer than {self._service.limits.timeout:g} s; ask for fewer tokens"
-                raise ApiError(504, what, code="timeout")
             if isinstance(item, ModelError):  # of its numbers, not of its name, for which 404 would stand
                 raise ApiError(500, str(item)) from item
-            if isinstance(item, UserError):
+            if isinstance(item, (UserError, ApiError)):
                 raise item
             if isinstance(item, BaseException):
                 raise ApiError(500, "the engine failed; the server's log says more") from item
