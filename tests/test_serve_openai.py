@@ -321,8 +321,8 @@ def test_only_the_start_of_a_prompt_may_name_a_special_token(client: openai.Open
         ("", [tokenizer.eos_id]),
         (f"a{end}", tokenizer.encode(f"a{end}")),
     ):
-        spelt = client.completions.create(model="one", prompt=text, **GREEDY)
-        by_ids = client.completions.create(model="one", prompt=ids, **GREEDY)
+        spelt = client.completions.create(model="base", prompt=text, **GREEDY)
+        by_ids = client.completions.create(model="base", prompt=ids, **GREEDY)
         assert spelt.choices == by_ids.choices
         assert spelt.usage == by_ids.usage
 

@@ -104,8 +104,8 @@ def test_a_log_line_tells_no_text_unless_asked(models: Path, caplog: pytest.LogC
                 {"model": "one", "messages": [{"role": "user", "content": "Very Secret"}], "max_tokens": 2},
             )
             wait_until(lambda: sum(hasattr(record, "told") for record in caplog.records) == 3)
+            wait_until(lambda: sum(hasattr(record, "told") for record in caplog.records) == 3)  # after the answers
         told = [record.told for record in caplog.records if hasattr(record, "told")]
-        assert len(told) == 3
         assert ["Very Secret" in json.dumps(each) for each in told] == [log_texts] * 3
 
 
