@@ -112,3 +112,7 @@ def test_combinations_that_cannot_be() -> None:
         combined([one], [1.0], rank=3)
     with pytest.raises(AdapterError, match="different bases"):
         combined([one, dataclasses.replace(one, base_fingerprint="other")], [1.0, 1.0])
+    forms = [dataclasses.replace(one, meta={"prompt_form": form}) for form in ("paper", "arrow")]
+    with pytest.raises(AdapterError, match="different prompts: their prompt_form differs"):
+        combined(forms, [1.0, 1.0])
+    assert combined([one, forms[1]], [1.0, 1.0]).layers.keys() == one.layers.keys()

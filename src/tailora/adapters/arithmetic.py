@@ -13,6 +13,8 @@ from tailora.errors import AdapterError, SettingsError
 
 Combination = Literal["concat", "svd"]
 
+_PROMPT_FIELDS = ("prompt_form", "linearization", "bos_token_ids", "end_token_id", "chat_template")
+
 
 def folded(adapter: Adapter) -> Adapter:
     """The same adapter with one pair of factors a layer, whole outputs, and the scale in B: alpha equals the rank.
@@ -95,7 +97,7 @@ def combined(
 
     Raises:
         SettingsError: the numbers differ, a weight is not finite, or a rank is missing or of no use.
-        AdapterError: adapters of different bases, or what `folded` refuses.
+        AdapterError: adapters of different bases or prompts, or what `folded` refuses.
     """
     if not adapters or len(adapters) != len(weights):
         what = f"{len(weights)} weights for {len(adapters)} adapters"
@@ -107,6 +109,10 @@ def combined(
     bases = {adapter.base_fingerprint for adapter in adapters} - {None}
     if len(bases) > 1:
         raise AdapterError("the adapters were trained on different bases", mend="combine adapters of one base")
+    for name in _PROMPT_FIELDS:
+        if len({repr(adapter.meta[name]) for adapter in adapters if name in adapter.meta}) > 1:
+            what = f"the adapters were trained on different prompts: their {name} differs"
+            raise AdapterError(what, mend="combine adapters that were trained on prompts of one form")
     first = adapters[0]
     if len(adapters) == 1 and weights[0] == 1 and how == "concat":
         return first
