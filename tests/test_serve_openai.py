@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from bases import save_base, save_sentencepiece
 from serving import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.engine.decoding import Decoding
 from tailora.generate import GenerateSettings
@@ -378,3 +379,24 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
     assert wrong_method.status_code == 405
     assert wrong_method.json()["error"]["message"].startswith("/v1/completions takes no GET; ")
     assert wrong_method.headers["Allow"] == "POST"
+
+
+def test_every_end_token_ends_a_text(tmp_path: Path) -> None:
+    """A special one is no part of it; an ordinary one is, with its log-probability. `ignore_eos` ignores all."""
+    save_base(tmp_path / "base", "llama", tokenizer=save_sentencepiece, ends=[2, *range(3, 300, 4)])
+    asked: dict[str, Any] = {"model": "base", "prompt": "name", **GREEDY, "max_tokens": 30, "logprobs": 1}
+    with served(settings_for(tmp_path, adapter=())) as made:
+        client = openai.OpenAI(base_url=f"{made.address}/v1", api_key="none", max_retries=0)
+        choice = client.completions.create(**asked).choices[0]
+        chunks = list(client.completions.create(**asked, stream=True))
+        free = client.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert choice.finish_reason == "stop"
+    assert choice.logprobs is not None
+    assert joined(choice.logprobs.tokens or []) == choice.text
+    assert "".join(chunk.choices[0].text for chunk in chunks) == choice.text
+    streamed = [
+        word for chunk in chunks if chunk.choices[0].logprobs for word in chunk.choices[0].logprobs.tokens or []
+    ]
+    assert streamed == choice.logprobs.tokens
+    assert free.usage is not None
+    assert (free.choices[0].finish_reason, free.usage.completion_tokens) == ("length", 30)

@@ -209,13 +209,14 @@ def parse_record(text: str, style: str = "paper") -> Record | None:
         style: the linearisation that is read beside the paper's.
 
     Raises:
-        DataError: the text is JSON, but not that of facts.
+        DataError: the text begins as JSON, but is not valid or not that of facts.
     """
     if text.startswith(("{", "[")):
         try:
-            return Record("1", _json_facts(json.loads(text)), ())
-        except (ValueError, RecursionError):
-            pass  # an attribute may begin with a bracket
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the record is not valid JSON ({error})", mend=_RECORD_HINT) from error
+        return Record("1", _json_facts(value), ())
     if "\n" in text:
         return None
     try:

@@ -1,0 +1,106 @@
+"""Prompt formats: kept by an adapter and built again, and records read from what clients send as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bases import save_sentencepiece, save_tokenizer
+from tailora.data.linearize import STYLES
+from tailora.data.prompts import PromptFormat, parse_record
+from tailora.data.tokenizer import Tokenizer
+from tailora.data.values import Fact, Record
+from tailora.errors import DataError, SettingsError
+from tailora.files import write_json
+
+PUB = Record("1", (Fact(None, "name", "Blue Spice"), Fact(None, "type", "pub")), ("A pub.",))
+CHAT = "{% for m in messages %}[{{ m.content }}]{{ ' ' if m.role == 'user' }}{% endfor %}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_sentencepiece(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("form", ["paper", "arrow", "chat"])
+def test_what_an_adapter_keeps_builds_its_prompts_on_any_tokenizer_of_the_base(
+    folder: Path, form: Any, style: str
+) -> None:
+    """Also where the base's folder has come to name other tokens, or another template."""
+    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    made = PromptFormat.of_training(Tokenizer.from_folder(folder), form=form, style=style, folder=folder, records=[PUB])
+    assert (made.source, made.trained) == ("facts", True)
+    save_sentencepiece(folder, bos=False)
+    write_json(folder / "generation_config.json", {"eos_token_id": [300, 301]})
+    (folder / "chat_template.jinja").unlink()
+    again = PromptFormat.of_account(made.meta, Tokenizer.from_folder(folder), folder)
+    assert again.encode([PUB]) == made.encode([PUB])
+    assert (again.end, again.source, again.meta) == (made.end, "facts", made.meta)
+
+
+def test_formats_that_cannot_be_are_refused(folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+    with pytest.raises(SettingsError, match="no prompt form 'x'; use one of paper, arrow, chat"):
+        PromptFormat.of_training(tokenizer, form="x")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="no chat template"):
+        PromptFormat.of_training(tokenizer, form="chat", folder=folder)
+    with pytest.raises(SettingsError, match="the token 9999, which the tokenizer does not have"):
+        PromptFormat.of_account({"prompt_form": "paper", "bos_token_ids": [9999]}, tokenizer, folder)
+
+
+def test_completions_follow_the_prompt_as_one_text_would(folder: Path) -> None:
+    """No word divider stands twice between prompt and text."""
+    tokenizer = Tokenizer.from_folder(folder)
+    for record, whole in (
+        (PUB, "name : Blue Spice | type : pub => A pub."),
+        (Record("1", (), ("A pub.",), prompt="name\n"), "name\nA pub."),
+        (Record("1", (), ("A pub.",), prompt="name: "), "name: A pub."),
+    ):
+        made = PromptFormat.of_training(tokenizer, form="arrow", records=[record])
+        ((prompt,), ((text,),)) = made.encode([record]), made.encode_completions([record])
+        assert [*prompt, *text] == [*tokenizer.bos_ids, *tokenizer.encode(whole), tokenizer.eos_id]
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ('{"name": "Blue Spice", "type": "pub"}', PUB.facts),
+        ('{"facts": {"name": "Blue Spice", "type": "pub"}}', PUB.facts),
+        ('[["name", "Blue Spice"], ["type", "pub"]]', PUB.facts),
+        ("name : Blue Spice | type : pub", PUB.facts),
+        ("Spain : capital : Madrid", (Fact("Spain", "capital", "Madrid"),)),
+        ("name: Blue Spice; type: pub", PUB.facts),
+        ("Blue Spice, type: pub", (Fact("Blue Spice", "type", "pub"),)),
+    ],
+)
+def test_records_in_texts(text: str, facts: tuple[Fact, ...]) -> None:
+    found = parse_record(text, "plain")
+    assert found is not None
+    assert found.facts == facts
+
+
+@pytest.mark.parametrize("text", ["", "Hello!", "A text. It has: a colon", "a : b\nc : d", '"a"', "a : b |"])
+def test_texts_without_a_record(text: str) -> None:
+    assert parse_record(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"facts": {"a": "b"}, "hint": "c"}', '{"a": {"b": "c"}}', "[1]", '{"name" : "Blue"', "{name : x}"]
+)
+def test_json_that_is_not_facts_is_reported(text: str) -> None:
+    with pytest.raises(DataError):
+        parse_record(text)
+
+
+def test_separators_that_a_text_brings_along(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    line = "name : Blue Spice | type : pub"
+    for form in ("paper", "arrow"):
+        made = PromptFormat.of_training(tokenizer, form=form, records=[PUB])  # type: ignore[arg-type]
+        for end in ("", " ", " =>", " => ", "=>" if form == "paper" else "", tokenizer.eos_token):
+            assert made.complete(line + end) == made.encode([PUB])[0]
