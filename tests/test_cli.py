@@ -8,7 +8,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,16 +203,6 @@ def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
     with process.stderr as stderr:
         assert stderr.read() == ""
     assert process.wait() == cli.READER_LEFT
-
-
-def test_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        before = time.perf_counter()
-        with start("--help") as process:
-            assert "usage: tailora" in process.communicate()[0]
-        seconds.append(time.perf_counter() - before)
-    assert min(seconds) < 0.4
 
 
 def test_help_and_mistakes_load_nothing_heavy() -> None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bases import save_base
@@ -87,11 +88,10 @@ def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -
         assert row["examples"] == 3
     assert rows["full"]["parameters"]["percent"] == 100
     assert len(rows["lora"]["grid"]) == 2
-    assert rows["lora"]["decoding_merged"]["completion_tokens"] > 0
     assert json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))["methods"] == rows
     markdown = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
-    for name in ("LoRA", "full fine-tuning", "biases only", "top two blocks", "optimiser state", "tokens/s"):
+    for name in ("LoRA", "full fine-tuning", "biases only", "top two blocks", "optimiser state"):
         assert name in markdown
         assert name in page
     assert page.count("<svg") == 2
@@ -183,7 +183,7 @@ def test_words_of_a_report_are_escaped() -> None:
         **{"run": "grid/lora", "learning_rate": 0.1, "parameters": {"trainable": 1, "percent": 1.0}, "saved_bytes": 1},
         **{"peak_memory_bytes": None, "optimizer_bytes": 8, "precision": "fp32", "seconds_per_step": 0.1, "steps": 1},
         **{"examples_per_second": 1.0, "validation_loss": {"before": 2.0, "after": 1.0}, "examples": 1, "scores": {}},
-        **{"decoding": {"tokens_per_second": 5.0}, "grid": [{"learning_rate": 0.1, "validation_loss": 1.0}]},
+        **{"grid": [{"learning_rate": 0.1, "validation_loss": 1.0}]},
     }
     result = {"base": "b", "base_bytes": 1, "data": "d", "tasks": 2, "settings": {}}
     told = sheet({**result, "methods": {"lora": good, "full": row}, "hardware": {"cpu": "c", "cores": 2}}, {})
@@ -193,6 +193,9 @@ def test_words_of_a_report_are_escaped() -> None:
 
 @pytest.mark.slow
 def test_in_processes_of_their_own(tmp_path: Path, data: Path) -> None:
+    """Peaks of memory are the runs' own: what this process holds is not in them."""
+    held = np.ones(2**31, np.int8)
     result = compare.run(settings(tmp_path, data))
     memory = {name: row["peak_memory_bytes"] for name, row in result["methods"].items() if "run" in row}
-    assert len(set(memory.values())) == 4
+    assert set(memory) == {"lora", "full", "bitfit", "top2"}
+    assert all(2**26 < peak < held.nbytes for peak in memory.values())

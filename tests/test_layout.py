@@ -24,15 +24,11 @@ LAYERS = (
     {"cli", "__main__"},
 )
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "self_check", "step_timing", "writing", "generate"}
-# The only steps sideways within a layer, in one direction each: loralib's names over our layers, a module that itself
-# imports nothing of ours, scores that need the facts of a record, and a merge that ends with a check.
+# The only steps sideways between packages of a layer, in one direction each: a module that itself imports nothing of
+# ours, and scores that need the facts of a record. Plain modules of a layer may import each other.
 SIDEWAYS = {
-    ("loralib", "lora"),
     ("adapters", "families"),
     ("metrics", "data"),
-    ("merge", "verify"),
-    ("quantize", "verify"),
-    ("quantize", "merge"),
 }
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {

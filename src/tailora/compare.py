@@ -97,7 +97,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     """Train with every method, write and score texts, and write compare.json, compare.md and compare.html.
 
     Returns:
-        What is in compare.json: for each method its grid, sizes, times, memory, losses, scores and decoding speed.
+        What is in compare.json: for each method its grid, sizes, times, memory, losses and scores.
 
     Raises:
         SettingsError: the folder holds runs of other settings.
@@ -232,12 +232,10 @@ def _account(folder: Path, output: Path) -> dict[str, Any]:
 
 
 def _texts(method: Method, run: Path, settings: CompareSettings, output: Path, console: Console) -> dict[str, Any]:
-    """Texts with what was learnt, scored; with an adapter merged too, for its speed."""
+    """Texts with what was learnt, scored."""
     if method == "lora":
         model = ["--base", settings.base, "--adapter", str(run / "adapter")]
-        row = _written(method, model, settings, output, console)
-        merged = _generated(f"{method}-merged", [*model, "--merged"], settings, output)
-        return row | {"decoding_merged": merged}
+        return _written(method, model, settings, output, console)
     whole = run / "model"
     if method != "full":
         whole = output / "models" / method
@@ -255,21 +253,23 @@ def _written(
     command = ["--texts", texts, "--output", str(folder), "--draws", str(settings.draws), *_test_data(settings)]
     metrics = ["--metrics", ",".join(settings.metrics)] if settings.metrics else []
     scores = _tailora("evaluate", *command, *metrics)["all"]
-    speed = decoding["tokens_per_second"]
-    console.print(f"  {name}: {decoding['records']} texts, {speed:,.0f} tokens/s", highlight=False)
+    console.print(f"  {name}: {decoding['records']} texts", highlight=False)
     return {"decoding": decoding, "scores": scores}
 
 
 def _generated(name: str, model: Sequence[str], settings: CompareSettings, output: Path) -> dict[str, Any]:
-    """Speed and counts of writing greedy texts into a file."""
+    """Write greedy texts into a file: how many, and what computed them.
+
+    Their speed is not kept: one cold run of a few texts measures the machine's warm-up more than the method.
+    """
     texts = output / "texts" / f"{name}.jsonl"
     texts.parent.mkdir(exist_ok=True)
-    # An unfinished file of an earlier start would make the speed that of a part.
+    # An unfinished file of an earlier start may be one of other settings, which would be refused.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
     form = ["--prompt-form", settings.prompt_form, "--linearization", settings.linearization]
     command = [*model, *form, "--max-new-tokens", str(settings.max_new_tokens), "--output", str(texts)]
     made = _tailora("generate", *command, *_test_data(settings))
-    kept = ("records", "completion_tokens", "seconds", "tokens_per_second", "backend", "precision", "device")
+    kept = ("records", "completion_tokens", "backend", "precision", "device")
     return {key: made[key] for key in kept}
 
 

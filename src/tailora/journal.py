@@ -57,6 +57,7 @@ class Journal:
     def _write(self, value: Any) -> None:
         self._file.write(json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _take_over(self, job: str) -> None:
         self._file.seek(0)

@@ -98,10 +98,6 @@ def _main(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
     for name in scored:
         label, scale = scores[name]
         table.append([label, *(_score(row["scores"].get(name), scale) for row in rows.values())])
-    table.append(["decoding, tokens/s", *(f"{row['decoding']['tokens_per_second']:,.0f}" for row in rows.values())])
-    merged = [row.get("decoding_merged") for row in rows.values()]
-    if any(merged):
-        table.append(["merged, tokens/s", *(f"{m['tokens_per_second']:,.0f}" if m else _NONE for m in merged)])
     return ("Measured", ["", *(NAMES[name] for name in rows)], table)
 
 
