@@ -11,8 +11,9 @@ import httpx
 import openai
 import pytest
 
-from bases import save_base, save_sentencepiece
+from bases import save_adapter, save_base, save_sentencepiece
 from serving import get, is_idle, save_models, served, settings_for, wait_until
+from tailora.adapters.config import LoraConfig
 from tailora.engine.decoding import Decoding
 from tailora.generate import GenerateSettings
 from tailora.inference import set_up, start
@@ -400,3 +401,17 @@ def test_every_end_token_ends_a_text(tmp_path: Path) -> None:
     assert streamed == choice.logprobs.tokens
     assert free.usage is not None
     assert (free.choices[0].finish_reason, free.usage.completion_tokens) == ("length", 30)
+
+
+def test_a_model_whose_logits_are_not_finite_answers_with_an_error_and_the_others_go_on(models: Path) -> None:
+    config = LoraConfig(rank=4, alpha=1e38, targets=("attention", "mlp"))
+    save_adapter(models / "huge", str(models / "base"), config=config)
+    with served(settings_for(models, adapter=(f"one={models / 'one'}", f"huge={models / 'huge'}"))) as server:
+        client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+        for options in ({}, {"n": 2, "extra_body": {"use_beam_search": True}}, {"logprobs": 1}):
+            with pytest.raises(openai.InternalServerError, match="adapter huge gives logits that are not finite"):
+                client.completions.create(**{"model": "huge", "prompt": [70, 71], "max_tokens": 4, **options})
+        with pytest.raises(openai.APIError, match="not finite"):
+            list(client.completions.create(model="huge", prompt=[70, 71], max_tokens=4, stream=True))
+        assert client.completions.create(model="one", prompt=[70, 71], **GREEDY).choices[0].text
+        wait_until(lambda: is_idle(server))
