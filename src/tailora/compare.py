@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.data import records as record_files
+from tailora.data.columns import spell_columns
 from tailora.errors import SettingsError, TrainingError
 from tailora.files import write_json, write_text
 from tailora.hardware import describe
@@ -267,7 +268,7 @@ def _generated(name: str, model: Sequence[str], settings: CompareSettings, outpu
     # An unfinished file of an earlier start may be one of other settings, which would be refused.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
     form = ["--prompt-form", settings.prompt_form, "--linearization", settings.linearization]
-    command = [*model, *form, "--max-new-tokens", str(settings.max_new_tokens), "--output", str(texts)]
+    command = [*model, *form, "--max-new-tokens", str(settings.max_new_tokens), "--output", str(texts), "--gather"]
     made = _tailora("generate", *command, *_test_data(settings))
     kept = ("records", "completion_tokens", "backend", "precision", "device")
     return {key: made[key] for key in kept}
@@ -286,7 +287,11 @@ def _test_data(settings: CompareSettings) -> list[str]:
     if settings.format is not None:
         flags += ["--format", settings.format]
     if settings.columns:
-        flags += [part for item in settings.columns.items() for part in ("--columns", "=".join(item))]
+        flags += ["--columns", spell_columns(settings.columns)]
+    if settings.language is not None:
+        flags += ["--language", settings.language]
+    if settings.all_texts:
+        flags.append("--all-texts")
     limit = settings.test_limit
     return flags if limit is None else [*flags, "--limit", str(limit)]
 

@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailora.data import records as record_files
-from tailora.data.system_texts import read_texts
+from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
 from tailora.files import check_writable, write_text
-from tailora.generate import DecodingSettings, GenerateSettings, read_records
+from tailora.generate import DecodingSettings, GenerateSettings
 from tailora.generate import run as write_texts
 from tailora.metrics.slots import SlotReport, load_rules, slot_reports
 from tailora.metrics.statistics import Score, Statistics, compare, interval
@@ -32,7 +32,9 @@ from tailora.reports.tables import Table as CardTable
 class EvaluateSettings(GenerateSettings):
     """Settings of `tailora evaluate`: those of `tailora generate`, and what to make of the texts."""
 
-    without_flag = frozenset({"record"})
+    without_flag = frozenset({"record", "gather"})
+    limit: int | None = Field(None, ge=1)
+    """Use only the first N records."""
     output: Path | None = None
     """Folder for the scores, the report and the texts that are written (required)."""
     texts: Path | None = None
@@ -69,7 +71,7 @@ class EvaluateSettings(GenerateSettings):
         if self.texts is None:
             super().check_sources()
             return
-        reading = {"input", "split", "format", "columns", "limit", "output", "slot_rules"}
+        reading = {"input", "split", "format", "columns", "language", "all_texts", "limit", "output", "slot_rules"}
         writing = self.model_fields_set & set(GenerateSettings.model_fields) - reading
         if writing:
             what = f"the texts are there, so that {min(writing)} has nothing to do"
@@ -86,11 +88,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         UserError: records, texts, adapter or base cannot be read or do not fit each other.
     """
     assert settings.output is not None
-    records = read_records(settings)
+    assert settings.input is not None
+    data = settings.load(settings.input, settings.split)
+    records = list(data.records[: settings.limit])
     lacking = [record.id for record in records if not record.references]
     if lacking:
         what = f"{len(lacking)} records have no reference, the first is {lacking[0]}"
-        raise DataError(what, where=settings.input, mend="evaluate on records with texts")
+        mend = "keep the marked ones with --all-texts" if data.left_out else "evaluate on records with texts"
+        raise DataError(what, where=settings.input, mend=mend)
     names = settings.metrics or usual(records)
     if "slots" in names and not any(record.facts for record in records):
         raise DataError("the records have no facts to look for", where="metrics", mend="leave slots out")
@@ -100,9 +105,16 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     if settings.tokenizer is not None:
         sacrebleu_tokenizer(settings.tokenizer)
     check_writable(settings.output)
+    rows = InputRows.of(data, settings.limit)
     ids = [record.id for record in records]
-    others = None if settings.against is None else read_texts(settings.against, ids, key=settings.against_key)
-    texts = _texts(ids, settings)
+    others = None
+    if settings.against is not None:
+        others = read_texts(settings.against, ids, key=settings.against_key, rows=rows)
+    texts = _texts(ids, rows, settings)
+    if len(texts) != len(records) or (others is not None and len(others) != len(records)):
+        # Rows of one record have different texts: each is scored against all references of its record.
+        texts, others = rows.spread(texts), None if others is None else rows.spread(others)
+        records, parts = rows.spread(records), {name: rows.numbers(found) for name, found in parts.items()}
     measured = measure(records, texts, names, rules, settings.tokenizer)
     scores: dict[str, dict[str, Score]] = {}
     for part, numbers in parts.items():
@@ -137,14 +149,14 @@ def _check_metrics(wanted: Sequence[str], names: Sequence[str]) -> None:
         Console(stderr=True).print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
 
 
-def _texts(ids: Sequence[str], settings: EvaluateSettings) -> list[str]:
+def _texts(ids: Sequence[str], rows: InputRows, settings: EvaluateSettings) -> list[str]:
     if settings.texts is not None:
-        return read_texts(settings.texts, ids, key=settings.text_key)
+        return read_texts(settings.texts, ids, key=settings.text_key, rows=rows)
     assert settings.output is not None
     output = settings.output / "outputs.jsonl"
-    own = set(GenerateSettings.model_fields) - {"output"}
+    own = set(GenerateSettings.model_fields) - {"output", "gather"}
     given = {name: getattr(settings, name) for name in own & settings.model_fields_set}
-    write_texts(GenerateSettings(**given, output=output))
+    write_texts(GenerateSettings(**given, output=output, gather=True))
     return read_texts(output, ids)
 
 
@@ -154,7 +166,8 @@ def _parts(records: Sequence[Record], settings: EvaluateSettings) -> dict[str, l
     assert settings.input is not None
     if all(record.group is None for record in records) or "train" not in record_files.splits(settings.input):
         return parts
-    known = {each.group for each in read_records(settings, split="train")}
+    train = settings.load(settings.input, "train", texts="unused")
+    known = {record.group for record in train.records}
     seen = [number for number, record in enumerate(records) if record.group in known]
     unseen = [number for number, record in enumerate(records) if record.group not in known]
     return parts | {"seen": seen, "unseen": unseen} if seen and unseen else parts

@@ -13,9 +13,9 @@ from pydantic import Field, field_validator, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tailora.data import records as record_files
 from tailora.data.prompts import PromptForm
-from tailora.data.readers import jsonl, piped
+from tailora.data.readers import json_text, jsonl, piped
+from tailora.data.reading import ReadingSettings
 from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
 from tailora.errors import DataError, SettingsError
@@ -110,7 +110,7 @@ class DecodingSettings(Settings):
             raise SettingsError(error.what, where=where, mend=mend) from error
 
 
-class GenerateSettings(DecodingSettings):
+class GenerateSettings(DecodingSettings, ReadingSettings):
     """Settings of `tailora generate`."""
 
     adapter: Annotated[tuple[str, ...], Verbatim()] = ()
@@ -121,16 +121,14 @@ class GenerateSettings(DecodingSettings):
     """Records to write about: a file, a folder of splits, or the name of a data set. JSON lines may name an adapter."""
     split: str | None = None
     """Which split of the input: train, valid or test."""
-    format: str | None = None
-    """Format of the input, where it cannot be told from the file."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Which column of a table is what."""
     limit: int | None = Field(None, ge=1)
-    """Only so many records, from the start."""
+    """Use only the first N rows of the input."""
+    gather: bool = False
+    """Write one text for each record, which may be several rows with different references, instead of each row."""
     record: str | None = None
     """One record instead of an input: `name : Blue Spice | Type : pub`, or its facts as JSON."""
     output: Path | None = None
-    """File of JSON lines to write, in the order of the input; without it the texts are printed."""
+    """File of JSON lines to write, one for each row of the input in its order; without it the texts are printed."""
     merged: bool = False
     """Fold the adapter into the weights first; as exact and a little faster."""
     force: bool = False
@@ -200,6 +198,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     began = time.perf_counter()
     rows, fresh = _write_all(records, prompts, setup, running, settings)
     seconds = time.perf_counter() - began
+    written = {prompts[number]: number for number in fresh}.values()  # equal prompts are written once
     result: dict[str, Any] = {
         "base": setup.base.name,
         "adapter": list(setup.adapters) if len(setup.adapters) > 1 else next(iter(setup.adapters), None),
@@ -208,7 +207,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         "cut_at_max_new_tokens": sum(row["finish_reason"] == "length" for row in rows),
         "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(sum(rows[n]["completion_tokens"] for n in fresh) / max(seconds, 1e-9), 1),
+        "tokens_per_second": round(sum(rows[n]["completion_tokens"] for n in written) / max(seconds, 1e-9), 1),
         "backend": running.backend,
         "precision": running.precision,
         "device": running.device,
@@ -233,26 +232,32 @@ def _write_all(
     running: Running,
     settings: GenerateSettings,
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The rows of all records, and the numbers of those that were written now."""
+    """The rows of all records, and the numbers of those that were written now; equal prompts share one text."""
     rows: dict[int, dict[str, Any]] = {}
     printed = settings.output is None and len(records) == 1
     rules = load_rules(settings.slot_rules)
     vocabulary = vocabulary_of(records, rules)
 
     def write(numbers: Sequence[int], keep: Callable[[int, dict[str, Any]], None]) -> None:
-        def done(place: int, made: Generation) -> None:
-            number = numbers[place]
-            if settings.rerank:
-                made = by_fidelity(records[number], made, vocabulary, rules)
-            keep(number, output_row(records[number].id, prompts[number].adapter, made, logprobs=settings.logprobs))
+        equal: dict[Prompt, list[int]] = {}
+        for number in numbers:
+            equal.setdefault(prompts[number], []).append(number)
+        chosen, ways = list(equal), settings.decoding()
 
-        chosen, ways = [prompts[number] for number in numbers], settings.decoding()
+        def done(place: int, made: Generation) -> None:
+            for number in equal[chosen[place]]:
+                record, best = records[number], made
+                if settings.rerank:
+                    best = by_fidelity(record, made, vocabulary, rules)
+                keep(number, output_row(record.id, prompts[number].adapter, best, logprobs=settings.logprobs))
+
         if printed:
             stream = None if settings.rerank else _print_piece
             generate(running, chosen, ways, stop=settings.stop, done=done, stream=stream)
             print("" if stream else rows[0]["text"])
             return
-        with _Bar(len(records), len(records) - len(numbers)) as report:
+        before = len(records) - len(numbers)
+        with _Bar(before + len(chosen), before) as report:
             generate(running, chosen, ways, stop=settings.stop, done=done, progress=report)
 
     if settings.output is None:
@@ -325,15 +330,13 @@ def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_records(settings: GenerateSettings, *, split: str | None = None) -> list[Record]:
-    """The records that the settings name; with `split` all of another split of the same input, read the same way."""
+def read_records(settings: GenerateSettings) -> list[Record]:
+    """The records to write about: one for each row of the input, unless rows are to be gathered."""
     if settings.record is not None:
         return [parse_record(settings.record)]
     assert settings.input is not None
-    records = record_files.read(
-        settings.input, format=settings.format, columns=settings.columns or None, split=split or settings.split
-    )
-    return records if split is not None else records[: settings.limit]
+    data = settings.load(settings.input, settings.split, texts="unused")
+    return list((data.records if settings.gather else data.rows)[: settings.limit])
 
 
 def parse_record(text: str) -> Record:
@@ -344,10 +347,7 @@ def parse_record(text: str) -> Record:
     """
     where = "--record"
     if text.lstrip().startswith(("{", "[")):
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"broken JSON ({error})", where=where, mend="quote it for your shell") from error
+        value = json_text.whole(text, where, hint="quote it for your shell")
         if isinstance(value, dict) and isinstance(value.get("facts"), dict | list):
             value = value["facts"]
         return Record("1", jsonl.parse_facts(value, where), ())

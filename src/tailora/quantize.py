@@ -89,7 +89,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     base, adapter = adapted.base, adapted.adapter
     named = settings.base or base.name
     meta = {} if adapter is None else dict(adapter.meta)
-    records = records_with_texts(settings.input, settings.split, settings.limit)
+    records = records_with_texts(settings)
     probes = probes_of(records, base, meta)
     before = read(base, probes, settings.new_tokens)
     beside = None if settings.merged else adapter

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 WIDE = 10
 """A range is searched by its logarithm from this ratio of its ends on."""
-_FIXED = {"data", "valid", "format", "columns", "output", "ranges", "trials", "storage", "study"}
+_READ = {"data", "valid", "format", "columns", "language", "all_texts"}
+_FIXED = {*_READ, "output", "ranges", "trials", "storage", "study"}
 
 
 class Range(NamedTuple):

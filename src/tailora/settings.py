@@ -30,6 +30,7 @@ class Verbatim:
     """Marks a field of several texts, `Annotated[tuple[str, ...], Verbatim()]`, that may hold commas and white space.
 
     Each flag, or one text in YAML, is then one value as it is, where other fields of several texts are split at commas.
+    A mapping that is marked so gets the texts of its flags, and makes sense of them itself in a validator.
     """
 
 
@@ -360,7 +361,7 @@ def _from_texts(name: str, field: FieldInfo, given: Any) -> Any:
         return None
     if shape == "one":
         return given
-    if shape == "many":
+    if shape == "many" or any(isinstance(mark, Verbatim) for mark in field.metadata):
         return texts
     pairs = [text.rpartition("=") for text in texts]
     for text, (key, _, _) in zip(texts, pairs, strict=True):

@@ -23,6 +23,7 @@ from tailora.adapters.adapter import Adapter
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat
+from tailora.data.reading import ReadingSettings
 from tailora.data.values import Record
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
@@ -30,7 +31,6 @@ from tailora.engine.engine import Engine
 from tailora.errors import CheckError, DataError, SettingsError
 from tailora.inference import Running
 from tailora.models.load import Base, load_base
-from tailora.settings import Settings
 from tailora.writing import Prompt, generate
 
 PROBES = 8
@@ -40,7 +40,7 @@ TOLERANCE = 0.05
 """Drift that is let pass: mean distance to what the adapter does, over mean distance of that to the base."""
 
 
-class ProbeSettings(Settings):
+class ProbeSettings(ReadingSettings):
     """What to compare on."""
 
     input: str | None = None
@@ -100,7 +100,7 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         adapter,
         base,
         settings.model,
-        records=records_with_texts(settings.input, settings.split, settings.limit),
+        records=records_with_texts(settings),
         tolerance=settings.tolerance,
         new_tokens=settings.new_tokens,
         force=settings.force,
@@ -222,17 +222,18 @@ def _meant(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]
         ) from error
 
 
-def records_with_texts(source: str | None, split: str | None, limit: int) -> list[Record]:
+def records_with_texts(settings: ProbeSettings) -> list[Record]:
     """The first records that have texts; none where no source is named.
 
     Raises:
         DataError: there are no such records.
     """
-    if source is None:
+    if settings.input is None:
         return []
-    texts = [record for record in record_files.read(source, split=split) if record.references][:limit]
+    records = settings.load(settings.input, settings.split, texts="optional").records
+    texts = [record for record in records if record.references][: settings.limit]
     if not texts:
-        raise DataError("no record has a text", where=source, mend="verify on records with texts")
+        raise DataError("no record has a text", where=settings.input, mend="verify on records with texts")
     return texts
 
 

@@ -12,22 +12,18 @@ from rich.table import Table
 from tailora.data import records as record_files
 from tailora.data.linearize import linearize
 from tailora.data.lint import KINDS, LintReport, lint
+from tailora.data.reading import ReadingSettings
 from tailora.errors import CheckError, SettingsError
-from tailora.settings import Settings
 
 _BAR = 40  # characters of the longest bar
 
 
-class LintSettings(Settings):
+class LintSettings(ReadingSettings):
     """Settings of `tailora lint`."""
 
     first = "data"
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
-    format: str | None = None
-    """Format of the data, where it cannot be told from the file."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Which column of a table is what."""
     allow: tuple[str, ...] = ()
     """Kinds of findings to let pass, as the table calls them; `all` for every one."""
     show: int = Field(5, ge=0)
@@ -51,13 +47,10 @@ def run(settings: LintSettings) -> dict[str, Any]:
         DataError: the data cannot be read.
     """
     names: tuple[str | None, ...] = record_files.splits(settings.data) or (None,)
-    read = {
-        name or "all": record_files.read(
-            settings.data, split=name, format=settings.format, columns=settings.columns or None
-        )
-        for name in names
-    }
-    report = lint(read if len(read) > 1 else next(iter(read.values())))
+    files = {name or "all": settings.load(settings.data, name, texts="optional") for name in names}
+    read = {name: data.records for name, data in files.items()}
+    listed = frozenset[str]().union(*(data.listed for data in files.values()))
+    report = lint(read if len(read) > 1 else next(iter(read.values())), listed=listed)
     splits = {
         name: {"records": len(records), "texts": sum(len(record.references) for record in records)}
         for name, records in read.items()
@@ -68,6 +61,7 @@ def run(settings: LintSettings) -> dict[str, Any]:
         "texts": report.texts,
         "lengths": dict(report.lengths),
         "findings": report.counts(),
+        "notes": [note for data in files.values() for note in data.notes],
     }
     first = next(iter(read.values()))[0]
     _tell(splits, first.prompt if first.prompt is not None else linearize(first), report, settings.show)

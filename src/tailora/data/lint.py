@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from tailora.data.suspects import suspicion
 from tailora.data.values import Fact, Record
 
 LONG_TEXT = 1000
@@ -16,6 +17,9 @@ _CODE_AFTER = 5  # records in which a value must be missing from the texts befor
 _SPLITS_OF_ONE = "records"
 # UTF-8 read as Windows-1252 or Latin-1 ("Ã©", "â€™"), and what stands where a character could not be read.
 _MISDECODED = re.compile("\ufffd|[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|&(?:amp|lt|gt|quot|#\\d+);")
+_LINE_END = re.compile(r"[\t\r\n]")
+_PLACEHOLDERS = frozenset(("None", "NA", "-", "--", "?"))  # in lower case, "none" may be a value
+_PLACEHOLDER_WORDS = frozenset(("nan", "null", "n/a", "#n/a", "<na>"))
 _WORD = re.compile(r"\w+")
 _FINISHED = re.compile(r"[.!?…。][\"'”’)\]\s]*$")
 _USUALLY = 0.8  # of the texts must end a sentence before one that does not is worth a look
@@ -27,7 +31,7 @@ class Finding:
 
     Attributes:
         kind: one of `KINDS`.
-        record: "split: id" of the record, or "id" where there are no splits.
+        record: "split: id" of the record, or "id" where there are no splits; for an odd attribute its name.
         detail: what was found.
     """
 
@@ -40,9 +44,12 @@ KINDS = {
     "duplicate record": "the same facts stand in two records",
     "duplicate text": "a record has the same text twice",
     "empty fact": "a value is empty",
+    "placeholder": "a value looks like a word for a missing one; leave the cell empty or give null",
+    "odd attribute": "an attribute looks like row numbers, ids, web addresses or texts, not like facts",
     "conflict": "an attribute has two values",
     "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",
     "unfinished text": "a text does not end as a sentence does, where most texts do",
+    "line end or tab": "a text has a line end or a tab in it, as after a quotation mark that was not closed",
     "long text": f"a text has more than {LONG_TEXT} characters",
     "no text": "a record has no text",
     "mis-decoded": "characters look as if the file had been read in the wrong encoding",
@@ -71,14 +78,21 @@ class LintReport:
         return f"{head}: {found or 'nothing found'}"
 
 
-def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintReport:
-    """Look through records, or through splits (name to records), and report; nothing is changed or raised."""
+def lint(
+    records: Sequence[Record] | Mapping[str, Sequence[Record]], *, listed: Container[str] = frozenset()
+) -> LintReport:
+    """Look through records, or through splits (name to records), and report; nothing is changed or raised.
+
+    Args:
+        records: of a file, or of each split.
+        listed: attributes that may have several values, as those to which a file gives lists do.
+    """
     splits = records if isinstance(records, Mapping) else {_SPLITS_OF_ONE: records}
     everything = [record for members in splits.values() for record in members]
     codes = _codes(everything)
     texts = [text for record in everything for text in record.references]
     sentences = sum(map(_is_finished, texts)) >= _USUALLY * max(len(texts), 1)
-    findings: list[Finding] = []
+    findings = _odd_attributes(everything)
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
     for split, members in splits.items():
         for record in members:
@@ -91,7 +105,7 @@ def lint(records: Sequence[Record] | Mapping[str, Sequence[Record]]) -> LintRepo
                 )
             else:
                 first_seen[key] = split, name
-            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes, sentences)]
+            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes, sentences, listed)]
     return LintReport(tuple(findings), len(everything), len(texts), _lengths(texts))
 
 
@@ -104,9 +118,12 @@ def _is_finished(text: str) -> bool:
     return _FINISHED.search(text) is not None
 
 
-def _look(record: Record, codes: Set[Fact], sentences: bool) -> list[tuple[str, str]]:
+def _look(record: Record, codes: Set[Fact], sentences: bool, listed: Container[str]) -> list[tuple[str, str]]:
     found = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
-    found += [("conflict", detail) for detail in _conflicts(record.facts)]
+    found += [
+        ("placeholder", f"{fact.attribute}: {fact.value}") for fact in record.facts if _is_placeholder(fact.value)
+    ]
+    found += [("conflict", detail) for detail in _conflicts(record.facts, listed)]
     if not record.references:
         found.append(("no text", "add one, or it cannot be learned from"))
     for text, count in Counter(record.references).items():
@@ -114,6 +131,8 @@ def _look(record: Record, codes: Set[Fact], sentences: bool) -> list[tuple[str, 
             found.append(("duplicate text", f"{count} times {_short(text)}"))
         if sentences and not _is_finished(text):
             found.append(("unfinished text", f"ends in {text[-20:]!r}"))
+        if match := _LINE_END.search(text):
+            found.append(("line end or tab", f"{match[0]!r} in {_short(text)}"))
         if len(text) > LONG_TEXT:
             found.append(("long text", f"{len(text)} characters"))
     for text in (*record.references, *(fact.value for fact in record.facts)):
@@ -125,11 +144,26 @@ def _look(record: Record, codes: Set[Fact], sentences: bool) -> list[tuple[str, 
     return found
 
 
-def _conflicts(facts: Sequence[Fact]) -> list[str]:
-    """Triples may well give a predicate several objects; an attribute of the record itself has one value."""
+def _odd_attributes(records: Sequence[Record]) -> list[Finding]:
+    """Attributes of the records themselves that are probably no facts, each reported once."""
+    values: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for fact in record.facts:
+            if fact.subject is None:
+                values[fact.attribute].append(fact.value)
+    clauses = {attribute: suspicion(attribute, own) for attribute, own in values.items()}
+    return [Finding("odd attribute", attribute, clause) for attribute, clause in clauses.items() if clause]
+
+
+def _is_placeholder(value: str) -> bool:
+    return value in _PLACEHOLDERS or value.casefold() in _PLACEHOLDER_WORDS
+
+
+def _conflicts(facts: Sequence[Fact], listed: Container[str]) -> list[str]:
+    """Attributes of the record itself with several values, but not in a list; triples may well have several objects."""
     values: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
-        if fact.subject is None:
+        if fact.subject is None and fact.attribute not in listed:
             values[fact.attribute].add(fact.value)
     return [f"{attribute}: {', '.join(sorted(own))}" for attribute, own in values.items() if len(own) > 1]
 

@@ -2,62 +2,134 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tailora.data import download
-from tailora.data.readers import jsonl, piped, tables, triples
-from tailora.data.text_files import base_suffix, read_text
-from tailora.data.values import Fact, Record
+from tailora.data.columns import check_columns
+from tailora.data.readers import delimited, jsonl, piped, tables, triples
+from tailora.data.readers.formats import FORMATS, detect
+from tailora.data.text_files import PACKED, read_text
+from tailora.data.values import Fact, Parsed, Record, Row, Text, gather, records_of_rows
 from tailora.errors import DataError
 
-__all__ = ["FORMATS", "SAMPLES", "Fact", "Record", "locate", "read", "splits"]
+__all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "load", "locate", "read", "splits"]
 
 SAMPLES = Path(__file__).parent / "samples"
-FORMATS = ("e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "csv", "tsv")
+
+Texts = Literal["required", "optional", "unused"]
+"""Whether records need texts: `required` for training and scoring, `optional` for looking at them, `unused` for
+writing about them."""
 
 _SPLIT_STEMS = {
     "train": ("train", "trainset", "training"),
     "valid": ("valid", "dev", "devset", "validation", "val"),
     "test": ("test", "testset_w_refs", "testset"),
 }
-_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".xml", ".txt")
+_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xml", ".txt")
+_SHOWN = 5  # rows named in an error
 
 
-def read(
+class DataWarning(UserWarning):
+    """Something in a data file that is read, but is probably not what its owner means."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        format: one of `FORMATS`.
+        rows: one record for each row of the file, in its order.
+        records: rows that differ in their texts only, gathered into one record with several references.
+        places: for each row, the number of its record in `records`.
+        notes: what is probably not as the file's owner means it, such as columns without a name.
+        left_out: how many texts were left out because annotators marked them as faulty.
+        listed: attributes to which some row gives a list of values.
+    """
+
+    path: Path
+    format: str
+    rows: tuple[Record, ...]
+    records: tuple[Record, ...]
+    places: tuple[int, ...]
+    notes: tuple[str, ...]
+    left_out: int
+    listed: frozenset[str]
+
+
+def read(source: str | Path, **options: Any) -> list[Record]:
+    """Read records: those of `load`, or with `texts="unused"` one for each row.
+
+    Args:
+        source: see `load`.
+        options: see `load`.
+
+    Warns:
+        DataWarning: what is read is probably not what the file's owner means.
+    """
+    data = load(source, **options)
+    for note in data.notes:
+        warnings.warn(f"{data.path}: {note}", DataWarning, stacklevel=2)
+    return list(data.rows if options.get("texts") == "unused" else data.records)
+
+
+def load(
     source: str | Path,
     *,
     format: str | None = None,  # the word users know
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
-    good_only: bool = True,
-) -> list[Record]:
-    """Read records.
+    language: str | None = None,
+    all_texts: bool = False,
+    texts: Texts = "required",
+) -> DataFile:
+    """Read a file with records.
 
     Args:
-        source: a file (plain or gzip), a folder that holds a file for each split, or, where no such path exists, the
-            name of a bundled sample (`restaurants`) or of a known data set (`e2e`, fetched once and kept).
-        format: one of `FORMATS`; by default told from the content and the name. `columns` makes it a table.
-        columns: for tables, which column is what: see `readers.tables.parse_table`.
+        source: a file (plain or compressed), a folder that holds a file for each split, or, where no such path exists,
+            the name of a bundled sample (`restaurants`) or of a known data set (`e2e`, fetched once and kept).
+        format: one of `FORMATS`; by default recognised by the content, and by the name where that leaves it open.
+        columns: for tables and lists of plain objects, which column is what: see `readers.tables.parse_rows`.
         split: `train`, `valid` or `test`, of a folder or a name; a single file has none.
-        good_only: of WebNLG, only the texts that its annotators found good, as in the LoRA paper.
+        language: use the texts in this language only; "all" uses every text, with one record for each language. A
+            file with texts in several languages is refused without it, unless the texts are unused.
+        all_texts: of WebNLG, use texts that annotators marked as faulty ("toFix", "bad") as well.
+        texts: see `Texts`.
 
     Raises:
-        DataError: with file, line and mend, for anything that cannot be read. Nothing is passed over in silence.
+        DataError: with file, line and hint, for anything that cannot be read, and for records without a text where
+            texts are required. Nothing is dropped silently.
+        SettingsError: the column mapping cannot be read.
     """
     path = locate(source, split)
     text = read_text(path)
-    kind = format or ("csv" if columns is not None else detect(path, text))
+    kind = format or detect(path, text, columns)
     if kind not in FORMATS:
         raise DataError(f"there is no format {kind!r}", where=path, mend=f"use one of {', '.join(FORMATS)}")
-    if columns is not None and kind not in ("csv", "tsv"):
-        raise DataError(f"a column mapping does not go with the format {kind}", where=path, mend="leave one out")
-    records = _parse(kind, text, str(path), columns, good_only)
-    if not records:
-        raise DataError("holds no record", where=path, mend="give a file with records")
-    return records
+    where = str(path)
+    parsed = _parse(kind, text, where, None if columns is None else check_columns(columns), texts == "required")
+    if not parsed.rows:
+        raise DataError("has no record", where=path, mend="give a file with records")
+    left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
+    rows = _in_language(_usable(parsed.rows, all_texts, texts), where, language, texts)
+    records = records_of_rows(rows, where)
+    gathered, places = gather(rows, records)
+    return DataFile(
+        path,
+        kind,
+        tuple(records),
+        tuple(gathered),
+        tuple(places),
+        tuple(parsed.notes),
+        left_out,
+        frozenset(parsed.listed),
+    )
 
 
 def splits(source: str | Path) -> tuple[str, ...]:
@@ -89,54 +161,94 @@ def locate(source: str | Path, split: str | None = None) -> Path:
     return files[0]
 
 
-def detect(path: Path, text: str) -> str:
-    """Tell the format of a file from its content, and from its name where the content leaves it open."""
-    start = text.lstrip()
-    first_line = start.split("\n", 1)[0].strip()
-    suffix = base_suffix(path)
-    if start.startswith("<"):
-        return "webnlg-xml"
-    if start.startswith("["):
-        return "dart"
-    if start.startswith("{"):
-        return "webnlg-json" if suffix != ".jsonl" and _is_webnlg(start) else "jsonl"
-    if first_line.lower() in ("mr,ref", "mr", '"mr","ref"'):
-        return "e2e"
-    if suffix == ".tsv":
-        return "tsv"
-    if suffix == ".csv":
-        return "csv"
-    if "||" in first_line:
-        return "piped"
-    raise DataError("its format cannot be told", where=path, mend=f"name it: one of {', '.join(FORMATS)}")
-
-
-def _parse(kind: str, text: str, where: str, columns: Mapping[str, Any] | None, good_only: bool) -> list[Record]:
+def _parse(kind: str, text: str, where: str, columns: Mapping[str, Any] | None, needs_text: bool) -> Parsed:
+    if columns is not None and kind not in ("e2e", "jsonl", "json", "csv", "tsv"):
+        what = f"a column mapping does not apply to the format {kind}"
+        raise DataError(what, where=where, mend="leave out --columns or --format")
     match kind:
-        case "e2e":
-            return tables.parse_e2e(text, where)
         case "piped":
-            return piped.parse(text, where)
+            return piped.parse(text, where, needs_text=needs_text)
         case "webnlg-json":
-            return triples.parse_webnlg_json(text, where, good_only)
+            return triples.parse_webnlg_json(text, where)
         case "webnlg-xml":
-            return triples.parse_webnlg_xml(text, where, good_only)
+            return triples.parse_webnlg_xml(text, where)
         case "dart":
-            return triples.parse_dart(text, where)
-        case "jsonl":
-            return jsonl.parse(text, where)
-        case "tsv":
-            return tables.parse_table(text, where, columns, "\t")
+            return (triples.parse_webnlg_xml if text.lstrip().startswith("<") else triples.parse_dart)(text, where)
+        case "jsonl" | "json":
+            return jsonl.parse(text, where, columns, needs_text=needs_text)
         case _:
-            return tables.parse_table(text, where, columns)
+            delimiter = "\t" if kind == "tsv" and "\t" in delimited.first_line(text) else None
+            return tables.parse(text, where, columns, delimiter, needs_text=needs_text, e2e=kind == "e2e")
 
 
-def _is_webnlg(start: str) -> bool:
-    """An object that does not end on its line, or that holds `entries`, is no line of JSON lines."""
-    try:
-        return "entries" in json.loads(start.split("\n", 1)[0])
-    except ValueError:
-        return '"entries"' in start[:200]
+def _usable(rows: list[Row], all_texts: bool, texts: Texts) -> list[Row]:
+    """The rows without blank texts, and without those that annotators marked as faulty."""
+    if texts == "required":
+        _refuse_blanks(rows)
+    return [
+        replace(row, texts=tuple(text for text in row.texts if text.text and (all_texts or not text.marked)))
+        for row in rows
+    ]
+
+
+def _refuse_blanks(rows: Sequence[Row]) -> None:
+    """Raise `DataError` for rows without a text, or with one that is blank."""
+    blank = [row for row in rows if not row.texts or not all(text.text for text in row.texts)]
+    if not blank:
+        return
+    first, *others = blank
+    what = "the text is empty" if first.texts else "the record has no reference text"
+    more = ""
+    if others:
+        shown = ", ".join(row.where.rpartition(":")[2].strip() for row in others[:_SHOWN])
+        rest = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+        more = f", as in {len(others):,} other rows ({shown}{rest})"
+    mend = "fill it in, or remove the row; only `tailora generate` takes rows without a text"
+    raise DataError(f"{what}{more}", where=first.where, mend=mend)
+
+
+def _in_language(rows: list[Row], where: str, language: str | None, texts: Texts) -> list[Row]:
+    """The rows with their texts in one language, each row's own language being that of its texts."""
+    counts = Counter(text.language for row in rows for text in row.texts if text.language is not None)
+    counts.update(row.language for row in rows if row.language is not None and not row.texts)
+    shown = ", ".join(f"{name}: {count:,}" for name, count in counts.most_common())
+    if language is None:
+        if len(counts) > 1 and texts != "unused":
+            what = f"holds texts in several languages ({shown})"
+            mend = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
+            raise DataError(what, where=where, mend=mend)
+        return rows if texts == "unused" else [_of_language(row, next(iter(counts), None)) for row in rows]
+    if language == "all":
+        return [part for row in rows for part in _by_language(row)]
+    wanted = [name for name in counts if name.casefold() == language.casefold()]
+    if not wanted and not (texts == "unused" and not counts):
+        what = f"holds no text in the language {language!r}"
+        mend = f"choose one of those that it names ({shown})" if counts else "leave --language out: it names none"
+        raise DataError(what, where=where, mend=mend)
+    kept = []
+    for row in rows:
+        if row.language is not None and row.language not in wanted:
+            continue
+        own = tuple(text for text in row.texts if text.language in wanted)
+        if own or not row.texts or texts == "unused":
+            kept.append(_of_language(replace(row, texts=own), wanted[0] if wanted else None))
+    return kept
+
+
+def _of_language(row: Row, language: str | None) -> Row:
+    return replace(row, language=language) if language is not None and row.texts else row
+
+
+def _by_language(row: Row) -> list[Row]:
+    languages: dict[str | None, list[Text]] = {}
+    for text in row.texts:
+        languages.setdefault(text.language, []).append(text)
+    if len(languages) < 2:
+        return [_of_language(row, next(iter(languages), None))]
+    return [
+        replace(row, id=None if row.id is None else f"{row.id}/{name}", texts=tuple(own), language=name)
+        for name, own in languages.items()
+    ]
 
 
 def _folder(source: str | Path) -> Path:
@@ -161,8 +273,8 @@ def _sample_names() -> list[str]:
 def _split_files(folder: Path, split: str) -> list[Path]:
     """Return the split's files under its most usual stem that has any."""
     for stem in _SPLIT_STEMS[split]:
-        names = [stem + suffix + packed for suffix in _SUFFIXES for packed in ("", ".gz")]
-        files = [folder / name for name in names if (folder / name).is_file()]
+        names = {stem + suffix + packed for suffix in _SUFFIXES for packed in ("", *PACKED)}
+        files = sorted(file for file in folder.iterdir() if file.name.lower() in names and file.is_file())
         if files:
             return files
     return []

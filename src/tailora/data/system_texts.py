@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from tailora.data.records import DataFile
 from tailora.data.text_files import base_suffix, read_text
 from tailora.errors import DataError
+
+T = TypeVar("T")
 
 TEXT_KEYS = ("text", "predict", "prediction", "generated_text", "completion", "output", "hypothesis", "response")
 """Keys that hold the text in the files of common programs; a row with two of them is ambiguous."""
@@ -26,8 +30,50 @@ class _Row(NamedTuple):
     text: str
 
 
-def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None) -> list[str]:
+@dataclass(frozen=True)
+class InputRows:
+    """The rows of a data file beside the records that they are gathered into.
+
+    Attributes:
+        ids: of the rows, in the order of the file.
+        places: for each row, the number of its record.
+        limited: only the first records of the file are meant.
+    """
+
+    ids: tuple[str, ...]
+    places: tuple[int, ...]
+    limited: bool = False
+
+    @classmethod
+    def of(cls, data: DataFile, limit: int | None = None) -> InputRows:
+        """The rows of the first `limit` records of a file."""
+        kept = [number for number, place in enumerate(data.places) if limit is None or place < limit]
+        ids = tuple(data.rows[number].id for number in kept)
+        return cls(ids, tuple(data.places[number] for number in kept), limit is not None)
+
+    def spread(self, values: Sequence[T]) -> list[T]:
+        """Return one value for each row, from one for each record or one for each row."""
+        return list(values) if len(values) == len(self.places) else [values[place] for place in self.places]
+
+    def numbers(self, records: Collection[int]) -> list[int]:
+        """Return the numbers of the rows of some records."""
+        wanted = set(records)
+        return [number for number, place in enumerate(self.places) if place in wanted]
+
+    def gathered(self, texts: Sequence[str]) -> list[str]:
+        """Return one text for each record where all rows of a record have the same, else the texts as they are."""
+        first: dict[int, str] = {}
+        for text, place in zip(texts, self.places, strict=True):
+            if first.setdefault(place, text) != text:
+                return list(texts)
+        return [first[place] for place in sorted(first)]
+
+
+def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: InputRows | None = None) -> list[str]:
     """Return one text for each record, in the records' order.
+
+    With `rows`, a file may have one text for each row instead. These become one text for each record if the rows of a
+    record all have the same text; if not, one text for each row is returned.
 
     The content decides how the file is read, whatever its name, plain or gzip:
 
@@ -39,6 +85,7 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None) -> lis
     Args:
         path: the file.
         ids: of the records.
+        rows: the rows that the records are gathered from.
         key: where an object holds its text: a key, or keys and places in lists joined by dots (`outputs.0.text`).
 
     Raises:
@@ -49,14 +96,29 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None) -> lis
     values, stopped = _json_values(content)
     declared = base_suffix(path) in _JSON_SUFFIXES
     if stopped is None and _are_rows(values, declared):
-        return _in_order(_rows(values, path, key), ids, path)
+        found = _rows(values, path, key)
+        if rows is not None and len(ids) < len(found) == len(rows.ids):
+            return rows.gathered(_in_order(found, rows.ids, path))
+        if rows is not None and rows.limited:
+            _refuse_first_rows(found, ids, rows, path)
+        return _in_order(found, ids, path)
     if declared and stopped is not None:
         raise DataError("broken JSON", where=f"{path}:{stopped}", mend="write one JSON object per line, or a JSON list")
     if declared and values:
         raise DataError("holds neither JSON objects nor strings", where=path, mend="write one JSON object per line")
     if key is not None:
         raise DataError("holds no JSON objects with a key", where=path, mend="leave the key out for one text per line")
+    if rows is not None and len(ids) < len(content.rstrip().split("\n")) <= len(rows.ids):
+        return rows.gathered(_lines(content, len(rows.ids), path))
     return _lines(content, len(ids), path)
+
+
+def _refuse_first_rows(found: Sequence[_Row], ids: Sequence[str], rows: InputRows, path: Path) -> None:
+    """Raise `DataError` for the texts of the first N rows, which are fewer records than the first N records."""
+    names = [row.name for row in found]
+    if names == list(rows.ids[: len(names)]) != list(ids) and len(names) == len(ids):
+        what = f"holds texts for the first {len(names)} rows, which are not the first {len(names)} records"
+        raise DataError(what, where=path, mend="write texts for all rows, or for records: `tailora generate --gather`")
 
 
 def _json_values(content: str) -> tuple[list[tuple[int, Any]], int | None]:
@@ -158,7 +220,7 @@ def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path) -> list[str]
     """The texts in the order of the records: by name where the rows have the records' names, or number them."""
     names = [row.name for row in rows]
     _check_count(len(rows), ids, path, [name for name in names if name is not None])
-    if all(name is None for name in names):
+    if names == list(ids) or all(name is None for name in names):
         return [row.text for row in rows]
     by_name: dict[str, _Row] = {}
     for row in rows:

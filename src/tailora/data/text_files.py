@@ -1,22 +1,51 @@
-"""Text files as users have them: gzip or plain, with or without a byte-order mark, sometimes broken."""
+"""Text files as users have them: compressed or plain, in UTF-8 or UTF-16, sometimes broken."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import lzma
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tailora.errors import DataError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+PACKED = (".gz", ".bz2", ".xz")
+"""Suffixes of the compressed files that can be read."""
+
+_UNPACKERS: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+}
+_FOREIGN = {
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save the sheet as CSV UTF-8"),
+    b"PAR1": ("a Parquet file", "write it as CSV or as JSON lines"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it, or compress it with gzip"),
+    b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+}
+# The marks of UTF-32 come first: the little-endian one begins as that of UTF-16 does.
+_WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SAVE = "save the file as UTF-8 (in Excel: CSV UTF-8)"
 
 
 def read_text(path: Path, *, blank: bool = False) -> str:
-    """Return the text of a UTF-8 file, without its byte-order mark; line ends are left as they are.
+    """Return the text of a file, without its byte-order mark; line ends are left as they are.
 
-    gzip is told by the content, not by the name. Raises `DataError`, with the line where there is one, for a file
-    that is missing, unreadable, empty (unless `blank` accepts it), a broken gzip or not UTF-8.
+    gzip, bzip2 and xz are recognised by the content, not by the name. The text is UTF-8, or UTF-16 or UTF-32 with a
+    byte-order mark.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty (unless `blank` accepts it), broken, of a kind that is not
+            text, or in another encoding; with the line where there is one.
     """
     try:
         raw = path.read_bytes()
@@ -24,34 +53,56 @@ def read_text(path: Path, *, blank: bool = False) -> str:
         raise DataError("there is no such file", where=path, mend="check the path") from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", where=path, mend="check the path") from error
-    if raw.startswith(_GZIP_MAGIC):
-        raw = _decompress(raw, path)
-    elif path.suffix == ".gz":
-        raise DataError("is named .gz but is not gzip", where=path, mend="rename it, or fetch the file again")
-    text = _decode(raw, path)
+    text = _decode(_unpack(raw, path), path)
     if not blank and not text.strip():
         raise DataError("the file is empty", where=path, mend="give a file with records")
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, ended by \\n, \\r\\n or, where there is no \\n at all, by \\r.
+
+    `splitlines` would also split a text at a U+2028 or a form feed within it.
+    """
+    return [line.removesuffix("\r") for line in text.split("\n")] if "\n" in text else text.split("\r")
+
+
 def base_suffix(path: Path) -> str:
-    """Return the suffix that tells the format, in lower case: `.csv` for `a.csv` and for `a.csv.gz`."""
+    """Return the suffix that hints at the format, in lower case: `.csv` for `a.csv` and for `a.csv.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
-def _decompress(raw: bytes, path: Path) -> bytes:
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"broken gzip ({error})", where=path, mend="fetch or compress the file again") from error
+def _unpack(raw: bytes, path: Path) -> bytes:
+    for magic, (name, unpack) in _UNPACKERS.items():
+        if raw.startswith(magic):
+            try:
+                return unpack(raw)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+                raise DataError(f"broken {name} ({error})", where=path, mend="fetch or compress it again") from error
+    for magic, (what, hint) in _FOREIGN.items():
+        if raw.startswith(magic):
+            raise DataError(f"is {what}, not a text file", where=path, mend=hint)
+    suffix = path.suffix.lower()
+    if suffix in PACKED:
+        what = f"is named {suffix} but is not compressed so"
+        raise DataError(what, where=path, mend="rename it, or fetch the file again")
+    return raw
 
 
 def _decode(raw: bytes, path: Path) -> str:
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError("is UTF-16, not UTF-8", where=path, mend="save it as UTF-8")
+    for mark, encoding in _WIDE_MARKS.items():
+        if raw.startswith(mark):
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError as error:
+                what = f"is {encoding.upper()} by its byte-order mark, but cannot be decoded as such ({error.reason})"
+                raise DataError(what, where=path, mend=_SAVE) from error
+    if b"\x00" in raw[:4096]:
+        what = "holds zero bytes: it is UTF-16 without a byte-order mark, or not a text file"
+        raise DataError(what, where=path, mend=_SAVE)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,5 +111,5 @@ def _decode(raw: bytes, path: Path) -> str:
         raise DataError(
             f"byte 0x{raw[error.start]:02x} is not UTF-8",
             where=f"{path}:{line}",
-            mend="save the file as UTF-8 (it may be Windows-1252 or Latin-1)",
+            mend=f"{_SAVE}; it may be Windows-1252, Windows-1258 (Vietnamese) or Latin-1",
         ) from error

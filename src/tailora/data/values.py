@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
 
 from tailora.errors import DataError
 
@@ -19,15 +19,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is to be said, and the texts that people wrote for it.
+    """What a text should say, and the texts that people wrote for it.
 
     Attributes:
-        id: unique within its file.
+        id: unique within its file, unless records were read one for each row and two rows are equal.
         facts: in the order of the source.
-        references: zero or more texts, in order of first appearance; equal texts stay as often as they stood there.
-        group: the source's own division, as WebNLG's category.
-        prompt: a ready prompt that the source gave instead of facts.
-        adapter: the name of the one to write with, "" for the base model alone; None where the source names none.
+        references: zero or more texts, in order of first appearance; equal texts are kept as often as they occur.
+        group: the source's own division, such as WebNLG's category.
+        prompt: a ready prompt that the source gives instead of facts.
+        adapter: the name of the adapter to write with, "" for the base model alone; None where the source names none.
+        language: the language of the texts, as the source names it; None where it names none.
     """
 
     id: str
@@ -36,44 +37,132 @@ class Record:
     group: str | None = None
     prompt: str | None = None
     adapter: str | None = None
+    language: str | None = None
 
 
-class RecordBuilder:
-    """Gathers rows into records: rows that differ in their text only become one record with many references.
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A reference as its source has it.
 
-    Records come out in order of first appearance. A record without an id of its own gets its ordinal number, from 1.
+    Attributes:
+        text: without white space at its ends; "" where the source has one that is blank.
+        language: as the source names it; None where it names none.
+        marked: annotators marked it as faulty.
     """
 
-    def __init__(self) -> None:
-        self._texts: dict[tuple[tuple[Fact, ...], str | None, str | None, str | None, str | None], list[str]] = {}
-
-    def add(
-        self,
-        facts: tuple[Fact, ...],
-        texts: Iterable[str],
-        *,
-        id: str | None = None,  # the field's own name
-        group: str | None = None,
-        prompt: str | None = None,
-        adapter: str | None = None,
-    ) -> None:
-        """Add a row with its text or texts, or with none."""
-        self._texts.setdefault((facts, id, group, prompt, adapter), []).extend(texts)
-
-    def records(self) -> list[Record]:
-        """Return the records gathered so far."""
-        return [
-            Record(id or str(number), facts, tuple(texts), group, prompt, adapter)
-            for number, ((facts, id, group, prompt, adapter), texts) in enumerate(self._texts.items(), start=1)
-        ]
+    text: str
+    language: str | None = None
+    marked: bool = False
 
 
-def check_ids(records: Iterable[Record], where: str) -> None:
-    """Raise `DataError` when two records carry the same id."""
-    seen: set[str] = set()
-    for record in records:
-        if record.id in seen:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file: a line, a table row, or the entry of a corpus.
+
+    Attributes:
+        where: file and line, for messages.
+        facts: see `Record`, as are group, prompt and adapter.
+        texts: all its references.
+        id: None where the source gives none.
+        language: the language that the row as a whole is in; None where the source names none.
+        entry: the source has gathered the texts of this row itself, so it stays a record of its own.
+    """
+
+    where: str
+    facts: tuple[Fact, ...]
+    texts: tuple[Text, ...]
+    id: str | None = None
+    group: str | None = None
+    prompt: str | None = None
+    adapter: str | None = None
+    language: str | None = None
+    entry: bool = False
+
+
+@dataclass
+class Parsed:
+    """What a reader makes of a file.
+
+    Attributes:
+        rows: in the order of the file.
+        notes: what the user should know, such as columns that were left out; one sentence each.
+        listed: attributes to which some row gives a list of values.
+    """
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)
+
+
+def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
+    """Return one record for each row, in their order.
+
+    A row without an id is called by its ordinal number, from 1, or `row-N` where another row has that id.
+
+    Raises:
+        DataError: two rows with different content have the same id.
+    """
+    taken = {row.id for row in rows}
+    owners: dict[str, tuple[object, ...]] = {}
+    records = []
+    for number, row in enumerate(rows, start=1):
+        name = row.id if row.id is not None else _free(str(number), f"row-{number}", taken)
+        if row.entry and name in owners:  # challenge files that were joined
+            name = _free(f"{name}#{number}", f"{name}#{number}#", set(owners))
+        record = Record(
+            name,
+            row.facts,
+            tuple(text.text for text in row.texts),
+            row.group,
+            row.prompt,
+            row.adapter,
+            row.language,
+        )
+        if owners.setdefault(name, _content(record)) != _content(record):
             raise DataError(
-                f"the id {record.id!r} stands on two different records", where=where, mend="make ids unique"
+                f"the id {name!r} is on two rows with different content",
+                where=row.where or file,
+                mend="make ids unique, or choose another column as the id",
             )
-        seen.add(record.id)
+        records.append(record)
+    return records
+
+
+def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record], list[int]]:
+    """Gather rows that differ in their texts only into one record with several references.
+
+    Args:
+        rows: of a file.
+        records: one for each row.
+
+    Returns:
+        Records in order of first appearance, each with the id of its first row; and for each row the number of its
+        record. The entries of a corpus that has gathered its texts itself (WebNLG, DART) stay as they are.
+    """
+    numbers: dict[tuple[object, ...], int] = {}
+    texts: list[list[str]] = []
+    firsts: list[Record] = []
+    places = []
+    for position, (row, record) in enumerate(zip(rows, records, strict=True)):
+        key = (position,) if row.entry else _content(record)
+        number = numbers.setdefault(key, len(firsts))
+        if number == len(firsts):
+            firsts.append(record)
+            texts.append([])
+        texts[number].extend(record.references)
+        places.append(number)
+    gathered = [replace(record, references=tuple(own)) for record, own in zip(firsts, texts, strict=True)]
+    return gathered, places
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    """What two rows share when they are about the same record."""
+    return (record.facts, record.prompt, record.group, record.adapter, record.language)
+
+
+def _free(name: str, otherwise: str, taken: Container[str | None]) -> str:
+    if name not in taken:
+        return name
+    while otherwise in taken:
+        otherwise += "-"
+    return otherwise

@@ -115,14 +115,14 @@ def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
         DataError: the data cannot be read.
     """
     names = record_files.splits(settings.data)
-    train = record_files.read(settings.data, split="train" if names else None, **settings.reader_options())
-    valid: list[Record] = []
+    train = settings.load(settings.data, "train" if names else None).records
+    valid: Sequence[Record] = ()
     if settings.valid is not None:
         split = "valid" if record_files.splits(settings.valid) else None
-        valid = record_files.read(settings.valid, split=split, **settings.reader_options())
+        valid = settings.load(settings.valid, split).records
     elif "valid" in names:
-        valid = record_files.read(settings.data, split="valid", **settings.reader_options())
-    return train[: settings.limit], valid[: settings.valid_limit]
+        valid = settings.load(settings.data, "valid").records
+    return list(train[: settings.limit]), list(valid[: settings.valid_limit])
 
 
 def prompts_of(base: Base, settings: TrainSettings, records: Sequence[Record]) -> PromptFormat:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from tailora.adapters.config import Bias, LoraConfig
 from tailora.data.examples import Overlong
 from tailora.data.prompts import PromptForm
+from tailora.data.reading import ReadingSettings
 from tailora.errors import SettingsError
-from tailora.settings import Settings
 
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -20,17 +20,13 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
 
 
-class TrainSettings(Settings):
+class TrainSettings(ReadingSettings):
     """Settings of `tailora train`."""
 
     data: str
     """Records with texts: a file, a folder of splits, or the name of a data set."""
     valid: str | None = None
     """Records to validate on; by default the data's own `valid` split, if it has splits."""
-    format: str | None = None
-    """Format of the data, where it cannot be told from the file."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Which column of a table is what."""
     limit: int | None = Field(None, ge=1)
     """Train on so many records only, from the start."""
     valid_limit: int | None = Field(None, ge=1)
@@ -127,7 +123,3 @@ class TrainSettings(Settings):
     def peak_learning_rate(self) -> float:
         """The learning rate as told, or the method's own."""
         return LEARNING_RATE[self.method] if self.learning_rate is None else self.learning_rate
-
-    def reader_options(self) -> dict[str, Any]:
-        """The options for `data.records.read` that hold for training and validation data alike."""
-        return {"format": self.format, "columns": self.columns or None}

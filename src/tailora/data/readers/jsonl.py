@@ -1,48 +1,50 @@
-"""JSON lines: `{"prompt", "completion"}`, or `{"facts", "text" | "texts"}`, one object a line."""
+"""JSON records: `{"prompt", "completion"}` or `{"facts", "text" | "texts"}`, as JSON lines or as a list."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tailora.data.values import Fact, Record, RecordBuilder, check_ids
+from tailora.data.readers import json_text, tables
+from tailora.data.values import Fact, Parsed, Record, Row, Text
 from tailora.errors import DataError
 
+_TEXT_KEYS = ("text", "texts", "completion")
+_KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
 
-def parse(text: str, where: str) -> list[Record]:
-    """Read JSON lines; keys beside `id`, `group`, `adapter` and those of the two forms are the user's own.
+
+def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, needs_text: bool = False) -> Parsed:
+    """Read JSON records, one object a line, in a list, or one after another.
 
     Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
-    attribute, value]. Lines with the same prompt become one record; lines with facts stay as they are.
+    attribute, value]. Objects without `facts` and `prompt` whose values are plain are read as the rows of a table
+    whose columns are their keys; so are all objects if `columns` says which key is what.
+
+    Args:
+        text: the file's content.
+        where: the file's name, for messages.
+        columns: see `tables.parse_rows`.
+        needs_text: see `tables.parse_rows`.
     """
-    prompts = RecordBuilder()
-    with_facts: list[Record] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        at = f"{where}:{number}"
-        row = _object(line, at)
-        name = None if row.get("id") is None else _text(row["id"], at, "id")
-        group = None if row.get("group") is None else _text(row["group"], at, "group")
-        adapter = _adapter(row, at)
-        if "facts" in row:
-            facts = parse_facts(row["facts"], at)
-            with_facts.append(Record(name or "", facts, _texts(row, at), group, adapter=adapter))
-        elif "prompt" in row:
-            prompt = _text(row["prompt"], at, "prompt", strip=False)
-            completion = [] if row.get("completion") is None else [_text(row["completion"], at, "completion")]
-            prompts.add((), completion, id=name, group=group, prompt=prompt, adapter=adapter)
-        else:
-            raise DataError("has neither 'facts' nor 'prompt'", where=at, mend="give one of the two")
-    if with_facts and prompts.records():
-        raise DataError("mixes lines with 'facts' and lines with 'prompt'", where=where, mend="use one form")
-    records = [
-        dataclasses.replace(record, id=record.id or str(number)) for number, record in enumerate(with_facts, start=1)
-    ] or prompts.records()
-    check_ids(records, where)
-    return records
+    objects = [(line, _object(value, f"{where}:{line}")) for line, value in json_text.values(text, where)]
+    if columns is not None or (objects and not any({"facts", "prompt"} & row.keys() for _, row in objects)):
+        return _table(objects, where, columns, needs_text)
+    parsed = Parsed([])
+    ignored: Counter[str] = Counter()
+    for line, row in objects:
+        parsed.rows.append(_row(row, f"{where}:{line}", parsed.listed))
+        ignored.update(key for key in row if key not in _KEYS and row[key] not in (None, "", [], {}))
+    if len({row.prompt is None for row in parsed.rows}) > 1:
+        raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, mend="use one form")
+    if ignored:
+        keys = ", ".join(map(repr, ignored))
+        parsed.notes.append(
+            f"{'the keys' if len(ignored) > 1 else 'the key'} {keys} beside the facts or the prompt "
+            f"{'are' if len(ignored) > 1 else 'is'} not read"
+        )
+    return parsed
 
 
 def dump(records: Iterable[Record]) -> str:
@@ -51,25 +53,86 @@ def dump(records: Iterable[Record]) -> str:
 
 
 def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
-    """Turn the JSON value of `facts` into facts."""
+    """Turn the JSON value of `facts` into facts; null, NaN and blank values are no facts.
+
+    Raises:
+        DataError: the value has another form, or no fact is left.
+    """
     if isinstance(value, dict):
         pairs = [
             (attribute, item)
             for attribute, items in value.items()
             for item in (items if isinstance(items, list) else [items])
         ]
-        facts = tuple(_fact((None, attribute, item), where) for attribute, item in pairs)
+        facts = [_fact((None, attribute, item), where) for attribute, item in pairs]
     elif isinstance(value, list) and all(isinstance(row, list) and len(row) in (2, 3) for row in value):
-        facts = tuple(_fact((None, *row) if len(row) == 2 else (row[0] or None, *row[1:]), where) for row in value)
+        facts = [_fact((None, *row) if len(row) == 2 else (row[0] or None, *row[1:]), where) for row in value]
     else:
         raise DataError(
             "'facts' cannot be read",
             where=where,
             mend="give an object, or a list of [attribute, value] or [subject, attribute, value]",
         )
-    if not facts:
-        raise DataError("'facts' is empty", where=where, mend="give a fact, or take the line out")
-    return facts
+    stated = tuple(fact for fact in facts if fact is not None)
+    if not stated:
+        what = "every value of 'facts' is missing" if facts else "'facts' is empty"
+        raise DataError(what, where=where, mend="give a fact, or remove the record")
+    return stated
+
+
+def _table(
+    objects: list[tuple[int, dict[str, Any]]], where: str, columns: Mapping[str, Any] | None, needs_text: bool
+) -> Parsed:
+    """Objects as rows of a table; a list is a cell with several values."""
+    header = list(dict.fromkeys(key for _, row in objects for key in row))
+    if columns is None and {"instruction", "output"} <= set(header):
+        what = "has neither 'facts' nor 'prompt', but 'instruction' and 'output'"
+        mend = "say which key is what: --columns prompt=instruction,text=output (`input` is not read then)"
+        raise DataError(what, where=f"{where}:{objects[0][0]}", mend=mend)
+    rows = []
+    for line, row in objects:
+        cells = []
+        for key in header:
+            items = row.get(key)
+            try:
+                cells.append(
+                    tuple(v for item in (items if isinstance(items, list) else [items]) if (v := json_text.plain(item)))
+                )
+            except TypeError as error:
+                if columns is None:
+                    mend = "give one of the two, or say which key is what with --columns"
+                    raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", mend=mend) from error
+                cells.append((json.dumps(items, ensure_ascii=False),))
+        rows.append((line, cells))
+    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text)
+
+
+def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
+    if "facts" in row and row.get("prompt") is not None:
+        raise DataError("has both 'facts' and 'prompt'", where=at, mend="give one of the two")
+    facts: tuple[Fact, ...] = ()
+    prompt = None
+    if "facts" in row:
+        facts = parse_facts(row["facts"], at)
+        if isinstance(row["facts"], dict):
+            listed.update(attribute for attribute, value in row["facts"].items() if isinstance(value, list))
+    elif row.get("prompt") is not None:
+        prompt = _string(row["prompt"], at, "prompt")
+        if not prompt.strip():
+            raise DataError("the prompt is empty", where=at, mend="fill it in, or remove the record")
+    else:
+        raise DataError("has neither 'facts' nor 'prompt'", where=at, mend="give one of the two")
+    language = _name(row, "language", at)
+    return Row(
+        at,
+        facts,
+        tuple(Text(text, language) for text in _texts(row, at)),
+        id=_name(row, "id", at),
+        group=_name(row, "group", at),
+        prompt=prompt,
+        adapter=_adapter(row, at),
+        language=language,
+    )
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:
@@ -78,67 +141,102 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         head["group"] = record.group
     if record.adapter is not None:
         head["adapter"] = record.adapter or None
+    if record.language is not None:
+        head["language"] = record.language
     if record.prompt is not None:
         completions = [{"completion": text} for text in record.references]
         return [head | {"prompt": record.prompt} | completion for completion in completions or [{}]]
-    attributes = [fact.attribute for fact in record.facts]
-    facts: Any
+    return [head | {"facts": _facts(record)} | ({"texts": list(record.references)} if record.references else {})]
+
+
+def _facts(record: Record) -> Any:
+    """An object where that keeps the order of the facts, with lists for attributes of several values."""
     if any(fact.subject is not None for fact in record.facts):
-        facts = [[fact.subject or "", fact.attribute, fact.value] for fact in record.facts]
-    elif len(set(attributes)) == len(attributes):
-        facts = {fact.attribute: fact.value for fact in record.facts}
-    else:
-        facts = [[fact.attribute, fact.value] for fact in record.facts]
-    return [head | {"facts": facts} | ({"texts": list(record.references)} if record.references else {})]
+        return [[fact.subject or "", fact.attribute, fact.value] for fact in record.facts]
+    by_attribute: dict[str, list[str]] = {}
+    for fact in record.facts:
+        by_attribute.setdefault(fact.attribute, []).append(fact.value)
+    if [name for name, values in by_attribute.items() for _ in values] == [fact.attribute for fact in record.facts]:
+        return {name: values[0] if len(values) == 1 else values for name, values in by_attribute.items()}
+    return [[fact.attribute, fact.value] for fact in record.facts]
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"broken JSON ({error})", where=where, mend="give one whole JSON object a line") from error
-    if not isinstance(row, dict):
-        raise DataError(f"is a JSON {type(row).__name__}, not an object", where=where, mend="give one object a line")
-    return row
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        what = f"is a JSON {_kind(value)}, not an object"
+        raise DataError(what, where=where, mend="give one object for each record")
+    return value
 
 
 def _adapter(row: dict[str, Any], where: str) -> str | None:
     """The adapter that a row names, "" where it asks for none with null."""
     if "adapter" not in row:
         return None
-    return "" if row["adapter"] is None else _text(row["adapter"], where, "adapter")
+    if row["adapter"] is None:
+        return ""
+    name = _string(row["adapter"], where, "adapter").strip()
+    if not name:
+        raise DataError("the adapter is empty", where=where, mend="name one, or give null for the base model alone")
+    return name
 
 
-def _fact(parts: tuple[Any, ...], where: str) -> Fact:
+def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
+    """A fact; None where the value is missing."""
     subject, attribute, value = parts
     if subject is not None:
-        subject = _text(subject, where, "subject")
-    # JSON's own true and false, as people write them in records.
-    value = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-    if value is None or isinstance(value, list | dict):
-        raise DataError(
-            f"the value of {attribute!r} is a {type(value).__name__}", where=where, mend="give text or a number"
-        )
-    return Fact(subject, _text(attribute, where, "attribute"), str(value).strip())
+        subject = _required(subject, where, "subject")
+    attribute = _required(attribute, where, "attribute")
+    try:
+        text = json_text.plain(value)
+    except TypeError as error:
+        what = f"the value of {attribute!r} is a JSON {_kind(value)}"
+        raise DataError(what, where=where, mend="give text or a number") from error
+    return None if text is None else Fact(subject, attribute, text)
 
 
-def _texts(row: dict[str, Any], where: str) -> tuple[str, ...]:
-    if "text" in row and "texts" in row:
-        raise DataError("has both 'text' and 'texts'", where=where, mend="give one of the two")
-    if row.get("text") is not None:
-        return (_text(row["text"], where, "text"),)
-    texts = row.get("texts")
-    if texts is None:
-        return ()
-    if not isinstance(texts, list):
+def _texts(row: dict[str, Any], where: str) -> list[str]:
+    """The references of a row, "" for one that is blank or null."""
+    present = [key for key in _TEXT_KEYS if row.get(key) not in (None, "", [])]
+    if len(present) > 1:
+        names = " and ".join(map(repr, present))
+        raise DataError(f"has {names}", where=where, mend="give one of them")
+    if not present:
+        return [""] if any(key in row for key in _TEXT_KEYS) else []
+    value = row[present[0]]
+    if present[0] != "texts":
+        return [_string(value, where, present[0]).strip()]
+    if not isinstance(value, list):
         raise DataError("'texts' is not a list", where=where, mend="give a list, or a 'text'")
-    return tuple(_text(text, where, "text") for text in texts)
+    return ["" if item is None else _string(item, where, "text").strip() for item in value]
 
 
-def _text(value: Any, where: str, what: str, strip: bool = True) -> str:
-    if not isinstance(value, str) and not (isinstance(value, int | float) and what in ("id", "group")):
-        raise DataError(f"the {what} is a {type(value).__name__}, not text", where=where, mend="write it as a string")
-    text = str(value)
-    if not text.strip():
-        raise DataError(f"the {what} is empty", where=where, mend="fill it in, or take the line out")
-    return text.strip() if strip else text
+def _name(row: dict[str, Any], key: str, where: str) -> str | None:
+    """A short text such as an id; None where it is missing or blank."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise DataError(f"the {key} is a JSON {_kind(value)}, not text", where=where, mend="write it as a string")
+    return json_text.plain(value)
+
+
+def _required(value: Any, where: str, what: str) -> str:
+    text = _string(value, where, what).strip()
+    if not text:
+        raise DataError(f"the {what} is empty", where=where, mend="fill it in, or remove the fact")
+    return text
+
+
+def _string(value: Any, where: str, what: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"the {what} is a JSON {_kind(value)}, not text", where=where, mend="write it as a string")
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return "string" if isinstance(value, str) else "list" if isinstance(value, list) else "object"

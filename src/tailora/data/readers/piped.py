@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from tailora.data.values import Fact, Record, RecordBuilder
+from tailora.data.text_files import lines_of
+from tailora.data.values import Fact, Parsed, Row, Text
 from tailora.errors import DataError
 
 _TEXT_MARK = re.compile(r"(?<!\\)(?:\\\\)*\|\|")
@@ -35,29 +36,35 @@ def parse_facts(text: str) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def parse(text: str, where: str) -> list[Record]:
-    """Read a file of `facts||text` lines; lines with the same facts become one record, blank lines are passed over."""
-    builder = RecordBuilder()
+def parse(text: str, where: str, *, needs_text: bool = False) -> Parsed:
+    """Read a file of `facts||text` lines; blank lines are passed over.
+
+    Args:
+        text: the file's content.
+        where: the file's name, for messages.
+        needs_text: a line without `||` is an error; else it is facts without a text.
+    """
+    parsed = Parsed([])
     known: dict[str, tuple[Fact, ...]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         if not line.strip():
             continue
         at = f"{where}:{number}"
         mark = _TEXT_MARK.search(line)
-        if mark is None:
+        if mark is None and needs_text:
             raise DataError("the line has no ||", where=at, mend="write facts||text")
-        head, reference = line[: mark.end() - 2], line[mark.end() :].strip()
-        if not reference:
-            raise DataError("the text is empty", where=at, mend="fill it in, or take the line out")
+        head, reference = (line, "") if mark is None else (line[: mark.end() - 2], line[mark.end() :].strip())
         if head not in known:
             try:
-                known[head] = parse_facts(head)
+                known[head] = tuple(fact for fact in parse_facts(head) if fact.value)
             except ValueError as error:
                 raise DataError(
-                    f"{str(error)!r} is no fact", where=at, mend="write attribute : value, facts parted by |"
+                    f"{str(error)!r} is not a fact", where=at, mend="write attribute : value, with | between facts"
                 ) from error
-        builder.add(known[head], [reference])
-    return builder.records()
+            if not known[head]:
+                raise DataError("no fact has a value", where=at, mend="give a value, or remove the line")
+        parsed.rows.append(Row(at, known[head], (Text(reference),) if reference else ()))
+    return parsed
 
 
 def _split_facts(text: str) -> list[str]:

@@ -1,13 +1,15 @@
-"""Sets of triples: WebNLG (the 2017 challenge's JSON, the challenge's XML) and DART's JSON."""
+"""Sets of triples: WebNLG and DART, in JSON and in XML."""
 
 from __future__ import annotations
 
-import json
+import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.parsers import expat
 
-from tailora.data.values import Fact, Record
+from tailora.data.readers import json_text
+from tailora.data.values import Fact, Parsed, Row, Text
 from tailora.errors import DataError
 
 SEEN_2017 = frozenset(
@@ -19,104 +21,141 @@ SEEN_2017 = frozenset(
 """The WebNLG categories (`Record.group`) that the 2017 train split contains; the test split has five more."""
 
 
-def load_json(text: str, where: str) -> Any:
-    """Parse JSON; `DataError` with the line where it is broken."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(
-            f"broken JSON ({error})", where=f"{where}{line}", mend="the file may be cut short: fetch it again"
-        ) from error
+_GOOD = frozenset(("good",))
+_FAULTY = frozenset(("tofix", "bad"))
+_UNNAMED_LANGUAGE = "en"  # where some texts of a WebNLG file name their language, the others are English
 
 
-def parse_webnlg_json(text: str, where: str, good_only: bool = True) -> list[Record]:
-    """Read WebNLG 2017 in its JSON form; the category becomes the group.
+@dataclass(frozen=True, slots=True)
+class _Lex:
+    """One text of an entry, as the file has it."""
 
-    With `good_only`, texts whose annotators' comment is not "good" are left out, as in the LoRA paper.
+    text: str
+    comment: str
+    language: str
+
+
+def parse_webnlg_json(text: str, where: str) -> Parsed:
+    """Read WebNLG in its JSON form; see `parse_webnlg_xml`."""
+    rows: list[Row] = []
+    texts: list[list[_Lex]] = []
+    for line, data in json_text.values(text, where):
+        if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
+            raise DataError("has no list under 'entries'", where=f"{where}:{line}", mend="give a WebNLG JSON file")
+        for number, outer in enumerate(data["entries"], start=len(rows) + 1):
+            at = f"{where}: entry {number}"
+            try:
+                ((key, entry),) = outer.items()
+                facts = [_fact(t["subject"], t["property"], t["object"]) for t in entry["modifiedtripleset"]]
+                lexes = [
+                    _Lex(_string(lex["lex"]), lex.get("comment") or "", lex.get("lang") or "")
+                    for lex in entry.get("lexicalisations") or ()
+                ]
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                what = f"is not a WebNLG entry ({type(error).__name__}: {error})"
+                raise DataError(what, where=at, mend="give a WebNLG JSON file") from error
+            rows.append(_row(at, str(key), facts, entry.get("category")))
+            texts.append(lexes)
+    return Parsed(_with_texts(rows, texts))
+
+
+def parse_webnlg_xml(text: str, where: str) -> Parsed:
+    """Read the XML of the WebNLG challenges of 2017, 2020 and 2023, and DART's, which has the same form.
+
+    The category becomes the group. A text is marked as faulty where annotators commented it as anything but "good";
+    a text without a comment is not marked. In DART's files the comments name the corpus that a text is from: comments
+    are judgements only in a file that has a "good", "toFix" or "bad".
+
+    Document types and entities are refused.
     """
-    data = load_json(text, where)
-    if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
-        raise DataError("has no list under 'entries'", where=where, mend="give a WebNLG JSON file")
-    records = []
-    for number, outer in enumerate(data["entries"], start=1):
-        at = f"{where}: entry {number}"
-        try:
-            ((key, entry),) = outer.items()
-            facts = tuple(Fact(t["subject"], t["property"], t["object"]) for t in entry["modifiedtripleset"])
-            texts = [(lex["lex"], lex.get("comment", "")) for lex in entry["lexicalisations"]]
-            records.append(_record(str(key), facts, texts, entry.get("category"), good_only, at))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"is no WebNLG entry ({type(error).__name__}: {error})", where=at, mend="give a WebNLG JSON file"
-            ) from error
-    return records
-
-
-def parse_webnlg_xml(text: str, where: str, good_only: bool = True) -> list[Record]:
-    """Read the WebNLG challenge's XML; see `parse_webnlg_json`. Document types and entities are refused."""
     root, lines = _xml_tree(text, where)
-    records: list[Record] = []
+    rows: list[Row] = []
+    texts: list[list[_Lex]] = []
     for entry in root.iter("entry"):
         at = f"{where}:{lines[id(entry)]}"
-        facts = tuple(_xml_fact(triple.text or "", at) for triple in entry.iterfind("modifiedtripleset/mtriple"))
-        texts = [(lex.findtext("text") or lex.text or "", lex.get("comment", "")) for lex in entry.iterfind("lex")]
+        facts = [_xml_fact(triple.text or "", at) for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        lexes = [
+            _Lex(
+                _string(lex.findtext("text") or lex.text),
+                lex.get("comment", ""),
+                lex.get("lang") or lex.get("xml:lang") or "",
+            )
+            for lex in entry.iterfind("lex")
+        ]
         # Entry ids start anew in each category and size of a challenge file.
         parts = [entry.get("category", ""), entry.get("size", ""), entry.get("eid", "")]
-        name = "/".join(part for part in parts if part) or str(len(records) + 1)
-        records.append(_record(name, facts, texts, entry.get("category"), good_only, at))
-    if not records:
-        raise DataError("has no <entry>", where=where, mend="give a WebNLG XML file")
-    return records
+        name = "/".join(part for part in parts if part) or str(len(rows) + 1)
+        rows.append(_row(at, name, facts, entry.get("category")))
+        texts.append(lexes)
+    if not rows:
+        raise DataError("has no <entry>", where=where, mend="give a WebNLG or DART XML file")
+    return Parsed(_with_texts(rows, texts))
 
 
-def parse_dart(text: str, where: str) -> list[Record]:
-    """Read DART's JSON: one record per triple set, one reference per annotation."""
-    data = load_json(text, where)
-    if not isinstance(data, list):
-        raise DataError("is not a JSON list", where=where, mend="give a DART JSON file")
-    records = []
-    for number, entry in enumerate(data, start=1):
-        at = f"{where}: entry {number}"
+def parse_dart(text: str, where: str) -> Parsed:
+    """Read DART's JSON: one record for each triple set, one reference for each annotation."""
+    rows: list[Row] = []
+    for number, (line, entry) in enumerate(json_text.values(text, where), start=1):
+        at = f"{where}:{line}"
         try:
-            facts = tuple(Fact(subject, relation, value) for subject, relation, value in entry["tripleset"])
-            texts = [(annotation["text"], "good") for annotation in entry["annotations"]]
-            records.append(_record(str(number), facts, texts, None, False, at))
+            facts = [_fact(subject, relation, value) for subject, relation, value in entry["tripleset"]]
+            texts = [_string(annotation["text"]) for annotation in entry.get("annotations") or ()]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"is no DART entry ({type(error).__name__}: {error})", where=at, mend="give a DART JSON file"
-            ) from error
-    return records
+            what = f"is not a DART entry ({type(error).__name__}: {error})"
+            raise DataError(what, where=at, mend="give a DART JSON file") from error
+        rows.append(replace(_row(at, str(number), facts, None), texts=tuple(map(Text, texts))))
+    return Parsed(rows)
 
 
-def _record(
-    name: str,
-    facts: tuple[Fact, ...],
-    texts: list[tuple[str, str]],
-    group: str | None,
-    good_only: bool,
-    where: str,
-) -> Record:
+def _with_texts(rows: list[Row], texts: list[list[_Lex]]) -> list[Row]:
+    """Give each row its texts; what comments and missing languages mean depends on the whole file."""
+    comments = {_plain(lex.comment) for lexes in texts for lex in lexes}
+    judged = bool(comments & (_GOOD | _FAULTY))
+    named = any(lex.language.strip() for lexes in texts for lex in lexes)
+    full = []
+    for row, lexes in zip(rows, texts, strict=True):
+        own = tuple(
+            Text(
+                lex.text,
+                (lex.language.strip() or _UNNAMED_LANGUAGE) if named else None,
+                judged and _plain(lex.comment) not in _GOOD | {""},
+            )
+            for lex in lexes
+        )
+        full.append(replace(row, texts=own))
+    return full
+
+
+def _row(where: str, name: str, facts: list[Fact], group: str | None) -> Row:
     if not facts:
-        raise DataError("has no triple", where=where, mend="take the entry out")
-    for fact in facts:
-        if not all(isinstance(part, str) and part.strip() for part in (fact.subject, fact.attribute)):
-            raise DataError("a triple has no subject or no predicate", where=where, mend="fill it in")
-        if not isinstance(fact.value, str):
-            raise DataError(f"the object {fact.value!r} is not text", where=where, mend="write it as a string")
-    stripped = [(text.strip(), comment) for text, comment in texts]
-    if not all(text for text, _ in stripped):
-        raise DataError("a text is empty", where=where, mend="fill it in, or take it out")
-    references = tuple(text for text, comment in stripped if not good_only or comment == "good")
-    return Record(name, facts, references, group)
+        raise DataError("has no triple", where=where, mend="remove the entry")
+    if not all(fact.subject and fact.attribute for fact in facts):
+        raise DataError("a triple has no subject or no predicate", where=where, mend="fill it in")
+    stated = tuple(fact for fact in facts if fact.value)
+    if not stated:
+        raise DataError("no triple has an object", where=where, mend="fill one in, or remove the entry")
+    return Row(where, stated, (), id=name, group=group, entry=True)
+
+
+def _fact(subject: Any, attribute: Any, value: Any) -> Fact:
+    return Fact(_string(subject), _string(attribute), json_text.plain(value) or "")
+
+
+def _plain(comment: str) -> str:
+    return "".join(comment.casefold().split())
+
+
+def _string(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return (value or "").strip()
 
 
 def _xml_fact(text: str, where: str) -> Fact:
-    parts = [part.strip() for part in text.split(" | ")]
+    parts = [part.strip() for part in re.split(r"\s\|(?=\s|$)", text)]
     if len(parts) != 3:
-        raise DataError(
-            f"{text.strip()!r} is no triple", where=where, mend="write subject | predicate | object, parted by ' | '"
-        )
+        mend = "write subject | predicate | object, with ' | ' between them"
+        raise DataError(f"{text.strip()!r} is not a triple", where=where, mend=mend)
     return Fact(*parts)
 
 
@@ -133,7 +172,7 @@ def _xml_tree(text: str, where: str) -> tuple[ElementTree.Element, dict[int, int
         raise DataError(
             "has a document type, which can hide hostile entities",
             where=f"{where}:{parser.CurrentLineNumber}",
-            mend="take the <!DOCTYPE out",
+            mend="remove the <!DOCTYPE",
         )
 
     parser.StartElementHandler = start

@@ -1,0 +1,106 @@
+"""Which column of a table is what: the roles, and how they are written on the command line and in YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tailora.errors import SettingsError
+
+ROLES = ("text", "facts", "ignore", "id", "group", "language", "subject", "prompt", "mr")
+_MANY = ("facts", "ignore")
+_EXAMPLE = "write ROLE=COLUMN, for example text=ref,facts=name+area,ignore=id"
+
+
+def parse_columns(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `text=ref,facts=name+area,ignore="row, id"`, from one flag or several.
+
+    Several columns of one role are joined by `+`, or the role is repeated. A name that contains a comma, a plus, an
+    equals sign or spaces at its ends is written in quotation marks, a quotation mark in it twice. `text=` and
+    `text=none` mean that there is no such column. A text that begins with `{` is JSON: roles to column names.
+
+    Raises:
+        SettingsError: a part is not of this form, or a role is not known.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            try:
+                given = json.loads(text)
+            except ValueError as error:
+                raise SettingsError(f"is not valid JSON ({error})", where="columns", mend=_EXAMPLE) from error
+            pairs = list(given.items())
+        else:
+            pairs = [_pair(part) for part in _split(text, ",") if part.strip()]
+        for role, columns in pairs:
+            if role in _MANY and isinstance(columns, list) and isinstance(found.get(role), list):
+                columns = found[role] + columns
+            elif role in found:
+                raise SettingsError(f"{role} is given twice", where="columns", mend="name one column for it")
+            found[role] = columns
+    return found
+
+
+def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a column mapping in its one form: facts and ignore as tuples or mappings, other roles as a text or None.
+
+    Raises:
+        SettingsError: a role is not known, or has a value of another kind.
+    """
+    checked: dict[str, Any] = {}
+    for role, value in columns.items():
+        if role not in ROLES:
+            raise SettingsError(f"there is no role {role!r}", where="columns", mend=f"the roles are {', '.join(ROLES)}")
+        if role not in _MANY:
+            if value is not None and not isinstance(value, str | int | float):
+                what = f"{role} names one column, not {value!r}"
+                raise SettingsError(what, where="columns", mend=_EXAMPLE)
+            checked[role] = None if value is None or value == "" else str(value)
+        elif isinstance(value, Mapping) and role == "facts":
+            checked[role] = {str(column): str(attribute) for column, attribute in value.items()}
+        elif isinstance(value, str) or not isinstance(value, Sequence):
+            checked[role] = () if value is None else (str(value),)
+        else:
+            checked[role] = tuple(map(str, value))
+    return checked
+
+
+def spell_columns(columns: Mapping[str, Any]) -> str:
+    """Return a column mapping as a text that `parse_columns` reads back."""
+    return json.dumps(columns, ensure_ascii=False)
+
+
+def spell_name(name: str) -> str:
+    """Return a column's name as it is written on the command line."""
+    plain = name == name.strip() and not set(name) & set(',+="') and name.lower() != "none"
+    return name if plain and " " not in name else '"' + name.replace('"', '""') + '"'
+
+
+def _pair(part: str) -> tuple[str, Any]:
+    role, separator, names = part.partition("=")
+    role = role.strip()
+    if not separator:
+        raise SettingsError(f"takes ROLE=COLUMN, not {part.strip()!r}", where="columns", mend=_EXAMPLE)
+    if role not in _MANY:
+        bare = names.strip()
+        return role, None if bare.lower() in ("", "none") else _name(bare)
+    return role, [_name(name.strip()) for name in _split(names, "+") if name.strip()]
+
+
+def _name(text: str) -> str:
+    if text.startswith('"') and text.endswith('"') and len(text) > 1:
+        return text[1:-1].replace('""', '"')
+    return text
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators that are not within quotation marks."""
+    parts, inside = [""], False
+    for letter in text:
+        inside ^= letter == '"'
+        if letter == separator and not inside:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

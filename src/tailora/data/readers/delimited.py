@@ -1,0 +1,118 @@
+"""Text with delimiters (CSV, TSV and their relatives) as rows of cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+
+from tailora.data.text_files import lines_of
+from tailora.errors import DataError
+
+DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_NEEDS_QUOTES = re.compile(r'[",;\t\r\n]')
+
+Lines = Iterator[tuple[int, list[str]]]
+
+
+def first_line(text: str) -> str:
+    """Return the first line that is not empty, without the `sep=;` that Excel reads."""
+    if match := _SEPARATOR_LINE.match(text):
+        text = text[match.end() :]
+    return next((line for line in lines_of(text) if line.strip()), "")
+
+
+def header_of(text: str, delimiter: str | None = None) -> tuple[str, list[str]]:
+    """Return the delimiter of a table, by default the one that splits its first line most, and the first line's cells.
+
+    Delimiters within quotation marks do not count. A first line `sep=;`, which Excel reads, names the delimiter.
+    """
+    if match := _SEPARATOR_LINE.match(text):
+        delimiter = delimiter or match[1]
+    line = first_line(text)
+    by_delimiter = {mark: _cells(line, mark) for mark in delimiter or DELIMITERS}
+    best = max(by_delimiter, key=lambda mark: len(by_delimiter[mark]))
+    return best, [cell.strip() for cell in by_delimiter[best]]
+
+
+def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
+    """Yield (line of its first character, cells) of every row, the header first; rows without content are none.
+
+    Args:
+        text: the file's content.
+        where: the file's name, for messages.
+        delimiter: by default that of the header; see `header_of`.
+
+    Raises:
+        DataError: quotation marks do not match, or a row has another number of cells than the header.
+    """
+    delimiter, _ = header_of(text, delimiter)
+    first = 1
+    if match := _SEPARATOR_LINE.match(text):
+        text, first = text[match.end() :], 2
+    # A lone quotation mark is common in TSV and would swallow rows; elsewhere it is an error.
+    lines = (_literal(text, delimiter) if delimiter == "\t" else None) or _quoted(text, where, delimiter, first)
+    width = 0
+    for line, cells in lines:
+        if not any(cell.strip() for cell in cells):
+            continue
+        width = width or len(cells)
+        if len(cells) < width or any(cell.strip() for cell in cells[width:]):
+            raise DataError(
+                f"{len(cells)} cells where the header has {width}",
+                where=f"{where}:{line}",
+                mend="give every row the header's columns, and quote cells that contain the delimiter",
+            )
+        yield line, cells[:width]
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The cells of a line, as well as they can be told without the lines after it."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
+    except csv.Error:
+        return []
+
+
+def _quoted(text: str, where: str, delimiter: str, first: int) -> Lines:
+    """Rows as RFC 4180 has them; white space before a quotation mark is passed over."""
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
+    line = first
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + first
+    except csv.Error as error:
+        raise DataError(
+            f"the row that begins here cannot be read ({error})",
+            where=f"{where}:{line}",
+            mend='close the quotation, and write a quotation mark inside a cell as ""',
+        ) from error
+
+
+def _literal(text: str, delimiter: str) -> Lines | None:
+    """Rows of a file in which each line is a row; None where quoted cells reach over lines or hold the delimiter.
+
+    Quotation marks stay in the texts unless the file quotes as a program does: every cell that begins with one is
+    well formed, and either the whole header is quoted or every quoted cell has a reason to be.
+    """
+    lines = [(number, line.split(delimiter)) for number, line in enumerate(lines_of(text), start=1) if line.strip()]
+    width = len(lines[0][1])
+    if any(len(cells) != width for _, cells in lines):
+        return None
+    opened = [cell for _, cells in lines for cell in cells if cell.startswith('"')]
+    quotes = all(_QUOTED.fullmatch(cell) for cell in opened) and (
+        all(cell.startswith('"') for cell in lines[0][1]) or all(_NEEDS_QUOTES.search(cell[1:-1]) for cell in opened)
+    )
+    if not quotes:
+        return iter(lines)
+    return ((number, [_unquoted(cell) for cell in cells]) for number, cells in lines)
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if cell.startswith('"') else cell

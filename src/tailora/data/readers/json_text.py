@@ -1,0 +1,110 @@
+"""JSON as people keep records in it: one object a line, a list, or objects one after another."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tailora.errors import DataError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def values(text: str, where: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line on which it begins, value) of each JSON value of a file; of a list, each of its items.
+
+    JSON lines, a list of objects, and objects over several lines are all read. `NaN`, `Infinity` and numbers beyond
+    the range of a float, which some programs write for a missing value, are None.
+
+    Raises:
+        DataError: the text is not JSON, or an object has a key twice with different values.
+    """
+    position = _after_space(text, 0)
+    in_list = text.startswith("[", position)
+    hint = "the file may be cut short: fetch it again" if in_list else "give one whole JSON object a line, or a list"
+    line = 1 + text.count("\n", 0, position)
+    if in_list:
+        position, line = _advance(text, position, position + 1, line)
+        if text.startswith("]", position):
+            position = _close(text, position, line, where)
+    while position < len(text):
+        value, end = _decode(text, position, f"{where}:{line}", hint)
+        yield line, value
+        position, line = _advance(text, position, end, line)
+        if in_list:
+            if text.startswith(",", position):
+                position, line = _advance(text, position, position + 1, line)
+            elif text.startswith("]", position):
+                position = _close(text, position, line, where)
+            else:
+                what = "broken JSON (expected a comma or the end of the list)"
+                raise DataError(what, where=f"{where}:{line}", mend=hint)
+
+
+def whole(text: str, where: str, hint: str) -> Any:
+    """Parse a text that is one JSON value, such as that of a flag; see `values`."""
+    value, end = _decode(text, _after_space(text, 0), where, hint)
+    if _after_space(text, end) < len(text):
+        raise DataError("broken JSON (there is more text after the value)", where=where, mend=hint)
+    return value
+
+
+def plain(value: Any) -> str | None:
+    """Return a JSON scalar as text, None where it means that there is no value (null, NaN, infinity, blank).
+
+    Raises:
+        TypeError: the value is a list or an object.
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bool):  # JSON's own true and false, as people write them in records
+        return "yes" if value else "no"
+    if isinstance(value, list | dict):
+        raise TypeError(type(value).__name__)
+    return str(value).strip() or None
+
+
+def _decode(text: str, position: int, where: str, hint: str) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, position)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"broken JSON ({error})", where=where, mend=hint) from error
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+def _advance(text: str, position: int, end: int, line: int) -> tuple[int, int]:
+    """Go on to what follows `end` and the white space after it."""
+    after = _after_space(text, end)
+    return after, line + text.count("\n", position, after)
+
+
+def _close(text: str, position: int, line: int, where: str) -> int:
+    after = _after_space(text, position + 1)
+    if after < len(text):
+        raise DataError("there is more text after the list", where=f"{where}:{line}", mend="give one list, or objects")
+    return after
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are unique; json's own keeps the last of equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise ValueError(f"the key {key!r} occurs twice in one object")
+    return found
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None, parse_float=_finite)

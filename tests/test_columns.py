@@ -1,0 +1,92 @@
+"""How columns are named on the command line, in YAML and in Python."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora.data.check import LintSettings
+from tailora.data.columns import check_columns, parse_columns, spell_columns, spell_name
+from tailora.errors import SettingsError
+from tailora.generate import GenerateSettings
+from tailora.settings import Settings, from_arguments, parser_for
+from tailora.train.settings import TrainSettings
+
+
+def from_flags(cls: type[Settings], *flags: str) -> Settings:
+    parser = parser_for(cls, prog="tailora verb", description="")
+    return from_arguments(cls, parser, flags)[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "columns"),
+    [
+        (["text=ref"], {"text": "ref"}),
+        (["text=ref,facts=name+area"], {"text": "ref", "facts": ("name", "area")}),
+        (["text=ref", "facts=name", "facts=area"], {"text": "ref", "facts": ("name", "area")}),
+        (["facts=name, ignore=row id + url"], {"facts": ("name",), "ignore": ("row id", "url")}),
+        (['text="Text, clean",facts="a+b"+"c=d"+e'], {"text": "Text, clean", "facts": ("a+b", "c=d", "e")}),
+        (['facts="6"" pipe"'], {"facts": ('6" pipe',)}),
+        (["text=none"], {"text": None}),
+        (["text="], {"text": None}),
+        (['text="none"'], {"text": "none"}),
+        (["text=a=b"], {"text": "a=b"}),
+        (['{"text": "a, b", "facts": {"n": "name"}}'], {"text": "a, b", "facts": {"n": "name"}}),
+    ],
+)
+def test_columns_on_the_command_line(flags: list[str], columns: dict[str, object]) -> None:
+    assert check_columns(parse_columns(flags)) == columns
+    arguments = [part for flag in flags for part in ("--columns", flag)]
+    for settings in (
+        from_flags(TrainSettings, "--data", "x.csv", *arguments),
+        from_flags(GenerateSettings, "--input", "x.csv", "--base", "tiny", *arguments),
+        from_flags(LintSettings, "x.csv", *arguments),
+    ):
+        assert settings.model_dump()["columns"] == columns
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("area", "takes ROLE=COLUMN, not 'area'"),
+        ("txt=ref", "there is no role 'txt'"),
+        ("text=a,text=b", "text is given twice"),
+        ("{broken", "is not valid JSON"),
+        ('{"text": ["a", "b"]}', "text names one column"),
+    ],
+)
+def test_columns_that_cannot_be_read(flag: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        from_flags(LintSettings, "x.csv", "--columns", flag)
+    assert "--columns" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "columns"),
+    [
+        ("columns: {facts: [name, area], text: ref}", {"facts": ("name", "area"), "text": "ref"}),
+        ("columns: {facts: {n: name}, text: null}", {"facts": {"n": "name"}, "text": None}),
+        ("columns: {facts: name}", {"facts": ("name",)}),
+        ("columns: text=ref,facts=name+area", {"text": "ref", "facts": ("name", "area")}),
+        ("columns: [text=ref, facts=name]", {"text": "ref", "facts": ("name",)}),
+    ],
+)
+def test_columns_in_yaml(tmp_path: Path, yaml: str, columns: dict[str, object]) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"data: x.csv\n{yaml}\n", encoding="utf-8")
+    settings = TrainSettings.from_yaml(path)
+    assert settings.columns == columns
+    path.write_text(settings.to_yaml(), encoding="utf-8")
+    assert TrainSettings.from_yaml(path) == settings
+
+
+NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name == name.strip())
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4), NAMES)
+def test_any_name_can_be_spelled(facts: list[str], text: str) -> None:
+    columns = {"facts": tuple(facts), "text": text}
+    flag = f"text={spell_name(text)},facts={'+'.join(map(spell_name, facts))}"
+    assert check_columns(parse_columns([flag])) == columns
+    assert check_columns(parse_columns([spell_columns(columns)])) == columns

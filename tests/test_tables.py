@@ -1,0 +1,269 @@
+"""Tables as people have them: other delimiters, cases and columns, no texts, columns that are no facts."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora.data.readers import delimited, tables
+from tailora.data.records import DataWarning, Fact, load, read
+from tailora.errors import DataError
+
+PLACES = [("Blue Door", "riverside"), ("The Oak", "old town")]
+
+
+def saved(tmp_path: Path, name: str, content: str | bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def facts(*pairs: tuple[str, str]) -> tuple[Fact, ...]:
+    return tuple(Fact(None, *pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("new.csv", "name,area\nBlue Door,riverside\nThe Oak,old town\n"),
+        ("new.csv", "name,area,text\nBlue Door,riverside,\nThe Oak,old town,\n"),
+        ("new.csv", "name;area;text\nBlue Door;riverside;  \nThe Oak;old town;NaN\n"),
+        ("new.tsv", "name\tarea\nBlue Door\triverside\nThe Oak\told town\n"),
+        ("new.jsonl", '{"name": "Blue Door", "area": "riverside"}\n{"name": "The Oak", "area": "old town"}\n'),
+        (
+            "new.jsonl",
+            '{"facts": {"name": "Blue Door", "area": "riverside"}}\n'
+            '{"facts": {"name": "The Oak", "area": "old town"}, "text": ""}\n',
+        ),
+        (
+            "new.json",
+            '[{"facts": {"name": "Blue Door", "area": "riverside"}, "text": null},'
+            ' {"facts": {"name": "The Oak", "area": "old town"}, "texts": []}]',
+        ),
+        ("new.csv", 'mr\n"name[Blue Door], area[riverside]"\n"name[The Oak], area[old town]"\n'),
+        ("new.csv", 'mr,ref\n"name[Blue Door], area[riverside]",\n"name[The Oak], area[old town]",\n'),
+        ("new.txt", "name : Blue Door | area : riverside||\nname : The Oak | area : old town||\n"),
+        ("new.txt", "name : Blue Door | area : riverside\nname : The Oak | area : old town\n"),
+    ],
+)
+def test_records_without_texts_can_be_written_about(tmp_path: Path, name: str, content: str) -> None:
+    path = saved(tmp_path, name, content)
+    expected = [facts(("name", place), ("area", area)) for place, area in PLACES]
+    records = read(path, texts="unused")
+    assert [record.facts for record in records] == expected
+    assert [record.id for record in records] == ["1", "2"]
+    assert not any(record.references for record in records)
+    with pytest.raises(DataError, match=r"text|\|\|"):
+        read(path)
+
+
+def test_a_table_of_prompts_alone_can_be_written_about(tmp_path: Path) -> None:
+    path = saved(tmp_path, "new.csv", "prompt\nname : Blue Door =>\n")
+    assert [record.prompt for record in read(path, texts="unused")] == ["name : Blue Door =>"]
+    with pytest.raises(DataError, match="there is no column 'completion'"):
+        read(path)
+
+
+def test_rows_without_a_text_are_listed(tmp_path: Path) -> None:
+    rows = "".join(f"n{number},{'' if number % 3 == 0 else 'A text.'}\n" for number in range(24))
+    path = saved(tmp_path, "a.csv", "name,text\n" + rows)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert f"{path}:2: the text is empty, as in 7 other rows (5, 8, 11, 14, 17 and 2 more)" in str(caught.value)
+
+
+def test_a_mapping_for_training_holds_for_new_rows(tmp_path: Path) -> None:
+    columns = {"text": "ref", "facts": ["name"], "ignore": ["note"]}
+    new = saved(tmp_path, "new.csv", "name,other\nBlue Door,x\n")
+    assert read(new, columns=columns, texts="unused")[0].facts == facts(("name", "Blue Door"))
+    with pytest.raises(DataError, match="there is no column 'ref'"):
+        read(new, columns=columns)
+    with pytest.raises(DataError, match="there is no column 'area'"):
+        read(new, columns={"facts": ["area"]}, texts="unused")
+
+
+PLACES_CSV = (
+    ",name,area,source,text\n"
+    "0,Blue Door,riverside,http://a.example/1,Blue Door is by the river.\n"
+    "1,The Oak,old town,http://a.example/2,The Oak is in the old town.\n"
+)
+
+
+@pytest.mark.parametrize("header", ["", "Unnamed: 0"])
+def test_a_column_without_a_name_is_never_a_fact(tmp_path: Path, header: str) -> None:
+    path = saved(tmp_path, "places.csv", header + PLACES_CSV)
+    data = load(path)
+    assert [fact.attribute for fact in data.records[0].facts] == ["name", "area", "source"]
+    assert len(data.notes) == 2
+    assert data.notes[0].startswith("column 1 ")
+    assert "'source' is read as a fact, but holds web addresses" in data.notes[1]
+    with pytest.warns(DataWarning) as warned:
+        read(path)
+    assert [str(each.message) for each in warned] == [f"{path}: {note}" for note in data.notes]
+    chosen = load(path, columns={"facts": ["Name", "area"]})
+    assert (chosen.records[0].facts, chosen.notes) == (facts(("name", "Blue Door"), ("area", "riverside")), ())
+    ignored = load(path, columns={"ignore": ["source"]})
+    assert ignored.records[0].facts == chosen.records[0].facts
+
+
+def test_an_empty_last_column_is_passed_over(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "name,text,\nBlue Door,A pub.,\n,,\n")
+    assert [record.facts for record in read(path)] == [facts(("name", "Blue Door"))]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "clause"),
+    [
+        ("number", ["7", "8", "9"], "counts the rows"),
+        ("number", ["0.0", "1.0", "2.0"], "counts the rows"),
+        ("page", ["www.a.example/x", "https://b.example", "http://c.example/?a=1"], "web addresses"),
+        ("key", ["6f9619ff-8b86-d011-b42d-00c04fc964ff"] * 3, "machine-made ids"),
+        ("place_id", ["x", "y", "z"], "looks like an id"),
+        ("placeId", ["x", "y", "z"], "looks like an id"),
+        ("row number", ["5", "3", "1"], "looks like an id"),
+        ("index", ["5", "3", "1"], "looks like an id"),
+        ("reference", ["A.", "B.", "C."], "looks like a text"),
+        ("rating", ["3", "4", "5 of 5"], None),
+        ("rating", ["3", "4", "4"], None),
+        ("paid", ["yes", "no", "yes"], None),
+        ("grid", ["a", "b", "c"], None),
+    ],
+)
+def test_columns_that_are_probably_no_facts(tmp_path: Path, column: str, values: list[str], clause: str | None) -> None:
+    rows = "".join(f"n{number},{value},A text.\n" for number, value in enumerate(values))
+    notes = load(saved(tmp_path, "a.csv", f"name,{column},text\n{rows}")).notes
+    assert len(notes) == (clause is not None)
+    assert all(clause in note and repr(column) in note for note in notes if clause)
+
+
+def test_the_column_id_is_the_id_of_the_rows(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "id,name,text\np7,Blue Door,A.\np8,The Oak,B.\n")
+    data = load(path)
+    assert [(record.id, record.facts) for record in data.records] == [
+        ("p7", facts(("name", "Blue Door"))),
+        ("p8", facts(("name", "The Oak"))),
+    ]
+    assert "'id' is taken as the id" in data.notes[0]
+    shared = load(saved(tmp_path, "b.csv", "id,name,text\n7,Blue Door,A.\n7,The Oak,B.\n"))
+    assert shared.records[0].facts == facts(("id", "7"), ("name", "Blue Door")), "it does not tell the rows apart"
+    assert "looks like an id" in shared.notes[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'mr,ref\n"name[Blue Door], eatType[pub]",A pub.\n',
+        'MR,Ref\n"name[Blue Door], eatType[pub]",A pub.\n',
+        '"MR", "ref"\n"name[Blue Door], eatType[pub]", "A pub."\n',
+        'mr, ref\n"name[Blue Door], eatType[pub]", A pub.\n',
+        '\ufeffmr,ref\r\n"name[Blue Door], eatType[pub]",A pub.\r\n',
+        "mr;ref\nname[Blue Door], eatType[pub];A pub.\n",
+        "mr\tref\nname[Blue Door], eatType[pub]\tA pub.\n",
+        "mr|ref\nname[Blue Door], eatType[pub]|A pub.\n",
+        'sep=;\r\nmr;ref\r\n"name[Blue Door], eatType[pub]";A pub.\r\n',
+        'ref,mr\nA pub.,"name[Blue Door], eatType[pub]"\n',
+        'mr,ref,fixed,orig_mr\n"name[Blue Door], eatType[pub]",A pub.,1,"name[Blue Door], area[riverside]"\n',
+        'orig_mr,fixed,ref,mr\nname[X],1,A pub.,"name[Blue Door], eatType[pub]"\n',
+        'meaning_representation,human_reference\n"name[Blue Door], eatType[pub]",A pub.\n',
+    ],
+)
+@pytest.mark.parametrize("format", [None, "e2e"])
+def test_e2e_however_it_is_written(tmp_path: Path, content: str, format: str | None) -> None:
+    for name in ("clean.csv", "clean.txt", "clean.tsv"):
+        data = load(saved(tmp_path, name, content), format=format)
+        assert data.format == "e2e"
+        (record,) = data.records
+        assert record.facts == facts(("name", "Blue Door"), ("eatType", "pub"))
+        assert record.references == ("A pub.",)
+        assert not data.notes
+
+
+def test_e2e_with_a_mapping_and_with_further_columns(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", 'mr,target,annotator\n"name[Blue Door]",A pub.,x\n')
+    data = load(path, columns={"text": "target"})
+    assert (data.records[0].facts, data.records[0].references) == (facts(("name", "Blue Door")), ("A pub.",))
+    assert data.notes == ("beside the meaning representations, this column is not read: 'annotator'",)
+    with pytest.raises(DataError, match="there is no column 'ref'"):
+        read(path)
+    titled = saved(tmp_path, "b.csv", "mr,name,text\nyes,Smith,Mr Smith.\n")
+    assert read(titled)[0].facts == facts(("mr", "yes"), ("name", "Smith")), "a column mr of another kind"
+
+
+TSV_QUOTES = [
+    ('"Blue Door is by the river.', '"Blue Door is by the river.'),
+    ('The Oak has a screen of 40"', 'The Oak has a screen of 40"'),
+    ('"Cosy."', '"Cosy."'),
+    ('6" deep', '6" deep'),
+]
+
+
+@pytest.mark.parametrize(("cell", "text"), TSV_QUOTES)
+@pytest.mark.parametrize("name", ["p.tsv", "p.csv", "p.txt"])
+def test_a_quotation_mark_in_a_tsv_stands_for_itself(tmp_path: Path, name: str, cell: str, text: str) -> None:
+    path = saved(tmp_path, name, f'name\ttext\nBlue Door\t{cell}\nThe Oak\tThe Oak has a screen of 40"\n')
+    assert [record.references for record in read(path)] == [(text,), ('The Oak has a screen of 40"',)]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_quoted_cells_of_a_tsv(tmp_path: Path, quoting: Any) -> None:
+    texts = ['"Cosy."', "Cheap,\tgood.", 'The "Oak".', "Plain.", "On two\nlines."]
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter="\t", quoting=quoting)
+    writer.writerows([["name", "text"], *([f"n{number}", text] for number, text in enumerate(texts))])
+    path = saved(tmp_path, "p.tsv", stream.getvalue())
+    assert [record.references[0] for record in read(path)] == texts
+
+
+CELLS = st.text(
+    st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(",;|\"' "), min_size=1, max_size=9
+).filter(lambda cell: cell.strip() == cell and cell not in ("NaN", "nan", "null", "NULL", "<NA>"))
+
+
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5),
+    delimiter=st.sampled_from(delimited.DELIMITERS),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_csv_writes_is_read_back(rows: list[tuple[str, str]], delimiter: str, quoting: Any, end: str) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    writer.writerows([("name", "text"), *rows])
+    parsed = tables.parse(stream.getvalue(), "a.csv")
+    found = [(row.facts[0].value, row.texts[0].text) for row in parsed.rows]
+    assert found == rows
+
+
+def test_missing_cells_are_no_facts(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "name,food,area,price,text\nCup,NaN, ,null,A cup.\n")
+    assert read(path)[0].facts == facts(("name", "Cup"))
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("name,text\n,A.\n", None, "a.csv:2: the row has no fact"),
+        ("name,name,text\na,b,c\n", None, "two columns are called 'name'"),
+        (
+            "name,text\na,b\n",
+            {"facts": ["nam"]},
+            r"there is no column 'nam'; say which column .* the file has name, text",
+        ),
+        (
+            "name,text\na,b\n",
+            {"facts": ["name"], "ignore": ["name"]},
+            "among the facts and among the columns to ignore",
+        ),
+        ("name,text\na,b\n", {"ignore": ["text"]}, "has a role and is among the columns to ignore"),
+        ("name,text\na,b\n", {"text": None}, "no column of texts is chosen"),
+        ("id,name,text\n1,a,b\n1,c,d\n", {"id": "id"}, "the id '1' is on two rows with different content"),
+        ('name,text\n"a,b\n', None, "a.csv:2: the row that begins here cannot be read"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path: Path, content: str, columns: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(saved(tmp_path, "a.csv", content), columns=columns)
