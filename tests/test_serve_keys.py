@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serving import get, post, save_models, served, settings_for
 from tailora.errors import DataError, SettingsError
@@ -121,3 +123,40 @@ def test_only_an_admin_changes_what_is_served(server: Server, keys: tuple[KeyRin
     assert post(server, "/v1/load_lora_adapter", body, **bearer(made["all"])).status_code == 403
     assert post(server, "/v1/load_lora_adapter", body, **bearer(made["ops"])).status_code == 200
     assert post(server, "/v1/unload_lora_adapter", {"lora_name": "three"}, **bearer(made["two"])).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda text: text.rstrip("\n"), id="no line end at the end"),
+        pytest.param(lambda text: text.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(lambda text: "# ours\n\n" + text, id="comment"),
+        pytest.param(lambda text: text + "...\n", id="end mark"),
+        pytest.param(lambda text: "\ufeff" + text, id="byte-order mark"),
+        pytest.param(lambda text: "".join(f"  {line}" for line in text.splitlines(keepends=True)), id="indented"),
+        pytest.param(lambda text: json.dumps(yaml.safe_load(text)), id="JSON"),
+    ],
+)
+def test_a_key_is_added_to_any_file_of_keys(tmp_path: Path, form: Any) -> None:
+    file = tmp_path / "keys.yaml"
+    first = run(KeySettings(name="first", model=("one",), output=file))["key"]
+    text = form(file.read_text(encoding="utf-8"))
+    file.write_bytes(text.encode())
+    second = run(KeySettings(name="second", admin=True, output=file))["key"]
+    ring = read_keys(file, {})
+    assert len(ring) == 2
+    found = ring.find(first), ring.find(second)
+    assert [key and (key.name, key.models, key.admin) for key in found] == [
+        ("first", ("one",), False),
+        ("second", None, True),
+    ]
+    if text.startswith("#"):
+        assert file.read_text(encoding="utf-8").startswith("# ours\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# only a comment", "# a comment\n"])
+def test_a_key_is_added_to_a_file_that_holds_none(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(text, encoding="utf-8")
+    key = run(KeySettings(name="first", output=file))["key"]
+    assert read_keys(file, {}).find(key) is not None

@@ -34,7 +34,13 @@ def address(models: Path) -> Iterator[str]:
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": tests, **_cache()}})
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     adapters = {name: str(models / name) for name in ("one", "two", "later/three")}
-    given = {"base": str(models / "base"), "adapters": adapters, "precision": "fp32", "cache_tokens": 2048}
+    given = {
+        "base": str(models / "base"),
+        "adapters": adapters,
+        "precision": "fp32",
+        "cache_tokens": 2048,
+        "port": 8123,
+    }
     serve.run(app({**given, "replicas": 2, "loaded": 2, "cpus": 0.5}))
     yield f"http://127.0.0.1:{PORT}"
     serve.shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -77,8 +77,3 @@ async def _events(chunks: AsyncGenerator[Mapping[str, Any] | None, None]) -> Asy
         yield "data: [DONE]\n\n"
     finally:
         await chunks.aclose()
-
-
-async def all_of(chunks: AsyncIterator[T]) -> list[T]:
-    """Everything that comes, in a list."""
-    return [chunk async for chunk in chunks]

@@ -114,12 +114,32 @@ def run(settings: KeySettings) -> dict[str, Any]:
         DataError: the file is something else.
     """
     text = settings.output.read_text(encoding="utf-8") if settings.output.exists() else ""
-    if text and any(key.name == settings.name for key in _parse(text, str(settings.output))):
+    keys = _parse(text, str(settings.output)) if _is_filled(text) else []
+    if any(key.name == settings.name for key in keys):
         raise SettingsError(f"there is a key for {settings.name!r} already", where="name", mend="take its entry out")
     key = _PREFIX + secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"name": settings.name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     entry |= {"models": list(settings.model)} if settings.model else {}
     entry |= {"admin": True} if settings.admin else {}
-    write_text(settings.output, text + yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
+    write_text(settings.output, _with_entry(text, keys, entry))
     print(key)
     return {"name": settings.name, "key": key, "file": str(settings.output)}
+
+
+def _is_filled(text: str) -> bool:
+    """Whether a file of keys holds anything but white space and comments."""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def _with_entry(text: str, keys: list[Key], entry: dict[str, Any]) -> str:
+    """A file of keys with one more: appended, which keeps comments, where that is valid, else written anew."""
+    added = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
+    whole = text + ("" if not text or text.endswith("\n") else "\n") + added
+    wanted = [*keys, Key(**entry)]
+    try:
+        if _parse(whole, "") == wanted:
+            return whole
+    except DataError:  # the list is indented, in brackets, or ends with an end mark
+        pass
+    entries = [key.model_dump(mode="json", exclude_defaults=True) for key in wanted]
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)

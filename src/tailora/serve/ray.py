@@ -43,7 +43,7 @@ class Writer:
     def __init__(self, settings: Mapping[str, Any], adapters: Mapping[str, str]) -> None:
         self._adapters = dict(adapters)
         self._stack = ExitStack()
-        self._server: Server = self._stack.enter_context(opened(ServeSettings(**settings, port=0), KeyRing()))
+        self._server: Server = self._stack.enter_context(opened(ServeSettings(**{**settings, "port": 0}), KeyRing()))
         self._registry = self._server.service.registry
         self._id: str = ray.get_runtime_context().get_actor_id() or ""
 
