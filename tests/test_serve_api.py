@@ -46,6 +46,37 @@ def check(answer: httpx.Response) -> None:
         assert set(error) == {"message", "type", "param", "code"}
 
 
+BROKEN = [
+    b'{"model": "base", "prompt": "\\ud800"}',
+    b'{"model": "base", "prompt": "x", "\\uDFFF": 1}',
+    b'{"model": "\\ud800", "prompt": "x"}',
+    b'{"model": "base", "prompt": "x", "stop": "\\ud83d"}',
+    b'{"model": "base", "messages": [{"role": "user", "content": "\\udc00"}]}',
+    b'{"model": "base", "facts": {"name": "\\ud800"}}',
+    b'{"model": "base", "prompt": "\xff\xfe"}',
+    b"\xff\xfe{\x00}\x00",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b'{"model": "base", "prompt": "x", "seed": ' + b"9" * 6000 + b"}",
+    b'{"model": "base", "prompt": "x", "temperature": 1e999}',
+    b'{"model": "base", "prompt": "x", "temperature": NaN}',
+]
+
+
+@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
+def test_a_body_that_no_text_can_be_made_of_is_refused(server: Server, body: bytes) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/records"):
+        answer = httpx.post(server.address + path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400
+        check(answer)
+
+
+def test_a_whole_surrogate_pair_is_a_character(server: Server) -> None:
+    body = b'{"model": "base", "prompt": "\\ud83d\\ude00", "echo": true, "max_tokens": 0}'
+    answer = httpx.post(f"{server.address}/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.json()["choices"][0]["text"] == "\U0001f600"
+
+
 @SEVERAL
 @given(body=JSON)
 def test_any_json_is_answered(server: Server, body: Any) -> None:

@@ -4,6 +4,7 @@ the end of what it held.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -54,6 +55,7 @@ class Gate:
             scope["state"]["key"] = key = self._key(scope["path"], headers)
             account.key = None if key is None else key.name
             body = await _read(receive, headers, self._max_body)
+            _refuse_half_characters(body)
             await self._app(scope, _replay(body, receive), answer.send)
         except ApiError as error:
             await _tell(answer, scope, receive, error)
@@ -128,6 +130,18 @@ async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> by
             raise too_large
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _refuse_half_characters(body: bytes) -> None:
+    r"""Refuse JSON that spells one half of a surrogate pair (\ud800 alone), which no text and no answer can hold."""
+    if b"\\ud" not in body.lower():
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(400, "the body holds half of a surrogate pair; send whole characters") from error
+    except (ValueError, RecursionError):  # not JSON: for the route to say
+        return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
