@@ -39,7 +39,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.serve": {"tailora.serve.server"},
-    "tailora.studies": {"optuna"},
+    "tailora.studies": {"optuna", "sqlalchemy"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.self_check": {"torch", "tailora.models.load"},
     "tailora.inference": {

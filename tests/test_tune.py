@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_the_trial_of_a_killed_process_is_tried_again_and_that_of_a_living_one_i
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    study = optuna.load_study(study_name="study", storage=storage)
+    study = optuna.load_study(study_name="study", storage=studies._database(optuna, storage))
     values = {}
     for process in (gone, alive):
         trial = study.ask()
@@ -285,7 +286,7 @@ def test_trials_without_a_process_are_taken_over(tmp_path: Path, monkeypatch: py
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     settings = study_settings(tmp_path, storage=storage, ranges={"learning_rate": "0.2..0.9"}, trials=1)
     tune.run(settings)
-    study = optuna.load_study(study_name="study", storage=storage)
+    study = optuna.load_study(study_name="study", storage=studies._database(optuna, storage))
     rates = {"no process": 0.3, "another process of that number": 0.4, "of another machine": 0.5}
     for rate in rates.values():
         study.enqueue_trial({"learning_rate": rate})
@@ -404,3 +405,21 @@ def test_processes_share_a_study(tmp_path: Path) -> None:
     study = json.loads((tmp_path / "study" / "study.json").read_text(encoding="utf-8"))
     assert 6 <= len(study["trials"]) <= 7  # both may have begun the last
     assert len({trial["run"] for trial in study["trials"]}) == len(study["trials"])
+
+
+def test_a_database_is_left_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faked(monkeypatch, lambda settings: [1.0])
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def watched(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", watched)
+    tune.run(study_settings(tmp_path, storage=f"sqlite:///{tmp_path / 'study.db'}", trials=1))
+    assert opened
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError):  # which SQLite raises for a closed connection
+            connection.total_changes  # noqa: B018

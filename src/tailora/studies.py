@@ -55,7 +55,7 @@ def open_study(place: str, name: str, fixed: Mapping[str, Any], ranges: Mapping[
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=place if "://" in place else _journal(optuna, Path(place)),
+            storage=_database(optuna, place) if "://" in place else _journal(optuna, Path(place)),
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
         )
@@ -71,6 +71,13 @@ def open_study(place: str, name: str, fixed: Mapping[str, Any], ranges: Mapping[
         _check_job(place, json.loads(known), dict(fixed), dict(ranges))
     study.set_user_attr("job", json.dumps([fixed, ranges], sort_keys=True))
     return study
+
+
+def _database(optuna: Any, url: str) -> Any:
+    """A database whose connections are closed after each use, so that none stays open when the study is done with."""
+    from sqlalchemy.pool import NullPool  # a dependency of Optuna's, and installed with it
+
+    return optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
 
 
 def _journal(optuna: Any, path: Path) -> Any:
