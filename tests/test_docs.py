@@ -1,0 +1,33 @@
+"""The command lines in README and docs: each one's verb and flags exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tailora.cli import VERBS
+from tailora.settings import parser_for
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.vi.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def command_lines(page: Path) -> list[str]:
+    """Lines of code that begin with `tailora VERB`, those that end in a backslash joined with the next."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    return [line.strip() for line in text.splitlines() if re.match(r"\s*tailora [a-z]", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_name_verbs_and_flags_that_exist(page: Path) -> None:
+    for line in command_lines(page):
+        _, name, *arguments = shlex.split(line, comments=True)
+        assert name in VERBS, line
+        module, _, settings = VERBS[name].settings.partition(":")
+        parser = parser_for(getattr(importlib.import_module(module), settings), prog=name, description="")
+        parser.add_argument("--json", action="store_true")
+        parser.parse_strictly(arguments)
