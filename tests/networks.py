@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 64
 
@@ -44,6 +44,30 @@ def llama(seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
         tie_word_embeddings=tied,
     )
     return _made(lambda: LlamaForCausalLM(config), seed)
+
+
+_BLOCKS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64, "hidden_size": 32}
+_GROUPED = {**_BLOCKS, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+_GPT_NEO = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 64}
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT2,
+    "gptj": {**_GPT2, "rotary_dim": 4},
+    "gpt_neo": {**_GPT_NEO, "hidden_size": 32},
+    "bloom": {"n_layer": 2, "n_head": 4, "hidden_size": 32},
+    "opt": {**_BLOCKS, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gpt_neox": {**_BLOCKS, "intermediate_size": 48},
+}
+
+
+def network(family: str, seed: int = 0, **config: Any) -> Any:
+    """A network of any family that transformers has, by its `model_type`: two blocks of width 32, heads grouped.
+
+    Its dropouts are those of the family's own configuration, which are above 0 in GPT-2 and OPT.
+    """
+    shape = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    made = AutoConfig.for_model(family, **(shape | SHAPES.get(family, _GROUPED) | config))
+    return _made(lambda: AutoModelForCausalLM.from_config(made), seed)
 
 
 class Mixed(nn.Module):

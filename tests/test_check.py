@@ -9,21 +9,70 @@ import pytest
 import torch
 from torch import nn
 
-from networks import gpt2, llama
+from networks import gpt2, llama, network
 from tailora.data.check import LintSettings
 from tailora.data.check import run as check_data
 from tailora.data.examples import Example
 from tailora.errors import CheckError, ModelError, SettingsError
 from tailora.train.check import check_trees
 from tailora.train.estimate import seconds, workload
+from tailora.train.forward import TreeModel
 from tailora.train.settings import TrainSettings
 
 EXAMPLES = [Example("1", (1, 2, 3), (4, 5, 6)), Example("1", (1, 2, 3), (4, 7)), Example("2", (8, 2), (9, 10, 11))]
 
 
+CHAINS = [Example("1", (1, 2, 3), (4, 5, 6)), Example("2", (8, 2), (9, 10, 11)), Example("3", (7,), (7, 7))]
+"""Records with one text each, as most data has them: no tree of theirs branches."""
+
+
+@pytest.mark.parametrize("examples", [EXAMPLES, CHAINS, CHAINS[:1], CHAINS[2:]])
 @pytest.mark.parametrize("family", [gpt2, llama])
-def test_known_families_pass(family: object) -> None:
-    check_trees(family(), EXAMPLES)  # type: ignore[operator]
+def test_known_families_pass(family: object, examples: list[Example]) -> None:
+    model = family()  # type: ignore[operator]
+    state = torch.get_rng_state()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_trees(model, examples)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("examples", [EXAMPLES, CHAINS])
+@pytest.mark.parametrize("family", ["gpt_neo", "bloom", "gptj"])
+def test_an_attention_that_cannot_be_replaced_is_refused(family: str, examples: list[Example]) -> None:
+    """transformers only logs that it kept the architecture's own attention, for which a batch is one long text."""
+    with pytest.raises(ModelError, match=f"'{family}' has an attention of its own, which cannot be replaced"):
+        check_trees(network(family), examples)
+
+
+def test_an_attention_that_is_not_told_of_the_trees_is_refused() -> None:
+    with pytest.raises(ModelError, match="does not hand the trees to its attention"):
+        check_trees(network("stablelm"), EXAMPLES)
+
+
+def test_an_attention_that_ignores_trees_is_found_in_data_that_does_not_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TreeModel, "_takes", lambda *_: True)  # as if transformers had not said so
+    for family in ("gpt_neo", "bloom", "gptj"):
+        with pytest.raises(ModelError, match="trees give a loss of"):
+            check_trees(network(family), CHAINS)
+
+
+def test_a_window_shorter_than_the_longest_text_is_refused_wherever_that_stands() -> None:
+    model = network("mistral", sliding_window=8)
+    short = Example("1", (1, 2), (3, 4))
+    long = Example("2", tuple(range(1, 12)), (5, 6, 7))
+    check_trees(model, [short])
+    with pytest.raises(ModelError, match="shorten the texts"):
+        check_trees(model, [short] * 20 + [long])
+
+
+def test_a_base_that_knows_its_texts_by_heart_passes() -> None:
+    """A loss near 0, of which rounding is a large part."""
+    model = llama()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    check_trees(model, CHAINS)
 
 
 def test_scaled_logits_are_refused() -> None:

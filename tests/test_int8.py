@@ -172,13 +172,6 @@ def test_what_reads_its_base_or_backs_into_the_vocabulary_stays_exact() -> None:
             trees.loss(batch).backward()
 
 
-def test_it_pays_only_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    int8.pays.cache_clear()
-    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
-    assert not int8.pays()
-    int8.pays.cache_clear()
-
-
 def test_wrong_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU"):
         TrainSettings(data="restaurants", method="full", precision="int8")

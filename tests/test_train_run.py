@@ -20,9 +20,8 @@ from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
 from tailora.errors import SettingsError, TrainingError
 from tailora.models.account import merged_account
-from tailora.train import int8, loop
-from tailora.train import run as run_module
-from tailora.train.loop import passes
+from tailora.train import loop
+from tailora.train.forward import passes
 from tailora.train.optimizer import learning_rate
 from tailora.train.run import run
 from tailora.train.settings import TrainSettings
@@ -186,24 +185,6 @@ def test_passes_hold_every_example() -> None:
     assert all(len(part) <= 11 for part in parts)
     assert sum(part.examples for part in parts) == 9
     assert sum(part.completion_tokens for part in parts) == 27
-
-
-@pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
-def test_auto_takes_int8_where_it_pays_and_only_for_adapters(
-    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8, "pays", lambda: True)
-    taken = {}
-    for method, narrowest in (("lora", 32), ("lora", 64), ("full", 32)):
-        monkeypatch.setattr(run_module, "LEAST_INT8_WIDTH", narrowest)
-        folder = tmp_path / f"{method}{narrowest}"
-        result = run(settings(base, data, folder, method=method, precision="auto", max_steps=2))
-        taken[method, narrowest] = result["account"]["precision"]
-        losses = result["validation_loss"]
-        assert ("exact" in losses) == (result["account"]["precision"] == "int8")
-        assert losses.get("exact", losses["after"]) == pytest.approx(losses["after"], abs=0.05)
-    assert taken["lora", 32] == "int8"
-    assert "int8" not in (taken["lora", 64], taken["full", 32])
 
 
 @pytest.mark.parametrize("eval_every", [2, 99])

@@ -1,4 +1,4 @@
-"""What this machine offers: usable cores, memory, instruction sets, the speed of bf16; and stopwatches.
+"""What this machine offers: usable cores, memory, instruction sets, the speed of bf16.
 
 Limits that a container sets (affinity, cgroup v1 and v2) count. What a system does not tell is None or empty,
 never a guess. PyTorch is imported only where a device or a speed is asked for.
@@ -6,18 +6,16 @@ never a guess. PyTorch is imported only where a device or a speed is asked for.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,10 +79,24 @@ def rss() -> int | None:
     return _resident().now
 
 
-def peak_gpu_memory() -> int | None:
-    """The most bytes that PyTorch's tensors have held on its GPU since this process started; None if it used none."""
+def peak_gpu_memory(device: str = "cuda") -> int | None:
+    """The most bytes that PyTorch's tensors have held on a GPU since this process started; None elsewhere.
+
+    Args:
+        device: as PyTorch names it; "cuda" is the current GPU, "cuda:1" the second.
+    """
     torch = sys.modules.get("torch")
-    return int(torch.cuda.max_memory_allocated()) if torch is not None and torch.cuda.is_initialized() else None
+    if torch is None or torch.device(device).type != "cuda" or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def gpu_name(device: str = "cuda") -> str | None:
+    """A CUDA device's name; None where PyTorch is not loaded or sees none: naming it is not worth loading PyTorch."""
+    torch = sys.modules.get("torch")
+    if torch is None or torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name(device))
 
 
 def process_lives(pid: int) -> bool:
@@ -132,7 +144,7 @@ def describe() -> dict[str, Any]:
         "instruction_sets": list(instruction_sets()),
         "memory_total": total,
         "memory_available": available,
-        "gpu": _gpu(),
+        "gpu": gpu_name(),
     }
 
 
@@ -209,40 +221,6 @@ def fastest(candidates: Mapping[str, Callable[[int], object]], *, rows: int) -> 
     return min(least, key=least.__getitem__)
 
 
-class Stopwatch:
-    """Wall-clock seconds of work that is done again and again.
-
-    Args:
-        synchronize: called before each reading, to wait for work that runs beside Python (a GPU's).
-    """
-
-    def __init__(self, synchronize: Callable[[], object] | None = None) -> None:
-        self.laps: list[float] = []
-        self._synchronize = synchronize
-
-    @contextlib.contextmanager
-    def lap(self) -> Iterator[None]:
-        """Time the work inside the `with`; work that raises is not counted."""
-        start = self._now()
-        yield
-        self.laps.append(self._now() - start)
-
-    @property
-    def total(self) -> float:
-        """Seconds of all laps."""
-        return sum(self.laps)
-
-    @property
-    def median(self) -> float:
-        """Seconds of the middle lap; needs at least one."""
-        return statistics.median(self.laps)
-
-    def _now(self) -> float:
-        if self._synchronize is not None:
-            self._synchronize()
-        return time.perf_counter()
-
-
 def _cgroup_folders(controller: str) -> list[Path]:
     """The folders of this process's cgroup for a controller and of all its parents, in v1 and v2."""
     folders: list[Path] = []
@@ -273,12 +251,6 @@ def _reclaimable(folder: Path) -> int:
     found = re.search(r"^total_inactive_file (\d+)$", stat, re.MULTILINE)
     found = found or re.search(r"^inactive_file (\d+)$", stat, re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-def _gpu() -> str | None:
-    """The first CUDA device's name, if PyTorch is loaded and sees one: naming it is not worth loading PyTorch."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailora.data.prefix_tree import TreeBatch
+from tailora.data.examples import Example
+from tailora.data.prefix_tree import TreeBatch, build
 from tailora.errors import ModelError
 from tailora.hardware import keep_freed_memory
+from tailora.lora.layers import LoraLayer
+from tailora.models.load import quiet_transformers
 from tailora.train import tree_attention
 from tailora.train.fused import fuse
 from tailora.train.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
@@ -31,7 +34,8 @@ class TreeModel:
         head: the vocabulary projection to score with where it does not learn; by default the model's own.
 
     Raises:
-        ModelError: if the model has no plain vocabulary projection over its body.
+        ModelError: if the model has no plain vocabulary projection over its body, or, on entering, if its attention
+            cannot be replaced.
     """
 
     def __init__(self, model: nn.Module, *, head: FrozenHead | None = None) -> None:
@@ -47,17 +51,32 @@ class TreeModel:
         self._attention: str | None = None
 
     def __enter__(self) -> Self:
+        self._attention = self.model.config._attn_implementation
+        if not self._takes(tree_attention.NAME):
+            raise ModelError(
+                f"the architecture {self.model.config.model_type!r} has an attention of its own, which cannot be "
+                "replaced by one over trees",
+                where=type(self.model).__name__,
+                mend="train another base model",
+            )
         fuse(self.body)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._attention = self.model.config._attn_implementation
-        self.model.set_attn_implementation(tree_attention.NAME)
         return self
+
+    def _takes(self, attention: str) -> bool:
+        """Set the attention; whether the architecture looks it up, which transformers only says in its log."""
+        try:
+            with quiet_transformers():
+                self.model.set_attn_implementation(attention)
+        except ValueError:
+            return False
+        return bool(self.model.config._attn_implementation == attention)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.model.set_attn_implementation(self._attention)
+        self._takes(cast(str, self._attention))
 
     @property
     def device(self) -> torch.device:
@@ -98,13 +117,37 @@ def _filled(values: np.ndarray, rows: int, device: torch.device) -> Tensor:
     return torch.from_numpy(np.pad(values, (0, rows - len(values)))).to(device)
 
 
+def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
+    """The trees of a batch, divided until each pass has at most so many nodes or a single example."""
+    trees = build(batch)
+    if len(trees) <= most_nodes or len(batch) == 1:
+        yield trees
+    else:
+        middle = len(batch) // 2
+        yield from passes(batch[:middle], most_nodes)
+        yield from passes(batch[middle:], most_nodes)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Turn on the adapter's dropout, and leave the base as it is evaluated: its own dropouts are off in every method.
+
+    Trees compute a shared prefix once, and attention over them has no dropout of its own. A base with some of its
+    dropouts on would learn something between what its configuration says and what it is evaluated on.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.training = True  # the layer's own flag: its base stays in eval mode
+
+
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; the mode that was, after."""
-    training = model.training
+    """No dropout and no gradients inside; every module has its own mode again after."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training

@@ -35,6 +35,8 @@ class _RMSNorm(torch.autograd.Function):
 class FrozenRMSNorm(nn.Module):
     """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) that does not learn.
 
+    Narrower inputs are widened to fp32, normalised there, and rounded once at the end.
+
     Args:
         weight: [width].
         eps: added to the mean square.
@@ -45,17 +47,19 @@ class FrozenRMSNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, width] to the same."""
-        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-        return y
+        """[…, width] to the same, in the wider dtype of the input and the weight, as the norms it replaces."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = _RMSNorm.apply(x.to(exact), self.weight.to(exact), self.eps)  # type: ignore[no-untyped-call]
+        return y.to(torch.promote_types(x.dtype, self.weight.dtype))
 
 
 def fuse(network: nn.Module) -> None:
     """Replace the layers of a network that have a faster form, in place; parameters keep their names.
 
     transformers writes GPT-2's tanh form of GELU out in seven operations, each of which keeps its result for the
-    gradient; PyTorch has it in one. Norms that compute what `FrozenRMSNorm` does, do not learn, and lie on a CPU in
-    full precision become one.
+    gradient; PyTorch has it in one. Norms that compute what `FrozenRMSNorm` does, do not learn, and lie on a CPU
+    become one.
     """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -69,9 +73,9 @@ def _frozen_norm(layer: nn.Module) -> FrozenRMSNorm | None:
     weight, eps = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
     if not isinstance(weight, nn.Parameter) or not isinstance(eps, float) or weight.requires_grad:
         return None
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+    if weight.device.type != "cpu" or isinstance(layer, FrozenRMSNorm):
         return None
     norm = FrozenRMSNorm(weight, eps)
-    row = torch.linspace(-1, 2, len(weight), dtype=weight.dtype)
+    row = torch.linspace(-1, 2, len(weight), dtype=torch.promote_types(weight.dtype, torch.float32))
     # Other norms go by the same names; some families' add 1 to the weight.
     return norm if torch.allclose(norm(row), layer(row), rtol=1e-5, atol=1e-7) else None

@@ -8,8 +8,7 @@ norms, attention and the loss stay in fp32.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from tailora.data.prefix_tree import TreeBatch
 from tailora.errors import TrainingError
-from tailora.hardware import fastest
 from tailora.lora.layers import LoraLayer, kind_of
 from tailora.train.forward import TreeModel, evaluation
 from tailora.train.loss import CHUNK
@@ -258,32 +256,6 @@ def require() -> None:
         raise TrainingError(
             "int8 training needs an x86 CPU with AVX2 instructions", where="precision", mend="use fp32 or bf16"
         )
-
-
-@functools.cache
-def pays() -> bool:
-    """Whether frozen layers of GPT-2's size run clearly faster in 8 bits than in fp32 and bf16, rounding included.
-
-    A probe as `hardware.bf16_is_faster`'s. At one and a half times the rate of fp32 and of bf16 they do: for less, the
-    exacter types are the better choice.
-    """
-    if not supported():
-        return False
-    weight, rows = torch.ones(3072, 768), torch.ones(128, 768)
-    layer = Int8Projections([weight], [None])
-
-    def in_int8_thrice(count: int) -> None:
-        for matrix, x in ((layer.forth, rows), (layer.back, torch.ones(128, 3072))) * 3:
-            quantised, scale = _quantise(x[:count])
-            matrix.product(quantised, _ZERO, count).mul_(scale)
-
-    def wider_twice(dtype: torch.dtype) -> Callable[[int], object]:
-        x, w = rows.to(dtype), weight.to(dtype)
-        return lambda count: [F.linear(x[:count], w) @ w for _ in range(2)]
-
-    others = {"bf16": wider_twice(torch.bfloat16), "fp32": wider_twice(torch.float32)}
-    with torch.inference_mode():
-        return fastest({"int8": in_int8_thrice, **others}, rows=128) == "int8"
 
 
 @torch.no_grad()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import TreeBatch, batches, build
+from tailora.data.prefix_tree import batches
 from tailora.errors import TrainingError
-from tailora.train.forward import TreeModel, evaluation
-from tailora.train.loss import FrozenHead
+from tailora.train.forward import TreeModel, evaluation, passes, training_mode
 from tailora.train.methods import learning_parameters, restore
 from tailora.train.optimizer import adamw, learning_rate
+from tailora.train.precision import Arithmetic
 from tailora.train.settings import TrainSettings
 
 
@@ -44,7 +43,8 @@ class Outcome:
         initial_loss: validation loss before the first update, in nats per completion token; None without such data.
         final_loss: of the state that is kept: the best one seen; None if it was not measured.
         best_step: the update after which it was reached.
-        interrupted: whether Ctrl-C ended the run early.
+        interrupted: whether the run ended early: by Ctrl-C, SIGTERM or a loss that is not finite.
+        failed: the error that ended it, where something had been learnt before.
         optimizer_bytes: of what the optimiser keeps for what learns.
         warnings: what the user should know.
     """
@@ -56,6 +56,7 @@ class Outcome:
     final_loss: float | None = None
     best_step: int = 0
     interrupted: bool = False
+    failed: TrainingError | None = None
     optimizer_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -66,14 +67,12 @@ def fit(
     valid: Sequence[Example],
     settings: TrainSettings,
     observer: Observer,
-    *,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    head: FrozenHead | None = None,
+    arithmetic: Arithmetic,
 ) -> Outcome:
     """Train what requires a gradient; at the end it holds the values of the best validation.
 
     Ctrl-C after the first update ends the run there: it keeps the best validation if there was one since the start, and
-    otherwise what it has.
+    otherwise what it has. A loss that is not finite ends it too, and keeps the best validation.
 
     Args:
         model: a transformers causal language model, on its device, what learns marked.
@@ -81,19 +80,19 @@ def fit(
         valid: examples to validate on; may be empty, and then the last state is the result.
         settings: of the run.
         observer: told of every update and validation.
-        autocast: makes the context that forward passes run in.
-        head: the vocabulary projection to score with, if it is another than the model's own.
+        arithmetic: how the model computes.
 
     Raises:
-        TrainingError: if no gradient reaches what should learn, or the loss is not finite.
+        TrainingError: if no gradient reaches what should learn, or the loss is not finite before any validation
+            brought a better loss than the start.
     """
-    run = _Run(model, settings, observer, autocast)
+    run = _Run(model, settings, observer, arithmetic)
     steps = run.total_steps(train)
     every = settings.eval_every or max(1, math.ceil(len(train) / settings.batch_size))
-    with TreeModel(model, head=head) as run.trees:
+    with arithmetic.products(), TreeModel(model, head=arithmetic.head) as run.trees:
         run.validate(valid)
         run.warn_of_chance()
-        model.train()
+        training_mode(model)
         try:
             for batch in run.updates(train, steps):
                 run.update(batch, steps)
@@ -102,6 +101,8 @@ def fit(
                     break
         except KeyboardInterrupt:
             run.interrupt()
+        except TrainingError as error:
+            run.fail(error)
         run.outcome.optimizer_bytes = sum(
             value.numel() * value.element_size()
             for state in run.optimizer.state.values()
@@ -124,9 +125,9 @@ class _Run:
         model: nn.Module,
         settings: TrainSettings,
         observer: Observer,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        arithmetic: Arithmetic,
     ) -> None:
-        self.model, self.settings, self.observer, self.autocast = model, settings, observer, autocast
+        self.model, self.settings, self.observer, self.autocast = model, settings, observer, arithmetic.autocast
         self.learning = learning_parameters(model)
         self.optimizer = adamw(self.learning.values(), settings.weight_decay)
         self.outcome = Outcome()
@@ -140,8 +141,7 @@ class _Run:
 
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
         for epoch in range(self.settings.epochs):
-            rng = random.Random(f"{self.settings.seed} {epoch}")
-            for batch in batches(train, self.settings.batch_size, group_size=self.settings.group_size, rng=rng):
+            for batch in _epoch(train, self.settings, epoch):
                 if self.outcome.steps == steps:
                     return
                 yield batch
@@ -221,8 +221,25 @@ class _Run:
         if self.outcome.best_step == 0:
             self.best, self.outcome.final_loss, self.outcome.best_step = None, None, self.outcome.steps
 
+    def fail(self, error: TrainingError) -> None:
+        """Keep the best validation since the start, or raise the error where there was none."""
+        if self.best is None or self.outcome.best_step == 0:
+            what = f"{error.what}; nothing is kept, since no validation brought a better loss than the start"
+            raise TrainingError(what if self.outcome.steps else error.what, mend=error.mend) from error
+        self.outcome.interrupted, self.outcome.failed = True, error
+
     def out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.fruitless >= self.settings.patience
+
+
+def first_batch(train: Sequence[Example], settings: TrainSettings) -> list[Example]:
+    """The examples of a run's first update."""
+    return next(_epoch(train, settings, 0))
+
+
+def _epoch(train: Sequence[Example], settings: TrainSettings, epoch: int) -> Iterator[list[Example]]:
+    rng = random.Random(f"{settings.seed} {epoch}")
+    return batches(train, settings.batch_size, group_size=settings.group_size, rng=rng)
 
 
 def mean_loss(trees: TreeModel, examples: Sequence[Example], settings: TrainSettings) -> float:
@@ -234,14 +251,3 @@ def mean_loss(trees: TreeModel, examples: Sequence[Example], settings: TrainSett
                 total += trees.loss(part).item()
                 tokens += part.completion_tokens
     return total / tokens
-
-
-def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
-    """The trees of a batch, divided until each pass has at most so many nodes or a single example."""
-    trees = build(batch)
-    if len(trees) <= most_nodes or len(batch) == 1:
-        yield trees
-    else:
-        middle = len(batch) // 2
-        yield from passes(batch[:middle], most_nodes)
-        yield from passes(batch[middle:], most_nodes)

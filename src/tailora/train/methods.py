@@ -61,13 +61,6 @@ def learning_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_checkpoint(model: nn.Module, path: Path) -> None:
-    """Write what learns, and nothing else, to a safetensors file."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(model).items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
-
-
 @torch.no_grad()
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     """Put values back into what learns."""
@@ -133,5 +126,7 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
             made_of = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
             write_json(folder / "tailora.json", {"tailora": __version__, "merged": made_of, "meta": dict(meta)})
         return run / "model"
-    save_checkpoint(base.model, run / DELTA)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(base.model).items()}
+    with atomic_path(run / DELTA) as temporary:
+        save_file(tensors, temporary)
     return run / DELTA

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
 from tailora.adapters import formats
 from tailora.data import records as record_files
@@ -22,45 +21,65 @@ from tailora.data.examples import Example, build_examples
 from tailora.data.prefix_tree import build
 from tailora.data.prompts import PromptFormat
 from tailora.data.values import Record
-from tailora.errors import SettingsError
+from tailora.errors import TrainingError
 from tailora.files import write_json
-from tailora.hardware import bf16_is_faster, choose_device, describe, peak_gpu_memory, peak_rss
+from tailora.hardware import describe, peak_gpu_memory, peak_rss
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
-from tailora.train import int8
-from tailora.train.check import check_trees
+from tailora.train.check import ROUNDED, check_trees
 from tailora.train.estimate import arithmetic, peak_bytes, seconds, workload
 from tailora.train.forward import TreeModel
-from tailora.train.loop import Outcome, fit, mean_loss
-from tailora.train.loss import FrozenHead
-from tailora.train.methods import prepare, save_checkpoint, save_result
+from tailora.train.loop import Outcome, first_batch, fit, mean_loss
+from tailora.train.methods import prepare, save_result
+from tailora.train.precision import Choice, apply, choose, device_for
+from tailora.train.run_folder import run_folder, sigterm_interrupts
 from tailora.train.settings import TrainSettings
 
-LEAST_INT8_WIDTH = 512
-"""Hidden size from which the products of a network repay the rounding of their inputs to 8 bits."""
-
-Autocast = Callable[[], AbstractContextManager[Any]]
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
 
 
 def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
-    """Train, and write the run directory: adapter, run.json, metrics.jsonl, loss.svg, checkpoints/.
+    """Train, and write the run directory: adapter/ (or what the method learns), run.json, metrics.jsonl, loss.svg.
 
     Args:
         settings: of the run.
-        watch: told of each validation; what it raises ends the run there, with nothing saved but run.json and
-            metrics.jsonl so far.
+        watch: called after each validation; what it raises ends the run there, with nothing saved but run.json and
+            metrics.jsonl so far, and the best state if it is better than the start.
 
     Raises:
         UserError: for data, models and settings that cannot be trained on.
-        KeyboardInterrupt: on Ctrl-C; after the first update, the run directory is made whole first.
+        TrainingError: the loss is not finite; the best validation so far is saved first, and the error names it.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; after the first update, the run directory is completed first.
     """
     console = Console(stderr=True)
-    folder = _new_folder(settings)
+    device = device_for(settings)
+    with sigterm_interrupts(), run_folder(settings) as folder:
+        result, outcome, saved, valid = _train(settings, folder, device, console, watch)
+        if result["account"]["precision"] == "int8" and outcome.final_loss is not None and not outcome.interrupted:
+            result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid)
+        result |= {"peak_memory_bytes": peak_rss(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        write_json(folder / "run.json", result)
+        for warning in outcome.warnings:
+            console.print(f"warning: {warning}", style="yellow", highlight=False)
+        _conclude(console, folder, outcome, result["validation_loss"].get("exact"))
+    if outcome.failed is not None:
+        kept = f"what update {outcome.best_step} had learnt is in {saved}"
+        raise TrainingError(f"{outcome.failed.what}; {kept}", mend=outcome.failed.mend) from outcome.failed
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return result | {"run": str(folder)}
+
+
+def _train(
+    settings: TrainSettings, folder: Path, device: str, console: Console, watch: Watch | None
+) -> tuple[dict[str, Any], Outcome, Path, list[Example]]:
+    """What run.json says, what came of the run, where that was saved, and the examples of the validation.
+
+    The network is gone when this returns.
+    """
     train_records, valid_records = read_records(settings)
-    device = choose_device(settings.device)
     base = load_base(settings.base, dtype=torch.float32, device=device)
     prompts = prompts_of(base, settings, [*train_records, *valid_records])
     train, valid = examples_of(train_records, base, settings, console, prompts), []
@@ -68,44 +87,32 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         valid = examples_of(valid_records, base, settings, console, prompts)
     prepare(base, settings)
     base.model.to(device)
-    check_trees(base.model, train)
+    check_trees(base.model, [*train, *valid])
     account = _account(base, train, settings) | {"prompts": prompts.meta}
-    precision, autocast, head = _set_precision(base.model, train, settings, device)
-    account |= {"precision": precision, "device": device, "estimate": _estimate(base, account, precision, device)}
-    _announce(console, account)
-    folder.mkdir(parents=True)
+    batch = first_batch(train, settings)
+    choice = choose(base.model, batch, settings, device, account["operations"])
+    arithmetic = apply(base.model, choice.precision, settings, build(train[: settings.batch_size]))
+    if choice.precision in ("bf16", "int8"):
+        texts, autocast, head = [*train, *valid], arithmetic.autocast, arithmetic.head
+        check_trees(base.model, texts, autocast=autocast, head=head, bound=ROUNDED)
+    account |= {"precision": choice.precision, "device": device, "choice": dataclasses.asdict(choice)}
+    account["estimate"] = _estimate(base, account, choice, device)
+    _announce(console, account, choice)
     write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": account})
-    with _Observer(base.model, folder, account["steps"], console, watch) as observer:
-        outcome = fit(base.model, train, valid, settings, observer, autocast=autocast, head=head)
-    meta = {
-        **prompts.meta,
-        "data_fingerprint": account["data_fingerprint"],
-        "scores": {"validation_loss": outcome.final_loss},
-    }
-    saved = save_result(base, settings, meta, folder)
+
+    def keep(loss: float | None) -> Path:
+        meta = {
+            **prompts.meta,
+            "data_fingerprint": account["data_fingerprint"],
+            "scores": {"validation_loss": loss},
+        }
+        return save_result(base, settings, meta, folder)
+
+    with _Observer(folder, account["steps"], console, keep, watch) as observer:
+        outcome = fit(base.model, train, valid, settings, observer, arithmetic)
+    saved = keep(outcome.final_loss)
     loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
-    result = _result(base, settings, account, outcome, saved)
-    if precision == "int8" and outcome.final_loss is not None and not outcome.interrupted:
-        result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid)
-    write_json(folder / "run.json", result)
-    for warning in outcome.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
-    _conclude(console, folder, outcome, result["validation_loss"].get("exact"))
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    return result | {"run": str(folder)}
-
-
-def _new_folder(settings: TrainSettings) -> Path:
-    if settings.output is not None:
-        if settings.output.exists():
-            raise SettingsError("exists already", where=settings.output, mend="name a new run directory with --output")
-        return settings.output
-    name = Path(settings.data).name.split(".")[0] or "data"
-    number = 1
-    while (folder := Path("runs") / f"{name}-{settings.method}-{number}").exists():
-        number += 1
-    return folder
+    return _result(settings, account, outcome, saved), outcome, saved, valid
 
 
 def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
@@ -159,28 +166,6 @@ def examples_of(
     return examples
 
 
-def _set_precision(
-    model: nn.Module, train: Sequence[Example], settings: TrainSettings, device: str
-) -> tuple[str, Autocast, FrozenHead | None]:
-    """Narrow the frozen weights once where only adapters learn; elsewhere narrow each product by autocast."""
-    wanted = settings.precision
-    if wanted == "auto" and settings.method == "lora" and device == "cpu":
-        wide = int(getattr(cast(Any, model).config, "hidden_size", 0)) >= LEAST_INT8_WIDTH
-        wanted = "int8" if wide and int8.pays() else "auto"
-    if wanted == "int8":
-        int8.require()
-        return "int8", contextlib.nullcontext, int8.quantise_frozen(model, build(train[: settings.batch_size]))
-    narrow = wanted == "bf16" or (wanted == "auto" and bf16_is_faster(device))
-    if not narrow:
-        return "fp32", contextlib.nullcontext, None
-    if settings.method == "lora" and settings.bias == "none":
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
-        return "bf16", contextlib.nullcontext, None
-    return "bf16", lambda: torch.autocast(torch.device(device).type, torch.bfloat16), None
-
-
 def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
     """What the run will do, as far as it is known before the first step."""
     table = parameter_table(base.model)
@@ -204,25 +189,31 @@ def _account(base: Base, train: Sequence[Example], settings: TrainSettings) -> d
             "completion": sum(len(example.completion) for example in train),
         },
         "largest_pass": work.largest_pass,
+        "nodes": work.nodes * min(steps, settings.max_steps or steps) / work.updates,
     }
 
 
-def _estimate(base: Base, account: dict[str, Any], precision: str, device: str) -> dict[str, Any]:
+def _estimate(base: Base, account: dict[str, Any], choice: Choice, device: str) -> dict[str, Any]:
     """Peak memory (on a CPU) and the time of all updates, as far as they can be told before the first."""
     on_cpu = torch.device(device).type == "cpu"
     trainable = account["parameters"]["trainable"]
+    if choice.seconds:
+        took = choice.seconds[choice.precision] * account["nodes"] / choice.nodes
+    else:
+        took = seconds(account["operations"], choice.precision, device)
     return {
-        "seconds": seconds(account["operations"], precision, device),
+        "seconds": took,
         "peak_memory_bytes": peak_bytes(base.model, account["largest_pass"], trainable) if on_cpu else None,
     }
 
 
-def _announce(console: Console, account: dict[str, Any]) -> None:
+def _announce(console: Console, account: dict[str, Any], choice: Choice) -> None:
     table, tokens = account["parameters"], account["tokens_per_epoch"]
     saved = 100 * (1 - tokens["trees"] / tokens["sequences"])
     console.print(
         f"{account['base']}: {table['total']:,} parameters, {table['trainable']:,} trainable "
-        f"({table['percent']:.2f}%), {account['precision']} on {account['device']}\n"
+        f"({table['percent']:.2f}%) on {account['device']}\n"
+        f"precision: {choice}\n"
         f"{account['examples']:,} examples, {account['steps']:,} updates; an epoch has {tokens['sequences']:,} tokens, "
         f"{tokens['trees']:,} with every common prefix once ({saved:.0f}% saved)\n"
         f"estimated: {_duration(account['estimate']['seconds'])}{_memory(account['estimate']['peak_memory_bytes'])}",
@@ -238,9 +229,7 @@ def _memory(amount: int | None) -> str:
     return "" if amount is None else f", {amount / 2**30:.1f} GiB of memory"
 
 
-def _result(
-    base: Base, settings: TrainSettings, account: dict[str, Any], outcome: Outcome, saved: Path
-) -> dict[str, Any]:
+def _result(settings: TrainSettings, account: dict[str, Any], outcome: Outcome, saved: Path) -> dict[str, Any]:
     return {
         "settings": settings.model_dump(mode="json"),
         "account": account,
@@ -249,14 +238,13 @@ def _result(
         "seconds": outcome.seconds,
         "examples_per_second": outcome.examples / outcome.seconds if outcome.seconds else None,
         "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
-        "peak_memory_bytes": peak_rss(),
-        "peak_gpu_memory_bytes": peak_gpu_memory() if account["device"] != "cpu" else None,
+        "peak_gpu_memory_bytes": peak_gpu_memory(account["device"]),
         "optimizer_bytes": outcome.optimizer_bytes,
         "saved": saved.name,
         "interrupted": outcome.interrupted,
+        "failed": None if outcome.failed is None else str(outcome.failed),
         "warnings": outcome.warnings,
         "hardware": describe(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
@@ -276,7 +264,7 @@ def _conclude(console: Console, folder: Path, outcome: Outcome, exact: float | N
         loss = f"; validation loss {outcome.initial_loss:.3f} before, {after} after"
         if exact is not None:
             loss += f", both through 8 bits, and {exact:.3f} on the base as it is"
-    if outcome.interrupted:
+    if outcome.interrupted and outcome.failed is None:
         console.print(f"interrupted: what update {outcome.best_step} left is kept", highlight=False)
     console.print(
         f"{outcome.steps} updates in {outcome.seconds:.0f} s, {rate:.1f} examples/s{loss}; see {folder}",
@@ -285,10 +273,12 @@ def _conclude(console: Console, folder: Path, outcome: Outcome, exact: float | N
 
 
 class _Observer:
-    """Writes metrics.jsonl and the best checkpoint, and draws the progress bar."""
+    """Writes metrics.jsonl and each best state, and draws the progress bar."""
 
-    def __init__(self, model: nn.Module, folder: Path, steps: int, console: Console, watch: Watch | None) -> None:
-        self.model, self.folder, self.watch = model, folder, watch
+    def __init__(
+        self, folder: Path, steps: int, console: Console, keep: Callable[[float], object], watch: Watch | None
+    ) -> None:
+        self.keep, self.watch = keep, watch
         self.metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8", newline="\n")
         self.progress = Progress(
             TextColumn("training"),
@@ -326,7 +316,8 @@ class _Observer:
         self._write(line)
         self.validation = f", validation {line['validation_loss']:.3f}"
         if best and line["step"]:
-            save_checkpoint(self.model, self.folder / "checkpoints" / "best.safetensors")
+            with contextlib.suppress(TrainingError):  # still all zero: an error only at the end of the run
+                self.keep(line["validation_loss"])
         if self.watch is not None:
             self.watch(line["step"], line["validation_loss"])
 

@@ -15,7 +15,7 @@ from tailora.errors import SettingsError
 
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
 
@@ -88,9 +88,10 @@ class TrainSettings(ReadingSettings):
     patience: int | None = Field(None, ge=1)
     """Stop when so many validations in a row brought no better loss."""
     precision: Precision = "auto"
-    """Type of the frozen weights' products; auto takes what a probe finds fastest here, int8 for lora on a CPU only."""
+    """Precision of matrix products: fp32, tf32 (GPU only), bf16, int8 (lora on a CPU only), or auto, which times an
+    update in each that the machine offers and takes the fastest."""
     device: str = "auto"
-    """cpu, cuda, or auto."""
+    """Device to train on: cpu, cuda, cuda:N, or auto, which is a GPU if there is one (the CPU for int8)."""
     seed: int = 0
     """Of the adapter's initial values, the order of examples and the dropout."""
     output: Path | None = None
@@ -99,9 +100,11 @@ class TrainSettings(ReadingSettings):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         self.lora_config()
-        if self.precision == "int8" and (self.method != "lora" or self.device.startswith("cuda")):
+        if self.precision == "int8" and (self.method != "lora" or self.device not in ("auto", "cpu")):
             raise SettingsError(
-                "int8 is for frozen weights on a CPU", where="precision", mend="use --method lora, or another precision"
+                "int8 is for frozen weights on a CPU",
+                where="precision",
+                mend="use --method lora and --device cpu, or another precision",
             )
         return self
 

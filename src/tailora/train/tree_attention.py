@@ -55,16 +55,16 @@ class PaddedTrees:
 def tree_masks(
     batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
 ) -> TreeMasks | PaddedTrees:
-    """The masks of a batch of trees, in the dtype that attention computes in, as suits the device.
+    """The masks of a batch of trees, as suits the device.
 
     Args:
         batch: the trees.
-        dtype: of attention.
+        dtype: of the model; on a CPU, attention computes in fp32 at least, and so do its masks.
         device: where.
         rows: on a GPU, rows that there are at least, those after the nodes only filling up.
     """
     if torch.device(device).type == "cpu":
-        return masks_one_by_one(batch, dtype, device)
+        return masks_one_by_one(batch, torch.promote_types(dtype, torch.float32), device)
     return masks_side_by_side(batch, dtype, device, rows=rows)
 
 
@@ -168,13 +168,27 @@ def _attend(
     if tree is None:
         raise ModelError("this architecture does not hand the trees to its attention", mend="train another base model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype = _output_dtype(value)
+    # A GPU's kernel keeps its scores in fp32 whatever it is given; these products would round them to 16 bits.
+    exact = dtype if isinstance(tree, PaddedTrees) else torch.promote_types(dtype, torch.float32)
+    q, k, v = (each[0].to(exact) for each in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
         if isinstance(tree, PaddedTrees):
-            return _side_by_side(query[0], key[0], value[0], tree, scale)[None], None
-        if tree.masks[0].dtype != query.dtype:  # under autocast the projections are narrower than the parameters
-            tree = TreeMasks(tree.spans, [mask.to(query.dtype) for mask in tree.masks])
-        out: Tensor = _TreeAttention.apply(query[0], key[0], value[0], tree, scale)  # type: ignore[no-untyped-call]
-    return out[None], None
+            return _side_by_side(q, k, v, tree, scale)[None], None
+        out: Tensor = _TreeAttention.apply(q, k, v, tree, scale)  # type: ignore[no-untyped-call]
+    return out[None].to(dtype), None
+
+
+def _output_dtype(value: Tensor) -> torch.dtype:
+    """Autocast's dtype where it is on, as PyTorch's own attention has it, else that of the values.
+
+    Queries and keys may come in another dtype: rotations and norms between a projection and the attention compute in
+    fp32. Values come straight from their projection, in the dtype that the output projection takes.
+    """
+    device = value.device.type
+    if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return value.dtype
 
 
 AttentionInterface.register(NAME, _attend)
