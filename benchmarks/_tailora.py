@@ -16,19 +16,13 @@ from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import TreeBatch, batches, build
-from tailora.hardware import bf16_is_faster
 from tailora.lora.inject import attach, extract
-from tailora.train import int8
-from tailora.train.forward import TreeModel
+from tailora.train.forward import TreeModel, training_mode
+from tailora.train.loop import first_batch
+from tailora.train.precision import Arithmetic, apply, choose
+from tailora.train.settings import Precision, TrainSettings
 
 UPDATE = 32
-
-
-def precision(device: str = "cpu") -> str:
-    """The type of the frozen base's products that `tailora train --precision auto` takes on a device."""
-    if device == "cpu" and int8.pays():
-        return "int8"
-    return "bfloat16" if bf16_is_faster(device) else "float32"
 
 
 def adapt(
@@ -39,13 +33,19 @@ def adapt(
     alpha: float,
     dropout: float,
     seed: int = 0,
-    precision: str = "float32",
 ) -> nn.Module:
-    """Put our LoRA on a model, adapters in fp32 and the base in fp32 or bf16; for int8 it is given in fp32."""
+    """Put our LoRA on a model in fp32."""
     config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets), dropout=dropout)
-    model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     attach(model, config, generator=torch.Generator().manual_seed(seed))
     return model
+
+
+def put_into(model: nn.Module, examples: Sequence[Example], precision: Precision) -> Arithmetic:
+    """Put an adapted model into a precision; auto is what `tailora train` would take for updates of this size."""
+    settings = TrainSettings(data="", batch_size=UPDATE, precision=precision)
+    batch, device = first_batch(examples, settings), str(next(model.parameters()).device)
+    chosen = choose(model, batch, settings, device, operations=float("inf"))
+    return apply(model, chosen.precision, settings, build(batch))
 
 
 def save(model: nn.Module, folder: Path) -> None:
@@ -53,8 +53,8 @@ def save(model: nn.Module, folder: Path) -> None:
     formats.save(extract(model), folder)
 
 
-def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int, quantise: bool = False) -> float:
-    """Train until the meter is satisfied, the frozen base in 8 bits if asked; returns the mean training loss."""
+def measure(model: nn.Module, sample: Sample, meter: Meter, arithmetic: Arithmetic, *, seed: int) -> float:
+    """Train until the meter is satisfied; returns the mean training loss."""
     losses: list[float] = []
 
     def after_update(loss: float) -> bool:
@@ -68,11 +68,11 @@ def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int, quanti
     run(
         model,
         sample.examples,
+        arithmetic,
         learning_rate=lambda _: 2e-4,
         seed=seed,
         after_update=after_update,
         before_update=before_update,
-        quantise=quantise,
     )
     return sum(losses) / len(losses)
 
@@ -80,12 +80,12 @@ def measure(model: nn.Module, sample: Sample, meter: Meter, *, seed: int, quanti
 def run(
     model: nn.Module,
     examples: Sequence[Example],
+    arithmetic: Arithmetic,
     *,
     learning_rate: Callable[[int], float],
     seed: int,
     after_update: Callable[[float], bool],
     before_update: Callable[[TreeBatch], None] = lambda _: None,
-    quantise: bool = False,
     group_size: int | None = None,
 ) -> None:
     """Train on trees, the references of a record together: AdamW without decay, gradient norm clipped to 1.
@@ -93,22 +93,22 @@ def run(
     Args:
         model: the adapted model.
         examples: passed through again and again, in a new order each time.
+        arithmetic: how the model computes.
         learning_rate: the rate of update 0, 1, …
         seed: of the order and of dropout.
         after_update: is given each update's mean loss per completion token; true ends the training.
         before_update: is shown each update's trees.
-        quantise: hold the frozen base in 8 bits (`tailora train --precision int8`).
         group_size: texts of a record in an update at most; by default the library's.
     """
     torch.manual_seed(seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate(0), weight_decay=0.0, fused=True)
-    model.train()
-    head = int8.quantise_frozen(model, build(examples[:UPDATE])) if quantise else None
-    with TreeModel(model, head=head) as trees:
+    training_mode(model)
+    with arithmetic.products(), TreeModel(model, head=arithmetic.head) as trees:
         for number, batch in enumerate(_endless(examples, random.Random(seed), group_size)):
             before_update(batch)
-            loss = trees.loss(batch) / batch.completion_tokens
+            with arithmetic.autocast():
+                loss = trees.loss(batch) / batch.completion_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for group in optimizer.param_groups:

@@ -196,13 +196,14 @@ def train_ours(arguments: argparse.Namespace) -> Result:
         base.model, targets=TARGETS, rank=arguments.rank, alpha=arguments.alpha, dropout=arguments.dropout, seed=seed
     )
     losses = Losses(arguments.updates)
+    arithmetic = _tailora.put_into(model, sample.examples, "int8" if arguments.part == OURS_INT8 else "fp32")
     _tailora.run(
         model,
         sample.examples,
+        arithmetic,
         learning_rate=schedule(arguments),
         seed=seed,
         after_update=losses.add,
-        quantise=arguments.part == OURS_INT8,
         group_size=arguments.group_size,
     )
     _tailora.save(model, Path(arguments.adapter))

@@ -1,4 +1,4 @@
-"""What 8 bits cost: perplexity of human texts, and how often the next token is the same as in fp32.
+"""What precisions cost and bring: perplexity in 8 bits of human texts, and the time of a training update in each.
 
     python benchmarks/precision.py --adapter runs/e2e --data ../shared/data/e2e/lora_format --split test
 
@@ -6,6 +6,11 @@ The engine's OpenVINO backend reads each record's prompt and first reference, in
 (with an 8-bit cache), with the adapter in a slot and, as `int8 merged`, folded into the weights before they are
 rounded. `agreement` is the share of positions of those texts at which the likeliest next token is fp32's; `texts` the
 share of records for which greedy search writes fp32's text, token for token.
+
+    python benchmarks/precision.py --training --base smollm2-135m --rounds 3
+
+The time of the passes of a training update, for each method and precision, and which of them `--precision auto` takes
+in each round: the same measurement as that of `tailora train`, without its cache.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.engine.decoding import Decoding
 from tailora.engine.step import Backend, Step
+from tailora.hardware import choose_device, describe
 from tailora.inference import Running, set_up, start
 from tailora.writing import Prompt, generate
 
@@ -40,6 +46,14 @@ WAYS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure and print."""
     arguments = parse()
+    if arguments.training:
+        from _updates import update_times
+
+        base, device = arguments.base or "tiny", choose_device(arguments.device)
+        found_times = update_times(base, arguments.data, device, arguments.rounds, arguments.batch_size)
+        if arguments.json:
+            print(json.dumps({"base": base, "machine": describe(), "methods": found_times}, indent=2))
+        return
     adapters = {} if arguments.adapter is None else {NAME: Path(arguments.adapter)}
     setup = set_up(arguments.base, adapters)
     records = record_files.read(arguments.data, split=arguments.split)[: arguments.limit]
@@ -78,6 +92,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=200, help="records")
     parser.add_argument("--new-tokens", type=int, default=80, help="most that greedy search writes")
+    parser.add_argument("--training", action="store_true", help="time training updates instead")
+    parser.add_argument("--device", default="auto", help="of training updates")
+    parser.add_argument("--rounds", type=int, default=3, help="of training updates")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples in a training update")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

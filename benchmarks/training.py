@@ -42,6 +42,7 @@ TARGETS, RANK, ALPHA, DROPOUT = ("c_attn",), 4, 32, 0.1
 
 OURS, OURS_FP32 = "tailora", "tailora_fp32"
 LIMIT = "limit"
+TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16"}  # PyTorch's names, as of the limits
 PEERS = ("peft_fp32", "peft_fp32_8x4", "peft_bf16", "peft_bf16_8x4", "peft_best")
 CANDIDATES = tuple(
     f"best_{base}_{runner}_{size}"
@@ -146,6 +147,8 @@ def measure_peer(arguments: argparse.Namespace) -> Result:
 
 def measure_ours(arguments: argparse.Namespace) -> Result:
     """One of Tailora's arms."""
+    import torch
+
     import _network
     import _tailora
     from _meter import Meter
@@ -153,11 +156,11 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
 
     meter = Meter(arguments.warm_up, arguments.seconds)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
-    precision = "float32" if arguments.arm == OURS_FP32 else _tailora.precision(arguments.device)
-    network = _network.random_gpt2().to(arguments.device)
-    model = _tailora.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT, precision=precision)
-    loss = _tailora.measure(model, sample, meter, seed=arguments.seed, quantise=precision == "int8")
-    return meter.report(loss=loss, precision=precision)
+    network = _network.random_gpt2().to(arguments.device, torch.float32)
+    model = _tailora.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT)
+    arithmetic = _tailora.put_into(model, sample.examples, "fp32" if arguments.arm == OURS_FP32 else "auto")
+    loss = _tailora.measure(model, sample, meter, arithmetic, seed=arguments.seed)
+    return meter.report(loss=loss, precision=TYPES.get(arithmetic.precision, arithmetic.precision))
 
 
 def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: argparse.Namespace) -> Result:

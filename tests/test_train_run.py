@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,16 +20,21 @@ from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer  # type: ignore[attr-defined]
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tailora import cli, hardware
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
 from tailora.errors import SettingsError, TrainingError
 from tailora.models.account import merged_account
-from tailora.train import loop
+from tailora.models.load import load_base
+from tailora.train import int8, loop, precision
+from tailora.train import run as run_module
 from tailora.train.forward import passes
+from tailora.train.methods import load_delta
 from tailora.train.optimizer import learning_rate
 from tailora.train.run import run
+from tailora.train.run_folder import run_folder
 from tailora.train.settings import TrainSettings
 
 ROWS = [
@@ -220,3 +231,218 @@ def test_a_larger_group_shares_more(base: Path, tmp_path: Path) -> None:
         result = run(settings(base, data, tmp_path / f"run{size}", epochs=1, group_size=size))
         tokens[size] = result["account"]["tokens_per_epoch"]["trees"]
     assert tokens[None] == tokens[1] > tokens[4]
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "bitfit"])
+def test_each_best_validation_leaves_something_usable(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What a killed process leaves: read after every update, as if the run had ended there without a word."""
+    folder = tmp_path / "run"
+    losses: list[float] = []
+
+    def watch(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step == 0:
+            assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+        elif loss == min(losses):
+            if method == "lora":
+                adapter = formats.load(formats.adapter_place(folder))
+                assert adapter.meta["scores"] == {"validation_loss": loss}
+                assert not changes_nothing(adapter)
+            elif method == "full":
+                assert json.loads((folder / "model" / "config.json").read_text())["model_type"] == "gpt2"
+                load_base(str(folder / "model"))
+            else:
+                load_delta(folder)
+
+    result = run(settings(base, data, folder, method=method, epochs=2), watch)
+    assert len(losses) == 3
+    assert not (folder / "checkpoints").exists()
+    if method == "full":
+        same = load_base(str(folder / "model")).model.config._attn_implementation
+        assert same != "tailora_tree"
+    assert result["validation_loss"]["after"] == min(losses)
+
+
+def run_in_process(config: Path, *flags: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tailora", "train", str(config), *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def wait_for_validations(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until the run has validated twice since its start, and so has saved something."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            if sum("validation_loss" in line for line in lines) > 2:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"the run ended by itself: {process.stderr and process.stderr.read()}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes at once")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_run_that_is_ended_from_outside_leaves_its_adapter(
+    base: Path, data: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    folder, config = tmp_path / "run", tmp_path / "recipe.yaml"
+    endless = settings(base, data, folder, epochs=100_000, eval_every=1, learning_rate=1e-5, schedule="constant")
+    config.write_text(endless.to_yaml(), encoding="utf-8")
+    process = run_in_process(config)
+    wait_for_validations(folder, process)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    adapter = formats.load(formats.adapter_place(folder))
+    assert not changes_nothing(adapter)
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert written["account"]["base_fingerprint"] == adapter.base_fingerprint
+    if sent != signal.SIGKILL:
+        assert written["interrupted"]
+        assert "Traceback" not in said
+        assert f"what update {written['validation_loss']['step']} left is kept" in said
+        assert written["validation_loss"]["after"] == adapter.meta["scores"]["validation_loss"]
+
+
+def test_sigterm_is_as_it_was_after_a_run(base: Path, data: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(settings(base, data, tmp_path / "run", max_steps=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            run(settings(base, data, tmp_path / "thread", max_steps=1))
+        except BaseException as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert not seen
+
+
+def exploding(model: torch.nn.Module, update: int) -> None:
+    """Make a gradient not finite at an update."""
+    count = itertools.count(1)
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan if next(count) == update else gradient
+
+    next(p for p in model.parameters() if p.requires_grad).register_hook(hook)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "top2"])
+def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    folder, fit = tmp_path / "run", run_module.fit
+    monkeypatch.setattr(run_module, "fit", lambda model, *rest: (exploding(model, 8), fit(model, *rest))[1])
+    with pytest.raises(TrainingError) as failed:
+        run(settings(base, data, folder, method=method))
+    saved = folder / {"lora": "adapter", "full": "model", "top2": "delta.safetensors"}[method]
+    message = f"the loss is no longer finite at update 8; what update 6 had learnt is in {saved}; lower the learning"
+    assert str(failed.value).startswith(message)
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert (written["interrupted"], written["steps"], written["validation_loss"]["step"]) == (True, 7, 6)
+    assert written["failed"].startswith("the loss is no longer finite at update 8")
+    assert saved.exists()
+    if method == "lora":
+        adapter = formats.load(formats.adapter_place(folder))
+        assert adapter.meta["scores"]["validation_loss"] == written["validation_loss"]["after"]
+    assert cli._tell(failed.value) == 2
+
+
+def test_a_loss_that_is_not_finite_before_anything_was_better_keeps_nothing(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = run_module.fit
+    monkeypatch.setattr(run_module, "fit", lambda model, *rest: (exploding(model, 2), fit(model, *rest))[1])
+    with pytest.raises(TrainingError, match="at update 2; nothing is kept, since no validation brought a better loss"):
+        run(settings(base, data, tmp_path / "run"))
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_runs_that_start_together_have_names_of_their_own(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unnamed = settings(base, data, tmp_path / "x", max_steps=1).model_copy(update={"output": None})
+    name = f"{data.name}-lora"
+    with run_folder(unnamed) as one, run_folder(unnamed) as two:  # before either has loaded its model
+        assert (one.as_posix(), two.as_posix()) == (f"runs/{name}-1", f"runs/{name}-2")
+        assert Path(run(unnamed)["run"]).as_posix() == f"runs/{name}-3"
+        (two / "run.json").write_text("{}")
+    assert not one.exists()  # nothing was written to it
+    assert two.exists()
+    with pytest.raises(SettingsError, match="no_such_layer"):
+        run(unnamed.model_copy(update={"targets": ("no_such_layer",)}))
+    assert sorted(path.name for path in Path("runs").iterdir()) == [f"{name}-2", f"{name}-3"]
+
+
+def test_the_probe_changes_no_bit_of_what_is_learnt(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "SHORT", 0)
+    hashes = {}
+    for seconds in ({"fp32": 1.0, "bf16": 2.0}, {"fp32": 2.0, "bf16": 1.0}, {"fp32": 3.0, "bf16": 3.0, "int8": 1.0}):
+        taken = min(seconds, key=seconds.__getitem__)
+        if taken == "int8" and not int8.supported():
+            continue
+        measure = precision.measure
+        with monkeypatch.context() as patched:
+            patched.setenv("TAILORA_CACHE", str(tmp_path / taken / "cache"))
+            # The real measurement is made, and its result replaced.
+            patched.setattr(precision, "measure", lambda *given, s=seconds, m=measure: (m(*given), s)[1])
+            result = run(settings(base, data, tmp_path / taken / "auto", precision="auto", epochs=1, dropout=0.1))
+        assert result["account"]["precision"] == taken
+        assert result["account"]["choice"] == {
+            "precision": taken,
+            "reason": "timed",
+            "seconds": seconds,
+            "nodes": result["account"]["choice"]["nodes"],
+        }
+        run(settings(base, data, tmp_path / taken / "set", precision=taken, epochs=1, dropout=0.1))
+        one, two = (formats.load(tmp_path / taken / name / "adapter") for name in ("auto", "set"))
+        assert one.content_hash == two.content_hash
+        hashes[taken] = one.content_hash
+    assert len(set(hashes.values())) == len(hashes)
+
+
+def test_the_choice_is_announced(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings(base, data, tmp_path / "short", precision="auto", max_steps=1))
+    assert "precision: fp32 (too short a run to time others)" in capsys.readouterr().err
+    monkeypatch.setattr(precision, "SHORT", 0)
+    monkeypatch.setattr(precision, "measure", lambda *_: {"fp32": 0.004, "bf16": 0.002})
+    result = run(settings(base, data, tmp_path / "timed", precision="auto", max_steps=1))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "precision: bf16 (timed: an update takes fp32 4 ms, bf16 2 ms)" in said
+    choice = result["account"]["choice"]
+    assert result["account"]["estimate"]["seconds"] == 0.002 * result["account"]["nodes"] / choice["nodes"]
+
+
+@pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
+def test_int8_is_measured_on_the_exact_base_too_and_memory_counts_it(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    exact, peak = run_module._exact_loss, run_module.peak_rss
+    monkeypatch.setattr(run_module, "_exact_loss", lambda *given: (order.append("exact"), exact(*given))[1])
+    monkeypatch.setattr(run_module, "peak_rss", lambda: (order.append("peak"), peak())[1])
+    losses = run(settings(base, data, tmp_path / "run", precision="int8", epochs=1))["validation_loss"]
+    assert losses["exact"] == pytest.approx(losses["after"], abs=0.05)
+    assert order == ["exact", "peak"]
+
+
+def test_int8_runs_on_the_cpu_of_a_machine_with_a_gpu(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not int8.supported():
+        pytest.skip("this CPU has no AVX2 instructions")
+    monkeypatch.setattr(hardware, "choose_device", lambda device: "cuda" if device == "auto" else device)
+    monkeypatch.setattr(precision, "choose_device", hardware.choose_device)
+    result = run(settings(base, data, tmp_path / "run", precision="int8", device="auto", max_steps=2))
+    assert (result["account"]["precision"], result["account"]["device"]) == ("int8", "cpu")

@@ -40,7 +40,7 @@ NOISE = 1.05
 """Times that differ by less than this factor count as equal, and the more exact precision is taken."""
 SHORT = 2e12
 """Operations of a whole run below which nothing is timed: fp32 takes seconds or, on a slow CPU, a minute."""
-LAPS, PATIENCE, TOO_SLOW = 3, 2.0, 4.0  # timed updates at most; seconds after which fewer do; when to give up on one
+LAPS, PATIENCE, TOO_SLOW = 5, 2.0, 4.0  # timed updates at most; seconds after which fewer do; when to give up on one
 
 Context = Callable[[], AbstractContextManager[Any]]
 Reason = Literal["as set", "the only one here", "too short a run to time others", "timed", "timed by an earlier run"]
@@ -193,9 +193,10 @@ def fastest(seconds: Mapping[str, float]) -> str:
 def measure(model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str) -> dict[str, float]:
     """Time the passes of an update, forward and back, in each precision that is available.
 
-    Costs up to four updates in each, of which the first makes kernels and buffers, and the conversion of the frozen
-    weights. A precision that takes more than four times as long as another on a single example, or that does not fit
-    into a GPU's memory, is left out. Where an update has several passes, the first is timed.
+    Costs two to six updates in each (two where they take seconds), of which the first makes kernels and buffers, and
+    the conversion of the frozen weights, which stand beside the originals meanwhile. A precision that takes more than
+    four times as long as another on a single example, or that does not fit into a GPU's memory, is left out. Where an
+    update has several passes, the first is timed.
 
     Args:
         model: as for `choose`.
