@@ -12,7 +12,7 @@ from tailora.errors import TrainingError
 from tailora.models.load import load_base
 from tailora.train.loop import first_batch
 from tailora.train.methods import prepare
-from tailora.train.precision import fastest, measure
+from tailora.train.precision import ORDER, fastest, measure
 from tailora.train.run import read_records
 from tailora.train.settings import Method, TrainSettings
 
@@ -44,10 +44,12 @@ def update_times(base: str, data: str, device: str, rounds: int, batch_size: int
         loaded.model.to(device)
         batch = first_batch(examples, settings)
         times = [measure(loaded.model, batch, settings, device) for _ in range(rounds)]
-        least = {name: min(each[name] for each in times if name in each) for name in times[0]}
+        # A round leaves out a precision that is much slower than another; noise may make rounds differ in that.
+        names = [name for name in ORDER if any(name in each for each in times)]
+        least = {name: min(each[name] for each in times if name in each) for name in names}
         chosen = [fastest(each) for each in times]
         found[method] = {"chosen": chosen, "milliseconds": {name: 1000 * value for name, value in least.items()}}
         shown = "  ".join(f"{name} {value:7.1f} ms" for name, value in found[method]["milliseconds"].items())
-        worst = max(least[name] for name in chosen if name in least) / min(least.values())
+        worst = max(least[name] for name in chosen) / min(least.values())
         print(f"{method:<8} {shown}  auto takes {', '.join(chosen)}: {worst:.2f} times the least")
     return found
