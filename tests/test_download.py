@@ -20,14 +20,27 @@ def serve(monkeypatch, tmp_path):
     servers = []
     asked = []
 
-    def start(body=BODY, length=None, status=200, cuts=(), ranges=False):
-        """`cuts`: after how many bytes each of the first answers breaks off; `ranges`: whether Range is honoured."""
+    def start(body=BODY, length=None, status=200, cuts=(), ranges=False, failures=(), headers=()):
+        """A server; returns its address.
+
+        `cuts`: after how many bytes each of the first answers breaks off; `ranges`: whether Range is honoured;
+        `failures`: statuses of the first answers, which have no file; `headers`: sent with those.
+        """
         left = list(cuts)
+        failing = list(failures)
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 wanted = self.headers.get("Range")
                 asked.append(wanted)
+                if failing:
+                    self.send_response(failing.pop(0))
+                    for header in headers:
+                        self.send_header(*header)
+                    self.send_header("Content-Length", "4")
+                    self.end_headers()
+                    self.wfile.write(b"busy")
+                    return
                 first = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
                 self.send_response(206 if first else status)
                 self.send_header("Content-Length", str((length or len(body)) - first))
@@ -74,6 +87,45 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(serve, ranges):
     folder = download.fetch("e2e", base_url=serve(cuts=(1000, 500), ranges=ranges))
     assert (folder / "trainset.csv").read_bytes() == BODY
     assert serve.asked == [None, "bytes=1000-", "bytes=1500-" if ranges else "bytes=500-"]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+def test_a_server_that_is_busy_or_failing_is_asked_again(serve, status, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    folder = download.fetch("e2e", base_url=serve(failures=(status, status)))
+    assert (folder / "trainset.csv").read_bytes() == BODY
+    assert len(serve.asked) == 3
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_that_stays_busy_is_no_fault_of_the_data(serve, tmp_path, status, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    with pytest.raises(OfflineError, match=rf"the server answered {status} .*each time.*bundled samples"):
+        download.fetch("e2e", base_url=serve(failures=(status,) * 9))
+    assert len(serve.asked) == 3
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_file_that_is_not_there_is_asked_for_once(serve, status):
+    with pytest.raises(DataError, match=f"the server answered {status}"):
+        download.fetch("e2e", base_url=serve(failures=(status,) * 9))
+    assert len(serve.asked) == 1
+
+
+def test_a_break_after_a_failure_is_taken_up_where_it_broke(serve, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    folder = download.fetch("e2e", base_url=serve(failures=(503,), cuts=(1000,), ranges=True))
+    assert (folder / "trainset.csv").read_bytes() == BODY
+    assert serve.asked == [None, None, "bytes=1000-"]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("0", 0.0), ("2", 2.0), ("9999", 30.0), ("Fri, 31 Dec 1999", 1.0)])
+def test_a_server_says_how_long_to_wait(serve, asked, waited, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    download.fetch("e2e", base_url=serve(failures=(429,), headers=[("Retry-After", asked)]))
+    assert pauses == [waited]
 
 
 def test_offline_says_what_works(serve):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from tailora.files import atomic_path, cache_folder
 
 _CHUNK = 1 << 16
 _ATTEMPTS = 3
+_PAUSE = 1.0  # seconds before another attempt at a server that is busy or failing; twice as many each time
+_LONGEST_PAUSE = 30.0
+_BUSY = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY, http.HTTPStatus.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def fetch(name: str, *, base_url: str | None = None, timeout: float = 20.0) -> P
         timeout: seconds to wait for the network at each step.
 
     Raises:
-        OfflineError: the place cannot be reached, or the connection breaks three times.
+        OfflineError: three times the place cannot be reached, the connection breaks, or the server is busy or failing.
         DataError: what came is not what it must be, or the place does not have it.
     """
     data_set = DATA_SETS[name]
@@ -76,15 +80,29 @@ def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
                 _append(url, part, timeout)
                 break
             except urllib.error.HTTPError as error:
-                raise DataError(
-                    f"the server answered {error.code} {error.reason}", where=url, mend=_other_ways(target)
-                ) from error
+                answer = f"the server answered {error.code} {error.reason}"
+                if not _may_pass(error.code):
+                    raise DataError(answer, where=url, mend=_other_ways(target)) from error
+                if attempt == _ATTEMPTS:
+                    raise OfflineError(f"{answer}, each time", where=url, mend=_other_ways(target)) from error
+                time.sleep(_pause(error, attempt))
             except (OSError, http.client.HTTPException) as error:
                 if attempt == _ATTEMPTS:
                     reason = getattr(error, "reason", None) or error
                     raise OfflineError(f"cannot be fetched ({reason})", where=url, mend=_other_ways(target)) from error
         if _sha256(part) != digest:
             raise DataError("what came has another SHA-256 than the official file", where=url, mend=_other_ways(target))
+
+
+def _may_pass(status: int) -> bool:
+    """Whether an answer says that the server is busy or failing, not that it lacks the file."""
+    return status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY
+
+
+def _pause(error: urllib.error.HTTPError, attempt: int) -> float:
+    """Seconds to wait before the next attempt: what the server asks for (Retry-After), else longer each time."""
+    asked = error.headers.get("Retry-After", "")
+    return min(float(asked) if asked.isdecimal() else _PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
 
 
 def _append(url: str, part: Path, timeout: float) -> None:

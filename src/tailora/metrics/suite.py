@@ -149,7 +149,7 @@ def measure(
         MissingExtraError: the package of the tokenizer is not installed.
     """
     references = [record.references for record in records]
-    choice = choose([getattr(record, "language", None) for record in records], references, tokenizer)
+    choice = choose([record.language for record in records], references, tokenizer)
     if tokenizer is not None:
         sacrebleu_tokenizer(tokenizer)
     found: dict[str, Statistics] = {}
