@@ -303,3 +303,110 @@ def test_texts_without_spaces_are_scored(
     assert "does not apply to Chinese" in found["meteor"]["missing"]
     assert f"The tokenizer is {used}" in " ".join(capsys.readouterr().err.split())
     assert f"The tokenizer is {used}" in (tmp_path / "scores" / "report.html").read_text(encoding="utf-8")
+
+
+GROUPED = [
+    ("The Mill", "The Mill is a pub ."),
+    ("Blue Spice", "Blue Spice is a pub ."),
+    ("The Mill", "A pub : The Mill ."),
+    ("Giraffe", "Giraffe is a restaurant ."),
+    ("The Mill", "There is The Mill ."),
+]
+BY_RECORD = ["The Mill is a pub .", "Blue Spice .", "Giraffe is one ."]
+BY_ROW = [BY_RECORD[0], BY_RECORD[1], BY_RECORD[0], BY_RECORD[2], BY_RECORD[0]]
+FORMS = {
+    "grouped.csv": "name,text\n" + "".join(f"{name},{text}\n" for name, text in GROUPED),
+    "mr.csv": "mr,ref\n" + "".join(f"name[{name}],{text}\n" for name, text in GROUPED),
+    "grouped.txt": "".join(f"name : {name}||{text}\n" for name, text in GROUPED),
+    "grouped.jsonl": "".join(json.dumps({"facts": {"name": name}, "text": text}) + "\n" for name, text in GROUPED),
+    "flat.jsonl": "".join(json.dumps({"name": name, "text": text}) + "\n" for name, text in GROUPED),
+    "grouped.json": json.dumps([{"facts": {"name": name}, "text": text} for name, text in GROUPED], indent=1),
+}
+
+
+@pytest.fixture(params=FORMS)
+def grouped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The same five rows, three of them about one record, in every format."""
+    path = tmp_path / str(request.param)
+    path.write_text(FORMS[request.param], encoding="utf-8")
+    return path
+
+
+def as_rows(texts: list[str], ids: list[str] | None = None) -> list[str]:
+    names = ids or [str(number) for number in range(1, len(texts) + 1)]
+    return [json.dumps({"id": name, "text": text}) for name, text in zip(names, texts, strict=True)]
+
+
+def test_every_format_gives_the_same_score_by_record_and_by_row(grouped: Path, tmp_path: Path) -> None:
+    references = [
+        [text for name, text in GROUPED if name == wanted] for wanted in ("The Mill", "Blue Spice", "Giraffe")
+    ]
+    expected = bleu(BY_RECORD, references).value
+    given = {
+        "record.txt": BY_RECORD,
+        "row.txt": BY_ROW,
+        "record.jsonl": as_rows(BY_RECORD, ["1", "2", "4"]),
+        "row.jsonl": as_rows(BY_ROW),
+        "shuffled.jsonl": as_rows(BY_ROW)[::-1],
+        "shuffled-records.jsonl": as_rows(BY_RECORD, ["1", "2", "4"])[::-1],
+        "without-ids.jsonl": [json.dumps({"text": text}) for text in BY_ROW],
+    }
+    for name, lines in given.items():
+        result = evaluate(tmp_path, grouped, texts=written(tmp_path, lines, name), metrics=("bleu",))
+        assert result["records"] == 3, name
+        assert result["all"]["bleu"]["value"] == expected, name
+
+
+def test_rows_with_texts_of_their_own_are_scored_against_all_references(grouped: Path, tmp_path: Path) -> None:
+    texts = [*BY_ROW[:2], "Something else .", *BY_ROW[3:]]
+    references = [[text for name, text in GROUPED if name == wanted] for wanted, _ in GROUPED]
+    for given in (texts, as_rows(texts), as_rows(texts)[::-1]):
+        path = written(tmp_path, given, "row.jsonl" if given is not texts else "row.txt")
+        result = evaluate(tmp_path, grouped, texts=path, metrics=("bleu",))
+        assert result["records"] == 5
+        assert result["all"]["bleu"]["value"] == bleu(texts, references).value
+    other = written(tmp_path, BY_RECORD, "by-record.txt")
+    against = evaluate(tmp_path, grouped, texts=path, against=other, metrics=("bleu",))["against"]["bleu"]
+    assert against["difference"] == pytest.approx(bleu(texts, references).value - bleu(BY_ROW, references).value)
+
+
+@pytest.mark.parametrize("form", ["texts.txt", "texts.jsonl", "texts.json"])
+def test_counts_that_are_neither_of_records_nor_of_rows_are_refused(grouped: Path, tmp_path: Path, form: str) -> None:
+    for count in (1, 2, 4, 6, 7):
+        texts = [f"Text {number} ." for number in range(count)]
+        lines = {"texts.txt": texts, "texts.jsonl": as_rows(texts), "texts.json": [json.dumps(texts)]}[form]
+        message = rf"holds {count} texts for 3 records \(5 rows\).*give one text for each record, or one for each row"
+        with pytest.raises(DataError, match=message):
+            evaluate(tmp_path, grouped, texts=written(tmp_path, lines, form), metrics=("bleu",))
+
+
+def test_texts_of_the_first_rows_are_not_taken_for_the_first_records(grouped: Path, tmp_path: Path) -> None:
+    first = written(tmp_path, as_rows(BY_ROW[:2]), "first.jsonl")
+    assert evaluate(tmp_path, grouped, texts=first, limit=2, metrics=("bleu",))["records"] == 2
+    three = written(tmp_path, as_rows(BY_ROW[:3]), "three.jsonl")
+    with pytest.raises(DataError, match=r"texts for the first 3 rows, which are not the first 3 records.*--gather"):
+        evaluate(tmp_path, grouped, texts=three, limit=3, metrics=("bleu",))
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_groups_survive_columns_and_texts_by_row(tmp_path: Path, by_row: bool) -> None:
+    folder = tmp_path / "places"
+    folder.mkdir()
+    rows = {
+        "train": [("Mill", "pub", "Mill .")],
+        "test": [
+            ("Mill", "pub", "Mill a ."),
+            ("Oak", "shop", "Oak a ."),
+            ("Mill", "pub", "Mill b ."),
+            ("Ash", "pub", "Ash ."),
+        ],
+    }
+    for split, members in rows.items():
+        lines = "".join(f"{name},{kind},{text}\n" for name, kind, text in members)
+        (folder / f"{split}.csv").write_text(f"Title,Kind,Said\n{lines}", encoding="utf-8")
+    columns = {"text": "said", "group": "kind", "facts": {"Title": "name"}}
+    texts = ["Mill a .", "no", "Mill b .", "Ash ."] if by_row else ["Mill a .", "no", "Ash ."]
+    ways: dict[str, Any] = {"split": "test", "columns": columns, "metrics": ("rouge_l",)}
+    result = evaluate(tmp_path, folder, texts=written(tmp_path, texts), **ways)
+    assert [result[part]["rouge_l"]["value"] for part in ("seen", "unseen")] == [1, 0]
+    assert result["records"] == len(texts)

@@ -302,3 +302,50 @@ print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip().endswith("[]")
     assert len(rows_of(tmp_path / "o.jsonl")) == 7
+
+
+DOOR, OAK = {"name": "Blue Door"}, {"name": "The Oak"}
+INPUTS = {
+    "a.csv": "name,text\nBlue Door,A.\nThe Oak,\nBlue Door,B.\n",
+    "bare.csv": "name\nBlue Door\nThe Oak\nBlue Door\n",
+    "ids.csv": "id,name\n1,Blue Door\n2,The Oak\n3,Blue Door\n",
+    "a.tsv": "name\ttext\nBlue Door\t\nThe Oak\tA.\nBlue Door\t\n",
+    "mr.csv": "mr,ref\nname[Blue Door],A.\nname[The Oak],\nname[Blue Door],\n",
+    "a.txt": "name : Blue Door||A.\nname : The Oak||\nname : Blue Door\n",
+    "a.jsonl": "".join(json.dumps({"facts": facts, "text": facts["name"][4:]}) + "\n" for facts in (DOOR, OAK, DOOR)),
+    "bare.jsonl": "".join(json.dumps({"facts": facts, "text": None}) + "\n" for facts in (DOOR, OAK, DOOR)),
+    "flat.jsonl": "".join(json.dumps(facts) + "\n" for facts in (DOOR, OAK, DOOR)),
+    "a.json": json.dumps([{"facts": facts, "texts": ["A.", "B."]} for facts in (DOOR, OAK, DOOR)], indent=1),
+    "prompts.csv": "prompt,completion\nname : Blue Door =>,A.\nname : The Oak =>,\nname : Blue Door =>,B.\n",
+    "prompts.jsonl": "".join(json.dumps({"prompt": facts["name"] + " =>"}) + "\n" for facts in (DOOR, OAK, DOOR)),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_one_text_for_each_row_or_with_gather_for_each_record(adapter: Path, tmp_path: Path, name: str) -> None:
+    path, output = tmp_path / name, tmp_path / "outputs.jsonl"
+    path.write_text(INPUTS[name], encoding="utf-8")
+
+    def told(**more: Any) -> list[tuple[str, str]]:
+        ways = {"adapter": (str(adapter),), "max_new_tokens": 4, "precision": "fp32", **more}
+        count = run(GenerateSettings(input=str(path), output=output, **ways))["records"]
+        rows = rows_of(output)
+        assert len(rows) == count
+        return [(row["id"], row["text"]) for row in rows]
+
+    rows = told()
+    assert [name for name, _ in rows] == ["1", "2", "3"]
+    assert rows[0][1] == rows[2][1] != rows[1][1]
+    assert told(limit=2) == rows[:2]
+    assert told(gather=True) == rows[:2], "the third row is about the first's record"
+    assert told(gather=True, limit=1) == rows[:1]
+
+
+def test_entries_of_a_corpus_are_rows(adapter: Path, tmp_path: Path) -> None:
+    entry = '<entry category="City" eid="Id{}"><modifiedtripleset><mtriple>A | b | C</mtriple></modifiedtripleset>'
+    lexes = '<lex comment="" lang="ga">x</lex><lex comment="good" lang="">y</lex></entry>'
+    path = tmp_path / "a.xml"
+    path.write_text("<benchmark>" + "".join(entry.format(n) + lexes for n in (1, 2)) + "</benchmark>", encoding="utf-8")
+    for ways in ({}, {"gather": True}, {"language": "ga"}):
+        made = run(GenerateSettings(adapter=(str(adapter),), input=str(path), max_new_tokens=2, **ways))
+        assert [row["id"] for row in made["outputs"]] == ["City/Id1", "City/Id2"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tailora.data.records import DataFile
 from tailora.data.text_files import base_suffix, read_text
@@ -50,6 +50,11 @@ class InputRows:
         kept = [number for number, place in enumerate(data.places) if limit is None or place < limit]
         ids = tuple(data.rows[number].id for number in kept)
         return cls(ids, tuple(data.places[number] for number in kept), limit is not None)
+
+    @property
+    def count(self) -> int:
+        """How many records the rows are gathered into."""
+        return len(set(self.places))
 
     def spread(self, values: Sequence[T]) -> list[T]:
         """Return one value for each row, from one for each record or one for each row."""
@@ -98,10 +103,10 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
     if stopped is None and _are_rows(values, declared):
         found = _rows(values, path, key)
         if rows is not None and len(ids) < len(found) == len(rows.ids):
-            return rows.gathered(_in_order(found, rows.ids, path))
+            return rows.gathered(_in_order(found, rows.ids, path, rows))
         if rows is not None and rows.limited:
             _refuse_first_rows(found, ids, rows, path)
-        return _in_order(found, ids, path)
+        return _in_order(found, ids, path, rows)
     if declared and stopped is not None:
         raise DataError("broken JSON", where=f"{path}:{stopped}", mend="write one JSON object per line, or a JSON list")
     if declared and values:
@@ -109,8 +114,8 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
     if key is not None:
         raise DataError("holds no JSON objects with a key", where=path, mend="leave the key out for one text per line")
     if rows is not None and len(ids) < len(content.rstrip().split("\n")) <= len(rows.ids):
-        return rows.gathered(_lines(content, len(rows.ids), path))
-    return _lines(content, len(ids), path)
+        return rows.gathered(_lines(content, len(rows.ids), path, rows))
+    return _lines(content, len(ids), path, rows)
 
 
 def _refuse_first_rows(found: Sequence[_Row], ids: Sequence[str], rows: InputRows, path: Path) -> None:
@@ -216,10 +221,14 @@ def _at(value: Any, key: str, at: str) -> Any:
     return value
 
 
-def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path) -> list[str]:
+def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path, source: InputRows | None) -> list[str]:
     """The texts in the order of the records: by name where the rows have the records' names, or number them."""
     names = [row.name for row in rows]
-    _check_count(len(rows), ids, path, [name for name in names if name is not None])
+    if len(rows) != len(ids):
+        known = {name for name in names if name is not None}
+        lacking = [name for name in ids if name not in known] if known & set(ids) else []
+        more = f", the first record without one is {lacking[0]!r}" if lacking else ""
+        _refuse_count(len(rows), len(ids), path, source, more)
     if names == list(ids) or all(name is None for name in names):
         return [row.text for row in rows]
     by_name: dict[str, _Row] = {}
@@ -249,7 +258,7 @@ def _numbers(names: Sequence[str]) -> list[int]:
     return [number for _, number in found] if len(found) == len(names) and len({p for p, _ in found}) == 1 else []
 
 
-def _lines(content: str, count: int, path: Path) -> list[str]:
+def _lines(content: str, count: int, path: Path, source: InputRows | None) -> list[str]:
     # `splitlines` would also split a text at a U+2028 or a form feed in it.
     lines = content.replace("\r\n", "\n").split("\n")
     if any(line.startswith("{") and _is_row(line) for line in lines):
@@ -257,12 +266,16 @@ def _lines(content: str, count: int, path: Path) -> list[str]:
         what, mend = "is not JSON with a text, as other lines are", f"give all texts in one form; {_AS_JSON}"
         raise DataError(what, where=f"{path}:{other}", mend=mend)
     if not content.strip():  # texts joined by line ends, or each followed by one: all of them empty
-        return [""] * count if len(lines) >= count else _wrong_count(len(lines) - 1, count, path)
+        if len(lines) < count:
+            _refuse_count(len(lines) - 1, count, path, source)
+        return [""] * count
     if lines[-1] == "":
         lines.pop()
     while len(lines) > count and not lines[-1].strip():
         lines.pop()
-    return lines if len(lines) == count else _wrong_count(len(lines), count, path)
+    if len(lines) != count:
+        _refuse_count(len(lines), count, path, source)
+    return lines
 
 
 def _is_row(line: str) -> bool:
@@ -273,13 +286,9 @@ def _is_row(line: str) -> bool:
     return isinstance(value, dict) and any(key in value for key in TEXT_KEYS)
 
 
-def _check_count(count: int, ids: Sequence[str], path: Path, names: Sequence[str]) -> None:
-    if count != len(ids):
-        known = set(names)
-        lacking = [name for name in ids if name not in known] if known & set(ids) else []
-        _wrong_count(count, len(ids), path, f", the first record without one is {lacking[0]!r}" if lacking else "")
-
-
-def _wrong_count(found: int, count: int, path: Path, more: str = "") -> list[str]:
-    mend = "give one text for each record, in their order"
-    raise DataError(f"holds {found} texts for {count} records{more}", where=path, mend=mend)
+def _refuse_count(found: int, count: int, path: Path, source: InputRows | None, more: str = "") -> NoReturn:
+    told, mend = f"{count} records", "give one text for each record, in their order"
+    if source is not None and source.count < len(source.ids):
+        told = f"{source.count} records ({len(source.ids)} rows)"
+        mend = "give one text for each record, or one for each row, in their order"
+    raise DataError(f"holds {found} texts for {told}{more}", where=path, mend=mend)
