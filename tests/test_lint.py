@@ -1,7 +1,12 @@
 """Lint finds what is wrong, and nothing in what is right."""
 
-from tailora.data.lint import lint
+import pytest
+
+from tailora.data.check import LintSettings, run
+from tailora.data.lint import KINDS, lint
+from tailora.data.records import load
 from tailora.data.values import Fact, Record
+from tailora.errors import CheckError
 
 
 def record(id, text, *facts):
@@ -48,3 +53,85 @@ def test_lengths_in_tens_of_words():
     report = lint([record(str(n), text, ("name", "a")) for n, text in enumerate(texts)])
     assert report.lengths == {"0-9": 2, "10-19": 0, "20-29": 1}
     assert lint([record("1", "", ("name", "x"))]).lengths == {}
+
+
+@pytest.mark.parametrize("value", ["None", "NA", "N/A", "n/a", "#N/A", "nan", "null", "<NA>", "-", "--", "?"])
+def test_words_for_a_missing_value_are_found(value):
+    found = lint([record("1", "A pub.", ("type", "pub"), ("area", value))]).findings
+    assert ("placeholder", "1", f"area: {value}") in [(f.kind, f.record, f.detail) for f in found]
+
+
+@pytest.mark.parametrize("value", ["none", "na", "no", "0", "unknown town", "Nan", "Nancy"])
+def test_words_that_may_be_values_are_no_placeholders(value):
+    expected = value.casefold() == "nan"
+    assert ("placeholder" in lint([record("1", "A pub.", ("area", value))]).counts()) is expected
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [
+        ("number", ["4", "5", "6"]),
+        ("page", ["https://a.example/1", "http://b.example", "www.c.example/x"]),
+        ("place_id", ["x7", "k2", "b9"]),
+        ("reference", ["A pub.", "An inn.", "A bar."]),
+    ],
+)
+def test_an_attribute_that_is_probably_no_fact_is_reported_once(attribute, values):
+    rows = [record(str(n), f"Inn {value}.", ("name", "Inn"), (attribute, value)) for n, value in enumerate(values)]
+    found = [f for f in lint({"train": rows, "test": rows[:1]}).findings if f.kind == "odd attribute"]
+    assert [f.record for f in found] == [attribute]
+
+
+def test_odd_attributes_of_triples_are_the_corpus_s_own():
+    facts = tuple(Fact("A", "placeID", str(n)) for n in range(4))
+    assert "odd attribute" not in lint([Record("1", facts, ("A 0 1 2 3.",))]).counts()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\t", "\r"])
+def test_line_ends_and_tabs_in_texts_are_found(end):
+    report = lint([record("1", f"A pub.{end}An inn.", ("type", "pub"))])
+    assert report.counts() == {"line end or tab": 1}
+
+
+def test_an_unclosed_quotation_mark_is_found_by_the_rows_that_it_swallows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('name,text\nInn,"An Inn.\nOak,An Oak."\nAsh,An Ash.\n', encoding="utf-8")
+    assert "line end or tab" in lint(load(path).records).counts()
+
+
+LISTED = {
+    "a.jsonl": '{"facts": {"food": ["Thai", "Lao"]}, "text": "Thai and Lao."}\n',
+    "flat.jsonl": '{"food": ["Thai", "Lao"], "text": "Thai and Lao."}\n',
+    "a.json": '[{"food": ["Thai", "Lao"], "text": "Thai and Lao."}]',
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_list_of_values_is_no_conflict(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(LISTED[name], encoding="utf-8")
+    data = load(path)
+    assert data.listed == {"food"}
+    assert "conflict" not in lint(data.records, listed=data.listed).counts()
+    assert run(LintSettings(data=str(path)))["findings"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"facts": [["food", "Thai"], ["food", "Lao"]], "text": "Thai and Lao."}\n'),
+        ("a.csv", 'mr,ref\n"food[Thai], food[Lao]",Thai and Lao.\n'),
+        ("a.txt", "food : Thai | food : Lao||Thai and Lao.\n"),
+    ],
+)
+def test_two_values_that_are_no_list_are_a_conflict(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CheckError, match="conflict: 1"):
+        run(LintSettings(data=str(path)))
+    assert run(LintSettings(data=str(path), allow=("conflict",)))["findings"] == {"conflict": 1}
+
+
+def test_every_kind_can_be_allowed():
+    for kind in KINDS:
+        assert LintSettings(data="x", allow=(kind,)).allow == (kind,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tailora.data.suspects import suspicion
@@ -92,7 +92,7 @@ def lint(
     codes = _codes(everything)
     texts = [text for record in everything for text in record.references]
     sentences = sum(map(_is_finished, texts)) >= _USUALLY * max(len(texts), 1)
-    findings = _odd_attributes(everything)
+    findings = _odd_attributes(splits.values())
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
     for split, members in splits.items():
         for record in members:
@@ -144,15 +144,19 @@ def _look(record: Record, codes: Set[Fact], sentences: bool, listed: Container[s
     return found
 
 
-def _odd_attributes(records: Sequence[Record]) -> list[Finding]:
-    """Attributes of the records themselves that are probably no facts, each reported once."""
-    values: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        for fact in record.facts:
-            if fact.subject is None:
-                values[fact.attribute].append(fact.value)
-    clauses = {attribute: suspicion(attribute, own) for attribute, own in values.items()}
-    return [Finding("odd attribute", attribute, clause) for attribute, clause in clauses.items() if clause]
+def _odd_attributes(splits: Iterable[Sequence[Record]]) -> list[Finding]:
+    """Attributes of the records themselves that are probably no facts in some split, each reported once."""
+    clauses: dict[str, str] = {}
+    for records in splits:  # row numbers begin anew in each
+        values: dict[str, list[str]] = defaultdict(list)
+        for record in records:
+            for fact in record.facts:
+                if fact.subject is None:
+                    values[fact.attribute].append(fact.value)
+        for attribute, own in values.items():
+            if attribute not in clauses and (clause := suspicion(attribute, own)):
+                clauses[attribute] = clause
+    return [Finding("odd attribute", attribute, clause) for attribute, clause in clauses.items()]
 
 
 def _is_placeholder(value: str) -> bool:
