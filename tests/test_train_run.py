@@ -265,8 +265,16 @@ def test_each_best_validation_leaves_something_usable(
     assert result["validation_loss"]["after"] == min(losses)
 
 
+# Ctrl-C interrupts it even where the tests run in the background, whose processes inherit that SIGINT is ignored.
+_TAILORA = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("tailora", run_name="__main__", alter_sys=True)
+"""
+
+
 def run_in_process(config: Path, *flags: str, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tailora", "train", str(config), *flags]
+    command = [sys.executable, "-c", _TAILORA, "train", str(config), *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
