@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.errors import SettingsError
 from tailora.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
 
 INTERRUPTIONS = [ValueError, KeyboardInterrupt, SystemExit]
@@ -139,6 +140,19 @@ def test_the_cache_stands_in_the_systems_place(
     assert cache_folder() == tmp_path / expected
     monkeypatch.delenv(variable)
     assert Path.home() in cache_folder().parents
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("TAILORA_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in a container that runs as a user of no list
+    with pytest.raises(SettingsError, match="TAILORA_CACHE"):
+        cache_folder()
 
 
 @pytest.mark.parametrize("make", [atomic_path, atomic_folder])

@@ -89,7 +89,12 @@ def test_texts_without_a_record(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", '{"facts": {"a": "b"}, "hint": "c"}', '{"a": {"b": "c"}}', "[1]", '{"name" : "Blue"', "{name : x}"]
+    "text",
+    [
+        *("{}", '{"facts": {"a": "b"}, "hint": "c"}', '{"a": {"b": "c"}}', "[1]", '{"name" : "Blue"', "{name : x}"),
+        '{"name": "Blue", "name": "Spice"}',  # a parser that keeps the last drops a fact
+        '{"name": "\\ud83d"}',  # half of a character
+    ],
 )
 def test_json_that_is_not_facts_is_reported(text: str) -> None:
     with pytest.raises(DataError):

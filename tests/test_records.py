@@ -59,6 +59,7 @@ def test_table_and_xml(tmp_path):
         ("a.csv", b"name,ref\na,b\n", "a.csv:1: there is no column 'text'"),
         ("a.csv", b"mr,ref\nname[X],caf\xe9\n", "a.csv:2: byte 0xe9 is not UTF-8"),
         ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"', "a.jsonl:2: broken JSON"),
+        ("a.jsonl", b'{"prompt": "a", "completion": "\\ud83d"}\n', "a.jsonl:1: broken JSON (an escape spells half"),
         ("a.txt", b"a : b||c\na : b|c\n", "a.txt:2: the line has no ||"),
         ("a.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>', "a.xml:1: has a document type"),
         ("a.csv.gz", gzip.compress(b"mr,ref\nname[X],a\n")[:-9], "broken gzip"),

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from bases import save_adapter, save_base
-from tailora import machine_cache, self_check
+from tailora import machine_cache, self_check, step_timing
 from tailora.engine import architecture
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.errors import ModelError, SettingsError
 from tailora.hardware import Memory
-from tailora.inference import set_up, start
+from tailora.inference import Precision, set_up, start
 from test_architecture import IN_THE_GRAPH, LLAMA, save_model
 
 
@@ -53,10 +53,11 @@ def test_what_the_graph_ignores_is_found_out(
         assert start(set_up(str(folder), {}), precision=precision, device="cpu").backend == "torch"
 
 
-def test_it_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_model(tmp_path, *IN_THE_GRAPH["llama"])
     setup = set_up(str(folder), {})
     start(setup, precision="fp32", device="cpu")
+    assert "comparing the engine with transformers once" in caplog.text  # which takes seconds
     with monkeypatch.context() as patched:
         patched.setattr(self_check, "reference_of", lambda folder, prompt: pytest.fail("it ran again"))
         start(setup, precision="fp32", device="cpu")
@@ -97,11 +98,15 @@ def test_torch_is_checked_against_its_own_forward_pass(tmp_path: Path, monkeypat
         start(setup, backend="torch", precision="fp32", device="cpu")
 
 
-def test_an_architecture_that_keeps_something_else_than_keys_and_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_an_architecture_that_keeps_something_else_than_keys_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr(step_timing, "SMALL", 0)
     shape = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 257, "intermediate_size": 64}
     folder = save_model(tmp_path, "mamba", shape)
     with pytest.raises(ModelError, match=r"cannot run this architecture|self-check"):
-        start(set_up(str(folder), {}), precision="fp32", device="cpu")
+        start(set_up(str(folder), {}), precision=precision, device="cpu")
 
 
 def test_without_torch_in_the_process_another_asks_transformers(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_special_tokens_are_not_read_from_text(tokenizer, tmp_path):
     assert Tokenizer.from_folder(tmp_path).eos_id == 5
 
 
+def test_what_is_no_character_is_the_users_to_mend(tokenizer):
+    for half in ("\ud83d", b"caf\xe9".decode("utf-8", "surrogateescape")):  # of JSON; of a command line
+        for encode in (lambda text: tokenizer.encode(text), lambda text: tokenizer.encode_batch(["a", text])):
+            with pytest.raises(DataError, match="is not UTF-8"):
+                encode(half)
+    with pytest.raises(TypeError):
+        tokenizer.encode(1)
+
+
 def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
     text = f"Café{END}£"
     ids = tokenizer.encode(text, special=True)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tailora.errors import SettingsError
+
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -109,12 +111,19 @@ def cache_folder() -> Path:
 
     `TAILORA_CACHE` if set, else the system's own place: `$XDG_CACHE_HOME/tailora` or `~/.cache/tailora`,
     `~/Library/Caches/tailora` on macOS, `%LOCALAPPDATA%\\tailora\\cache` on Windows.
+
+    Raises:
+        SettingsError: none of them is set, and the user has no home directory.
     """
     if chosen := os.environ.get("TAILORA_CACHE"):
         return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "tailora" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tailora"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
+    try:
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "tailora" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "tailora"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
+    except RuntimeError as error:  # a container's user without HOME and without an entry in its list of users
+        mend = "name a folder in the environment variable TAILORA_CACHE"
+        raise SettingsError("the user has no home directory for the cache", mend=mend) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -345,20 +346,28 @@ def _torch(
             "config": read_config(setup.base.folder),
             "adapter": _attached(setup) if built_in and not merged else [],
         }
-        choice = step_timing.choose(setup.base.folder, key, ("fp32", "bf16"), make)
+        with _told_as_architecture(setup):
+            choice = step_timing.choose(setup.base.folder, key, ("fp32", "bf16"), make)
     network, type_ = make(choice.precision, cache_tokens), choice.precision
     key = {"backend": "torch", "device": place, "model": _identity(setup), "adapters": []}
     if built_in:
         key["adapters"] = [adapter.content_hash for adapter in setup.adapters.values()]
-    try:
+    with _told_as_architecture(setup):
         self_check.check(network, key, type_, network.plain_logits, hint=_ANOTHER)
+    _register(network, setup, built_in)
+    return network, choice, place
+
+
+@contextlib.contextmanager
+def _told_as_architecture(setup: Setup) -> Iterator[None]:
+    """Say of what goes wrong in a network's first steps that the torch backend cannot run it."""
+    try:
+        yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"the engine cannot run this architecture ({reason})", where=setup.base.name, mend=_ANOTHER
         ) from error
-    _register(network, setup, built_in)
-    return network, choice, place
 
 
 def _attached(setup: Setup) -> list[str]:

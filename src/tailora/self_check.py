@@ -77,6 +77,7 @@ def check(
     whole = {**key, "precision": precision}
     apart = machine_cache.recall("self-check", whole) if asked == "once" else None
     if apart is None:
+        log.warning("comparing the engine with transformers once for this model on this machine")
         prompt = probe(backend)
         expected = reference(prompt)
         if expected is None:

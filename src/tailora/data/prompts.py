@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from tailora.data.chat_template import ChatTemplate
 from tailora.data.linearize import linearize
-from tailora.data.readers import piped
+from tailora.data.readers import json_text, piped
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
@@ -212,11 +211,7 @@ def parse_record(text: str, style: str = "paper") -> Record | None:
         DataError: the text begins as JSON, but is not valid or not that of facts.
     """
     if text.startswith(("{", "[")):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"the record is not valid JSON ({error})", mend=_RECORD_HINT) from error
-        return Record("1", _json_facts(value), ())
+        return Record("1", _json_facts(json_text.whole(text, "the record", _RECORD_HINT)), ())
     if "\n" in text:
         return None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,10 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tailora.data.token_bytes import TokenBytes, without_leading_space
-from tailora.errors import ModelError
+from tailora.errors import DataError, ModelError
 from tailora.files import write_json
 
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
 _USUAL_EOS = ("<|endoftext|>", "</s>", "<|im_end|>", "<|end_of_text|>", "<eos>")
 
 
@@ -119,18 +121,26 @@ class Tokenizer:
             text: what to encode.
             special: read special tokens in it, as in the output of a chat template. Not for several threads at once.
             continues: the text follows another, so that nothing is put before its first word.
+
+        Raises:
+            DataError: the text holds what is no character.
         """
         inner = self._continuing if continues else self._inner
         inner.encode_special_tokens = not special
         try:
             return inner.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise _no_character([text], error) from error
         finally:
             inner.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
         """Return the token ids of each text, see `encode`; faster than one by one."""
         inner = self._continuing if continues else self._inner
-        return [encoding.ids for encoding in inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            return [encoding.ids for encoding in inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except TypeError as error:
+            raise _no_character(texts, error) from error
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Return the text of token ids; special tokens are left out unless `special`.
@@ -230,6 +240,19 @@ def _load(make: Callable[[], tokenizers.Tokenizer], folder: Path) -> tokenizers.
         raise ModelError(
             f"the tokenizer cannot be read ({error})", where=folder, mend="fetch its files again"
         ) from error
+
+
+def _no_character(texts: Sequence[str], error: TypeError) -> Exception:
+    """What a `TypeError` of `tokenizers` means: a text with half of a surrogate pair, or an argument that is no text.
+
+    Python has such halves for escapes of JSON that spell no character, and for bytes of a command line that are not
+    UTF-8.
+    """
+    text = next((text for text in texts if isinstance(text, str) and _HALF.search(text)), None)
+    if text is None:
+        return error
+    told = text.encode("utf-8", "backslashreplace").decode()
+    return DataError(f"the text {told[:60]!r} is not UTF-8", mend="remove what is no character from it")
 
 
 def _bos_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ def values(text: str, where: str) -> Iterator[tuple[int, Any]]:
     the range of a float, which some programs write for a missing value, are None.
 
     Raises:
-        DataError: the text is not JSON, or an object has a key twice with different values.
+        DataError: the text is not JSON, an object has a key twice with different values, or an escape spells half of a
+            surrogate pair.
     """
     position = _after_space(text, 0)
     in_list = text.startswith("[", position)
@@ -69,9 +70,20 @@ def plain(value: Any) -> str | None:
 
 def _decode(text: str, position: int, where: str, hint: str) -> tuple[Any, int]:
     try:
-        return _DECODER.raw_decode(text, position)
+        value, end = _DECODER.raw_decode(text, position)
+        if "\\" in text[position:end]:
+            _check_characters(value)
     except (ValueError, RecursionError) as error:
         raise DataError(f"broken JSON ({error})", where=where, mend=hint) from error
+    return value, end
+
+
+def _check_characters(value: Any) -> None:
+    r"""Refuse one half of a surrogate pair (\ud800 alone): no text file and no tokenizer can hold it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("an escape spells half of a surrogate pair, which is no character") from error
 
 
 def _after_space(text: str, position: int) -> int:
