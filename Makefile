@@ -8,6 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := $(wildcard src tests tools benchmarks examples)
+# Test files run side by side; a process takes about two gigabytes of memory.
+PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help quickstart test test-slow clients check lint types tests format clean
 
@@ -35,7 +37,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 tests: $(VENV)/installed-dev
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 # Each client of the server has an environment of its own: their requirements exclude one another.
 clients: $(VENV)/installed-dev
@@ -44,7 +46,7 @@ clients: $(VENV)/installed-dev
 	  .clients/$${client%%:*}/bin/python -m pip install --quiet $${client#*:} || exit 1; done
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix $(CODE)
