@@ -210,3 +210,39 @@ def test_a_table_comes_back_from_every_form(
         ((Fact(None, "name", name), *((Fact(None, "food", food),) if food else ())), (text,))
         for name, food, text in rows
     ]
+
+
+BY_COLUMN = {
+    "lists": {"name": ["Blue Door", "The Oak"], "text": ["A.", "B."]},
+    "objects, as pandas writes them": {"name": {"0": "Blue Door", "1": "The Oak"}, "text": {"0": "A.", "1": "B."}},
+    "split, as pandas writes it": {"columns": ["name", "text"], "index": [0], "data": [["Blue Door", "A."]]},
+    "rows in an object": {"data": [{"name": "Blue Door", "text": "A."}]},
+}
+
+
+@pytest.mark.parametrize("form", BY_COLUMN)
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("texts", ["required", "unused"])
+def test_a_table_that_is_one_object_is_not_taken_for_one_record(
+    tmp_path: Path, form: str, indent: int | None, texts: Any
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(BY_COLUMN[form], indent=indent), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a.json:1: is one object, .*write one object for each row"):
+        load(path, texts=texts)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"name": "Blue Door", "text": "A."},
+        {"food": ["Thai", "Lao"], "text": "A."},
+        {"food": ["Thai", "Lao"], "name": ["Blue Door"], "texts": ["A.", "B."]},
+        {"food": ["Thai", "Lao"], "texts": ["A.", "B."], "id": "x"},
+        {"facts": [["name", "Blue Door"], ["food", "Thai"]], "texts": ["A.", "B."]},
+    ],
+)
+def test_one_record_may_have_lists(tmp_path: Path, record: Row) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert len(load(path).records) == 1

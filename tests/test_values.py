@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 def as_csv(rows: list[Row]) -> str:
     stream = io.StringIO()
-    keys = [key for key in ("id", "group", "name", "text") if any(key in row for row in rows)]
+    keys = [key for key in ("id", "group", "language", "name", "text") if any(key in row for row in rows)]
     writer = csv.DictWriter(stream, keys, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -158,3 +158,22 @@ def test_every_format_gives_the_same_records(
     assert [text for _, text, _ in rows] == [each.references[0] for each in data.rows]
     assert sorted(text for record in data.records for text in record.references) == sorted(t for _, t, _ in rows)
     assert all(data.records[place].facts == each.facts for each, place in zip(data.rows, data.places, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        (None, [("ga", ("A.", "AAA.")), (None, ("AA.",))]),
+        ("all", [("ga", ("A.", "AAA.")), (None, ("AA.",))]),
+        ("ga", [("ga", ("A.", "AAA."))]),
+        ("GA", [("ga", ("A.", "AAA."))]),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_a_row_that_names_no_language_is_not_given_another_s(
+    tmp_path: Path, name: str, language: str | None, expected: list[tuple[str | None, tuple[str, ...]]]
+) -> None:
+    rows = [row("a", "A.", language="ga"), row("a", "AA."), row("a", "AAA.", language="ga")]
+    options: dict[str, Any] = {"columns": {"language": "language"}} if name == "a.csv" else {}
+    data = loaded(tmp_path, name, rows, language=language, **options)
+    assert [(record.language, record.references) for record in data.records] == expected

@@ -212,13 +212,13 @@ def _in_language(rows: list[Row], where: str, language: str | None, texts: Texts
     counts = Counter(text.language for row in rows for text in row.texts if text.language is not None)
     counts.update(row.language for row in rows if row.language is not None and not row.texts)
     shown = ", ".join(f"{name}: {count:,}" for name, count in counts.most_common())
-    if language is None:
-        if len(counts) > 1 and texts != "unused":
-            what = f"holds texts in several languages ({shown})"
-            mend = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
-            raise DataError(what, where=where, mend=mend)
-        return rows if texts == "unused" else [_of_language(row, next(iter(counts), None)) for row in rows]
-    if language == "all":
+    if language is None and texts == "unused":
+        return rows
+    if language is None and len(counts) > 1:
+        what = f"holds texts in several languages ({shown})"
+        mend = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
+        raise DataError(what, where=where, mend=mend)
+    if language is None or language == "all":
         return [part for row in rows for part in _by_language(row)]
     wanted = [name for name in counts if name.casefold() == language.casefold()]
     if not wanted and not (texts == "unused" and not counts):

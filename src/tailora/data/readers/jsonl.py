@@ -29,6 +29,10 @@ def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, ne
         needs_text: see `tables.parse_rows`.
     """
     objects = [(line, _object(value, f"{where}:{line}")) for line, value in json_text.values(text, where)]
+    if len(objects) == 1 and _is_whole_table(objects[0][1]):
+        what = "is one object, with its values in columns or its rows under a key"
+        mend = 'write one object for each row (pandas: to_json(orient="records"))'
+        raise DataError(what, where=f"{where}:{objects[0][0]}", mend=mend)
     if columns is not None or (objects and not any({"facts", "prompt"} & row.keys() for _, row in objects)):
         return _table(objects, where, columns, needs_text)
     parsed = Parsed([])
@@ -105,6 +109,16 @@ def _table(
                 cells.append((json.dumps(items, ensure_ascii=False),))
         rows.append((line, cells))
     return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text)
+
+
+def _is_whole_table(row: dict[str, Any]) -> bool:
+    """Whether an object holds a table: lists of one length, or rows within it, and no value of its own."""
+    if {"facts", "prompt", "texts"} & row.keys() or not all(isinstance(value, list | dict) for value in row.values()):
+        return False
+    columns = list(row.values())
+    if any(isinstance(column, dict) or any(isinstance(item, list | dict) for item in column) for column in columns):
+        return True
+    return len(columns) > 1 and len(columns[0]) > 1 and len(set(map(len, columns))) == 1
 
 
 def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
