@@ -1,6 +1,8 @@
 """Text is only ever text; what is saved loads again. Examples count what does not fit."""
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tokenizers
@@ -53,6 +55,33 @@ def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
     assert tokenizer.decode(ids, special=True) == text
     assert tokenizer.special_tokens == (END,)
     assert 256 not in tokenizer.encode(text)
+
+
+@pytest.fixture
+def _quick_switches():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_quick_switches")
+def test_threads_that_read_special_tokens_do_not_disturb_those_that_do_not(tokenizer):
+    text = f"abc{END}" * 50
+    ways = [{"special": special, "continues": continues} for special in (True, False) for continues in (True, False)]
+    wanted = [tokenizer.encode(text, **way) for way in ways]
+    assert wanted[0].count(256) == 50
+    assert 256 not in wanted[3]
+
+    def ask(number):
+        batch = tokenizer.encode_batch([text] * 4)
+        return number % 4, tokenizer.encode(text, **ways[number % 4]), batch, tokenizer.decode(batch[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        for way, ids, batch, decoded in pool.map(ask, range(500)):
+            assert ids == wanted[way]
+            assert batch == [wanted[2]] * 4
+            assert decoded == text
 
 
 def test_the_bytes_of_tokens_are_the_texts(tokenizer):

@@ -24,7 +24,7 @@ class Tokenizer:
     """Text to token ids and back.
 
     Text is only ever text: a record that contains "<|endoftext|>" gives ordinary tokens, never the special one, and
-    nothing is added at either end.
+    nothing is added at either end. Every method may be called from any thread.
 
     Args:
         inner: the tokenizer of the `tokenizers` library.
@@ -119,20 +119,20 @@ class Tokenizer:
 
         Args:
             text: what to encode.
-            special: read special tokens in it, as in the output of a chat template. Not for several threads at once.
+            special: read special tokens in it, as in the output of a chat template.
             continues: the text follows another, so that nothing is put before its first word.
 
         Raises:
             DataError: the text holds what is no character.
         """
-        inner = self._continuing if continues else self._inner
-        inner.encode_special_tokens = not special
+        if special:
+            inner = self._continuing_special if continues else self._special
+        else:
+            inner = self._continuing if continues else self._inner
         try:
             return inner.encode(text, add_special_tokens=False).ids
         except TypeError as error:
             raise _no_character([text], error) from error
-        finally:
-            inner.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
         """Return the token ids of each text, see `encode`; faster than one by one."""
@@ -204,6 +204,25 @@ class Tokenizer:
         inner = tokenizers.Tokenizer.from_str(json.dumps(changed))
         inner.encode_special_tokens = True
         return inner
+
+    # Whether special tokens are read is a flag of the inner tokenizer, which threads share: none of them changes it.
+
+    @cached_property
+    def _special(self) -> tokenizers.Tokenizer:
+        """The tokenizer that reads special tokens in texts."""
+        return _reading_special(self._inner)
+
+    @cached_property
+    def _continuing_special(self) -> tokenizers.Tokenizer:
+        """The same for texts that follow others."""
+        return self._special if self._continuing is self._inner else _reading_special(self._continuing)
+
+
+def _reading_special(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy of a tokenizer that reads special tokens in texts."""
+    copied = tokenizers.Tokenizer.from_str(inner.to_str())
+    copied.encode_special_tokens = False
+    return copied
 
 
 def _from_merges(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
