@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from serving import is_idle, post, save_models, served, settings_for, wait_until
 from tailora.data.values import Fact, Record
 from tailora.generate import GenerateSettings
 from tailora.generate import run as generate
-from tailora.metrics.slots import slot_report
+from tailora.metrics.slots import SlotReport, slot_report
 from tailora.serve.server import Server
 
 FACTS = {"name": "Blue", "food": "y"}
@@ -101,6 +103,58 @@ def test_several_texts_of_a_record(server: Server) -> None:
     made = ask(server, facts=FACTS, beams=3, n=2)["data"][0]
     assert made["candidates"][0]["text"] == made["text"]
     assert len(made["candidates"]) == 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_server_answers_others_while_it_looks_for_facts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    """Many facts in many texts take long; each text is searched once, for its place and for what is told of it."""
+    begun, go_on, seen = threading.Event(), threading.Event(), list[str]()
+
+    def slow(record: Record, text: str, *more: Any) -> SlotReport:
+        begun.set()
+        assert go_on.wait(30)
+        seen.append(text)
+        return slot_report(record, text, *more)
+
+    monkeypatch.setattr("tailora.generate.slot_report", slow)
+    more = {"facts": FACTS, "temperature": 1.5, "n": 4, "rerank": "fidelity"}
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(stream if streamed else ask, server, **more)
+        assert begun.wait(30)
+        try:
+            assert httpx.get(f"{server.address}/health", timeout=20).status_code == 200
+            body = {"model": "base", "prompt": "abc", "max_tokens": 5, "stream": True}
+            assert "[DONE]" in httpx.post(f"{server.address}/v1/completions", json=body, timeout=20).text
+        finally:
+            go_on.set()
+        told = made.result()
+    last = told[-1] if isinstance(told, list) else told["data"][0]
+    assert len(seen) == len(set(seen))
+    assert {each["text"] for each in last["candidates"]} == set(seen)
+
+
+def test_the_time_limit_counts_the_search_for_facts(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile the texts count as under way, so that a server that is to end waits for them."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> SlotReport:
+        begun.set()
+        assert go_on.wait(30)
+        return slot_report(*given)
+
+    monkeypatch.setattr("tailora.generate.slot_report", slow)
+    body = {"model": "one", "facts": FACTS, "max_tokens": 2}
+    with served(settings_for(models, timeout=2.0)) as server, ThreadPoolExecutor(1) as pool:
+        made = pool.submit(post, server, "/v1/records", body)
+        assert begun.wait(30)
+        try:
+            assert server.service.asked == 1
+            assert (made.result(30).status_code, server.service.asked) == (504, 0)
+            assert "timeout" in post(server, "/v1/records", {**body, "stream": True}).text
+        finally:
+            go_on.set()
 
 
 def test_reranking_puts_the_faithful_text_first(server: Server) -> None:

@@ -22,7 +22,7 @@ from tailora.errors import DataError, SettingsError
 from tailora.files import write_text
 from tailora.inference import BackendName, Precision, Running, Setup, named_adapters, set_up, start
 from tailora.journal import Journal
-from tailora.metrics.slots import Rules, Vocabulary, load_rules, slot_report, vocabulary_of
+from tailora.metrics.slots import Rules, SlotReport, Vocabulary, load_rules, slot_report, vocabulary_of
 from tailora.settings import Settings, Verbatim
 from tailora.writing import Candidate, Generation, Prompt, generate, generation_from
 
@@ -295,7 +295,18 @@ def _job(prompts: Sequence[Prompt], setup: Setup, running: Running, settings: Ge
 
 def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
     """The same candidates, those with fewer slot errors first, and of equals the likelier."""
-    order = sorted(made.candidates, key=lambda candidate: slot_report(record, candidate.text, vocabulary, rules).errors)
+    return fewest_errors_first(made, candidate_reports(record, made, vocabulary, rules))
+
+
+def candidate_reports(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> dict[str, SlotReport]:
+    """What each candidate's text does with the record's facts, by the text."""
+    texts = dict.fromkeys(candidate.text for candidate in made.candidates)
+    return {text: slot_report(record, text, vocabulary, rules) for text in texts}
+
+
+def fewest_errors_first(made: Generation, reports: Mapping[str, SlotReport]) -> Generation:
+    """The same candidates in the order of their slot errors, and of equals the likelier first."""
+    order = sorted(made.candidates, key=lambda candidate: reports[candidate.text].errors)
     return generation_from(tuple(order), made.prompt_tokens)
 
 

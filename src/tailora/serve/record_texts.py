@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from starlette.responses import JSONResponse, Response
 
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.text_stream import TextStream
+from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Completion
 from tailora.errors import UserError
-from tailora.generate import by_fidelity
-from tailora.metrics.slots import Rules, Vocabulary, slot_report, vocabulary_of
+from tailora.generate import candidate_reports, fewest_errors_first
+from tailora.metrics.slots import Rules, SlotReport, Vocabulary, vocabulary_of
 from tailora.serve.access import account_of, find_model
 from tailora.serve.answers import stream_of, unless_gone
 from tailora.serve.api_error import ApiError, from_user_error
@@ -88,7 +90,8 @@ def _encoded(model: Model, records: list[Record]) -> list[tuple[int, ...]]:
 async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
     async with service.write(work.model, work.asks, work.account) as flight:
         results = await flight.results()
-    return [{"index": number, **_told(service, work, number, result)} for number, result in enumerate(results)]
+        told = [await flight.unless_ended(_told(service, work, *numbered)) for numbered in enumerate(results)]
+    return [{"index": number, **each} for number, each in enumerate(told)]
 
 
 async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:
@@ -102,25 +105,30 @@ async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any
                     yield {**work.head, "index": number, "delta": piece}
                 continue
             piece += streams[number].end()
-            last = _told(service, work, number, event.result)
+            last = await flight.unless_ended(_told(service, work, number, event.result))
             yield {**work.head, "index": number, "delta": piece, **last}
 
 
-def _told(service: Service, work: _Work, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
-    record = work.records[number]
+async def _told(service: Service, work: _Work, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
+    """What is told of a record's texts; computed in another thread, since facts are looked for in every text."""
+    async with service.aside:
+        return await asyncio.to_thread(_judged, service.tokenizer, work, number, result)
+
+
+def _judged(tokenizer: Tokenizer, work: _Work, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
     prompt_tokens = len(work.asks[number].prompt)
-    made = generation_of(service.tokenizer, prompt_tokens, result, work.body.stop)
+    made = generation_of(tokenizer, prompt_tokens, result, work.body.stop)
+    reports = candidate_reports(work.records[number], made, work.vocabulary, work.rules)
     if work.body.rerank:
-        made = by_fidelity(record, made, work.vocabulary, work.rules)
-    told = _text(work, record, made)
+        made = fewest_errors_first(made, reports)
+    told = _text(made, reports[made.text])
     if work.body.n > 1:
-        told["candidates"] = [_text(work, record, candidate) for candidate in made.candidates[: work.body.n]]
+        told["candidates"] = [_text(each, reports[each.text]) for each in made.candidates[: work.body.n]]
     written = sum(len(completion.token_ids) for completion in result)
     return {**told, "usage": usage(prompt_tokens, written)}
 
 
-def _text(work: _Work, record: Record, candidate: Candidate) -> dict[str, Any]:
-    report = slot_report(record, candidate.text, work.vocabulary, work.rules)
+def _text(candidate: Candidate, report: SlotReport) -> dict[str, Any]:
     return {
         "text": candidate.text,
         "finish_reason": candidate.finish_reason,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
@@ -19,6 +20,7 @@ from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.monitor import Account
 from tailora.serve.registry import Model, Registry
 
+T = TypeVar("T")
 STALL = 60.0  # seconds without a step, with requests waiting, after which the engine counts as hung
 _FIELDS = {"max_new_tokens": "max_tokens", "num_candidates": "n", "top_logprobs": "logprobs"}
 
@@ -60,6 +62,7 @@ class Service:
     Attributes:
         draining: whether new requests are refused because the server is to end.
         asked: texts under way or waiting.
+        aside: held by whoever computes in another thread beside the engine's, so that one does at a time.
     """
 
     def __init__(self, running: Running, worker: Worker, registry: Registry, limits: Limits) -> None:
@@ -68,6 +71,7 @@ class Service:
         self.context: int = running.engine.backend.context
         self.draining = False
         self.asked = 0
+        self.aside = asyncio.Lock()
         self._outbox = _Outbox()
         self._flights: set[Flight] = set()
         self._busy_since = 0.0  # when there began to be something to compute
@@ -184,12 +188,22 @@ class Flight:
 
         box.loop = asyncio.get_running_loop()
         self._open[place] = worker.begin(request, sink)
-        queued = asyncio.wrap_future(self._open[place])
-        await asyncio.wait((queued, self._ended), return_when=asyncio.FIRST_COMPLETED)
-        if not queued.done():
-            queued.cancel()
-            raise self._ended.result()
-        await queued
+        await self.unless_ended(asyncio.wrap_future(self._open[place]))
+
+    async def unless_ended(self, work: Awaitable[T]) -> T:
+        """Wait for some work of the request.
+
+        Raises:
+            ApiError: the request has been ended meanwhile; see `end`.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise self._ended.result()
+            return task.result()
+        finally:
+            task.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         """The texts' numbers with what came of them, as it comes, up to the end of the last."""
