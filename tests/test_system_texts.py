@@ -164,6 +164,8 @@ WRONG = [
     ('["a", null, "c"]', r": (entry 2: the text is null|holds 1 texts for 3)"),
     ('{"text": "a"}\n{"text": "b"}\n', r": holds 2 texts for 3 records"),
     ('{"id": 1, "text": "a"}\n{"id": 3, "text": "b"}\n', r": holds 2 texts for 3 records, .* is '2'"),
+    ('{"text": "a"}\n{"text": "b \\ud83d"}\n{"text": "c"}\n', r":2: the text has half of a surrogate pair"),
+    ('["a", "b", "\\udc00"]', r": entry 3: the text has half of a surrogate pair"),
     ('["a", "b"]', r": holds (2|1) texts for 3 records"),
     ('{"a": "x", "b": "y", "c": "z"}', r":1: has no 'text'"),
     (

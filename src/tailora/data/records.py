@@ -185,9 +185,12 @@ def _usable(rows: list[Row], all_texts: bool, texts: Texts) -> list[Row]:
     """The rows without blank texts, and without those that annotators marked as faulty."""
     if texts == "required":
         _refuse_blanks(rows)
+
+    def usable(text: Text) -> bool:
+        return bool(text.text) and (all_texts or not text.marked)
+
     return [
-        replace(row, texts=tuple(text for text in row.texts if text.text and (all_texts or not text.marked)))
-        for row in rows
+        row if all(map(usable, row.texts)) else replace(row, texts=tuple(filter(usable, row.texts))) for row in rows
     ]
 
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 TEXT_KEYS = ("text", "predict", "prediction", "generated_text", "completion", "output", "hypothesis", "response")
 """Keys that hold the text in the files of common programs; a row with two of them is ambiguous."""
 ID_KEYS = ("id", "custom_id", "doc_id", "index", "idx", "row")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
 _AS_JSON = 'to score the lines as they are, give each as {"text": …}'
 
@@ -172,6 +173,9 @@ def _rows(values: Sequence[tuple[int, Any]], path: Path, key: str | None) -> lis
 
 
 def _text(value: Any, at: str) -> str:
+    if isinstance(value, str) and _HALF.search(value):
+        what = "the text has half of a surrogate pair, which is no character"
+        raise DataError(what, where=at, mend="write whole characters, or \\ufffd in its place")
     if isinstance(value, str):
         return value
     what = "null" if value is None else f"a JSON {type(value).__name__}"
