@@ -45,7 +45,7 @@ KINDS = {
     "duplicate text": "a record has the same text twice",
     "empty fact": "a value is empty",
     "placeholder": "a value looks like a word for a missing one; leave the cell empty or give null",
-    "odd attribute": "an attribute looks like row numbers, ids, web addresses or texts, not like facts",
+    "odd attribute": "an attribute looks like row numbers, ids, web addresses, splits or texts, not like facts",
     "conflict": "an attribute has two values",
     "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",
     "unfinished text": "a text does not end as a sentence does, where most texts do",

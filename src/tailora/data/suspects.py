@@ -1,4 +1,4 @@
-"""Attributes that are probably not facts: row numbers, ids, web addresses, texts."""
+"""Attributes that are probably not facts: row numbers, ids, web addresses, splits, texts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _ID_NAME = re.compile(
 _TEXT_NAMES = frozenset(
     ("ref", "refs", "reference", "references", "target", "targets", "output", "response", "completion", "sentence")
 )
+_SPLITS = frozenset(("train", "training", "valid", "validation", "val", "dev", "test"))
 _LEAST = 3
 """Rows from which numbers that grow by one count as row numbers."""
 
@@ -38,6 +39,9 @@ def suspicion(name: str, values: Sequence[str]) -> str | None:
         return "holds machine-made ids"
     if _counts(values):
         return "counts the rows"
+    lower = {value.casefold() for value in values}
+    if lower <= _SPLITS and (len(lower) > 1 or name.casefold() in ("split", "subset", "fold")):
+        return "holds names of splits"
     if _ID_NAME.fullmatch(name):
         return "looks like an id by its name"
     if name.lower() in _TEXT_NAMES:
