@@ -11,10 +11,12 @@ import pytest
 
 from bases import save_base
 from tailora.data import records as record_files
+from tailora.data.reading import ReadingSettings
 from tailora.errors import DataError, MissingExtraError, SettingsError, UserError
 from tailora.evaluate import EvaluateSettings, _training, run
 from tailora.files import write_json
 from tailora.generate import GenerateSettings, by_fidelity
+from tailora.generate import run as generate
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.slots import load_rules
@@ -410,3 +412,32 @@ def test_groups_survive_columns_and_texts_by_row(tmp_path: Path, by_row: bool) -
     result = evaluate(tmp_path, folder, texts=written(tmp_path, texts), **ways)
     assert [result[part]["rouge_l"]["value"] for part in ("seen", "unseen")] == [1, 0]
     assert result["records"] == len(texts)
+
+
+def test_every_reading_flag_goes_with_given_texts() -> None:
+    values: dict[str, Any] = {"columns": {"text": "ref"}, "language": "en", "all_texts": True, "format": "csv"}
+    assert set(values) == set(ReadingSettings.model_fields), "give the new reading flag a value here"
+    where = {"input": "a", "split": "test", "texts": Path("b"), "output": Path("c"), "slot_rules": Path("d")}
+    settings = EvaluateSettings(**where, limit=3, **values)
+    assert {name: getattr(settings, name) for name in values} == values
+    names = set(GenerateSettings.model_fields) - set(values) - set(where) - {"limit", "record"}
+    for name in names:
+        default = GenerateSettings.model_fields[name].get_default(call_default_factory=True)
+        with pytest.raises(SettingsError, match="the texts are there"):
+            EvaluateSettings(**where, **{name: default})
+
+
+@pytest.mark.parametrize("name", ["grouped.csv", "flat.jsonl"])
+def test_what_generate_wrote_is_scored_as_evaluate_itself_scores_it(name: str, tmp_path: Path) -> None:
+    grouped = tmp_path / name
+    grouped.write_text(FORMS[name], encoding="utf-8")
+    how: dict[str, Any] = {"base": "tiny", "max_new_tokens": 8, "precision": "fp32"}
+    for gather, count in ((False, 5), (True, 3)):
+        outputs = tmp_path / f"outputs-{count}.jsonl"
+        generate(GenerateSettings(input=str(grouped), output=outputs, gather=gather, **how))
+        assert len(outputs.read_text(encoding="utf-8").splitlines()) == count
+        by_texts = evaluate(tmp_path, grouped, texts=outputs, metrics=("bleu", "chrf", "slots"))
+        by_itself = evaluate(tmp_path, grouped, metrics=("bleu", "chrf", "slots"), **how)
+        assert by_texts["records"] == by_itself["records"] == 3
+        assert by_texts["all"] == by_itself["all"]
+        assert by_texts["all"]["chrf"]["value"] > 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,40 @@ def test_one_folder_deeper(tmp_path: Path) -> None:
     with Journal(tmp_path / "new" / "out.jsonl", "job") as journal:
         journal.add(0, None)
     assert journal.path.is_file()
+
+
+def test_the_disk_is_synchronised_once_a_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, synced = [100.0], list[int]()
+    real = os.fsync
+
+    def counted(number: int) -> None:
+        synced.append(os.fstat(number).st_size)
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    with Journal(tmp_path / "out.jsonl", "job", clock=lambda: now[0]) as journal:
+        for number in range(40):
+            now[0] += 0.25
+            journal.add(number, "x")
+            assert b'[%d, "x"]' % number in journal.path.read_bytes()  # a killed process has written it
+        assert len(synced) == 10
+        now[0] += 0.25
+        journal.add(40, "x")
+    assert synced[10:] == [journal.path.stat().st_size]
+    with Journal(tmp_path / "out.jsonl", "job", clock=lambda: now[0]) as journal:
+        assert len(journal.rows) == 41
+        journal.remove()
+    assert len(synced) == 11  # nothing was added, and a deleted file needs no disk
+
+
+def test_a_killed_process_loses_no_row(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    code = (
+        "import os, sys; from pathlib import Path; from tailora.journal import Journal\n"
+        "with Journal(Path(sys.argv[1]), 'job', clock=lambda: 0.0) as journal:\n"
+        "    for number in range(3): journal.add(number, 'x')\n"
+        "    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == 9
+    with Journal(output, "job") as journal:
+        assert journal.rows == {0: "x", 1: "x", 2: "x"}

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailora.data import records as record_files
+from tailora.data.reading import ReadingSettings
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
 from tailora.errors import DataError, SettingsError
@@ -71,7 +72,8 @@ class EvaluateSettings(GenerateSettings):
         if self.texts is None:
             super().check_sources()
             return
-        reading = {"input", "split", "format", "columns", "language", "all_texts", "limit", "output", "slot_rules"}
+        own = EvaluateSettings.__annotations__  # limit and output among them
+        reading = {"input", "split", "slot_rules", *ReadingSettings.model_fields, *own}
         writing = self.model_fields_set & set(GenerateSettings.model_fields) - reading
         if writing:
             what = f"the texts are there, so that {min(writing)} has nothing to do"
