@@ -27,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from _base_type import faster_type
 from _processes import print_result, run_arm, say
 from tailora import hardware
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.part:
         print_result(lambda: PARTS[arguments.part](arguments))
         return
-    arguments.peer_base = arguments.peer_base or ("bf16" if hardware.bf16_is_faster() else "fp32")
+    arguments.peer_base = arguments.peer_base or faster_type()
     summary = compare(arguments)
     print_table(summary)
     if arguments.json:

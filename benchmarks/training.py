@@ -33,6 +33,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from _base_type import faster_type
 from _processes import print_result, run_arm, say
 from tailora import hardware
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _best(device: str) -> str:
-    base = "bf16" if hardware.bf16_is_faster(device) else "fp32"
+    base = faster_type(device)
     return f"best_{base}_loop_{8 if device == 'cpu' else 32}"
 
 

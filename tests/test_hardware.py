@@ -1,4 +1,4 @@
-"""What the machine offers, read from made-up system files and from this machine; the bf16 probe."""
+"""What the machine offers, read from made-up system files and from this machine."""
 
 from __future__ import annotations
 
@@ -141,19 +141,6 @@ def test_instruction_sets_are_read_from_both_kinds_of_processor(
     monkeypatch.setattr(hardware, "_text", lambda path: text)
     assert hardware.cpu_name() == name
     assert hardware.instruction_sets() == found
-
-
-def test_the_probe_is_asked_once_draws_nothing_and_leaves_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    hardware.bf16_is_faster.cache_clear()
-    torch.manual_seed(3)
-    drawn = torch.rand(4)
-    torch.manual_seed(3)
-    threads = torch.get_num_threads()
-    answer = hardware.bf16_is_faster()
-    assert torch.equal(torch.rand(4), drawn)
-    assert torch.get_num_threads() == threads
-    monkeypatch.setattr(hardware, "fastest", lambda *_, **__: pytest.fail("measured again"))
-    assert hardware.bf16_is_faster() is answer
 
 
 def test_a_device_that_is_not_there_is_told() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bases import save_adapter, save_base
-from tailora import machine_cache, self_check, step_timing
+from tailora import self_check, step_timing
 from tailora.engine import architecture
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.errors import ModelError, SettingsError
@@ -149,14 +149,3 @@ def test_divergence() -> None:
     logits = np.array([[1.0, 2.0, 3.0]], np.float32)
     assert self_check.divergence(logits, logits + 5) == pytest.approx(0, abs=1e-7)
     assert self_check.divergence(logits, logits[:, ::-1]) == pytest.approx(2 * (0.66524 - 0.09003), abs=1e-4)
-
-
-def test_what_a_machine_has_measured_is_kept(cache: Path) -> None:
-    assert machine_cache.recall("kind", {"a": 1}) is None
-    machine_cache.keep("kind", {"a": 1}, [1, "x"])
-    assert machine_cache.recall("kind", {"a": 1}) == [1, "x"]
-    assert machine_cache.recall("kind", {"a": 2}) is None
-    assert machine_cache.recall("other", {"a": 1}) is None
-    for path in (cache / "kind").iterdir():
-        path.write_text("{")
-    assert machine_cache.recall("kind", {"a": 1}) is None

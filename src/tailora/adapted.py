@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.errors import AdapterError, SettingsError
-from tailora.hardware import bf16_is_faster
 from tailora.lora import inject, merging
 from tailora.models.load import Base, load_base
 
-Precision = Literal["auto", "fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The type of weights and products, by the name of the precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +82,3 @@ def put_on(base: Base, adapter: Adapter, *, merged: bool) -> None:
     if merged:
         merging.merge(base.model)
     base.model.to(device).eval()
-
-
-def choose_dtype(precision: Precision, device: str) -> torch.dtype:
-    """The type to compute in: as told, or bf16 where a probe finds it faster."""
-    fast = precision == "bf16" or (precision == "auto" and bf16_is_faster(device))
-    return torch.bfloat16 if fast else torch.float32

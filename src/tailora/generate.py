@@ -140,7 +140,8 @@ class GenerateSettings(DecodingSettings, ReadingSettings):
     batch_size: int = Field(32, ge=1)
     """Records side by side."""
     precision: Precision = "auto"
-    """Compute in int8, bf16 or fp32; auto is int8 with OpenVINO, and with torch what a probe finds faster."""
+    """Compute in int8, bf16 or fp32; auto takes int8 with OpenVINO and fp32 with torch, unless another is
+    faster here by more than 10%."""
     backend: BackendName = "auto"
     """What computes: openvino on a CPU where it has the architecture, torch for everything else."""
     device: str = "auto"

@@ -7,15 +7,12 @@ never a guess. PyTorch is imported only where a device or a speed is asked for.
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,61 +161,6 @@ def choose_device(device: str) -> str:
         mend = "use cpu; cuda needs an NVIDIA GPU and a PyTorch built for it"
         raise SettingsError(f"PyTorch finds no {device!r} here", where="device", mend=mend) from error
     return device
-
-
-@functools.cache
-def bf16_is_faster(device: str = "cpu") -> bool:
-    """Whether a training step's matrix products take less time in bf16 than in fp32 on a device.
-
-    A probe of about a fifth of a second at GPT-2's sizes: a layer's forward product and its gradient with
-    respect to the input. Kept for the life of the process. Draws no random numbers.
-    """
-    import torch
-
-    def product(dtype: torch.dtype) -> Callable[[int], object]:
-        hidden_TD = torch.ones(128, 768, device=device, dtype=dtype)
-        weight_FD = torch.ones(3072, 768, device=device, dtype=dtype)
-
-        def run(rows: int) -> None:
-            torch.mm(torch.nn.functional.linear(hidden_TD[:rows], weight_FD), weight_FD)
-            if hidden_TD.is_cuda:
-                torch.cuda.synchronize(device)
-
-        return run
-
-    with torch.inference_mode():
-        return fastest({"bf16": product(torch.bfloat16), "fp32": product(torch.float32)}, rows=128) == "bf16"
-
-
-def fastest(candidates: Mapping[str, Callable[[int], object]], *, rows: int) -> str:
-    """The name of the candidate that takes the least time for so many rows.
-
-    They take turns on one thread, and their least times are compared: other work on the machine only ever adds time,
-    and adds it at random where threads wait for each other. Takes about 0.15 s, or one turn of slower candidates.
-    """
-    import torch
-
-    def seconds(name: str, rows: int) -> float:
-        start = time.perf_counter()
-        candidates[name](rows)
-        return time.perf_counter() - start
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name in candidates:  # the first call makes the kernels
-            seconds(name, 16)
-        least = {name: seconds(name, 16) for name in candidates}
-        # One without instructions of its own would take long at full size, only to say the same.
-        left = [name for name in candidates if least[name] <= 8 * min(least.values())]
-        least = dict.fromkeys(left, float("inf"))
-        start, laps = time.perf_counter(), 0
-        while laps < 9 and (laps == 0 or time.perf_counter() - start < 0.15):
-            least = {name: min(least[name], seconds(name, rows)) for name in left}
-            laps += 1
-    finally:
-        torch.set_num_threads(threads)
-    return min(least, key=least.__getitem__)
 
 
 def _cgroup_folders(controller: str) -> list[Path]:

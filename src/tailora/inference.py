@@ -325,7 +325,7 @@ def _torch(
     cache_tokens: int,
     room: Room | None,
 ) -> tuple[Backend, Choice, str]:
-    from tailora.adapted import choose_dtype, put_on  # the backend is chosen here
+    from tailora.adapted import DTYPES, put_on  # the backend is chosen here
     from tailora.engine.backends.torch import TorchBackend
     from tailora.models.load import load_base
 
@@ -334,7 +334,7 @@ def _torch(
     place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, room)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:
-        base = load_base(setup.base.name, dtype=choose_dtype(precision, place), device=place)
+        base = load_base(setup.base.name, dtype=DTYPES[precision], device=place)
         if built_in:
             put_on(base, next(iter(setup.adapters.values())), merged=merged)
         return TorchBackend(base, cache_tokens=cache_tokens, **slots)

@@ -1,41 +1,70 @@
 """Results that belong to this machine, kept between runs: what was measured on it, and what was checked on it.
 
 A result is found again by its key: everything that it depends on, beside the machine and the packages, which are part
-of every key. A cache that cannot be read or written costs a second measurement and nothing else.
+of every key. Each key has a file of its own, so that processes do not disturb each other. A file that cannot be read,
+used or written costs a second measurement and a warning in the log.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tailora.files import cache_folder, write_json
 from tailora.hardware import cores, cpu_name, instruction_sets
 
+log = logging.getLogger(__name__)
+
 _PACKAGES = ("tailora", "openvino", "torch", "transformers", "numpy")
 
 
-def recall(kind: str, key: Mapping[str, Any]) -> Any:
-    """The kept result of a kind under a key, as JSON gives it back; None where there is none."""
+def recall(kind: str, key: Mapping[str, Any], usable: Callable[[Any], bool]) -> Any:
+    """Return the result that is kept under a key, as JSON holds it; None if there is none that can be used.
+
+    Args:
+        kind: what was measured; the name of a folder.
+        key: what the result depends on.
+        usable: whether a value that was read from the file has the form of such a result.
+    """
     whole = _whole(key)
+    path = _place(kind, whole)
     try:
-        kept = json.loads(_place(kind, whole).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent or damaged
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(kept, dict) or kept.get("key") != whole or not usable(kept.get("result")):
+            raise ValueError("it does not hold what was asked for")
+    except FileNotFoundError:
         return None
-    return kept.get("result") if isinstance(kept, dict) and kept.get("key") == whole else None
+    except (OSError, ValueError) as error:
+        log.warning("%s: this file of the cache cannot be used (%s); it is measured again", path, error)
+        return None
+    return kept["result"]
 
 
 def keep(kind: str, key: Mapping[str, Any], result: Any) -> None:
     """Keep a result that JSON can hold."""
     whole = _whole(key)
-    with contextlib.suppress(OSError):
-        write_json(_place(kind, whole), {"key": whole, "result": result})
+    path = _place(kind, whole)
+    try:
+        write_json(path, {"key": whole, "result": result})
+    except OSError as error:  # a cache folder that cannot be written is no reason not to go on
+        log.warning("%s: the result cannot be kept (%s)", path, error)
+
+
+def are_times(value: Any, names: Collection[str]) -> bool:
+    """Whether a value read from JSON maps some of the names to positive finite numbers."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(name in names for name in value)
+        and all(isinstance(each, int | float) and 0 < each < math.inf for each in value.values())
+    )
 
 
 def _whole(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +72,6 @@ def _whole(key: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-@functools.cache
 def _machine() -> Mapping[str, Any]:
     versions = {}
     for name in _PACKAGES:

@@ -75,7 +75,7 @@ def check(
     if asked == "never":
         return
     whole = {**key, "precision": precision}
-    apart = machine_cache.recall("self-check", whole) if asked == "once" else None
+    apart = machine_cache.recall("self-check", whole, _is_divergence) if asked == "once" else None
     if apart is None:
         log.warning("comparing the engine with transformers once for this model on this machine")
         prompt = probe(backend)
@@ -90,6 +90,10 @@ def check(
             f"its distributions are {apart:.3g} nats from those of transformers, and the limit is {BOUND[precision]:g}"
         )
         raise ModelError(f"the self-check of the engine failed: {what}", mend=hint)
+
+
+def _is_divergence(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def probe(backend: Backend) -> list[int]:

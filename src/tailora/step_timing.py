@@ -65,8 +65,10 @@ def choose(folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Cal
     if size < SMALL or (available is not None and 5 * size > available):
         return Choice(names[0], {})
     whole = {**key, "names": list(names), "batch": [TEXTS, PROMPT, WRITTEN]}
-    known = machine_cache.recall("step-times", whole)
-    if isinstance(known, dict) and list(known) == list(names):
+    known = machine_cache.recall(
+        "step-times", whole, lambda kept: machine_cache.are_times(kept, names) and list(kept) == list(names)
+    )
+    if known is not None:
         return Choice(fastest(known), known)
     log.warning("timing %s once for this model on this machine", ", ".join(names))
     found: dict[str, float] = {}

@@ -1,38 +1,32 @@
 """The precision of a run's matrix products: what a machine offers, how a network is put into it, which is fastest.
 
-`auto` is decided by timing the passes of one of the run's own updates in each precision. The times are kept in the
-cache folder, one file for each machine, model, method and size of batch.
+`auto` is decided by timing the passes of one of the run's own updates in each precision. The times are kept for
+the machine, the packages, the model, the method and the size of the batch (`machine_cache`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from tailora import machine_cache
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import TreeBatch, build
 from tailora.errors import SettingsError
-from tailora.files import cache_folder, write_json
-from tailora.hardware import choose_device, cores, cpu_name, gpu_name, instruction_sets
+from tailora.hardware import choose_device, gpu_name
 from tailora.train import int8
 from tailora.train.forward import TreeModel, evaluation, passes
 from tailora.train.loss import FrozenHead
 from tailora.train.settings import TrainSettings
-
-log = logging.getLogger(__name__)
 
 ORDER = ("fp32", "tf32", "bf16", "int8")
 """The precisions, the most exact first."""
@@ -172,15 +166,11 @@ def choose(
         return Choice("fp32", "too short a run to time others")
     trees = next(iter(passes(batch, settings.tokens_per_pass)))
     key = _key(model, len(trees), settings, device)
-    path = cache_folder() / "precision" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
-    seconds = _read(path, key, names)
+    seconds = machine_cache.recall("precision", key, lambda kept: machine_cache.are_times(kept, names))
     if seconds is not None:
         return Choice(fastest(seconds), "timed by an earlier run", seconds, len(trees))
     seconds = measure(model, batch, settings, device)
-    try:
-        write_json(path, {"key": key, "seconds": seconds})  # one file for each key: processes do not disturb each other
-    except OSError as error:  # a cache folder that cannot be written is no reason not to train
-        log.warning("%s: the times cannot be kept (%s)", path, error)
+    machine_cache.keep("precision", key, seconds)
     return Choice(fastest(seconds), "timed", seconds, len(trees))
 
 
@@ -259,41 +249,21 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str) -> dict[str, Any]:
-    """What the times depend on; the length of the texts by the power of two next to the number of nodes."""
+    """What the times depend on beside the machine and the packages.
+
+    The length of the texts counts by the power of two next to the number of nodes.
+    """
     config = cast(Any, model).config
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
     adapter = dataclasses.asdict(settings.lora_config()) if settings.method == "lora" else None
     return {
-        "cpu": cpu_name(),
-        "instruction_sets": list(instruction_sets()),
-        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": gpu_name(device) or device,
-        "torch": torch.__version__,
         "model": {name: getattr(config, name, None) for name in ("model_type", *shape)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "learning": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "method": settings.method,
-        "adapter": json.loads(json.dumps(adapter)),  # with lists for tuples, as it is read
+        "adapter": adapter,
         "batch_size": settings.batch_size,
         "nodes": 2 ** round(math.log2(nodes)),
     }
-
-
-def _read(path: Path, key: dict[str, Any], names: Sequence[str]) -> dict[str, float] | None:
-    """The times that an earlier run left, or None; a file that cannot be used is reported in the log."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        seconds = {name: float(value) for name, value in found["seconds"].items()}
-        if (
-            found["key"] != key
-            or not seconds
-            or not all(name in names and 0 < value < math.inf for name, value in seconds.items())
-        ):
-            raise ValueError("it does not hold what was asked for")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("%s: the times in this file cannot be used (%s); they are measured again", path, error)
-        return None
-    return seconds
