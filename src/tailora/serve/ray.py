@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tailora.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error
+from tailora.serve.held import HeldAdapters
 from tailora.serve.keys import KeyRing
 from tailora.serve.server import Server, opened
 from tailora.serve.settings import ServeSettings
@@ -44,7 +45,7 @@ class Writer:
         self._adapters = dict(adapters)
         self._stack = ExitStack()
         self._server: Server = self._stack.enter_context(opened(ServeSettings(**{**settings, "port": 0}), KeyRing()))
-        self._registry = self._server.service.registry
+        self._held = HeldAdapters(self._server.service.registry, self._adapters)
         self._id: str = ray.get_runtime_context().get_actor_id() or ""
 
     async def check_health(self) -> None:
@@ -55,26 +56,35 @@ class Writer:
 
     async def hold(self, name: str) -> Held:
         """Load an adapter; see `limited`, which lets Ray know of it."""
-        if self._registry.find(name) is None:
-            await self._registry.load(name, self._adapters[name])
-        return Held(self, name)
-
-    async def let_go(self, name: str) -> None:
-        """Unload an adapter; texts under way keep it to their ends."""
-        await self._registry.unload(name)
+        await self._held.hold(name)
+        return Held(self._held, name)
 
     async def answer(
         self, path: str, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> AsyncGenerator[tuple[int, list[tuple[bytes, bytes]]] | bytes, None]:
         """Answer a POST: status and headers first, then the body in pieces."""
+        name = serve.get_multiplexed_model_id()
+        if name not in self._adapters:
+            async for part in self._parts(path, headers, body):
+                yield part
+            return
         try:
-            if (name := serve.get_multiplexed_model_id()) in self._adapters:
-                await self.hold(name)
+            await self.hold(name)  # which tells Ray; others may let it unload the adapter at any time after
+            await self._held.hold(name)
         except (AdapterError, SettingsError) as error:
             told = from_user_error(error)
             yield told.status, [(b"content-type", b"application/json")]
             yield json.dumps(told.body).encode()
             return
+        try:
+            async for part in self._parts(path, headers, body):
+                yield part
+        finally:
+            await self._held.let_go(name)
+
+    async def _parts(
+        self, path: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncGenerator[tuple[int, list[tuple[bytes, bytes]]] | bytes, None]:
         async for message in _asked(self._server.config.app, path, headers, body):
             if message["type"] == "http.response.start":
                 own = (REPLICA.encode(), self._id.encode())
@@ -84,15 +94,17 @@ class Writer:
 
 
 class Held:
-    """An adapter in a replica's memory; Ray deletes it when others need the room."""
+    """An adapter in a replica's memory; Ray calls `__del__` when others need the room, and Python may do so again."""
 
-    def __init__(self, writer: Writer, name: str) -> None:
-        self._writer, self._name = writer, name
+    def __init__(self, adapters: HeldAdapters, name: str) -> None:
+        self._adapters, self._name = adapters, name
         self._loop = asyncio.get_running_loop()
+        self._over = False
 
     def __del__(self) -> None:
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._writer.let_go(self._name), self._loop)
+        if not self._over and not self._loop.is_closed():
+            self._over = True
+            asyncio.run_coroutine_threadsafe(self._adapters.let_go(self._name), self._loop)
 
 
 def limited(loaded: int) -> type[Writer]:
