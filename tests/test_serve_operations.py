@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -145,6 +146,37 @@ def test_a_body_too_large_is_refused(server: Server) -> None:
     assert chunked.status_code == 413
 
 
+def test_a_compressed_body_is_refused_with_the_reason(server: Server) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    body = gzip.compress(json.dumps(LONG).encode())
+    answer = httpx.post(f"{server.address}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 415
+    assert "without Content-Encoding" in answer.json()["error"]["message"]
+    plain = post(server, "/v1/completions", {**LONG, "max_tokens": 1}, headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 200
+
+
+def test_a_slash_at_the_end_of_a_route_changes_nothing(server: Server) -> None:
+    assert get(server, "/v1/models/").json() == get(server, "/v1/models").json()
+    assert get(server, "/v1/models/one/").json() == get(server, "/v1/models/one").json()
+    short = {"model": "one", "max_tokens": 2, "temperature": 0}
+    bodies = {
+        "/v1/completions": {**short, "prompt": "abc"},
+        "/v1/chat/completions": {**short, "messages": [{"role": "user", "content": "abc"}]},
+        "/v1/records": {**short, "facts": {"name": "x"}},
+    }
+    for path, body in bodies.items():
+        assert post(server, path + "/", body).status_code == 200
+
+
+def test_head_is_get_without_the_body(server: Server) -> None:
+    for path in ("/", "/health", "/ready", "/metrics", "/v1/models", "/v1/models/one", "/v1/status", "/page/app.js"):
+        answer = httpx.head(server.address + path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == get(server, path).headers["content-type"]
+    assert httpx.head(f"{server.address}/v1/completions").status_code == 405
+
+
 def test_a_chat_without_a_limit_runs_in_the_room_of_the_cache(models: Path) -> None:
     """The cache holds less than the context, as with bases of long contexts."""
     chat: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True}
@@ -269,6 +301,11 @@ def test_pages_of_other_origins_are_let_in_by_name(server: Server) -> None:
     for origin, allowed in (("https://example.org", "https://example.org"), ("https://evil.example", None)):
         answer = get(server, "/v1/models", headers={"Origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
+        asked = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-retry-count,openai-project"
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+        preflight = httpx.options(f"{server.address}/v1/chat/completions", headers=headers)
+        assert preflight.headers.get("access-control-allow-origin") == allowed
+        assert (preflight.status_code == 200) == (allowed is not None)
 
 
 def test_the_pages_files_come_with_their_policy(server: Server) -> None:

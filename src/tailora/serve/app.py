@@ -70,8 +70,8 @@ def build_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own; only origins are chosen
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return app

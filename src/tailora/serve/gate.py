@@ -51,9 +51,11 @@ class Gate:
         scope.setdefault("state", {})["account"] = account
         scope["state"]["held"] = held = ExitStack()
         answer = _Answer(send, account.id)
+        scope = _as_routed(scope)
         try:
             scope["state"]["key"] = key = self._key(scope["path"], headers)
             account.key = None if key is None else key.name
+            _refuse_encoded(headers)
             body = await _read(receive, headers, self._max_body)
             _refuse_half_characters(body)
             await self._app(scope, _replay(body, receive), answer.send)
@@ -130,6 +132,25 @@ async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> by
             raise too_large
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _as_routed(scope: Scope) -> Scope:
+    """The request as routes know it.
+
+    /v1/models/ asks for /v1/models: a redirection would lose the body of a POST in some clients. HEAD asks for what GET
+    does; the server leaves out the body.
+    """
+    path, method = scope["path"], scope["method"]
+    if path.startswith("/v1/"):
+        path = path.rstrip("/")
+    return {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
+
+
+def _refuse_encoded(headers: dict[bytes, bytes]) -> None:
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if coding not in ("", "identity"):
+        told = f"the body is sent with Content-Encoding: {coding}; send it as it is, without Content-Encoding"
+        raise ApiError(415, told, headers={"Accept-Encoding": "identity"})
 
 
 def _refuse_half_characters(body: bytes) -> None:
