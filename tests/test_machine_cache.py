@@ -58,6 +58,7 @@ def test_another_machine_or_package_has_results_of_its_own(change: str, monkeypa
         lambda path: path.write_text("{}"),
         lambda path: path.write_text("[1]"),
         lambda path: path.write_text(""),
+        lambda path: path.write_text("[" * 100_000),
         lambda path: path.write_text(path.read_text()[:-20]),
         lambda path: path.write_text(path.read_text().replace("llama", "gpt2")),
         lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "result": {}})),

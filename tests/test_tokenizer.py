@@ -48,6 +48,15 @@ def test_what_is_no_character_is_the_users_to_mend(tokenizer):
         tokenizer.encode(1)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "special_tokens_map.json"])
+def test_json_that_is_nested_too_deeply_is_broken(tokenizer, tmp_path, name):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / name).write_text('{"a":' + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(ModelError, match="broken JSON"):
+        Tokenizer.from_folder(tmp_path)
+
+
 def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
     text = f"Café{END}£"
     ids = tokenizer.encode(text, special=True)

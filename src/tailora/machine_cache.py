@@ -41,7 +41,7 @@ def recall(kind: str, key: Mapping[str, Any], usable: Callable[[Any], bool]) -> 
             raise ValueError("it does not hold what was asked for")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s: this file of the cache cannot be used (%s); it is measured again", path, error)
         return None
     return kept["result"]

@@ -196,6 +196,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"is not valid JSON ({error})", where=path, mend="fetch the file again") from error
     return value if isinstance(value, dict) else {}

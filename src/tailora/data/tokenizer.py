@@ -316,7 +316,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"broken JSON ({error})", where=path, mend="fetch the file again") from error
     if not isinstance(value, dict):
         raise ModelError("is not a JSON object", where=path, mend="fetch the file again")

@@ -115,7 +115,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, mend=_FETCH) from error
     if not isinstance(config, dict):
         raise ModelError("is not a JSON object", where=path, mend=_FETCH)
