@@ -1,12 +1,13 @@
 """What texts are worth: BLEU and slot errors of files that `tailora generate` wrote, beside a slot-filling template.
 
-    tailora generate --base tiny --data ../shared/data/e2e --split valid --output before.jsonl
-    tailora generate --adapter runs/e2e-lora-1 --data ../shared/data/e2e --split valid --output after.jsonl
+    tailora generate --base tiny --input ../shared/data/e2e --split valid --output before.jsonl
+    tailora generate --adapter runs/e2e-lora-1 --input ../shared/data/e2e --split valid --output after.jsonl
     python benchmarks/texts.py --data ../shared/data/e2e --split valid --texts before=before.jsonl after=after.jsonl
     python benchmarks/texts.py --data ../shared/data/e2e --split test --texts after=after.jsonl --show after --every 63
 
 BLEU is that of the official E2E script, against all references of a record; slot errors are counted where the records
-have facts. `tailora evaluate` has the other scores, with intervals.
+have facts. Where the rows of a record have different texts, each row is scored. `tailora evaluate` has the other
+scores, with intervals.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.data import records as record_files
-from tailora.data.system_texts import read_texts
+from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.template import fill
 from tailora.data.values import Record
 from tailora.metrics.bleu import bleu
@@ -32,11 +33,14 @@ TEMPLATE = "template"
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    records = record_files.read(arguments.data, split=arguments.split)
+    data = record_files.load(arguments.data, split=arguments.split)
+    records, rows = list(data.records), InputRows.of(data)
     ids = [record.id for record in records]
-    systems = {name: read_texts(Path(path), ids) for name, _, path in map(partition, arguments.texts)}
+    systems = {name: read_texts(Path(path), ids, rows=rows) for name, _, path in map(partition, arguments.texts)}
     if all(record.facts for record in records):
         systems[TEMPLATE] = [fill(record) for record in records]
+    if any(len(texts) != len(records) for texts in systems.values()):
+        systems, records = {name: rows.spread(texts) for name, texts in systems.items()}, rows.spread(records)
     scores = {name: score(records, texts) for name, texts in systems.items()}
     print_table(scores, len(records))
     if arguments.json:

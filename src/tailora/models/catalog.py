@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from tailora.errors import ModelError, OfflineError
 from tailora.families import HUB_IDS
@@ -108,12 +108,11 @@ class Resolved:
     source: Source
 
 
-def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
+def resolve(name_or_path: str) -> Resolved:
     """Find a base model, converting or downloading it if it is not on this machine yet.
 
     Args:
         name_or_path: a path, a name of `CATALOG`, or a hub id.
-        revision: branch, tag or commit on the hub; only for models that come from there.
 
     Raises:
         ModelError: nothing by that name, or a path that holds no model.
@@ -130,10 +129,10 @@ def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
             _warn_of_shadow(path.absolute())
         return _from_path(path.absolute())
     if entry is not None:
-        return local(entry, revision) or _from_hub(entry.name, _repository(entry), revision)
+        return local(entry) or _from_hub(entry.name, _repository(entry))
     if not _looks_like_path(name_or_path) and _HUB_ID.fullmatch(name_or_path):
-        found = _cached(name_or_path, revision)
-        return Resolved(name_or_path, found, "cached") if found else _from_hub(name_or_path, name_or_path, revision)
+        found = _cached(name_or_path)
+        return Resolved(name_or_path, found, "cached") if found else _from_hub(name_or_path, name_or_path)
     if _looks_like_path(name_or_path):
         raise ModelError("no such folder or file", where=name_or_path, mend="check the path")
     near = difflib.get_close_matches(name_or_path.lower(), CATALOG, n=1)
@@ -141,16 +140,16 @@ def resolve(name_or_path: str, *, revision: str | None = None) -> Resolved:
     raise ModelError(f"no base model is called {name_or_path!r}", mend=f"{hint} folder or a hub id works too")
 
 
-def local(entry: Entry, revision: str | None = None) -> Resolved | None:
+def local(entry: Entry) -> Resolved | None:
     """A catalogue model if it is on this machine, converting the GGUF of an installed package if need be."""
     if entry.repository is None:
         return Resolved(entry.name, TINY_FOLDER, "bundled")
-    if revision is None and (folder := _conversion(entry)):
+    if folder := _conversion(entry):
         return Resolved(entry.name, folder, "converted")
-    if folder := _cached(entry.repository, revision):
-        _compare_with_record(entry.name, folder, revision)
+    if folder := _cached(entry.repository):
+        _compare_with_record(entry.name, folder)
         return Resolved(entry.name, folder, "cached")
-    if revision is None and (source := packaged_gguf(entry)):
+    if source := packaged_gguf(entry):
         folder = gguf.converted(source).folder
         _require_fingerprint(entry, folder, source)
         return Resolved(entry.name, folder, "package")
@@ -163,7 +162,7 @@ def availability(entry: Entry) -> Source:
         return "bundled"
     if _conversion(entry):
         return "converted"
-    if _cached(entry.repository, None):
+    if _cached(entry.repository):
         return "cached"
     return "package" if packaged_gguf(entry) else "hub"
 
@@ -195,10 +194,8 @@ def _require_fingerprint(entry: Entry, folder: Path, source: Path) -> None:
         )
 
 
-def _compare_with_record(name: str, folder: Path, revision: str | None) -> None:
+def _compare_with_record(name: str, folder: Path) -> None:
     """Note which weights the hub gave under a catalogue name, and say it once where they become others."""
-    if revision is not None:
-        return
     record = cache_folder() / "names" / f"{name}.json"
     found = {"fingerprint": fingerprint_folder(folder)}
     try:
@@ -257,12 +254,10 @@ def _is_model_called(name: str) -> bool:
     return (path / "config.json").is_file() and name in os.listdir(path.absolute().parent)
 
 
-def _cached(repository: str, revision: str | None) -> Path | None:
+def _cached(repository: str) -> Path | None:
     """A hub model's folder in the hub's own cache, if everything needed is there."""
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES), local_files_only=True)
-        )
+        folder = Path(snapshot_download(repository, allow_patterns=list(_HUB_FILES), local_files_only=True))
     except OSError:  # the library's way to say that it has none, or only a part
         return None
     return folder if _complete(folder) else None
@@ -277,14 +272,12 @@ def _complete(folder: Path) -> bool:
     return (folder / "config.json").is_file() and tokenizer
 
 
-def _from_hub(name: str, repository: str, revision: str | None) -> Resolved:
+def _from_hub(name: str, repository: str) -> Resolved:
     if constants.HF_HUB_OFFLINE:
         raise _offline(name, "HF_HUB_OFFLINE is set and it is not in the hub's cache")
     _probe(name)
     try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(_HUB_FILES), etag_timeout=CONNECT_TIMEOUT
-        )
+        folder = snapshot_download(repository, allow_patterns=list(_HUB_FILES), etag_timeout=CONNECT_TIMEOUT)
     except GatedRepoError as error:
         raise ModelError(
             "the hub asks for its terms to be accepted first", where=repository, mend="log in to the hub"
@@ -293,13 +286,11 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Resolved:
         raise ModelError(
             "no such model on the hub, or a private one", where=repository, mend="check the name"
         ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"no revision {revision!r}", where=repository, mend="name a branch, tag or commit") from error
     except _TRANSPORT_ERRORS as error:
         raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
     weight_files(Path(folder))
     if name in CATALOG:
-        _compare_with_record(name, Path(folder), revision)
+        _compare_with_record(name, Path(folder))
     return Resolved(name, Path(folder), "hub")
 
 

@@ -53,7 +53,6 @@ def load_base(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    revision: str | None = None,
 ) -> Base:
     """Load a base model by catalogue name, path or hub id (see `catalog.resolve`).
 
@@ -61,13 +60,12 @@ def load_base(
         name_or_path: which.
         dtype: the type its weights get; None keeps the stored one, float16 widened to float32 on a CPU.
         device: where it goes.
-        revision: branch, tag or commit on the hub.
 
     Raises:
         ModelError: it cannot be found, is damaged, or is of an architecture that transformers does not have.
         OfflineError: it has to be downloaded, and the hub cannot be reached.
     """
-    found = resolve(name_or_path, revision=revision)
+    found = resolve(name_or_path)
     config = read_config(found.folder)
     stored = stored_tensors(found.folder)
     tokenizer = Tokenizer.from_folder(found.folder)
