@@ -8,7 +8,7 @@ from typing import Literal
 
 from tailora.errors import SettingsError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
