@@ -226,6 +226,20 @@ def test_a_request_takes_no_longer_than_it_may(models: Path) -> None:
         assert post(server, "/v1/completions", {**LONG, "max_tokens": 1}).status_code == 200
 
 
+def test_loading_an_adapter_takes_no_longer_than_it_may(models: Path) -> None:
+    body = {"lora_name": "three", "lora_path": "three"}
+    with served(settings_for(models, timeout=2.0, adapter_folder=models / "later")) as server:
+        with Stuck(server):
+            assert post(server, "/v1/completions", LONG).status_code == 504
+            for _ in range(2):
+                answer = post(server, "/v1/load_lora_adapter", body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+            assert post(server, "/v1/unload_lora_adapter", {"lora_name": "three"}).status_code == 404
+        wait_until(lambda: is_idle(server))
+        assert post(server, "/v1/load_lora_adapter", body).status_code == 200
+        assert server.service.worker.call(lambda engine: len(engine.backend.bank.names)) == 3
+
+
 def test_an_engine_that_stands_still_is_told_by_the_health(
     models: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

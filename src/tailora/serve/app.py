@@ -59,7 +59,7 @@ def build_app(
     app.include_router(record_texts.routes(service, load_rules(), **texts))
     app.include_router(operations.model_routes(service.registry))
     if settings.adapter_folder is not None:
-        app.include_router(operations.adapter_routes(service.registry))
+        app.include_router(operations.adapter_routes(service.registry, settings.timeout))
     app.include_router(operations.operation_routes(service, monitor))
     _add_page(app)
     app.add_exception_handler(ApiError, _api_error)

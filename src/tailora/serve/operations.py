@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -38,15 +39,24 @@ def model_routes(registry: Registry) -> APIRouter:
     return router
 
 
-def adapter_routes(registry: Registry) -> APIRouter:
-    """vLLM's routes for adapters at run time."""
+def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
+    """vLLM's routes for adapters at run time.
+
+    Args:
+        registry: where adapters are loaded and unloaded.
+        timeout: seconds for a request.
+    """
+    late = ApiError(504, f"the engine did not take it within {timeout:g} s; see GET /health", code="timeout")
     router = APIRouter(tags=["adapters"])
 
     @router.post("/v1/load_lora_adapter", summary="Load an adapter")
     async def load(body: LoadBody, request: Request) -> Response:
         require_admin(request)
         try:
-            await registry.load(body.lora_name, body.lora_path, replace=body.load_inplace)
+            async with asyncio.timeout(timeout):
+                await registry.load(body.lora_name, body.lora_path, replace=body.load_inplace)
+        except TimeoutError as error:
+            raise late from error
         except UserError as error:
             raise from_user_error(error) from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
@@ -54,7 +64,12 @@ def adapter_routes(registry: Registry) -> APIRouter:
     @router.post("/v1/unload_lora_adapter", summary="Unload an adapter")
     async def unload(body: UnloadBody, request: Request) -> Response:
         require_admin(request)
-        if not await registry.unload(body.lora_name):
+        try:
+            async with asyncio.timeout(timeout):
+                found = await registry.unload(body.lora_name)
+        except TimeoutError as error:
+            raise late from error
+        if not found:
             raise no_model(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 

@@ -122,9 +122,15 @@ class Registry:
                 raise AdapterError(f"ends its texts with the token {prompts.end}, which ends no text here", mend=mend)
             engine_name = f"{name}#{next(self._numbers)}"
             force = self._setup.force
-            await asyncio.wrap_future(
-                self._worker.post(lambda engine: engine.backend.bank.register(engine_name, adapter, force=force))
+            registered = self._worker.post(
+                lambda engine: engine.backend.bank.register(engine_name, adapter, force=force)
             )
+            try:
+                await asyncio.wrap_future(registered)
+            except asyncio.CancelledError:
+                if self._worker.alive:  # behind the registration, where that has begun
+                    self._worker.post(lambda engine: engine.backend.bank.unregister(engine_name))
+                raise
             model = self._models[name] = Model(name, engine_name, adapter.meta, prompts, rank=_rank(adapter))
             if old is not None:
                 self._retire(old)
