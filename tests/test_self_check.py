@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tailora
 from bases import save_adapter, save_base
 from tailora import self_check, step_timing
 from tailora.engine import architecture
@@ -115,6 +117,7 @@ def test_without_torch_in_the_process_another_asks_transformers(tmp_path: Path) 
 import sys
 from pathlib import Path
 from tailora.engine.backends.openvino import OpenVinoBackend
+import tailora
 from tailora import self_check
 backend = OpenVinoBackend(Path({str(folder)!r}), slots=0, cache_tokens=512, precision="fp32")
 prompt = self_check.probe(backend)
@@ -122,7 +125,11 @@ reference = self_check.reference_of(Path({str(folder)!r}), prompt)
 assert self_check.divergence(reference, self_check.logits_of(backend, prompt)) < 1e-6
 print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
 """
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # A file of the user's that is called like a module of Python's is not run.
+    (tmp_path / "random.py").write_text("raise SystemExit('the working directory is on the path')", encoding="utf-8")
+    command = [sys.executable, "-P", "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tailora.__file__).parents[1])}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
     assert shown.stdout.strip() == "[]"
 
 

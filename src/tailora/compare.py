@@ -303,7 +303,7 @@ def _tailora(*arguments: str) -> dict[str, Any]:
         _RunError: it ended with a mistake, or was killed.
         RuntimeError: it ended with a bug of ours.
     """
-    command = [sys.executable, "-m", "tailora", *arguments, "--json"]
+    command = [sys.executable, "-P", "-m", "tailora", *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode == 0:
         result: dict[str, Any] = json.loads(done.stdout)

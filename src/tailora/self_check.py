@@ -155,7 +155,7 @@ def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
         return reference_logits(folder, prompt)
     with tempfile.TemporaryDirectory() as place:
         target = Path(place) / "logits.npy"
-        command = [sys.executable, "-m", "tailora.self_check", str(folder), str(target), json.dumps(prompt)]
+        command = [sys.executable, "-P", "-m", "tailora.self_check", str(folder), str(target), json.dumps(prompt)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         except (OSError, subprocess.TimeoutExpired) as error:
