@@ -166,6 +166,7 @@ WRONG = [
     ('{"id": 1, "text": "a"}\n{"id": 3, "text": "b"}\n', r": holds 2 texts for 3 records, .* is '2'"),
     ('{"text": "a"}\n{"text": "b \\ud83d"}\n{"text": "c"}\n', r":2: the text has half of a surrogate pair"),
     ('["a", "b", "\\udc00"]', r": entry 3: the text has half of a surrogate pair"),
+    ('{"text": "a"}\n{"text": "b", "text": "c"}\n{"text": "d"}\n', r":2: the key 'text' occurs twice"),
     ('["a", "b"]', r": holds (2|1) texts for 3 records"),
     ('{"a": "x", "b": "y", "c": "z"}', r":1: has no 'text'"),
     (
@@ -203,6 +204,8 @@ ORDERED = [
     (["b", "c", "a"], ["a", "b", "c"]),  # the records' own names
     (["2", "3", "1"], ["1", "2", "3"]),
     ([2, 3, 1], ["1", "2", "3"]),
+    ([2.0, 3.0, 1.0], ["1", "2", "3"]),  # as pandas writes a column with a gap
+    ([" 2", "3 ", " 1 "], ["1", "2", "3"]),
     ([1, 2, 0], ["1", "2", "3"]),  # places, from 0
     ([1, 2, 0], ["x", "y", "z"]),
     ([2, 3, 1], ["x", "y", "z"]),  # places, from 1
@@ -212,10 +215,10 @@ ORDERED = [
 
 
 @pytest.mark.parametrize(("names", "ids"), ORDERED)
-@pytest.mark.parametrize("key", ["id", "custom_id", "index"])
+@pytest.mark.parametrize("key", ["id", "ID", "custom_id", "index"])
 def test_named_rows_are_put_into_the_records_order(key: str, names: list[Any], ids: list[str], tmp_path: Path) -> None:
     rows = [{key: name, "text": f"of {name}"} for name in names]
-    wanted = [f"of {name}" for name in sorted(names)]
+    wanted = [f"of {name}" for name in sorted(names, key=lambda name: str(name).strip())]
     assert read_texts(saved(tmp_path, "a.jsonl", lines(rows)), ids) == wanted
 
 

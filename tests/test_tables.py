@@ -211,6 +211,11 @@ def test_a_quotation_mark_in_a_tsv_stands_for_itself(tmp_path: Path, name: str, 
     assert [record.references for record in read(path)] == [(text,), ('The Oak has a screen of 40"',)]
 
 
+def test_a_quotation_mark_stands_for_itself_beside_empty_cells_at_the_end(tmp_path: Path) -> None:
+    path = saved(tmp_path, "p.tsv", 'name\ttext\nBlue Door\t"By the river.\t\nThe Oak\tA screen of 40"\n')
+    assert [record.references for record in read(path)] == [('"By the river.',), ('A screen of 40"',)]
+
+
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
 def test_quoted_cells_of_a_tsv(tmp_path: Path, quoting: Any) -> None:
     texts = ['"Cosy."', "Cheap,\tgood.", 'The "Oak".', "Plain.", "On two\nlines."]
@@ -244,6 +249,21 @@ def test_what_csv_writes_is_read_back(rows: list[tuple[str, str]], delimiter: st
 def test_missing_cells_are_no_facts(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", "name,food,area,price,text\nCup,NaN, ,null,A cup.\n")
     assert read(path)[0].facts == facts(("name", "Cup"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.csv", "name,area\nCup,north\nnull,NaN\nMug,south\n", 3),
+        ("a.jsonl", '{"name": "Cup"}\n{"name": null}\n{"name": "Mug"}\n', 2),
+        ("a.json", '[{"name": "Cup"},\n{},\n{"name": "Mug"}]', 2),
+    ],
+)
+def test_a_row_whose_values_are_all_missing_is_not_passed_over(
+    tmp_path: Path, name: str, content: str, line: int
+) -> None:
+    with pytest.raises(DataError, match=f"{name}:{line}: the row has no fact"):
+        read(saved(tmp_path, name, content), texts="unused")
 
 
 @pytest.mark.parametrize(

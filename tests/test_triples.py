@@ -167,6 +167,15 @@ def test_xml_lang_is_a_language(tmp_path: Path) -> None:
     assert texts(load(path, language="ga")) == [("An A.",)]
 
 
+def test_markup_within_texts_and_triples_cuts_nothing_off(tmp_path: Path) -> None:
+    content = xml([("Ice is <i>frozen</i> H<sub>2</sub>O.", GOOD), ("<text>It is <b>cold</b>.</text><note/>", GOOD)])
+    path = tmp_path / "a.xml"
+    path.write_text(content.replace("Eire", "H<sub>2</sub>O"), encoding="utf-8")
+    (record,) = read(path)
+    assert record.references == ("Ice is frozen H2O.", "It is cold.")
+    assert record.facts == (Fact("Town_1", "country", "H2O"),)
+
+
 def test_both_forms_hold_the_same(tmp_path: Path) -> None:
     one, other = (load(saved(tmp_path, name, *MIXED), language="all") for name in FORMS)
     assert [(r.facts, r.references, r.group, r.language) for r in one.records] == [

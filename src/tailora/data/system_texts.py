@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from tailora.data.readers import json_text
 from tailora.data.records import DataFile
 from tailora.data.text_files import base_suffix, read_text
 from tailora.errors import DataError
@@ -99,7 +100,7 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
             the records, or the names fit the records only in part.
     """
     content = read_text(path, blank=True)
-    values, stopped = _json_values(content)
+    values, stopped = _json_values(content, path)
     declared = base_suffix(path) in _JSON_SUFFIXES
     if stopped is None and _are_rows(values, declared):
         found = _rows(values, path, key)
@@ -127,10 +128,10 @@ def _refuse_first_rows(found: Sequence[_Row], ids: Sequence[str], rows: InputRow
         raise DataError(what, where=path, mend="write texts for all rows, or for records: `tailora generate --gather`")
 
 
-def _json_values(content: str) -> tuple[list[tuple[int, Any]], int | None]:
+def _json_values(content: str, path: Path) -> tuple[list[tuple[int, Any]], int | None]:
     """JSON values one after the other, each with its line, and the line at which the content stops being JSON."""
     values: list[tuple[int, Any]] = []
-    decoder, place, line = json.JSONDecoder(), 0, 1
+    decoder, place, line = json.JSONDecoder(object_pairs_hook=json_text.unique_keys), 0, 1
     blank = re.compile(r"[ \t\r\n]*")
     while True:
         start = blank.match(content, place).end()  # type: ignore[union-attr]
@@ -141,6 +142,8 @@ def _json_values(content: str) -> tuple[list[tuple[int, Any]], int | None]:
             value, place = decoder.raw_decode(content, start)
         except json.JSONDecodeError as error:
             return values, error.lineno
+        except json_text.RepeatedKeyError as error:
+            raise DataError(str(error), where=f"{path}:{line}", mend="give each key once") from error
         except (ValueError, RecursionError):
             return values, line
         values.append((line, value))
@@ -166,7 +169,7 @@ def _rows(values: Sequence[tuple[int, Any]], path: Path, key: str | None) -> lis
         if isinstance(value, dict):
             found, name_key = _text_in(value, key, at)
             name = next((value[each] for each in (name_key,) if each is not None), None)
-            rows.append(_Row(line, None if name is None else str(name), _text(found, at)))
+            rows.append(_Row(line, None if name is None else str(name).strip(), _text(found, at)))
         else:
             rows.append(_Row(line, None, _text(value, at)))
     return rows
@@ -184,7 +187,8 @@ def _text(value: Any, at: str) -> str:
 
 def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | None]:
     """What an object holds as its text, and the key of its name."""
-    name = next((each for each in ID_KEYS if row.get(each) is not None), None)
+    lower = {each.casefold(): each for each in row if row[each] is not None}
+    name = next((lower[each] for each in ID_KEYS if each in lower), None)
     if key is not None:
         return _at(row, key, at), name
     if "doc_id" in row and "filtered_resps" in row:  # a sample of lm-eval
@@ -256,8 +260,8 @@ def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path, source: Inpu
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The numbers at the end of names that differ in nothing else; none where they do not."""
-    matches = [re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL) for name in names]
+    """The numbers at the end of names that differ in nothing else, 2 also as 2.0; none where there are others."""
+    matches = [re.fullmatch(r"(.*?)(\d+)(?:\.0)?", name, re.DOTALL) for name in names]
     found = [(match[1], int(match[2])) for match in matches if match]
     return [number for _, number in found] if len(found) == len(names) and len({p for p, _ in found}) == 1 else []
 

@@ -103,7 +103,7 @@ def _literal(text: str, delimiter: str) -> Lines | None:
     """
     lines = [(number, line.split(delimiter)) for number, line in enumerate(lines_of(text), start=1) if line.strip()]
     width = len(lines[0][1])
-    if any(len(cells) != width for _, cells in lines):
+    if any(len(cells) < width or any(cell.strip() for cell in cells[width:]) for _, cells in lines):
         return None
     opened = [cell for _, cells in lines for cell in cells if cell.startswith('"')]
     quotes = all(_QUOTED.fullmatch(cell) for cell in opened) and (

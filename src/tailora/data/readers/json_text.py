@@ -10,6 +10,11 @@ from typing import Any
 
 from tailora.errors import DataError
 
+
+class RepeatedKeyError(ValueError):
+    """An object has a key twice with different values, and nothing says which is meant."""
+
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -104,13 +109,17 @@ def _close(text: str, position: int, line: int, where: str) -> int:
     return after
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are unique; json's own keeps the last of equal keys without a word."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are unique; json's own keeps the last of equal keys without a word.
+
+    Raises:
+        RepeatedKeyError: a key occurs twice, with different values.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         for key, value in pairs:
             if found[key] != value:
-                raise ValueError(f"the key {key!r} occurs twice in one object")
+                raise RepeatedKeyError(f"the key {key!r} occurs twice in one object")
     return found
 
 
@@ -119,4 +128,4 @@ def _finite(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None, parse_float=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=lambda _: None, parse_float=_finite)

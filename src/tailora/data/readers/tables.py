@@ -85,7 +85,7 @@ def parse_rows(
 
     Cells that are empty, or say NaN or null, make no fact.
     """
-    cells = [(line, row) for line, row in rows if any(row)]
+    cells = list(rows)
     layout, notes = _layout(list(header), cells, columns or {}, at_header, needs_text)
     mrs: dict[str, tuple[Fact, ...]] = {}
     parsed = Parsed([_row(row, f"{where}:{line}", layout, mrs) for line, row in cells], notes)

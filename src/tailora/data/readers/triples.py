@@ -73,10 +73,10 @@ def parse_webnlg_xml(text: str, where: str) -> Parsed:
     texts: list[list[_Lex]] = []
     for entry in root.iter("entry"):
         at = f"{where}:{lines[id(entry)]}"
-        facts = [_xml_fact(triple.text or "", at) for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        facts = [_xml_fact("".join(triple.itertext()), at) for triple in entry.iterfind("modifiedtripleset/mtriple")]
         lexes = [
             _Lex(
-                _string(lex.findtext("text") or lex.text),
+                _xml_text(lex),
                 lex.get("comment", ""),
                 lex.get("lang") or lex.get("xml:lang") or "",
             )
@@ -149,6 +149,12 @@ def _string(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
     return (value or "").strip()
+
+
+def _xml_text(lex: ElementTree.Element) -> str:
+    """The text of a <lex>, or of the <text> in it, with what stands within markup such as <i>."""
+    inner = lex.find("text")
+    return "".join((lex if inner is None else inner).itertext()).strip()
 
 
 def _xml_fact(text: str, where: str) -> Fact:
