@@ -6,7 +6,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 
 from tailora.metrics.scripts import SPACELESS_LETTERS, is_spaceless
 from tailora.metrics.spelling import Place, Spelling, is_mark, spell, without_accents
@@ -148,7 +148,7 @@ def normalise(text: str) -> str:
     return _spelled(text, False).text
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 11)  # of a long text, some ten kilobytes each
 def _spelled(text: str, turkic: bool) -> Spelling:
     return spell(text, turkic=turkic)
 
@@ -169,7 +169,7 @@ def _bounded(pattern: str, *, spaceless: bool) -> str:
     return rf"(?:(?<![\w£])|{before}|{here})(?:{pattern})(?:(?!\w)|{before}|{here})"
 
 
-@cache
+@lru_cache(maxsize=1 << 13)
 def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     """Match a normalised value, whatever commas and full stops are in it, with or without its first article."""
     words = [word for word in value.split() if word not in (",", ".")]
