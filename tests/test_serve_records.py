@@ -182,3 +182,18 @@ def test_bad_records_are_told(server: Server, body: dict[str, Any], told: str) -
     answer = post(server, "/v1/records", {"model": "one", **body})
     assert answer.status_code == 400
     assert told in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"facts": "name : Blue"}, "facts"),
+        ({"facts": {"name": {"first": "Blue"}}}, "facts.name"),
+        ({"records": [{"facts": {"name": "Blue"}}]}, "records.0.facts"),
+    ],
+)
+def test_the_place_of_an_error_is_a_field_of_the_body(server: Server, body: dict[str, Any], field: str) -> None:
+    error = post(server, "/v1/records", {"model": "one", **body}).json()["error"]
+    assert error["param"] == field
+    assert "[" not in error["message"]
+    assert error["message"].startswith(f"{field}: ")

@@ -109,16 +109,37 @@ async def _api_error(_: Request, error: Exception) -> Response:
 async def _invalid(_: Request, error: Exception) -> Response:
     """One line for all that is wrong with a body."""
     assert isinstance(error, RequestValidationError)
-    problems = [_problem(each) for each in error.errors()]
+    told: dict[str, list[str]] = {}
+    for each in error.errors():
+        place, message = _problem(each, error.body)
+        told.setdefault(place, []).append(message)
+    problems = [(place, " or ".join(dict.fromkeys(messages))) for place, messages in told.items()]
     places = [place for place, _ in problems if place]
-    shown = "; ".join(f"{place}: {told}" if place else told for place, told in problems[:3])
+    shown = "; ".join(f"{place}: {text}" if place else text for place, text in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     answer = ApiError(400, shown + more, param=places[0] if places else None)
     return JSONResponse(answer.body, answer.status)
 
 
-def _problem(error: Any) -> tuple[str, str]:
-    place = ".".join(str(part) for part in error["loc"] if part != "body")
+_SCALARS = ("str", "int", "float", "bool")
+
+
+def _place(error: Any, body: Any) -> str:
+    """The path of a field in the body, without pydantic's names for the alternatives of its type."""
+    path = error["loc"][1:] if error["loc"][:1] == ("body",) else error["loc"]
+    kept, value = [], body
+    for number, part in enumerate(path):
+        inside = part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int)
+        if inside:
+            value = value[part]
+        elif number + 1 < len(path) or not isinstance(value, dict) or "[" in str(part) or part in _SCALARS:
+            continue  # an alternative's name; a field that is absent from its object stays
+        kept.append(str(part))
+    return ".".join(kept)
+
+
+def _problem(error: Any, body: Any) -> tuple[str, str]:
+    place = _place(error, body)
     told = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return "", f"the body is no JSON ({error.get('ctx', {}).get('error', told)}); send one JSON object"
