@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tailora.generate as generate_module
-from bases import save_adapter, save_base
+from bases import META, save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.errors import AdapterError, DataError, SettingsError
@@ -349,3 +349,20 @@ def test_entries_of_a_corpus_are_rows(adapter: Path, tmp_path: Path) -> None:
     for ways in ({}, {"gather": True}, {"language": "ga"}):
         made = run(GenerateSettings(adapter=(str(adapter),), input=str(path), max_new_tokens=2, **ways))
         assert [row["id"] for row in made["outputs"]] == ["City/Id1", "City/Id2"]
+
+
+def test_columns_that_the_adapter_was_not_trained_on_are_reported(
+    base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table that was trained on with --columns is often written about without; nothing else would tell."""
+    adapter = save_adapter(tmp_path / "run" / "adapter", base, meta={**META, "attributes": ["Loại", "Tên"]})
+    table = tmp_path / "shop.csv"
+    table.write_text("Mã,Tên,Loại,Ghi chú\nSP1,Cốc,bếp,mới\nSP2,Đèn,,cũ\n", encoding="utf-8")
+    run(GenerateSettings(adapter=(str(adapter),), input=str(table), max_new_tokens=1))
+    (reported,) = (line for line in caplog.messages if "was not trained on" in line)
+    assert "shop.csv" in reported
+    assert "'Mã', 'Ghi chú';" in reported
+    caplog.clear()
+    named = {"facts": ["Tên", "Loại"]}
+    run(GenerateSettings(adapter=(str(adapter),), input=str(table), max_new_tokens=1, columns=named))
+    assert not any("was not trained on" in line for line in caplog.messages)

@@ -42,6 +42,26 @@ def test_what_an_adapter_keeps_builds_its_prompts_on_any_tokenizer_of_the_base(
     assert (again.end, again.source, again.meta) == (made.end, "facts", made.meta)
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_attributes_that_training_had_in_no_record_are_found(folder: Path, style: str) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+
+    def kept(records: list[Record]) -> PromptFormat:
+        made = PromptFormat.of_training(tokenizer, style=style, records=records)
+        return PromptFormat.of_account(made.meta, tokenizer, folder)
+
+    trained = kept([PUB, Record("2", (Fact(None, "eatType", "pub"),), ("A pub.",))])
+    new = Record("1", (Fact(None, "type", "pub"), Fact(None, "Ghi chú", "mới"), Fact(None, "area", "riverside")), ())
+    assert trained.unknown_attributes([PUB, new, new]) == ["Ghi chú", "area"]
+    # Two spellings of one written name are the same to the model.
+    assert trained.unknown_attributes([Record("1", (Fact(None, "eatType", "pub"),), ())]) == []
+    # New relations are what a set of triples is tested on, ready prompts have none, and old adapters do not say.
+    triples = kept([Record("1", (Fact("Cork", "country", "Ireland"),), ("A.",))])
+    assert triples.unknown_attributes([Record("1", (Fact("Cork", "mayor", "X"), Fact(None, "area", "y")), ())]) == []
+    assert kept([Record("1", (), ("A.",), prompt="a")]).unknown_attributes([new]) == []
+    assert PromptFormat.of_account({"prompt_form": "paper"}, tokenizer, folder).unknown_attributes([new]) == []
+
+
 def test_formats_that_cannot_be_are_refused(folder: Path) -> None:
     tokenizer = Tokenizer.from_folder(folder)
     with pytest.raises(SettingsError, match="no prompt form 'x'; use one of paper, arrow, chat"):

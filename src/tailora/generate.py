@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from tailora.journal import Journal
 from tailora.metrics.slots import Rules, SlotReport, Vocabulary, load_rules, slot_report, vocabulary_of
 from tailora.settings import Settings, Verbatim
 from tailora.writing import Candidate, Generation, Prompt, generate, generation_from
+
+log = logging.getLogger(__name__)
 
 CACHE_TOKENS = 16384
 _LENGTH_PENALTY: Mapping[Any, float] = {"lora-paper": 0.8, "lora-paper-e2e": 0.9}
@@ -377,9 +380,22 @@ def _prompts(records: Sequence[Record], setup: Setup, settings: GenerateSettings
     for adapter in dict.fromkeys(adapters):
         numbers = [number for number, name in enumerate(adapters) if name == adapter]
         chosen = setup.prompts(adapter, form=settings.prompt_form, style=settings.linearization)
-        encoded = chosen.encode([records[number] for number in numbers])
+        own = [records[number] for number in numbers]
+        _warn_of_unknown_attributes(chosen.unknown_attributes(own), adapter, settings.input)
+        encoded = chosen.encode(own)
         prompts |= {number: Prompt(tokens, adapter) for number, tokens in zip(numbers, encoded, strict=True)}
     return [prompts[number] for number in range(len(records))]
+
+
+def _warn_of_unknown_attributes(names: Sequence[str], adapter: str | None, source: str | None) -> None:
+    if names:
+        log.warning(
+            "%s: %s was not trained on %s; leave such columns out with --columns ignore=NAME+NAME, or use "
+            "the --columns of the training run",
+            source or "the record",
+            adapter or "the model",
+            ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else ""),
+        )
 
 
 def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | None:

@@ -35,16 +35,23 @@ def linearize(record: Record, style: str = "paper") -> str:
         return " | ".join(
             " : ".join(
                 escape(part)
-                for part in (fact.subject, _PAPER_NAMES.get(fact.attribute, fact.attribute), fact.value)
+                for part in (fact.subject, written_name(fact.attribute, style), fact.value)
                 if part is not None
             )
             for fact in record.facts
         )
     return "; ".join(
         ("" if fact.subject is None else f"{_words(fact.subject)}, ")
-        + f"{_words(_CAMEL.sub(' ', fact.attribute)).lower()}: {_words(fact.value)}"
+        + f"{written_name(fact.attribute, style)}: {_words(fact.value)}"
         for fact in record.facts
     )
+
+
+def written_name(attribute: str, style: str) -> str:
+    """The name of an attribute as a style writes it."""
+    if style == "paper":
+        return _PAPER_NAMES.get(attribute, attribute)
+    return _words(_CAMEL.sub(" ", attribute)).lower()
 
 
 def _words(text: str) -> str:

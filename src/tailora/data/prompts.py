@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from tailora.data.chat_template import ChatTemplate
-from tailora.data.linearize import linearize
+from tailora.data.linearize import linearize, written_name
 from tailora.data.readers import json_text, piped
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
@@ -19,6 +19,7 @@ from tailora.errors import DataError, SettingsError
 PromptForm = Literal["paper", "arrow", "chat"]
 Source = Literal["facts", "text", "mixed"]
 ARROW = "=>"
+_MOST_ATTRIBUTES = 500  # more than that are no table's columns
 _PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]+): ([^;]*\S)")
 
 
@@ -37,6 +38,8 @@ class PromptFormat:
         template: of the form "chat".
         source: what the adapter was trained on: facts, ready prompts, or both; None where that is not known.
         trained: whether an adapter or a model was trained on prompts of this format.
+        attributes: the names of all attributes that were trained on, as the style writes them. None where that is not
+            known, and where facts have subjects, as in WebNLG, whose test set has relations of its own.
     """
 
     tokenizer: Tokenizer
@@ -47,6 +50,7 @@ class PromptFormat:
     template: ChatTemplate | None = None
     source: Source | None = None
     trained: bool = False
+    attributes: frozenset[str] | None = None
 
     @classmethod
     def of_training(
@@ -65,7 +69,7 @@ class PromptFormat:
             form: as above.
             style: as above.
             folder: of the base, for its chat template.
-            records: to train on, from which `source` follows.
+            records: to train on, from which `source` and `attributes` follow.
 
         Raises:
             SettingsError: the form does not exist, or the base has no chat template.
@@ -73,7 +77,11 @@ class PromptFormat:
         kinds = {"facts" if record.prompt is None else "text" for record in records}
         source: Any = "mixed" if len(kinds) > 1 else next(iter(kinds), None)
         template = None if form != "chat" or folder is None else ChatTemplate.from_folder(folder, tokenizer)
-        return replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
+        made = replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
+        facts = [fact for record in records for fact in record.facts]
+        known = frozenset(written_name(fact.attribute, style) for fact in facts)
+        closed = known and len(known) <= _MOST_ATTRIBUTES and all(fact.subject is None for fact in facts)
+        return replace(made, attributes=known if closed else None)
 
     @classmethod
     def of_account(
@@ -111,7 +119,10 @@ class PromptFormat:
         made = cls._on_base(tokenizer, chosen, style or account.get("linearization") or "paper", template)
         if own is None:
             return made
-        made = replace(made, source=account.get("prompt_source"), trained=True)
+        known = account.get("attributes")
+        same = made.style == (account.get("linearization") or "paper")
+        attributes = frozenset(map(str, known)) if isinstance(known, list) and same else None
+        made = replace(made, source=account.get("prompt_source"), trained=True, attributes=attributes)
         if (own == "chat") != (chosen == "chat"):
             return made
         bos, end = account.get("bos_token_ids", ()), account.get("end_token_id", tokenizer.first_end_id)
@@ -141,8 +152,16 @@ class PromptFormat:
             "prompt_source": self.source,
             "bos_token_ids": list(self.bos),
             "end_token_id": self.end,
+            "attributes": None if self.attributes is None else sorted(self.attributes),
             **({} if self.template is None else {"chat_template": self.template.source}),
         }
+
+    def unknown_attributes(self, records: Sequence[Record]) -> list[str]:
+        """The attributes of records that training had in none: columns that it left out, perhaps, or renamed."""
+        if self.attributes is None:
+            return []
+        names = dict.fromkeys(fact.attribute for record in records for fact in record.facts if fact.subject is None)
+        return [name for name in names if written_name(name, self.style) not in self.attributes]
 
     def encode(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
         """The token ids after which a model writes the text of each record."""
