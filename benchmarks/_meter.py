@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tailora.hardware import peak_gpu_memory, peak_rss, rss
+from tailora.core.hardware import peak_gpu_memory, peak_rss, rss
 
 
 @dataclass

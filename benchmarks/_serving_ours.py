@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from _requests import LAYERS, RANK, random_adapter
+from tailora.core.hardware import peak_rss
+from tailora.engine.backend import Scores, Step
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.groups import Request
-from tailora.engine.step import Scores, Step
-from tailora.hardware import peak_rss
+from tailora.engine.requests import Request
 
 REGISTERED, ZIPF = 1000, 1.2
 

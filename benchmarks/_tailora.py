@@ -17,10 +17,10 @@ from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import TreeBatch, batches, build
 from tailora.lora.inject import attach, extract
-from tailora.train.forward import TreeModel, training_mode
-from tailora.train.loop import first_batch
-from tailora.train.precision import Arithmetic, apply, choose
-from tailora.train.settings import Precision, TrainSettings
+from tailora.training.forward import TreeModel, training_mode
+from tailora.training.loop import first_batch
+from tailora.training.precision import Arithmetic, apply, choose
+from tailora.training.settings import Precision, TrainSettings
 
 UPDATE = 32
 

@@ -7,14 +7,14 @@ from typing import Any, get_args
 
 import torch
 
+from tailora.core.errors import TrainingError
 from tailora.data.examples import build_examples
-from tailora.errors import TrainingError
 from tailora.models.load import load_base
-from tailora.train.loop import first_batch
-from tailora.train.methods import prepare
-from tailora.train.precision import ORDER, fastest, measure
-from tailora.train.run import read_records
-from tailora.train.settings import Method, TrainSettings
+from tailora.training.loop import first_batch
+from tailora.training.methods import prepare
+from tailora.training.precision import ORDER, fastest, measure
+from tailora.training.run import read_records
+from tailora.training.settings import Method, TrainSettings
 
 
 def update_times(base: str, data: str, device: str, rounds: int, batch_size: int) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     python benchmarks/backends.py --base smollm2-135m --json
 
-A batch is that of `tailora.step_timing`: one step for eight prompts of 32 tokens, and 32 steps that write a token of
-each. Every backend and precision that the device has is timed, in turns, torch included, which an engine does not load
-only to time it. `chosen` is what `tailora generate` and `tailora serve` run with `auto`.
+A batch is that of `tailora.inference.step_timing`: one step for eight prompts of 32 tokens, and 32 steps that write a
+token of each. Every backend and precision that the device has is timed, in turns, torch included, which an engine
+does not load only to time it. `chosen` is what `tailora generate` and `tailora serve` run with `auto`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import json
 import statistics
 from typing import Any
 
-from tailora.errors import UserError
-from tailora.inference import set_up, start
-from tailora.step_timing import CACHE_TOKENS, batch_milliseconds
+from tailora.core.errors import UserError
+from tailora.inference.setup import resolve_models, start
+from tailora.inference.step_timing import CACHE_TOKENS, batch_milliseconds
 
 WAYS = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
 
@@ -24,7 +24,7 @@ WAYS = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"), ("torc
 def main() -> None:
     """Measure and print."""
     arguments = parse()
-    setup = set_up(arguments.base, {})
+    setup = resolve_models(arguments.base, {})
     chosen = start(setup, device=arguments.device, cache_tokens=CACHE_TOKENS)
     found: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from _base_type import faster_type
 from _processes import print_result, run_arm, say
-from tailora import hardware
+from tailora.core import hardware
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 E2E = SHARED / "data" / "e2e"

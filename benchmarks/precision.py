@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from tailora.core.hardware import choose_device, describe
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
+from tailora.engine.backend import Backend, Step
 from tailora.engine.decoding import Decoding
-from tailora.engine.step import Backend, Step
-from tailora.hardware import choose_device, describe
-from tailora.inference import Running, set_up, start
-from tailora.writing import Prompt, generate
+from tailora.inference.setup import Running, resolve_models, start
+from tailora.inference.texts import Prompt, generate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH = 16
@@ -55,7 +55,7 @@ def main() -> None:
             print(json.dumps({"base": base, "machine": describe(), "methods": found_times}, indent=2))
         return
     adapters = {} if arguments.adapter is None else {NAME: Path(arguments.adapter)}
-    setup = set_up(arguments.base, adapters)
+    setup = resolve_models(arguments.base, adapters)
     records = record_files.read(arguments.data, split=arguments.split)[: arguments.limit]
     first = [dataclasses.replace(record, references=record.references[:1]) for record in records]
     examples, _ = build_examples(first, setup.tokenizer, prompts=setup.prompts(NAME if adapters else None))

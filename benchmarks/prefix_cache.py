@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from tailora.engine import engine as engine_module
+from tailora.engine.backend import Backend, Scores, Step
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.groups import Request
 from tailora.engine.kv_blocks import BlockPool
-from tailora.engine.step import Backend, Scores, Step
-from tailora.inference import set_up, start
+from tailora.engine.requests import Request
+from tailora.inference.setup import resolve_models, start
 
 
 class HeadFirst(BlockPool):
@@ -44,7 +44,7 @@ ORDERS: dict[str, type[BlockPool]] = {"head first": HeadFirst, "tail first": Blo
 def main() -> None:
     """Measure and print."""
     arguments = parse()
-    running = start(set_up(arguments.base, {}), backend="openvino", precision=arguments.precision)
+    running = start(resolve_models(arguments.base, {}), backend="openvino", precision=arguments.precision)
     backend = running.engine.backend
     asked = requests(backend.vocabulary, arguments)
     found: dict[int, dict[str, list[dict[str, float]]]] = {}

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _processes import ArmError, print_result, run_arm, say
-from tailora import hardware
+from tailora.core import hardware
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"

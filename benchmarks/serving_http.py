@@ -41,7 +41,7 @@ from _http_client import drive
 from _processes import ArmError, print_result, run_arm, say
 from _requests import prepare
 from serving import SHARED, environment
-from tailora import hardware
+from tailora.core import hardware
 
 ARMS = ("ours", "in_process", "vllm", "vllm_fp32", "llama")
 ADAPTERS, NEW_TOKENS = 8, 32
@@ -135,12 +135,12 @@ def measure_in_process(arguments: argparse.Namespace) -> Result:
 
     from tailora.engine.decoding import Decoding
     from tailora.engine.engine import Event
-    from tailora.engine.groups import Request
+    from tailora.engine.requests import Request
     from tailora.engine.worker import Worker
-    from tailora.inference import set_up, start
+    from tailora.inference.setup import resolve_models, start
 
     given = json.loads((Path(arguments.work) / "requests.json").read_text(encoding="utf-8"))
-    setup = set_up(arguments.base, {f"a{n}": Path(path) for n, path in enumerate(given["adapters"])})
+    setup = resolve_models(arguments.base, {f"a{n}": Path(path) for n, path in enumerate(given["adapters"])})
     running = start(setup, precision="int8", sequences=32)
     decoding = Decoding(max_new_tokens=NEW_TOKENS, ignore_end=True)
     requests = itertools.cycle(

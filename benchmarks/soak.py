@@ -33,7 +33,7 @@ from _processes import say
 from _requests import prepare
 from serving import SHARED
 from serving_http import free_port, wait_for
-from tailora import hardware
+from tailora.core import hardware
 
 FACTS = {"name": "Blue Spice", "eatType": "pub", "food": "Italian", "area": "riverside", "familyFriendly": "yes"}
 COMING = "coming"  # the adapter that comes and goes

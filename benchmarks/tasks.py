@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from _processes import say
-from tailora import hardware
 from tailora.adapters import formats
+from tailora.core import hardware
 from tailora.data import records
 from tailora.engine.decoding import Decoding
-from tailora.inference import Running, Setup, set_up, start
-from tailora.writing import Prompt, generate
+from tailora.inference.setup import Running, Setup, resolve_models, start
+from tailora.inference.texts import Prompt, generate
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     arguments = parser.parse_args()
     tasks = {name: rest.rsplit(",", 1) for name, _, rest in (task.partition("=") for task in arguments.task)}
-    setup = set_up(arguments.base, {name: Path(adapter) for name, (adapter, _) in tasks.items()})
+    setup = resolve_models(arguments.base, {name: Path(adapter) for name, (adapter, _) in tasks.items()})
     running = start(setup, precision="int8")
     prompts = {name: _prompts(setup, name, data, arguments) for name, (_, data) in tasks.items()}
     mixed = [prompt for each in prompts.values() for prompt in each]

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.files import write_json
+from tailora.core.files import write_json
 from tailora.lora import inject
 from tailora.models.load import load_base, quiet_transformers
 

@@ -14,7 +14,7 @@ import httpx
 
 import tailora
 from bases import save_adapter, save_base
-from tailora.files import write_json
+from tailora.core.files import write_json
 from tailora.serve.keys import KeyRing
 from tailora.serve.server import Server, opened
 from tailora.serve.settings import ServeSettings

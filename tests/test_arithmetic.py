@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.arithmetic import combined, folded
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 
 OUT, IN = 12, 5
 

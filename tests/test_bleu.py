@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 from tailora.metrics.bleu import bleu, multi_bleu
 from texts import corpora, streams
 

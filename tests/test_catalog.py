@@ -17,12 +17,12 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from bases import save_base
-from tailora.errors import ModelError, OfflineError
+from tailora.commands.models import ModelsSettings
+from tailora.commands.models import run as list_models
+from tailora.core.errors import ModelError, OfflineError
 from tailora.models import catalog
 from tailora.models.catalog import CATALOG, availability, packaged_gguf, resolve
 from tailora.models.gguf import file_sha256
-from tailora.models.listing import ModelsSettings
-from tailora.models.listing import run as list_models
 from tailora.models.load import load_base
 
 COMMIT = "a" * 40

@@ -10,10 +10,10 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from bases import END, save_sentencepiece, save_tokenizer
+from tailora.core.errors import DataError, ModelError
+from tailora.core.files import write_json
 from tailora.data.chat_template import ChatTemplate
 from tailora.data.tokenizer import Tokenizer
-from tailora.errors import DataError, ModelError
-from tailora.files import write_json
 
 TURNS = [{"role": "system", "content": "be brief"}, {"role": "user", "content": " hi\n"}]
 _ALL, _END = "{% for m in messages %}", "{% endfor %}"

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from networks import gpt2, llama, network
-from tailora.data.check import LintSettings
-from tailora.data.check import run as check_data
+from tailora.commands.lint import LintSettings
+from tailora.commands.lint import run as check_data
+from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.data.examples import Example
-from tailora.errors import CheckError, ModelError, SettingsError
-from tailora.train.check import check_trees
-from tailora.train.estimate import seconds, workload
-from tailora.train.forward import TreeModel
-from tailora.train.settings import TrainSettings
+from tailora.training.estimate import seconds, workload
+from tailora.training.forward import TreeModel
+from tailora.training.settings import TrainSettings
+from tailora.training.tree_check import check_trees
 
 EXAMPLES = [Example("1", (1, 2, 3), (4, 5, 6)), Example("1", (1, 2, 3), (4, 7)), Example("2", (8, 2), (9, 10, 11))]
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tailora import __version__, cli
-from tailora.errors import DataError
-from tailora.settings import Settings
+from tailora.core.errors import DataError
+from tailora.core.settings import Settings
 
 
 class ToySettings(Settings):
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line_on_stderr(
     ("error", "line"),
     [
         (
-            DataError("the text is empty", where="x.csv:3", mend="drop the row"),
+            DataError("the text is empty", where="x.csv:3", hint="drop the row"),
             "x.csv:3: the text is empty; drop the row",
         ),
         (

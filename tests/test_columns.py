@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora.data.check import LintSettings
+from tailora.commands.generate import GenerateSettings
+from tailora.commands.lint import LintSettings
+from tailora.core.errors import SettingsError
+from tailora.core.settings import Settings, from_arguments, parser_for
 from tailora.data.columns import check_columns, parse_columns, spell_columns, spell_name
-from tailora.errors import SettingsError
-from tailora.generate import GenerateSettings
-from tailora.settings import Settings, from_arguments, parser_for
-from tailora.train.settings import TrainSettings
+from tailora.training.settings import TrainSettings
 
 
 def from_flags(cls: type[Settings], *flags: str) -> Settings:

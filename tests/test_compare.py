@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from bases import save_base
-from tailora import cli, compare
-from tailora.compare import CompareSettings
-from tailora.errors import SettingsError, TrainingError
+from tailora import cli
+from tailora.commands import compare
+from tailora.commands.compare import CompareSettings
+from tailora.core.errors import SettingsError, TrainingError
 from tailora.reports.comparison import as_html, disk, sheet
 from tailora.reports.tables import as_markdown
 
@@ -155,8 +156,8 @@ def test_a_process_that_is_killed_fails_its_row(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compare.subprocess, "run", _answering(-9, ""))
     with pytest.raises(compare._RunError, match="killed by signal 9"):
         compare._tailora("train")
-    monkeypatch.setattr(compare.subprocess, "run", _answering(2, "progress\ntailora: data: is not there; mend it\n"))
-    with pytest.raises(compare._RunError, match="data: is not there; mend it"):
+    monkeypatch.setattr(compare.subprocess, "run", _answering(2, "progress\ntailora: data: is not there; correct it\n"))
+    with pytest.raises(compare._RunError, match="data: is not there; correct it"):
         compare._tailora("train")
     monkeypatch.setattr(compare.subprocess, "run", _answering(130, ""))
     with pytest.raises(KeyboardInterrupt):

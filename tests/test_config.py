@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.adapters.config import LoraConfig, matches
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 
 @pytest.mark.parametrize(

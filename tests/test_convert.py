@@ -20,8 +20,8 @@ from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.arithmetic import difference
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import gguf, loralib
-from tailora.convert import ConvertSettings, run
-from tailora.errors import AdapterError, CheckError, SettingsError
+from tailora.commands.convert import ConvertSettings, run
+from tailora.core.errors import AdapterError, CheckError, SettingsError
 from tailora.lora import inject
 from tailora.models.load import load_base
 

@@ -26,7 +26,7 @@ from tailora.adapters import formats
 from tailora.adapters.arithmetic import difference
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats.gguf import ARCHITECTURES
-from tailora.convert import ConvertSettings, run
+from tailora.commands.convert import ConvertSettings, run
 from tailora.lora import inject
 from tailora.models.load import load_base, quiet_transformers
 from test_convert import TOKENS, save_adapter

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailora.core.errors import ModelError
 from tailora.data.examples import Example
-from tailora.errors import ModelError
 from tailora.lora.inject import attach, parameter_table
 from tailora.models import demo as network_module
-from tailora.train import demo
+from tailora.training import demo
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "NLG"
 

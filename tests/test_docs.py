@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tailora.cli import VERBS, main
+from tailora.core.settings import parser_for
 from tailora.models.load import load_base
-from tailora.settings import parser_for
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.vi.md", *sorted((ROOT / "docs").glob("*.md"))]

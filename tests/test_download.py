@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from tailora.core.errors import DataError, OfflineError
 from tailora.data import download
-from tailora.errors import DataError, OfflineError
 
 BODY = b"mr,ref\nname[X],A.\n" * 5000
 

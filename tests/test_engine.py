@@ -16,13 +16,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from bases import save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
+from tailora.core.errors import AdapterError, ModelError, SettingsError
+from tailora.engine.backend import Backend
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Engine, Event
-from tailora.engine.groups import Request
-from tailora.engine.step import Backend
-from tailora.errors import AdapterError, ModelError, SettingsError
+from tailora.engine.requests import Request
 from tailora.models.load import load_base
 
 SLOTS, ADAPTERS, END = 2, 3, 0

@@ -1,4 +1,4 @@
-"""Errors read as one line: where, what, mend; and each kind has its exit code and HTTP status."""
+"""Errors read as one line: where, what, hint; and each kind has its exit code and HTTP status."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora import errors
-from tailora.errors import EXIT_CODE, HTTP_STATUS, AdapterError, DataError, OfflineError, UserError
+from tailora.core import errors
+from tailora.core.errors import EXIT_CODE, HTTP_STATUS, AdapterError, DataError, OfflineError, UserError
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UserError)]
 
 
 def test_place_what_and_mend_stand_in_this_order() -> None:
-    error = DataError("the text is empty", where=Path("data") / "e2e.csv", mend="drop the row")
+    error = DataError("the text is empty", where=Path("data") / "e2e.csv", hint="drop the row")
     assert str(error) == f"{Path('data') / 'e2e.csv'}: the text is empty; drop the row"
 
 
 @pytest.mark.parametrize(
-    ("where", "mend", "text"), [(None, None, "wrong"), ("--x", None, "--x: wrong"), (None, "mend it", "wrong; mend it")]
+    ("where", "hint", "text"), [(None, None, "wrong"), ("--x", None, "--x: wrong"), (None, "correct it", "wrong; correct it")]
 )
-def test_what_is_not_known_is_left_out(where: str | None, mend: str | None, text: str) -> None:
-    assert str(UserError("wrong", where=where, mend=mend)) == text
+def test_what_is_not_known_is_left_out(where: str | None, hint: str | None, text: str) -> None:
+    assert str(UserError("wrong", where=where, hint=hint)) == text
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
-def test_an_error_is_one_line(what: str, where: str | None, mend: str | None) -> None:
-    assert len(str(UserError(what, where=where, mend=mend)).splitlines()) <= 1
+def test_an_error_is_one_line(what: str, where: str | None, hint: str | None) -> None:
+    assert len(str(UserError(what, where=where, hint=hint)).splitlines()) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,20 +10,21 @@ from typing import Any, get_args
 import pytest
 
 from bases import save_base
+from tailora.commands.evaluate import EvaluateSettings, _training, run
+from tailora.commands.generate import GenerateSettings
+from tailora.commands.generate import run as generate
+from tailora.core.errors import DataError, MissingExtraError, SettingsError, UserError
+from tailora.core.files import write_json
 from tailora.data import records as record_files
 from tailora.data.reading import ReadingSettings
-from tailora.errors import DataError, MissingExtraError, SettingsError, UserError
-from tailora.evaluate import EvaluateSettings, _training, run
-from tailora.files import write_json
-from tailora.generate import GenerateSettings, by_fidelity
-from tailora.generate import run as generate
+from tailora.inference.rerank import by_fidelity
+from tailora.inference.texts import Candidate, generation_from
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.slots import load_rules
 from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import _marked
 from tailora.reports.reproduction import card
-from tailora.writing import Candidate, generation_from
 
 ROWS = [
     ("The Mill", "pub", ["The Mill is a pub .", "There is a pub called The Mill ."]),
@@ -158,7 +159,7 @@ def test_what_cannot_be_scored_fails_before_texts_are_written(
     def write(_: object) -> None:
         raise AssertionError("texts were written first")
 
-    monkeypatch.setattr("tailora.evaluate.write_texts", write)
+    monkeypatch.setattr("tailora.commands.evaluate.write_texts", write)
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapter").mkdir()
@@ -170,7 +171,7 @@ def test_what_cannot_be_scored_fails_before_texts_are_written(
 def test_a_train_split_that_cannot_be_read_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tables(tmp_path / "tables")
     (folder / "train.csv").write_text("name,ref\nx,y\n", encoding="utf-8")
-    monkeypatch.setattr("tailora.evaluate.write_texts", lambda _: pytest.fail("texts were written first"))
+    monkeypatch.setattr("tailora.commands.evaluate.write_texts", lambda _: pytest.fail("texts were written first"))
     with pytest.raises(DataError, match=r"train.csv"):
         evaluate(tmp_path, folder, split="test", columns={"text": "ref", "group": "cat"}, base="tiny")
 
@@ -179,7 +180,7 @@ def test_a_metric_that_cannot_be_had_says_so_and_the_others_go_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Any:
-        raise MissingExtraError("METEOR needs Java", mend="install it")
+        raise MissingExtraError("METEOR needs Java", hint="install it")
 
     monkeypatch.setitem(suite._OTHERS, "meteor", fail)  # type: ignore[index]
     result = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS), metrics=("meteor", "bleu"))

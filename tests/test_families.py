@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.adapters.config import matches
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 from tailora.families import FAMILIES, UNKNOWN, Target, family_of, fused_rows, is_tied
 from tailora.lora.targets import plan_targets
 

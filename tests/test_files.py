@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora.errors import SettingsError
-from tailora.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
+from tailora.core.errors import SettingsError
+from tailora.core.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
 
 INTERRUPTIONS = [ValueError, KeyboardInterrupt, SystemExit]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permission bits are POSIX's")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bases import save_base
-from tailora.errors import ModelError
+from tailora.core.errors import ModelError
 from tailora.models.fingerprint import canonical_name, fingerprint_folder, fingerprint_tensors
 from tailora.models.load import fingerprint_module
 from tailora.models.weights import StoredTensor, stored_tensors

@@ -17,7 +17,7 @@ import tailora.loralib as lora
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import loralib, peft
-from tailora.errors import AdapterError
+from tailora.core.errors import AdapterError
 
 C_ATTN = "transformer.h.0.attn.c_attn"
 QV = [True, False, True]

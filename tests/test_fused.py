@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from tailora.train.fused import FrozenRMSNorm, fuse
+from tailora.training.fused import FrozenRMSNorm, fuse
 
 
 def frozen(layer: nn.Module) -> nn.Module:

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
+from tailora.core.errors import MissingExtraError, ModelError
 from tailora.data.tokenizer import Tokenizer
-from tailora.errors import MissingExtraError, ModelError
 from tailora.models import gguf
 from tailora.models.catalog import CATALOG, availability, resolve
 from tailora.models.fingerprint import fingerprint_folder

@@ -14,18 +14,18 @@ import torch
 from bases import save_adapter, save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
+from tailora.commands.generate import GenerateSettings
+from tailora.commands.generate import run as generate
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import build
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.groups import Request
-from tailora.generate import GenerateSettings
-from tailora.generate import run as generate
+from tailora.engine.requests import Request
 from tailora.models.load import load_base
-from tailora.train.forward import TreeModel
-from tailora.train.run import run as train
-from tailora.train.settings import TrainSettings
+from tailora.training.forward import TreeModel
+from tailora.training.run import run as train
+from tailora.training.settings import TrainSettings
 
 DEVICE = "cuda"
 

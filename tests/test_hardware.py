@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailora import hardware
-from tailora.errors import SettingsError
-from tailora.hardware import Memory, choose_device
+from tailora.core import hardware
+from tailora.core.errors import SettingsError
+from tailora.core.hardware import Memory, choose_device
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
 MIB = 2**20
@@ -110,7 +110,7 @@ def test_peak_memory_never_falls_and_counts_what_was_freed() -> None:
 @linux
 def test_a_child_does_not_inherit_its_parents_peak() -> None:
     block = bytearray(b"x" * (256 * MIB))
-    program = "from tailora.hardware import peak_rss; print(peak_rss())"
+    program = "from tailora.core.hardware import peak_rss; print(peak_rss())"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     del block
     assert int(shown.stdout) < 200 * MIB

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from networks import gpt2, llama, mixed, outputs, stir, token_ids
 from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.lora.inject import (
     adapted_layers,
     attach,

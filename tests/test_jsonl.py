@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.records import DataFile, Fact, load, read
-from tailora.errors import DataError
 
 Row = dict[str, Any]
 

@@ -14,40 +14,46 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
-    {"errors", "settings", "hardware", "files", "journal", "machine_cache"},
-    {"adapters", "data", "metrics", "families", "reports"},
+    {"core"},
+    {"families"},
+    {"adapters", "data", "metrics", "reports"},
     {"lora", "models", "loralib"},
-    {"train", "engine", "adapted"},
-    {"inference", "self_check", "step_timing", "writing"},
-    {"generate", "merge", "verify", "quantize", "convert"},
-    {"evaluate", "compare", "ranges", "studies", "tune", "serve", "quickstart"},
+    {"training", "engine"},
+    {"inference"},
+    {"evaluation", "experiments", "serve"},
+    {"commands"},
     {"cli", "__main__"},
 )
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"engine", "inference", "self_check", "step_timing", "writing", "generate"}
-# The only steps sideways between packages of a layer, in one direction each: a module that itself imports nothing of
-# ours, and scores that need the facts of a record. Plain modules of a layer may import each other.
-SIDEWAYS = {
-    ("adapters", "families"),
-    ("metrics", "data"),
-}
+TORCH_FREE = {"core", "families", "adapters", "data", "metrics", "reports", "engine", "inference"}
+# Modules of these packages that exist for PyTorch alone and are imported where they are chosen.
+NEED_TORCH = {"tailora.engine.backends.torch", "tailora.inference.attached"}
+# The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a record.
+SIDEWAYS = {("metrics", "data")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
-    "tailora.cli": {"tailora.settings"},
-    "tailora.hardware": {"torch"},
+    "tailora.cli": {"tailora.core.settings"},
+    "tailora.core.hardware": {"torch"},
     "tailora.adapters.formats": {"tailora.adapters.formats"},
     "tailora.adapters.formats.gguf": {"gguf"},
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.serve": {"tailora.serve.server"},
-    "tailora.studies": {"optuna", "sqlalchemy"},
+    "tailora.experiments.studies": {"optuna", "sqlalchemy"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
-    "tailora.self_check": {"torch", "tailora.models.load"},
-    "tailora.inference": {
-        "tailora.adapted",
+    "tailora.inference.self_check": {"torch", "tailora.models.load"},
+    "tailora.inference.setup": {
+        "tailora.inference.attached",
         "tailora.engine.backends.openvino",
         "tailora.engine.backends.torch",
         "tailora.models.load",
     },
+}
+# Commands that import another, to be dissolved.
+COMMAND_IMPORTS = {
+    "tailora.commands.convert": {"tailora.commands.verify"},
+    "tailora.commands.evaluate": {"tailora.commands.generate"},
+    "tailora.commands.merge": {"tailora.commands.verify"},
+    "tailora.commands.quantize": {"tailora.commands.verify"},
 }
 DYNAMIC_IMPORTS = {"tailora.cli"}
 
@@ -96,7 +102,7 @@ def layer(module: str) -> int:
 
 
 def is_torch_free(module: str) -> bool:
-    return room(module) in TORCH_FREE and module != "tailora.engine.backends.torch"
+    return room(module) in TORCH_FREE and module not in NEED_TORCH
 
 
 def is_plain_module(name: str) -> bool:
@@ -116,6 +122,12 @@ def test_imports_point_down_or_stay_in_the_folder(module: str) -> None:
         beside = layer(target) == layer(module) and is_plain_module(room(module)) and is_plain_module(room(target))
         allowed = layer(target) < layer(module) or beside or (room(module), room(target)) in SIDEWAYS
         assert allowed, f"{module}:{line} imports {target}, which is not below it"
+
+
+@pytest.mark.parametrize("module", [module for module in TREES if module.startswith("tailora.commands.")])
+def test_no_command_imports_another(module: str) -> None:
+    others = {found.target for found in IMPORTS[module] if found.target.startswith("tailora.commands.")}
+    assert others <= COMMAND_IMPORTS.get(module, set())
 
 
 def test_no_cycles() -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tailora.data.check import LintSettings, run
+from tailora.commands.lint import LintSettings, run
+from tailora.core.errors import CheckError
 from tailora.data.lint import KINDS, lint
 from tailora.data.records import load
 from tailora.data.values import Fact, Record
-from tailora.errors import CheckError
 
 
 def record(id, text, *facts):

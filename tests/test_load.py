@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bases import save_base, save_tokenizer
-from tailora.errors import ModelError
+from tailora.core.errors import ModelError
 from tailora.families import FAMILIES
 from tailora.models.load import load_base, quiet_transformers
 from test_families import network

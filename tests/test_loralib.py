@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tailora.loralib as lora
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 RANKS = st.integers(0, 3)
 MODES = st.booleans()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tailora import machine_cache
-from tailora.machine_cache import are_times, keep, recall
+from tailora.core import machine_cache
+from tailora.core.machine_cache import are_times, keep, recall
 
 KEY = {"model": "llama", "ranks": (1, 2), "adapter": {"alpha": 0.5}}
 

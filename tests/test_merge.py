@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bases import save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.errors import SettingsError
+from tailora.commands.merge import MergeSettings, run
+from tailora.core.errors import SettingsError
 from tailora.lora import inject
-from tailora.merge import MergeSettings, run
 from tailora.models.load import load_base
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tailora.errors import MissingExtraError
+from tailora.core.errors import MissingExtraError
 from tailora.metrics import meteor as module
 from tailora.metrics.meteor import meteor
 

@@ -14,10 +14,10 @@ import torch
 
 from bases import save_base
 from tailora.adapters.config import LoraConfig
+from tailora.core.errors import ModelError
+from tailora.core.files import write_json
+from tailora.engine.backend import Step
 from tailora.engine.backends.openvino import OpenVinoBackend
-from tailora.engine.step import Step
-from tailora.errors import ModelError
-from tailora.files import write_json
 from tailora.lora.inject import attach, extract
 
 LAYERS = {
@@ -126,7 +126,7 @@ import sys
 from pathlib import Path
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.engine import Engine
-from tailora.engine.groups import Request
+from tailora.engine.requests import Request
 backend = OpenVinoBackend(Path({str(tmp_path)!r}), slots=0, cache_tokens=512)
 (completions,) = Engine(backend, end=0, sequences=4).complete([Request((1, 2, 3))])
 assert completions[0].token_ids

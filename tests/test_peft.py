@@ -24,13 +24,13 @@ from torch import nn
 
 from bases import save_adapter, save_base
 from networks import gpt2, llama, mixed, outputs, stir
-from tailora.adapted import load_adapted
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.loralib import load as load_loralib
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
+from tailora.inference.attached import load_adapted
 from tailora.lora.inject import attach, extract
 
 # What PEFT itself warns of, and only that: what it corrects by itself, what it saves along, what it cannot merge.

@@ -12,24 +12,24 @@ from typing import Any, get_args
 import openai
 import pytest
 
-import tailora.generate as generate_module
+import tailora.commands.generate as generate_module
 from bases import save_base, save_sentencepiece, save_tokenizer
 from serving import post, served, settings_for
+from tailora.commands.evaluate import EvaluateSettings
+from tailora.commands.evaluate import run as evaluate
+from tailora.commands.generate import GenerateSettings
+from tailora.commands.generate import run as generate
+from tailora.commands.merge import MergeSettings
+from tailora.commands.merge import run as merge
 from tailora.data.linearize import STYLES, linearize
 from tailora.data.prompts import PromptForm
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.values import Record
-from tailora.evaluate import EvaluateSettings
-from tailora.evaluate import run as evaluate
-from tailora.generate import GenerateSettings
-from tailora.generate import run as generate
-from tailora.inference import prompt_ids
-from tailora.merge import MergeSettings
-from tailora.merge import run as merge
+from tailora.inference.setup import prompt_ids
 from tailora.models.load import load_base
 from tailora.serve.server import Server
-from tailora.train import run as run_module
-from tailora.train.settings import TrainSettings
+from tailora.training import run as run_module
+from tailora.training.settings import TrainSettings
 
 FACTS = {"name": "Blue Spice", "eatType": "pub", "area": "a:b"}
 RECORD = Record("1", parse_facts(FACTS, "facts"), ())

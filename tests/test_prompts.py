@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from bases import save_sentencepiece, save_tokenizer
+from tailora.core.errors import DataError, SettingsError
+from tailora.core.files import write_json
 from tailora.data.linearize import STYLES
 from tailora.data.prompts import PromptFormat, parse_record
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
-from tailora.errors import DataError, SettingsError
-from tailora.files import write_json
 
 PUB = Record("1", (Fact(None, "name", "Blue Spice"), Fact(None, "type", "pub")), ("A pub.",))
 CHAT = "{% for m in messages %}[{{ m.content }}]{{ ' ' if m.role == 'user' }}{% endfor %}"

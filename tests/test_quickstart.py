@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tailora.quickstart import QuickstartSettings, run
+from tailora.commands.quickstart import QuickstartSettings, run
 
 
 def test_quickstart_learns_and_merges(tmp_path: Path) -> None:

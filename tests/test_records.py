@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.readers import jsonl
 from tailora.data.records import Fact, Record, read
 from tailora.data.values import gather, records_of_rows
-from tailora.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import SettingsError
 from tailora.engine.decoding import Decoding
 from tailora.engine.sampling import Draws, draw, penalised, repeating
-from tailora.errors import SettingsError
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serving import get, post, save_models, served, settings_for
-from tailora.errors import DataError, SettingsError
+from tailora.core.errors import DataError, SettingsError
 from tailora.serve.keys import VARIABLE, KeyRing, KeySettings, read_keys, run
 from tailora.serve.server import Server
 

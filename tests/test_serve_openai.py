@@ -14,12 +14,12 @@ import pytest
 from bases import save_adapter, save_base, save_sentencepiece
 from serving import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.adapters.config import LoraConfig
+from tailora.commands.generate import GenerateSettings
+from tailora.core.settings import from_arguments, parser_for
 from tailora.engine.decoding import Decoding
-from tailora.generate import GenerateSettings
-from tailora.inference import set_up, start
+from tailora.inference.setup import resolve_models, start
+from tailora.inference.texts import Prompt, generate
 from tailora.serve.server import Server
-from tailora.settings import from_arguments, parser_for
-from tailora.writing import Prompt, generate
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
@@ -69,7 +69,7 @@ PENALISED: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("options", PENALISED)
 def test_penalties_and_biases_reach_the_engine(client: openai.OpenAI, models: Path, options: dict[str, Any]) -> None:
     """In completions, whole and streamed, in chats, in records and on the command line's settings."""
-    running = start(set_up(str(models / "base"), {"one": models / "one"}), precision="fp32", cache_tokens=1024)
+    running = start(resolve_models(str(models / "base"), {"one": models / "one"}), precision="fp32", cache_tokens=1024)
     prompt = "name : Blue"
     bias = tuple((int(token), value) for token, value in options.get("logit_bias", {}).items())
     ways = Decoding(max_new_tokens=12, **{**options, "logit_bias": bias})
@@ -108,7 +108,7 @@ def post_records(client: openai.OpenAI, body: dict[str, Any]) -> str:
 
 def test_texts_are_the_engines(client: openai.OpenAI, models: Path) -> None:
     adapters = {"one": models / "one", "two": models / "two"}
-    running = start(set_up(str(models / "base"), adapters), precision="fp32", cache_tokens=1024)
+    running = start(resolve_models(str(models / "base"), adapters), precision="fp32", cache_tokens=1024)
     prompt = "name : Blue"
     ids = tuple(running.tokenizer.encode(prompt))
     decoding = Decoding(max_new_tokens=12)

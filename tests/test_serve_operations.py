@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from serving import get, is_idle, post, save_models, served, settings_for, wait_until
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 from tailora.serve.server import Server
 
 LONG = {"model": "one", "prompt": "abc", "max_tokens": 80, "temperature": 0, "ignore_eos": True}

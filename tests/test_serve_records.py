@@ -14,9 +14,9 @@ import pytest
 
 from bases import META
 from serving import is_idle, post, save_models, served, settings_for, wait_until
+from tailora.commands.generate import GenerateSettings
+from tailora.commands.generate import run as generate
 from tailora.data.values import Fact, Record
-from tailora.generate import GenerateSettings
-from tailora.generate import run as generate
 from tailora.metrics.slots import SlotReport, slot_report
 from tailora.serve.server import Server
 
@@ -118,7 +118,7 @@ def test_the_server_answers_others_while_it_looks_for_facts(
         seen.append(text)
         return slot_report(record, text, *more)
 
-    monkeypatch.setattr("tailora.generate.slot_report", slow)
+    monkeypatch.setattr("tailora.inference.rerank.slot_report", slow)
     more = {"facts": FACTS, "temperature": 1.5, "n": 4, "rerank": "fidelity"}
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(stream if streamed else ask, server, **more)
@@ -144,7 +144,7 @@ def test_the_time_limit_counts_the_search_for_facts(models: Path, monkeypatch: p
         assert go_on.wait(30)
         return slot_report(*given)
 
-    monkeypatch.setattr("tailora.generate.slot_report", slow)
+    monkeypatch.setattr("tailora.inference.rerank.slot_report", slow)
     body = {"model": "one", "facts": FACTS, "max_tokens": 2}
     with served(settings_for(models, timeout=2.0)) as server, ThreadPoolExecutor(1) as pool:
         made = pool.submit(post, server, "/v1/records", body)

@@ -13,7 +13,7 @@ import torch
 
 from bases import save_adapter
 from serving import get, is_idle, post, save_models, served, settings_for, wait_until
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.server import Server
 
 LONG = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""One class, three ways in: Python, YAML and flags give equal settings, and each mistake names its place and mend."""
+"""One class, three ways in: Python, YAML and flags give equal settings, and each mistake names its place and hint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from tailora.errors import SettingsError
-from tailora.settings import Settings, Verbatim, from_arguments, parser_for
+from tailora.core.errors import SettingsError
+from tailora.core.settings import Settings, Verbatim, from_arguments, parser_for
 
 
 class AdapterSettings(Settings):
@@ -41,7 +41,7 @@ class ToySettings(AdapterSettings):
     @model_validator(mode="after")
     def _only_lora_has_patterns(self) -> Self:
         if self.method == "full" and self.rank_pattern:
-            raise SettingsError("full fine-tuning has no ranks", where="rank_pattern", mend="leave it out")
+            raise SettingsError("full fine-tuning has no ranks", where="rank_pattern", hint="leave it out")
         return self
 
 
@@ -181,7 +181,7 @@ def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str)
             ":3: rank_pattern: full fine-tuning has no ranks; leave it out",
         ),
         ("- data", ": holds no `key: value` lines; write one setting a line"),
-        ("data: x\nrank: [1", ":2: is not YAML: expected ',' or ']', but got '<stream end>'; mend that line"),
+        ("data: x\nrank: [1", ":2: is not YAML: expected ',' or ']', but got '<stream end>'; correct that line"),
         ("data: !!python/object:os.system x", ":1: is not YAML: "),
         ("", "--data: is missing; give --data or `data:` in the configuration"),
     ],

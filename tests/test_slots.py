@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.values import Fact, Record
-from tailora.errors import DataError
 from tailora.metrics.slots import load_rules, slot_errors, slot_report
 from tailora.metrics.spelling import spell
 from tailora.metrics.value_search import normalise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 from tailora.metrics import statistics
 from tailora.metrics.bleu import bleu, multi_bleu
 from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.system_texts import read_texts
-from tailora.errors import DataError
 
 TEXTS = ["Blue Door is a pub.", "", 'The "Oak"\u2028is a café. {1}']
 IDS = ["1", "2", "3"]

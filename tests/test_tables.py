@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.readers import delimited, tables
 from tailora.data.records import DataWarning, Fact, load, read
-from tailora.errors import DataError
 
 PLACES = [("Blue Door", "riverside"), ("The Oak", "old town")]
 

@@ -10,10 +10,10 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from bases import SENTENCEPIECE, save_sentencepiece, save_tokenizer
+from tailora.core.errors import DataError, ModelError
 from tailora.data.examples import build_examples
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
-from tailora.errors import DataError, ModelError
 
 END = "<|endoftext|>"
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 from sacrebleu.metrics import BLEU, TER
 
+from tailora.core.errors import MissingExtraError
 from tailora.data.values import Fact, Record
-from tailora.errors import MissingExtraError
 from tailora.metrics.bleu import bleu
 from tailora.metrics.scripts import language_of
 from tailora.metrics.suite import measure

@@ -20,22 +20,23 @@ from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer  # type: ignore[attr-defined]
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tailora import cli, hardware
+from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
+from tailora.core import hardware
+from tailora.core.errors import SettingsError, TrainingError
 from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
-from tailora.errors import SettingsError, TrainingError
-from tailora.models.account import merged_account
 from tailora.models.load import load_base
-from tailora.train import int8, loop, precision
-from tailora.train import run as run_module
-from tailora.train.forward import passes
-from tailora.train.methods import load_delta
-from tailora.train.optimizer import learning_rate
-from tailora.train.run import run
-from tailora.train.run_folder import run_folder
-from tailora.train.settings import TrainSettings
+from tailora.models.provenance import merged_account
+from tailora.training import int8, loop, precision
+from tailora.training import run as run_module
+from tailora.training.forward import passes
+from tailora.training.methods import load_delta
+from tailora.training.optimizer import learning_rate
+from tailora.training.run import run
+from tailora.training.run_folder import run_folder
+from tailora.training.settings import TrainSettings
 
 ROWS = [
     {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}

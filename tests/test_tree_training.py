@@ -16,9 +16,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tailora.data.examples import Example
 from tailora.data.prefix_tree import build
-from tailora.train import forward
-from tailora.train.forward import TreeModel
-from tailora.train.tree_attention import masks_side_by_side
+from tailora.training import forward
+from tailora.training.forward import TreeModel
+from tailora.training.tree_attention import masks_side_by_side
 
 VOCABULARY = 41
 

@@ -8,9 +8,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 import pytest
 
+from tailora.core.errors import DataError
 from tailora.data.reading import ReadingSettings
 from tailora.data.records import DataFile, Fact, load, read
-from tailora.errors import DataError
 
 Lex = tuple[str, dict[str, str]]
 """A text and its attributes."""

@@ -18,8 +18,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora import studies, tune
-from tailora.errors import (
+from tailora.commands import tune
+from tailora.commands.tune import TuneSettings
+from tailora.core.errors import (
     AdapterError,
     DataError,
     MissingExtraError,
@@ -28,9 +29,9 @@ from tailora.errors import (
     TrainingError,
     UserError,
 )
-from tailora.ranges import Range
-from tailora.train.settings import TrainSettings
-from tailora.tune import TuneSettings
+from tailora.experiments import studies
+from tailora.experiments.ranges import Range
+from tailora.training.settings import TrainSettings
 
 
 def study_settings(folder: Path, **others: Any) -> TuneSettings:
@@ -308,7 +309,7 @@ def test_trials_without_a_process_are_taken_over(tmp_path: Path, monkeypatch: py
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tailora import tune
+from tailora.commands import tune
 
 def train(settings, watch):
     if settings.rank == 2:

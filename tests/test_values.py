@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core.errors import DataError
 from tailora.data.records import DataFile, load
-from tailora.errors import DataError
 
 Row = dict[str, Any]
 """An id (or none), a name, and a text."""

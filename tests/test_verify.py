@@ -15,16 +15,16 @@ from bases import save_base
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError, CheckError, DataError, ModelError, SettingsError
+from tailora.commands.merge import MergeSettings
+from tailora.commands.merge import run as merge
+from tailora.commands.quantize import QuantizeSettings
+from tailora.commands.quantize import run as quantize
+from tailora.commands.verify import VerifySettings, run
+from tailora.core.errors import AdapterError, CheckError, DataError, ModelError, SettingsError
 from tailora.lora import inject
-from tailora.merge import MergeSettings
-from tailora.merge import run as merge
 from tailora.models.load import load_base
-from tailora.quantize import QuantizeSettings
-from tailora.quantize import run as quantize
-from tailora.train.run import run as train
-from tailora.train.settings import TrainSettings
-from tailora.verify import VerifySettings, run
+from tailora.training.run import run as train
+from tailora.training.settings import TrainSettings
 
 
 def save_adapter(folder: Path, base: str, std: float = 0.2) -> Path:

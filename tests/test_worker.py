@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from bases import save_base
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine, Event
-from tailora.engine.groups import Request
+from tailora.engine.requests import Request
 from tailora.engine.worker import Worker
-from tailora.errors import AdapterError, SettingsError
 
 LONG = Decoding(max_new_tokens=80, ignore_end=True)
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from sample_tasks import products, restaurants, trains
 from sample_tasks.grammar import SPLITS, Task, belongs, draw, write_texts
+from tailora.core.files import write_text
 from tailora.data.readers import jsonl
 from tailora.data.values import Fact, Record
-from tailora.files import write_text
 
 TASKS = (restaurants.TASK, trains.TASK, products.TASK)
 SIZES = {"train": 600, "valid": 80, "test": 80}

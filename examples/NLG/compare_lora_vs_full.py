@@ -18,14 +18,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tailora import compare, hardware
-from tailora.errors import TrainingError, UserError
-from tailora.files import write_text
+from tailora.commands import compare
+from tailora.core import hardware
+from tailora.core.errors import TrainingError, UserError
+from tailora.core.files import write_text
 from tailora.lora import inject
 from tailora.metrics.suite import METRICS
 from tailora.reports.comparison import sheet
 from tailora.reports.tables import Sheet, as_markdown
-from tailora.train import demo
+from tailora.training import demo
 
 METHODS = ("lora", "full")
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from tailora.adapters.formats import loralib
-from tailora.errors import AdapterError, UserError
+from tailora.core.errors import AdapterError, UserError
 from tailora.lora import inject
-from tailora.train import demo
+from tailora.training import demo
 
 ROWS, LENGTH = 2, 32
 
@@ -32,7 +32,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return {"model": settings["model"], "lora_alpha": settings["lora_alpha"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterError(
-            "no checkpoint of run_training.py", where=folder, mend="run run_training.py first, or pass --checkpoint_dir"
+            "no checkpoint of run_training.py", where=folder, hint="run run_training.py first, or pass --checkpoint_dir"
         ) from error
 
 

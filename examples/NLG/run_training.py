@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from tailora.adapters.formats import loralib
-from tailora.errors import UserError
-from tailora.files import write_json
+from tailora.core.errors import UserError
+from tailora.core.files import write_json
 from tailora.lora import inject
-from tailora.train import demo
+from tailora.training import demo
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tailora import __version__
-from tailora.errors import EXIT_CODE, CheckError, SettingsError, UserError
+from tailora.core.errors import EXIT_CODE, CheckError, SettingsError, UserError
 
 READER_LEFT = 141  # what a shell reports for a program whose reader closed the pipe
 
@@ -36,33 +36,33 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "quickstart": Verb(
         "Train, score and merge an adapter on the bundled model, offline, in under three minutes",
-        "tailora.quickstart:QuickstartSettings",
-        "tailora.quickstart:run",
+        "tailora.commands.quickstart:QuickstartSettings",
+        "tailora.commands.quickstart:run",
     ),
     "train": Verb(
         "Train an adapter, or a whole model, on records with texts",
-        "tailora.train.settings:TrainSettings",
-        "tailora.train.run:run",
+        "tailora.training.settings:TrainSettings",
+        "tailora.training.run:run",
     ),
     "generate": Verb(
         "Write texts for records or prompts with a base model and an adapter",
-        "tailora.generate:GenerateSettings",
-        "tailora.generate:run",
+        "tailora.commands.generate:GenerateSettings",
+        "tailora.commands.generate:run",
     ),
     "evaluate": Verb(
         "Score texts against references and facts, with intervals and a report",
-        "tailora.evaluate:EvaluateSettings",
-        "tailora.evaluate:run",
+        "tailora.commands.evaluate:EvaluateSettings",
+        "tailora.commands.evaluate:run",
     ),
     "compare": Verb(
         "Measure LoRA beside full fine-tuning, biases only and the top two blocks, each at its best learning rate",
-        "tailora.compare:CompareSettings",
-        "tailora.compare:run",
+        "tailora.commands.compare:CompareSettings",
+        "tailora.commands.compare:run",
     ),
     "tune": Verb(
         "Look for the training settings that validate best, in any number of processes",
-        "tailora.tune:TuneSettings",
-        "tailora.tune:run",
+        "tailora.commands.tune:TuneSettings",
+        "tailora.commands.tune:run",
     ),
     "serve": Verb(
         "Serve a base model and its adapters over HTTP, in the words of OpenAI's API and for records",
@@ -74,29 +74,31 @@ VERBS: dict[str, Verb] = {
         "tailora.serve.keys:KeySettings",
         "tailora.serve.keys:run",
     ),
-    "merge": Verb("Merge an adapter into its base model", "tailora.merge:MergeSettings", "tailora.merge:run"),
+    "merge": Verb(
+        "Merge an adapter into its base model", "tailora.commands.merge:MergeSettings", "tailora.commands.merge:run"
+    ),
     "convert": Verb(
         "Write an adapter in the form that PEFT, loralib, llama.cpp or OpenVINO GenAI reads",
-        "tailora.convert:ConvertSettings",
-        "tailora.convert:run",
+        "tailora.commands.convert:ConvertSettings",
+        "tailora.commands.convert:run",
     ),
     "quantize": Verb(
         "Write a model in 8 or 16 bits, an adapter beside it or merged in, and say what that cost",
-        "tailora.quantize:QuantizeSettings",
-        "tailora.quantize:run",
+        "tailora.commands.quantize:QuantizeSettings",
+        "tailora.commands.quantize:run",
     ),
     "verify": Verb(
         "Hold an adapter or a merged model against its base, and refuse what changes nothing or drifted",
-        "tailora.verify:VerifySettings",
-        "tailora.verify:run",
+        "tailora.commands.verify:VerifySettings",
+        "tailora.commands.verify:run",
     ),
     "lint": Verb(
         "Say what a data file holds, and fail on what looks wrong in it",
-        "tailora.data.check:LintSettings",
-        "tailora.data.check:run",
+        "tailora.commands.lint:LintSettings",
+        "tailora.commands.lint:run",
     ),
     "models": Verb(
-        "List the base models known by name", "tailora.models.listing:ModelsSettings", "tailora.models.listing:run"
+        "List the base models known by name", "tailora.commands.models:ModelsSettings", "tailora.commands.models:run"
     ),
 }
 
@@ -128,8 +130,8 @@ def _dispatch(arguments: list[str]) -> None:
         run_verb(arguments[0], VERBS[arguments[0]], arguments[1:])
     else:
         close = difflib.get_close_matches(arguments[0], VERBS, n=1)
-        mend = f"did you mean {close[0]}?" if close else "see `tailora --help`"
-        raise SettingsError("no such verb", where=arguments[0], mend=mend)
+        hint = f"did you mean {close[0]}?" if close else "see `tailora --help`"
+        raise SettingsError("no such verb", where=arguments[0], hint=hint)
 
 
 def overview() -> str:
@@ -147,7 +149,7 @@ def overview() -> str:
 
 def run_verb(name: str, verb: Verb, arguments: Sequence[str]) -> None:
     """Read a verb's settings from its arguments, run it, and print its result when `--json` asks for it."""
-    from tailora.settings import from_arguments, parser_for
+    from tailora.core.settings import from_arguments, parser_for
 
     settings_class = _load(verb.settings)
     parser = parser_for(settings_class, prog=f"tailora {name}", description=verb.summary)
@@ -214,8 +216,8 @@ def _users(error: BaseException) -> UserError | None:
     if not (full or forbidden or misplaced):
         return None
     what = "free some space or " if full else "check its permissions or " if forbidden else ""
-    mend = f"{what}name another place"
-    return UserError(str(error.strerror), where=error.filename, mend=mend)
+    hint = f"{what}name another place"
+    return UserError(str(error.strerror), where=error.filename, hint=hint)
 
 
 if __name__ == "__main__":

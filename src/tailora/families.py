@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 Part = Literal["q", "k", "v", "o"]
 
@@ -91,7 +91,7 @@ class Family:
                 raise SettingsError(
                     f"{self.name} interleaves q, k and v head by head in {name}, so they have no rows of their own",
                     where=f"target {meaning!r}",
-                    mend='adapt the whole projection with "attention"',
+                    hint='adapt the whole projection with "attention"',
                 )
             found.append(Target(name, wanted if len(fused) > 1 else None))
         return tuple(found)
@@ -116,7 +116,7 @@ def fused_rows(part: Part, out_features: int, hidden: int) -> tuple[int, int]:
     if rest < 2 or rest % 2 or rest // 2 > hidden:
         raise SettingsError(
             f"a layer with {hidden} inputs and {out_features} outputs is no stack of q, k and v",
-            mend='adapt the whole layer with "attention"',
+            hint='adapt the whole layer with "attention"',
         )
     size = rest // 2
     return {"q": (0, hidden), "k": (hidden, hidden + size), "v": (hidden + size, out_features)}[part]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 __all__ = [
     "Conv1d",
@@ -340,7 +340,7 @@ class MergedLinear(_DenseLayer):
             raise SettingsError(
                 f"{out_features} outputs cannot be divided into {len(enable_lora)} slices",
                 where="enable_lora",
-                mend="give one flag for each equal slice of the outputs",
+                hint="give one flag for each equal slice of the outputs",
             )
         nn.Linear.__init__(self, in_features, out_features, **kwargs)
         LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)

@@ -22,7 +22,7 @@ class Place(BaseModel):
 
 
 def main(address: str) -> dict[str, object]:
-    """Ask in every way, and return what was answered."""
+    """TextRequest in every way, and return what was answered."""
     common = {"base_url": f"{address}/v1", "api_key": SecretStr("none"), "model": "base", "max_retries": 0}
     chat = ChatOpenAI(**common, temperature=0, max_tokens=8)
     first = chat.invoke("Hi")

@@ -15,7 +15,7 @@ import litellm
 
 
 def main(address: str) -> dict[str, object]:
-    """Ask in every way, and return what was answered."""
+    """TextRequest in every way, and return what was answered."""
     common = {"api_base": f"{address}/v1", "api_key": "none", "max_tokens": 8, "temperature": 0}
     chat = {"model": "openai/base", **common}
     messages = [{"role": "user", "content": "Hi"}]

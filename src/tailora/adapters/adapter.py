@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError
+from tailora.core.errors import AdapterError
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
@@ -150,6 +150,6 @@ def check_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str
     elif adapter.base_fingerprint != fingerprint:
         what = f"it was trained on other weights than those of {base_name}"
         if not force:
-            mend = f"name its own base ({adapter.base_name}), or insist with --force"
-            raise AdapterError(what, where=place, mend=mend)
+            hint = f"name its own base ({adapter.base_name}), or insist with --force"
+            raise AdapterError(what, where=place, hint=hint)
         log.warning("%s: %s; used all the same", place, what)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 
 Combination = Literal["concat", "svd"]
 
@@ -28,7 +28,7 @@ def folded(adapter: Adapter) -> Adapter:
     lacking = [name for name, layer in adapter.layers.items() if layer.magnitude is not None]
     if lacking or adapter.biases:
         what = f"DoRA on {lacking[0]}" if lacking else f"a trained bias, {next(iter(adapter.biases))}"
-        raise AdapterError(f"has {what}, which plain factors do not express", mend="merge it with `tailora merge`")
+        raise AdapterError(f"has {what}, which plain factors do not express", hint="merge it with `tailora merge`")
     layers = {name: _folded(layer) for name, layer in adapter.layers.items()}
     ranks = {name: layer.branches[0].rank for name, layer in layers.items()}
     most = max(ranks.values())
@@ -101,18 +101,18 @@ def combined(
     """
     if not adapters or len(adapters) != len(weights):
         what = f"{len(weights)} weights for {len(adapters)} adapters"
-        raise SettingsError(what, where="weights", mend="give one for each, in their order")
+        raise SettingsError(what, where="weights", hint="give one for each, in their order")
     if not np.isfinite(weights).all():
         raise SettingsError("must be finite numbers", where="weights")
     if (how == "svd") != (rank is not None):
-        raise SettingsError("goes with svd, and svd with it", where="rank", mend="give both or neither")
+        raise SettingsError("goes with svd, and svd with it", where="rank", hint="give both or neither")
     bases = {adapter.base_fingerprint for adapter in adapters} - {None}
     if len(bases) > 1:
-        raise AdapterError("the adapters were trained on different bases", mend="combine adapters of one base")
+        raise AdapterError("the adapters were trained on different bases", hint="combine adapters of one base")
     for name in _PROMPT_FIELDS:
         if len({repr(adapter.meta[name]) for adapter in adapters if name in adapter.meta}) > 1:
             what = f"the adapters were trained on different prompts: their {name} differs"
-            raise AdapterError(what, mend="combine adapters that were trained on prompts of one form")
+            raise AdapterError(what, hint="combine adapters that were trained on prompts of one form")
     first = adapters[0]
     if len(adapters) == 1 and weights[0] == 1 and how == "concat":
         return first

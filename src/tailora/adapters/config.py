@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 Bias = Literal["none", "all", "lora_only"]
 
@@ -55,7 +55,7 @@ class LoraConfig:
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout!r}", where="dropout")
         if not self.targets:
-            raise SettingsError("no targets", where="targets", mend='name some, as in "attention.qv"')
+            raise SettingsError("no targets", where="targets", hint='name some, as in "attention.qv"')
         if self.bias not in get_args(Bias):
             raise SettingsError(f"bias must be one of {', '.join(get_args(Bias))}, not {self.bias!r}", where="bias")
         for name in [*self.targets, *self.rank_pattern, *self.alpha_pattern]:

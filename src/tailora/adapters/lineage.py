@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 
 
 class Source(NamedTuple):
@@ -68,8 +68,8 @@ def _found(entry: Mapping[str, Any], model: Path) -> Source:
             return Source(place, adapter, float(entry["weight"]))
         state = "is another one than was merged"
     what = f"the adapter {entry['path']} {state}"
-    mend = "name it with --adapter, or compare with the base alone by --base-only"
-    raise SettingsError(what, where=model, mend=mend)
+    hint = "name it with --adapter, or compare with the base alone by --base-only"
+    raise SettingsError(what, where=model, hint=hint)
 
 
 def _relative(place: Path, model: Path) -> str:

@@ -17,8 +17,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from tailora.core.errors import DataError, ModelError
 from tailora.data.tokenizer import Tokenizer
-from tailora.errors import DataError, ModelError
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -197,5 +197,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"is not valid JSON ({error})", where=path, mend="fetch the file again") from error
+        raise ModelError(f"is not valid JSON ({error})", where=path, hint="fetch the file again") from error
     return value if isinstance(value, dict) else {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 ROLES = ("text", "facts", "ignore", "id", "group", "language", "subject", "prompt", "mr")
 _MANY = ("facts", "ignore")
@@ -29,7 +29,7 @@ def parse_columns(texts: Sequence[str]) -> dict[str, Any]:
             try:
                 given = json.loads(text)
             except ValueError as error:
-                raise SettingsError(f"is not valid JSON ({error})", where="columns", mend=_EXAMPLE) from error
+                raise SettingsError(f"is not valid JSON ({error})", where="columns", hint=_EXAMPLE) from error
             pairs = list(given.items())
         else:
             pairs = [_pair(part) for part in _split(text, ",") if part.strip()]
@@ -37,7 +37,7 @@ def parse_columns(texts: Sequence[str]) -> dict[str, Any]:
             if role in _MANY and isinstance(columns, list) and isinstance(found.get(role), list):
                 columns = found[role] + columns
             elif role in found:
-                raise SettingsError(f"{role} is given twice", where="columns", mend="name one column for it")
+                raise SettingsError(f"{role} is given twice", where="columns", hint="name one column for it")
             found[role] = columns
     return found
 
@@ -51,11 +51,11 @@ def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for role, value in columns.items():
         if role not in ROLES:
-            raise SettingsError(f"there is no role {role!r}", where="columns", mend=f"the roles are {', '.join(ROLES)}")
+            raise SettingsError(f"there is no role {role!r}", where="columns", hint=f"the roles are {', '.join(ROLES)}")
         if role not in _MANY:
             if value is not None and not isinstance(value, str | int | float):
                 what = f"{role} names one column, not {value!r}"
-                raise SettingsError(what, where="columns", mend=_EXAMPLE)
+                raise SettingsError(what, where="columns", hint=_EXAMPLE)
             checked[role] = None if value is None or value == "" else str(value)
         elif isinstance(value, Mapping) and role == "facts":
             checked[role] = {str(column): str(attribute) for column, attribute in value.items()}
@@ -81,7 +81,7 @@ def _pair(part: str) -> tuple[str, Any]:
     role, separator, names = part.partition("=")
     role = role.strip()
     if not separator:
-        raise SettingsError(f"takes ROLE=COLUMN, not {part.strip()!r}", where="columns", mend=_EXAMPLE)
+        raise SettingsError(f"takes ROLE=COLUMN, not {part.strip()!r}", where="columns", hint=_EXAMPLE)
     if role not in _MANY:
         bare = names.strip()
         return role, None if bare.lower() in ("", "none") else _name(bare)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailora.errors import DataError, OfflineError
-from tailora.files import atomic_path, cache_folder
+from tailora.core.errors import DataError, OfflineError
+from tailora.core.files import atomic_path, cache_folder
 
 _CHUNK = 1 << 16
 _ATTEMPTS = 3
@@ -82,16 +82,16 @@ def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
             except urllib.error.HTTPError as error:
                 answer = f"the server answered {error.code} {error.reason}"
                 if not _may_pass(error.code):
-                    raise DataError(answer, where=url, mend=_other_ways(target)) from error
+                    raise DataError(answer, where=url, hint=_other_ways(target)) from error
                 if attempt == _ATTEMPTS:
-                    raise OfflineError(f"{answer}, each time", where=url, mend=_other_ways(target)) from error
+                    raise OfflineError(f"{answer}, each time", where=url, hint=_other_ways(target)) from error
                 time.sleep(_pause(error, attempt))
             except (OSError, http.client.HTTPException) as error:
                 if attempt == _ATTEMPTS:
                     reason = getattr(error, "reason", None) or error
-                    raise OfflineError(f"cannot be fetched ({reason})", where=url, mend=_other_ways(target)) from error
+                    raise OfflineError(f"cannot be fetched ({reason})", where=url, hint=_other_ways(target)) from error
         if _sha256(part) != digest:
-            raise DataError("what came has another SHA-256 than the official file", where=url, mend=_other_ways(target))
+            raise DataError("what came has another SHA-256 than the official file", where=url, hint=_other_ways(target))
 
 
 def _may_pass(status: int) -> bool:

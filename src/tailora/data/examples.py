@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tailora.core.errors import DataError, SettingsError
 from tailora.data.prompts import PromptForm, PromptFormat, encode_prompts, prompt_text
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Record
-from tailora.errors import DataError, SettingsError
 
 __all__ = ["Example", "ExampleReport", "Overlong", "PromptForm", "build_examples", "encode_prompts", "prompt_text"]
 
@@ -91,7 +91,7 @@ def build_examples(
         DataError: an example is too long (`overlong="error"`), or none is left.
     """
     if overlong not in get_args(Overlong):
-        raise SettingsError(f"overlong cannot be {overlong!r}", mend=f"use one of {', '.join(get_args(Overlong))}")
+        raise SettingsError(f"overlong cannot be {overlong!r}", hint=f"use one of {', '.join(get_args(Overlong))}")
     chosen = prompts or PromptFormat.of_training(tokenizer, form=form, style=style)
     examples: list[Example] = []
     too_long = dropped = longest = 0
@@ -120,7 +120,7 @@ def build_examples(
         max_length=max_length,
     )
     if too_long and overlong == "error":
-        raise DataError(str(report), mend="raise max_length, or choose overlong=drop or overlong=cut")
+        raise DataError(str(report), hint="raise max_length, or choose overlong=drop or overlong=cut")
     if not examples:
-        raise DataError(f"no example is left: {report}", mend="give records with texts, or raise max_length")
+        raise DataError(f"no example is left: {report}", hint="give records with texts, or raise max_length")
     return examples, report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from tailora.core.errors import SettingsError
 from tailora.data.readers.piped import escape
 from tailora.data.values import Record
-from tailora.errors import SettingsError
 
 STYLES = ("paper", "plain")
 
@@ -28,7 +28,7 @@ def linearize(record: Record, style: str = "paper") -> str:
     Values stay as they are: the paper's own files have them tokenised ("£ 30" for "£30").
     """
     if style not in STYLES:
-        raise SettingsError(f"there is no linearisation {style!r}", mend=f"use one of {', '.join(STYLES)}")
+        raise SettingsError(f"there is no linearisation {style!r}", hint=f"use one of {', '.join(STYLES)}")
     if record.prompt is not None:
         return record.prompt
     if style == "paper":

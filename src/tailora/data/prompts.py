@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from tailora.core.errors import DataError, SettingsError
 from tailora.data.chat_template import ChatTemplate
 from tailora.data.linearize import linearize, written_name
 from tailora.data.readers import json_text, piped
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
-from tailora.errors import DataError, SettingsError
 
 PromptForm = Literal["paper", "arrow", "chat"]
 Source = Literal["facts", "text", "mixed"]
@@ -129,18 +129,18 @@ class PromptFormat:
         for token in (*bos, end):
             if not isinstance(token, int) or not 0 <= token < tokenizer.vocab_size:
                 what = f"the prompts of the adapter use the token {token!r}, which the tokenizer does not have"
-                raise SettingsError(what, where=folder, mend="use the base that the adapter was trained on")
+                raise SettingsError(what, where=folder, hint="use the base that the adapter was trained on")
         return replace(made, bos=tuple(bos), end=end)
 
     @classmethod
     def _on_base(cls, tokenizer: Tokenizer, form: PromptForm, style: str, template: ChatTemplate | None) -> Self:
         if form not in get_args(PromptForm):
-            mend = f"use one of {', '.join(get_args(PromptForm))}"
-            raise SettingsError(f"there is no prompt form {form!r}", where="prompt_form", mend=mend)
+            hint = f"use one of {', '.join(get_args(PromptForm))}"
+            raise SettingsError(f"there is no prompt form {form!r}", where="prompt_form", hint=hint)
         if form != "chat":
             return cls(tokenizer, form, style, tokenizer.bos_ids, tokenizer.eos_id)
         if template is None:
-            raise SettingsError("the base has no chat template", where="prompt_form", mend="use paper or arrow")
+            raise SettingsError("the base has no chat template", where="prompt_form", hint="use paper or arrow")
         return cls(tokenizer, form, style, (), template.answer_form()[1], template)
 
     @property
@@ -212,7 +212,7 @@ class PromptFormat:
             record = Record("1", (), (), prompt=text)
         if record is None or not (record.facts or (record.prompt or "").strip()):
             what = "the adapter was trained on records, and this text is not one"
-            raise DataError(what if record is None else "the prompt is empty", mend=_RECORD_HINT)
+            raise DataError(what if record is None else "the prompt is empty", hint=_RECORD_HINT)
         return record
 
 
@@ -246,7 +246,7 @@ def _json_facts(value: Any) -> tuple[Fact, ...]:
     if isinstance(value, dict) and isinstance(value.get("facts"), dict | list):
         if len(value) > 1:
             others = ", ".join(sorted(set(value) - {"facts"}))
-            raise DataError(f"the record has more than facts ({others})", mend="send the facts alone")
+            raise DataError(f"the record has more than facts ({others})", hint="send the facts alone")
         value = value["facts"]
     return parse_facts(value, "facts")
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
+from tailora.core.settings import Settings, Verbatim
 from tailora.data.columns import check_columns, parse_columns
 from tailora.data.records import DataFile, Texts, load
-from tailora.settings import Settings, Verbatim
 
 
 def _columns(value: Any) -> Any:

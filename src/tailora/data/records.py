@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tailora.core.errors import DataError
 from tailora.data import download
 from tailora.data.columns import check_columns
 from tailora.data.readers import delimited, jsonl, piped, tables, triples
 from tailora.data.readers.formats import FORMATS, detect
 from tailora.data.text_files import PACKED, read_text
 from tailora.data.values import Fact, Parsed, Record, Row, Text, gather, records_of_rows
-from tailora.errors import DataError
 
 __all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "load", "locate", "read", "splits"]
 
@@ -111,11 +111,11 @@ def load(
     text = read_text(path)
     kind = format or detect(path, text, columns)
     if kind not in FORMATS:
-        raise DataError(f"there is no format {kind!r}", where=path, mend=f"use one of {', '.join(FORMATS)}")
+        raise DataError(f"there is no format {kind!r}", where=path, hint=f"use one of {', '.join(FORMATS)}")
     where = str(path)
     parsed = _parse(kind, text, where, None if columns is None else check_columns(columns), texts == "required")
     if not parsed.rows:
-        raise DataError("has no record", where=path, mend="give a file with records")
+        raise DataError("has no record", where=path, hint="give a file with records")
     left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
     rows = _in_language(_usable(parsed.rows, all_texts, texts), where, language, texts)
     records = records_of_rows(rows, where)
@@ -143,28 +143,28 @@ def locate(source: str | Path, split: str | None = None) -> Path:
     path = _folder(source)
     if not path.is_dir():
         if split is not None and path.exists():
-            raise DataError(f"is one file and has no split {split!r}", where=path, mend="leave the split out")
+            raise DataError(f"is one file and has no split {split!r}", where=path, hint="leave the split out")
         return path
     if split is None:
         raise DataError(
-            "is a folder of splits", where=path, mend=f"name a split: {', '.join(splits(path)) or 'none here'}"
+            "is a folder of splits", where=path, hint=f"name a split: {', '.join(splits(path)) or 'none here'}"
         )
     if split not in _SPLIT_STEMS:
-        raise DataError(f"there is no split {split!r}", where=path, mend=f"use one of {', '.join(_SPLIT_STEMS)}")
+        raise DataError(f"there is no split {split!r}", where=path, hint=f"use one of {', '.join(_SPLIT_STEMS)}")
     files = _split_files(path, split)
     if not files:
         expected = f"{split}.jsonl, {split}.csv or the like"
-        raise DataError(f"has no file of the split {split!r}", where=path, mend=f"put {expected} there")
+        raise DataError(f"has no file of the split {split!r}", where=path, hint=f"put {expected} there")
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise DataError(f"has several files of the split {split!r} ({names})", where=path, mend="name the file itself")
+        raise DataError(f"has several files of the split {split!r} ({names})", where=path, hint="name the file itself")
     return files[0]
 
 
 def _parse(kind: str, text: str, where: str, columns: Mapping[str, Any] | None, needs_text: bool) -> Parsed:
     if columns is not None and kind not in ("e2e", "jsonl", "json", "csv", "tsv"):
         what = f"a column mapping does not apply to the format {kind}"
-        raise DataError(what, where=where, mend="leave out --columns or --format")
+        raise DataError(what, where=where, hint="leave out --columns or --format")
     match kind:
         case "piped":
             return piped.parse(text, where, needs_text=needs_text)
@@ -206,8 +206,8 @@ def _refuse_blanks(rows: Sequence[Row]) -> None:
         shown = ", ".join(row.where.rpartition(":")[2].strip() for row in others[:_SHOWN])
         rest = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
         more = f", as in {len(others):,} other rows ({shown}{rest})"
-    mend = "fill it in, or remove the row; only `tailora generate` takes rows without a text"
-    raise DataError(f"{what}{more}", where=first.where, mend=mend)
+    hint = "fill it in, or remove the row; only `tailora generate` takes rows without a text"
+    raise DataError(f"{what}{more}", where=first.where, hint=hint)
 
 
 def _in_language(rows: list[Row], where: str, language: str | None, texts: Texts) -> list[Row]:
@@ -219,15 +219,15 @@ def _in_language(rows: list[Row], where: str, language: str | None, texts: Texts
         return rows
     if language is None and len(counts) > 1:
         what = f"holds texts in several languages ({shown})"
-        mend = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
-        raise DataError(what, where=where, mend=mend)
+        hint = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
+        raise DataError(what, where=where, hint=hint)
     if language is None or language == "all":
         return [part for row in rows for part in _by_language(row)]
     wanted = [name for name in counts if name.casefold() == language.casefold()]
     if not wanted and not (texts == "unused" and not counts):
         what = f"holds no text in the language {language!r}"
-        mend = f"choose one of those that it names ({shown})" if counts else "leave --language out: it names none"
-        raise DataError(what, where=where, mend=mend)
+        hint = f"choose one of those that it names ({shown})" if counts else "leave --language out: it names none"
+        raise DataError(what, where=where, hint=hint)
     kept = []
     for row in rows:
         if row.language is not None and row.language not in wanted:
@@ -265,7 +265,7 @@ def _folder(source: str | Path) -> Path:
         return download.fetch(source)
     if len(path.parts) == 1 and not path.suffix:
         known = ", ".join([*_sample_names(), *download.DATA_SETS])
-        raise DataError(f"there is no file, folder or data set {source!r}", mend=f"give a path, or one of {known}")
+        raise DataError(f"there is no file, folder or data set {source!r}", hint=f"give a path, or one of {known}")
     return path
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from tailora.core.errors import DataError
 from tailora.data.readers import json_text
 from tailora.data.records import DataFile
 from tailora.data.text_files import base_suffix, read_text
-from tailora.errors import DataError
 
 T = TypeVar("T")
 
@@ -110,11 +110,11 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
             _refuse_first_rows(found, ids, rows, path)
         return _in_order(found, ids, path, rows)
     if declared and stopped is not None:
-        raise DataError("broken JSON", where=f"{path}:{stopped}", mend="write one JSON object per line, or a JSON list")
+        raise DataError("broken JSON", where=f"{path}:{stopped}", hint="write one JSON object per line, or a JSON list")
     if declared and values:
-        raise DataError("holds neither JSON objects nor strings", where=path, mend="write one JSON object per line")
+        raise DataError("holds neither JSON objects nor strings", where=path, hint="write one JSON object per line")
     if key is not None:
-        raise DataError("holds no JSON objects with a key", where=path, mend="leave the key out for one text per line")
+        raise DataError("holds no JSON objects with a key", where=path, hint="leave the key out for one text per line")
     if rows is not None and len(ids) < len(content.rstrip().split("\n")) <= len(rows.ids):
         return rows.gathered(_lines(content, len(rows.ids), path, rows))
     return _lines(content, len(ids), path, rows)
@@ -125,7 +125,7 @@ def _refuse_first_rows(found: Sequence[_Row], ids: Sequence[str], rows: InputRow
     names = [row.name for row in found]
     if names == list(rows.ids[: len(names)]) != list(ids) and len(names) == len(ids):
         what = f"holds texts for the first {len(names)} rows, which are not the first {len(names)} records"
-        raise DataError(what, where=path, mend="write texts for all rows, or for records: `tailora generate --gather`")
+        raise DataError(what, where=path, hint="write texts for all rows, or for records: `tailora generate --gather`")
 
 
 def _json_values(content: str, path: Path) -> tuple[list[tuple[int, Any]], int | None]:
@@ -143,7 +143,7 @@ def _json_values(content: str, path: Path) -> tuple[list[tuple[int, Any]], int |
         except json.JSONDecodeError as error:
             return values, error.lineno
         except json_text.RepeatedKeyError as error:
-            raise DataError(str(error), where=f"{path}:{line}", mend="give each key once") from error
+            raise DataError(str(error), where=f"{path}:{line}", hint="give each key once") from error
         except (ValueError, RecursionError):
             return values, line
         values.append((line, value))
@@ -178,11 +178,11 @@ def _rows(values: Sequence[tuple[int, Any]], path: Path, key: str | None) -> lis
 def _text(value: Any, at: str) -> str:
     if isinstance(value, str) and _HALF.search(value):
         what = "the text has half of a surrogate pair, which is no character"
-        raise DataError(what, where=at, mend="write whole characters, or \\ufffd in its place")
+        raise DataError(what, where=at, hint="write whole characters, or \\ufffd in its place")
     if isinstance(value, str):
         return value
     what = "null" if value is None else f"a JSON {type(value).__name__}"
-    raise DataError(f"the text is {what}, not a string", where=at, mend='write the text; an empty one is written ""')
+    raise DataError(f"the text is {what}, not a string", where=at, hint='write the text; an empty one is written ""')
 
 
 def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | None]:
@@ -195,7 +195,7 @@ def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | 
         return _at(row, "filtered_resps.0", at), "doc_id"
     if "custom_id" in row and "response" in row:  # a line of a batch file
         if not isinstance(row["response"], dict) or row.get("error"):
-            raise DataError(f"the request failed ({row.get('error')})", where=at, mend="run it again")
+            raise DataError(f"the request failed ({row.get('error')})", where=at, hint="run it again")
         return _choice(_at(row, "response.body", at), at), "custom_id"
     if isinstance(row.get("choices"), list):  # a response, whose id says nothing about the record
         return _choice(row, at), None
@@ -204,10 +204,10 @@ def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | 
         return row[keys[0]], name
     if not keys:
         has = ", ".join(map(repr, row)) or "none"
-        mend = f"name the key of the text (--text-key, --against-key); {_AS_JSON}"
-        raise DataError(f"has no 'text' (keys: {has})", where=at, mend=mend)
+        hint = f"name the key of the text (--text-key, --against-key); {_AS_JSON}"
+        raise DataError(f"has no 'text' (keys: {has})", where=at, hint=hint)
     both = " and ".join(map(repr, keys))
-    raise DataError(f"has {both}", where=at, mend="name the key of the text (--text-key, --against-key)")
+    raise DataError(f"has {both}", where=at, hint="name the key of the text (--text-key, --against-key)")
 
 
 def _choice(response: Any, at: str) -> Any:
@@ -225,7 +225,7 @@ def _at(value: Any, key: str, at: str) -> Any:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, ValueError, TypeError) as error:
             has = f" (keys: {', '.join(map(repr, value))})" if isinstance(value, dict) else ""
-            raise DataError(f"has no {key!r}{has}", where=at, mend="name the key of the text") from error
+            raise DataError(f"has no {key!r}{has}", where=at, hint="name the key of the text") from error
     return value
 
 
@@ -242,10 +242,10 @@ def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path, source: Inpu
     by_name: dict[str, _Row] = {}
     for row in rows:
         if row.name is None:
-            raise DataError("has no id, and other rows have one", where=f"{path}:{row.line}", mend="give all or none")
+            raise DataError("has no id, and other rows have one", where=f"{path}:{row.line}", hint="give all or none")
         if row.name in by_name:
             what = f"the id {row.name!r} occurs on line {by_name[row.name].line} already"
-            raise DataError(what, where=f"{path}:{row.line}", mend="give each record one text")
+            raise DataError(what, where=f"{path}:{row.line}", hint="give each record one text")
         by_name[row.name] = row
     if set(by_name) == set(ids):
         return [by_name[name].text for name in ids]
@@ -255,7 +255,7 @@ def _in_order(rows: Sequence[_Row], ids: Sequence[str], path: Path, source: Inpu
     lacking = [name for name in ids if name not in by_name]
     if len(lacking) < len(ids) or numbers != sorted(numbers):
         what = f"the ids are not those of the records: there is none for {lacking[0]!r}"
-        raise DataError(what, where=path, mend="use the records' ids, or remove the ids to go by the order")
+        raise DataError(what, where=path, hint="use the records' ids, or remove the ids to go by the order")
     return [row.text for row in rows]
 
 
@@ -271,8 +271,8 @@ def _lines(content: str, count: int, path: Path, source: InputRows | None) -> li
     lines = content.replace("\r\n", "\n").split("\n")
     if any(line.startswith("{") and _is_row(line) for line in lines):
         other = next(number for number, line in enumerate(lines, start=1) if line.strip() and not _is_row(line))
-        what, mend = "is not JSON with a text, as other lines are", f"give all texts in one form; {_AS_JSON}"
-        raise DataError(what, where=f"{path}:{other}", mend=mend)
+        what, hint = "is not JSON with a text, as other lines are", f"give all texts in one form; {_AS_JSON}"
+        raise DataError(what, where=f"{path}:{other}", hint=hint)
     if not content.strip():  # texts joined by line ends, or each followed by one: all of them empty
         if len(lines) < count:
             _refuse_count(len(lines) - 1, count, path, source)
@@ -295,8 +295,8 @@ def _is_row(line: str) -> bool:
 
 
 def _refuse_count(found: int, count: int, path: Path, source: InputRows | None, more: str = "") -> NoReturn:
-    told, mend = f"{count} records", "give one text for each record, in their order"
+    told, hint = f"{count} records", "give one text for each record, in their order"
     if source is not None and source.count < len(source.ids):
         told = f"{source.count} records ({len(source.ids)} rows)"
-        mend = "give one text for each record, or one for each row, in their order"
-    raise DataError(f"holds {found} texts for {told}{more}", where=path, mend=mend)
+        hint = "give one text for each record, or one for each row, in their order"
+    raise DataError(f"holds {found} texts for {told}{more}", where=path, hint=hint)

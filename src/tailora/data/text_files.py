@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 
 PACKED = (".gz", ".bz2", ".xz")
 """Suffixes of the compressed files that can be read."""
@@ -50,12 +50,12 @@ def read_text(path: Path, *, blank: bool = False) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError("there is no such file", where=path, mend="check the path") from error
+        raise DataError("there is no such file", where=path, hint="check the path") from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", where=path, mend="check the path") from error
+        raise DataError(f"cannot be read ({error.strerror or error})", where=path, hint="check the path") from error
     text = _decode(_unpack(raw, path), path)
     if not blank and not text.strip():
-        raise DataError("the file is empty", where=path, mend="give a file with records")
+        raise DataError("the file is empty", where=path, hint="give a file with records")
     return text
 
 
@@ -81,14 +81,14 @@ def _unpack(raw: bytes, path: Path) -> bytes:
             try:
                 return unpack(raw)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-                raise DataError(f"broken {name} ({error})", where=path, mend="fetch or compress it again") from error
+                raise DataError(f"broken {name} ({error})", where=path, hint="fetch or compress it again") from error
     for magic, (what, hint) in _FOREIGN.items():
         if raw.startswith(magic):
-            raise DataError(f"is {what}, not a text file", where=path, mend=hint)
+            raise DataError(f"is {what}, not a text file", where=path, hint=hint)
     suffix = path.suffix.lower()
     if suffix in PACKED:
         what = f"is named {suffix} but is not compressed so"
-        raise DataError(what, where=path, mend="rename it, or fetch the file again")
+        raise DataError(what, where=path, hint="rename it, or fetch the file again")
     return raw
 
 
@@ -99,10 +99,10 @@ def _decode(raw: bytes, path: Path) -> str:
                 return raw.decode(encoding)
             except UnicodeDecodeError as error:
                 what = f"is {encoding.upper()} by its byte-order mark, but cannot be decoded as such ({error.reason})"
-                raise DataError(what, where=path, mend=_SAVE) from error
+                raise DataError(what, where=path, hint=_SAVE) from error
     if b"\x00" in raw[:4096]:
         what = "holds zero bytes: it is UTF-16 without a byte-order mark, or not a text file"
-        raise DataError(what, where=path, mend=_SAVE)
+        raise DataError(what, where=path, hint=_SAVE)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,5 +111,5 @@ def _decode(raw: bytes, path: Path) -> str:
         raise DataError(
             f"byte 0x{raw[error.start]:02x} is not UTF-8",
             where=f"{path}:{line}",
-            mend=f"{_SAVE}; it may be Windows-1252, Windows-1258 (Vietnamese) or Latin-1",
+            hint=f"{_SAVE}; it may be Windows-1252, Windows-1258 (Vietnamese) or Latin-1",
         ) from error

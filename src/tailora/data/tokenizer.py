@@ -12,9 +12,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
+from tailora.core.errors import DataError, ModelError
+from tailora.core.files import write_json
 from tailora.data.token_bytes import TokenBytes, without_leading_space
-from tailora.errors import DataError, ModelError
-from tailora.files import write_json
 
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
 _USUAL_EOS = ("<|endoftext|>", "</s>", "<|im_end|>", "<|end_of_text|>", "<eos>")
@@ -53,7 +53,7 @@ class Tokenizer:
     ) -> None:
         eos_id = inner.token_to_id(eos_token)
         if eos_id is None:
-            raise ModelError(f"the tokenizer has no token {eos_token!r}", mend="name its end-of-text token")
+            raise ModelError(f"the tokenizer has no token {eos_token!r}", hint="name its end-of-text token")
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True
@@ -89,7 +89,7 @@ class Tokenizer:
             inner = _load(lambda: _from_merges(folder, config), folder)
         else:
             raise ModelError(
-                "holds no tokenizer", where=folder, mend="put tokenizer.json, or vocab.json and merges.txt, there"
+                "holds no tokenizer", where=folder, hint="put tokenizer.json, or vocab.json and merges.txt, there"
             )
         ends = {name: _end_ids(_json(folder / name), inner) for name in ("generation_config.json", "config.json")}
         named = _named_token("eos_token", folder, config)
@@ -257,7 +257,7 @@ def _load(make: Callable[[], tokenizers.Tokenizer], folder: Path) -> tokenizers.
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for anything it cannot read
         raise ModelError(
-            f"the tokenizer cannot be read ({error})", where=folder, mend="fetch its files again"
+            f"the tokenizer cannot be read ({error})", where=folder, hint="fetch its files again"
         ) from error
 
 
@@ -271,7 +271,7 @@ def _no_character(texts: Sequence[str], error: TypeError) -> Exception:
     if text is None:
         return error
     told = text.encode("utf-8", "backslashreplace").decode()
-    return DataError(f"the text {told[:60]!r} is not UTF-8", mend="remove what is no character from it")
+    return DataError(f"the text {told[:60]!r} is not UTF-8", hint="remove what is no character from it")
 
 
 def _bos_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
@@ -307,7 +307,7 @@ def _eos_token(inner: tokenizers.Tokenizer, end_ids: Sequence[int], named: str |
         if candidate is not None and inner.token_to_id(candidate) is not None:
             return candidate
     raise ModelError(
-        "the tokenizer's end-of-text token is unknown", where=folder, mend="name it in tokenizer_config.json"
+        "the tokenizer's end-of-text token is unknown", where=folder, hint="name it in tokenizer_config.json"
     )
 
 
@@ -317,7 +317,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"broken JSON ({error})", where=path, mend="fetch the file again") from error
+        raise ModelError(f"broken JSON ({error})", where=path, hint="fetch the file again") from error
     if not isinstance(value, dict):
-        raise ModelError("is not a JSON object", where=path, mend="fetch the file again")
+        raise ModelError("is not a JSON object", where=path, hint="fetch the file again")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
             raise DataError(
                 f"the id {name!r} is on two rows with different content",
                 where=row.where or file,
-                mend="make ids unique, or choose another column as the id",
+                hint="make ids unique, or choose another column as the id",
             )
         records.append(record)
     return records

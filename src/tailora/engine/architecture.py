@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailora.core.errors import ModelError
 from tailora.engine.config_fields import WITHOUT_EFFECT
-from tailora.errors import ModelError
-from tailora.models.account import METHOD
+from tailora.models.provenance import METHOD
 
 SUPPORTED = ("gpt2", "llama")
 _ON_TORCH = "use --backend torch"
@@ -96,12 +96,12 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """
     model_type = config.get("model_type")
     if model_type not in SUPPORTED:
-        raise ModelError(f"the engine has no graph for the architecture {model_type!r}", mend=_ON_TORCH)
+        raise ModelError(f"the engine has no graph for the architecture {model_type!r}", hint=_ON_TORCH)
     fields = _Fields(config)
     quantised = config.get("quantization_config")
     if quantised is not None and not (isinstance(quantised, dict) and quantised.get("quant_method") == METHOD):
         raise ModelError(
-            "the model is quantised in a form that the engine does not read", mend="use the unquantised one"
+            "the model is quantised in a form that the engine does not read", hint="use the unquantised one"
         )
     return _gpt2(fields) if model_type == "gpt2" else _llama(fields)
 
@@ -116,9 +116,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("cannot be read as JSON", where=path, mend=_FETCH) from error
+        raise ModelError("cannot be read as JSON", where=path, hint=_FETCH) from error
     if not isinstance(config, dict):
-        raise ModelError("is not a JSON object", where=path, mend=_FETCH)
+        raise ModelError("is not a JSON object", where=path, hint=_FETCH)
     return config
 
 
@@ -132,14 +132,14 @@ class _Fields:
         value = self.config.get(name)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"config.json: {name} is {value!r} instead of a positive integer", mend=_FETCH)
+            raise ModelError(f"config.json: {name} is {value!r} instead of a positive integer", hint=_FETCH)
         return value
 
     def number(self, name: str, default: float) -> float:
         value = self.config.get(name)
         value = default if value is None else value
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise ModelError(f"config.json: {name} is {value!r} instead of a positive number", mend=_FETCH)
+            raise ModelError(f"config.json: {name} is {value!r} instead of a positive number", hint=_FETCH)
         return float(value)
 
     def require(self, wanted: Mapping[str, tuple[Any, ...]], read: frozenset[str]) -> None:
@@ -149,11 +149,11 @@ class _Fields:
             if value is None or name in read or name in WITHOUT_EFFECT or name.startswith("_"):
                 continue
             if name not in wanted:
-                raise ModelError(f"config.json: the engine's graph does not know the field {name}", mend=_ON_TORCH)
+                raise ModelError(f"config.json: the engine's graph does not know the field {name}", hint=_ON_TORCH)
             if value not in wanted[name]:
                 expected = " or ".join(map(repr, wanted[name]))
                 what = f"config.json: {name} is {value!r}, and the engine's graph implements {expected}"
-                raise ModelError(what, mend=_ON_TORCH)
+                raise ModelError(what, hint=_ON_TORCH)
 
 
 def _gpt2(fields: _Fields) -> Architecture:
@@ -206,10 +206,10 @@ def _rope_theta(fields: _Fields) -> float:
     theta = fields.number("rope_theta", 10000.0)
     scaled = {name: fields.config[name] for name in ("rope_parameters", "rope_scaling") if fields.config.get(name)}
     if len(scaled) > 1:
-        raise ModelError("config.json has both rope_parameters and rope_scaling", mend=_ON_TORCH)
+        raise ModelError("config.json has both rope_parameters and rope_scaling", hint=_ON_TORCH)
     for name, rope in scaled.items():
         if not isinstance(rope, dict):
-            raise ModelError(f"config.json: {name} is {rope!r} instead of an object", mend=_FETCH)
+            raise ModelError(f"config.json: {name} is {rope!r} instead of an object", hint=_FETCH)
         implemented = {"rope_type": ("default",), "type": ("default",), "partial_rotary_factor": (1,)}
         _Fields(rope).require(implemented, frozenset({"rope_theta"}))
         theta = _Fields(rope).number("rope_theta", theta)

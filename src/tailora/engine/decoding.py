@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 
 FinishReason = Literal["stop", "length"]
 
@@ -81,14 +81,14 @@ class Decoding:
         if not math.isfinite(self.length_penalty):
             raise SettingsError("must be a finite number", where="length_penalty")
         if self.num_beams > 1 and self.temperature > 0:
-            raise SettingsError("beams are not sampled", where="temperature", mend="set num_beams=1 or temperature=0")
+            raise SettingsError("beams are not sampled", where="temperature", hint="set num_beams=1 or temperature=0")
         if self.num_beams > 1 and self.top_logprobs:
-            raise SettingsError("not told of beams", where="top_logprobs", mend="set num_beams=1")
+            raise SettingsError("not told of beams", where="top_logprobs", hint="set num_beams=1")
         if self.num_beams > 1 and self.num_candidates > self.num_beams:
-            raise SettingsError("more than there are beams", where="num_candidates", mend="raise num_beams")
+            raise SettingsError("more than there are beams", where="num_candidates", hint="raise num_beams")
         if self.greedy and self.num_candidates > 1:
             raise SettingsError(
-                "greedy search has one result", where="num_candidates", mend="raise num_beams or temperature"
+                "greedy search has one result", where="num_candidates", hint="raise num_beams or temperature"
             )
 
     @property

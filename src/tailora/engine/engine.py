@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tailora.core.errors import ModelError, SettingsError
+from tailora.engine.backend import Backend, Row, Step
 from tailora.engine.decoding import Alternatives, Completion
-from tailora.engine.groups import Group, Request, Samples, group_of
 from tailora.engine.kv_blocks import BlockPool
+from tailora.engine.requests import Group, Request, Samples, group_of
 from tailora.engine.scheduler import Job, Plan, Scheduler, Work
-from tailora.engine.step import Backend, Row, Step
-from tailora.errors import ModelError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Engine:
         backend, decoding = self.backend, request.decoding
         if not 0 < len(request.prompt) < backend.context:
             what = f"the prompt has {len(request.prompt)} tokens; the model takes 1 to {backend.context - 1}"
-            raise SettingsError(what, where="prompt", mend="shorten the record")
+            raise SettingsError(what, where="prompt", hint="shorten the record")
         if not all(0 <= token < backend.vocabulary for token in request.prompt):
             raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="prompt")
         if not all(0 <= token < backend.vocabulary for token, _ in decoding.logit_bias):
@@ -253,14 +253,14 @@ class Engine:
             raise SettingsError(
                 f"{group.width} sequences side by side where {self._scheduler.sequences} run at most",
                 where="num_beams" if decoding.num_beams > 1 else "num_candidates",
-                mend="ask for fewer, or give the engine room for more",
+                hint="ask for fewer, or give the engine room for more",
             )
         needed = group.width * self._pool.needed(len(request.prompt) + room)
         if needed > self._pool.blocks:
             raise SettingsError(
                 f"takes up to {needed} blocks of the cache, which has {self._pool.blocks}",
                 where="max_new_tokens",
-                mend="ask for fewer tokens, or give the engine a larger cache",
+                hint="ask for fewer tokens, or give the engine a larger cache",
             )
         return group
 
@@ -269,7 +269,7 @@ def _not_finite(job: Job, place: int) -> ModelError:
     request = job.group.request
     who = "the model" if request.adapter is None else f"the model with the adapter {request.adapter}"
     what = f"{who} gives logits that are not finite after {place} tokens"
-    return ModelError(what, mend="run it with --precision fp32, or check the weights")
+    return ModelError(what, hint="run it with --precision fp32, or check the weights")
 
 
 def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from tailora.engine.adapter_bank import AdapterBank
-from tailora.engine.groups import Group, Sequence
+from tailora.core.errors import AdapterError
+from tailora.engine.adapter_slots import AdapterSlots
+from tailora.engine.backend import Row
 from tailora.engine.kv_blocks import BlockPool, block_keys
-from tailora.engine.step import Row
-from tailora.errors import AdapterError
+from tailora.engine.requests import Group, Sequence
 
 SCORED = 64  # most tokens of a scored prompt in a step: each costs a row of logits
 
@@ -77,7 +77,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, bank: AdapterBank, *, tokens: int, sequences: int, prefix_cache: bool = True
+        self, pool: BlockPool, bank: AdapterSlots, *, tokens: int, sequences: int, prefix_cache: bool = True
     ) -> None:
         assert sequences <= tokens
         self.pool, self.bank = pool, bank
@@ -219,7 +219,7 @@ class Scheduler:
         failed = []
         for adapter, queue in self._queues.items():
             if adapter is not None and queue and adapter not in self.bank:
-                error = AdapterError("was unregistered while the request waited", where=adapter, mend="ask again")
+                error = AdapterError("was unregistered while the request waited", where=adapter, hint="ask again")
                 failed += [(job, error) for job in queue]
         return failed
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Engine, Event, Load
-from tailora.engine.groups import Request
+from tailora.engine.requests import Request
 
 T = TypeVar("T")
 Sink = Callable[[Event | BaseException | None], None]
@@ -22,7 +22,7 @@ _Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Doing:
+class WorkerStats:
     """What a worker has done so far, and how busy its engine is.
 
     Attributes:
@@ -71,7 +71,7 @@ class Stream:
         return result
 
     def cancel(self) -> None:
-        """Ask the engine to forget the request; without effect on one that is done. The stream then ends."""
+        """TextRequest the engine to forget the request; without effect on one that is done. The stream then ends."""
         self._worker.cancel(self.number)
 
 
@@ -91,7 +91,7 @@ class Worker:
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closed = False
-        self.doing = Doing(engine.load)
+        self.doing = WorkerStats(engine.load)
         self._thread = threading.Thread(target=self._run, name="tailora engine", daemon=True)
         self._thread.start()
 
@@ -137,7 +137,7 @@ class Worker:
         return self.post(begin)
 
     def cancel(self, number: int) -> None:
-        """Ask the engine to forget a request; without effect on one that is done."""
+        """TextRequest the engine to forget a request; without effect on one that is done."""
         self._do(lambda: self._forget(number))
 
     def abandon(self, queued: Future[int]) -> None:
@@ -232,7 +232,7 @@ class Worker:
             late = () if event.tokens or event.result is None else event.result
             tokens += len(event.tokens) + sum(len(completion.token_ids) for completion in late)
         steps = doing.steps + (events is not None)
-        self.doing = Doing(self._engine.load, steps, doing.tokens + tokens, doing.busy_seconds + seconds)
+        self.doing = WorkerStats(self._engine.load, steps, doing.tokens + tokens, doing.busy_seconds + seconds)
 
     def _forget(self, number: int) -> None:
         self._engine.cancel(number)

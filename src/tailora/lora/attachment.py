@@ -10,7 +10,7 @@ from torch import nn
 
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError
+from tailora.core.errors import AdapterError
 from tailora.lora.biases import HeldBias
 from tailora.lora.layers import LoraLayer
 
@@ -73,9 +73,9 @@ def require_attachment(model: nn.Module) -> Attachment:
     """
     attachment = attachment_of(model)
     if attachment is None:
-        raise AdapterError("the network carries no adapter", mend="attach one first")
+        raise AdapterError("the network carries no adapter", hint="attach one first")
     if attachment.merged is not None:
-        raise AdapterError("the adapter is merged into the network", mend="unmerge it first")
+        raise AdapterError("the adapter is merged into the network", hint="unmerge it first")
     return attachment
 
 

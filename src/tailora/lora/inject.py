@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.config import LoraConfig, matches
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.families import family_of
 from tailora.lora.attachment import (
     Attachment,
@@ -88,7 +88,7 @@ def attach(
             the network is then as it was.
     """
     if attachment_of(model) is not None:
-        raise SettingsError("the network already carries an adapter", mend="detach it, or merge it for good, first")
+        raise SettingsError("the network already carries an adapter", hint="detach it, or merge it for good, first")
     plan = plan_targets(model, config.targets, family_of(model_type or _model_type(model)))
     if adapter is None:
         _check_patterns(config, plan)
@@ -160,7 +160,7 @@ def _check_patterns(config: LoraConfig, plan: Plan) -> None:
             if not any(matches(pattern, name) for name in plan):
                 adapted = ", ".join(sorted({name.rpartition(".")[2] for name in plan}))
                 raise SettingsError(
-                    f"{pattern!r} matches no adapted layer", where=where, mend=f"adapted are {adapted}; or add a target"
+                    f"{pattern!r} matches no adapted layer", where=where, hint=f"adapted are {adapted}; or add a target"
                 )
 
 
@@ -199,7 +199,7 @@ def _loaded_layers(model: nn.Module, plan: Plan, config: LoraConfig, adapter: Ad
                 problems += [f"{name}: {problem}" for problem in found]
     problems += _bias_misfits(model, bias_names(model, config.bias, adapter.layers.keys()), adapter.biases)
     if problems:
-        raise AdapterError(_list_of(problems), where="adapter", mend="use it with the base it was made for")
+        raise AdapterError(_list_of(problems), where="adapter", hint="use it with the base it was made for")
     return wrappers
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from tailora.errors import AdapterError
+from tailora.core.errors import AdapterError
 from tailora.lora.attachment import (
     Attachment,
     Merged,
@@ -64,7 +64,7 @@ def unmerge(model: nn.Module) -> None:
     """
     attachment = attachment_of(model)
     if attachment is None or attachment.merged is None:
-        raise AdapterError("nothing kept to unmerge", mend="merge with keep=True to be able to unmerge")
+        raise AdapterError("nothing kept to unmerge", hint="merge with keep=True to be able to unmerge")
     merged = attachment.merged
     for layer, weight in zip(merged.layers, merged.weights, strict=True):
         _put_weight(layer, weight)

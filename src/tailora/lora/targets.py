@@ -9,7 +9,7 @@ from itertools import islice
 from torch import nn
 
 from tailora.adapters.config import matches
-from tailora.errors import SettingsError
+from tailora.core.errors import SettingsError
 from tailora.families import MEANINGS, Family, Part, Target, fused_rows
 from tailora.lora.layers import kind_of
 
@@ -39,7 +39,7 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
     for target in targets:
         found = _modules_of(target, model, modules, family)
         if not found:
-            raise SettingsError(_nothing_matches(target, modules), where="targets", mend=f"there is {_what(modules)}")
+            raise SettingsError(_nothing_matches(target, modules), where="targets", hint=f"there is {_what(modules)}")
         for name, wanted in found.items():
             known = parts.get(name, set())
             parts[name] = None if known is None or wanted is None else known | set(wanted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailora.errors import MissingExtraError
+from tailora.core.errors import MissingExtraError
 from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
 from tailora.metrics.tokens import treebank, webnlg
 
@@ -59,7 +59,7 @@ def _meteor(
     ]
     rows = [[float(number) for number in line.split()] for line in _answers(lines)]
     if len(rows) != len(lines) or any(len(row) != _NUMBERS for row in rows):
-        raise MissingExtraError(f"METEOR gave {len(rows)} answers to {len(lines)} texts", mend="run it again")
+        raise MissingExtraError(f"METEOR gave {len(rows)} answers to {len(lines)} texts", hint="run it again")
     counts = np.array(rows)
     # A text that is its reference is in one chunk and has no fragments, nor does it add any to a sum.
     perfect = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(-1)
@@ -71,9 +71,9 @@ def jar() -> Path:
     """Where METEOR's program is; `MissingExtraError` where it or Java is not installed."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
-        raise MissingExtraError("METEOR comes with pycocoevalcap", mend="pip install 'tailora[meteor]'")
+        raise MissingExtraError("METEOR comes with pycocoevalcap", hint="pip install 'tailora[meteor]'")
     if shutil.which("java") is None:
-        raise MissingExtraError("METEOR needs Java, and there is none", mend="install a Java runtime, 8 or later")
+        raise MissingExtraError("METEOR needs Java, and there is none", hint="install a Java runtime, 8 or later")
     return Path(next(iter(found.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"
 
 
@@ -85,7 +85,7 @@ def _answers(lines: Sequence[str]) -> list[str]:
         done = subprocess.run(command, stdin=given, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingExtraError(f"METEOR ended with {done.returncode}: {last}", mend="see that `java -version` works")
+        raise MissingExtraError(f"METEOR ended with {done.returncode}: {last}", hint="see that `java -version` works")
     return done.stdout.splitlines()
 
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from tailora.core.errors import DataError
 from tailora.data.values import Fact, Record
-from tailora.errors import DataError
 from tailora.metrics.spelling import Place
 from tailora.metrics.statistics import Floats, Statistics, signature
 from tailora.metrics.value_search import RulePattern, ValueSearch, normalise
@@ -256,7 +256,7 @@ def load_rules(path: Path | None = None) -> Rules:
 
 def _group(path: Path) -> dict[str, _Attribute]:
     table: dict[str, _Attribute] = {}
-    mend = "write it as docs/evaluate.md shows"
+    hint = "write it as docs/evaluate.md shows"
     try:
         for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["attributes"].items():
             rules = tuple(_rule(rule) for rule in entry.get("rules", []))
@@ -264,11 +264,11 @@ def _group(path: Path) -> dict[str, _Attribute]:
             table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be read ({reason})", where=path, mend="name a file of slot rules") from error
+        raise DataError(f"cannot be read ({reason})", where=path, hint="name a file of slot rules") from error
     except re.error as error:
-        raise DataError(f"{error.pattern!r} is no regular expression: {error.msg}", where=path, mend=mend) from error
+        raise DataError(f"{error.pattern!r} is no regular expression: {error.msg}", where=path, hint=hint) from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError("is no file of slot rules", where=path, mend=mend) from error
+        raise DataError("is no file of slot rules", where=path, hint=hint) from error
     return table
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora import __version__
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -106,7 +106,7 @@ def compare(first: Statistics, second: Statistics, *, draws: int = 1000, seed: i
         raise DataError(
             f"{first.name} of {len(first.rows)} texts ({first.signature}) cannot be compared with "
             f"{second.name} of {len(second.rows)} ({second.signature})",
-            mend="score both systems on the same records",
+            hint="score both systems on the same records",
         )
     drawn = _drawn(len(first.rows), draws, seed)
     differences = first.total(drawn @ first.rows) - second.total(drawn @ second.rows)
@@ -120,12 +120,12 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     """Raise `DataError` unless there are texts, as many as records, and a reference for each."""
     if not hypotheses or len(hypotheses) != len(references):
         raise DataError(
-            f"{len(hypotheses)} texts against references for {len(references)}", mend="give one text for each record"
+            f"{len(hypotheses)} texts against references for {len(references)}", hint="give one text for each record"
         )
     lacking = [number for number, own in enumerate(references, start=1) if not own]
     if lacking:
         raise DataError(
-            f"text {lacking[0]} has no reference ({len(lacking)} such)", mend="score records with references"
+            f"text {lacking[0]} has no reference ({len(lacking)} such)", hint="score records with references"
         )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from tailora.core.errors import MissingExtraError
 from tailora.data.values import Record
-from tailora.errors import MissingExtraError
 from tailora.metrics.bleu import bleu, multi_bleu
 from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf
 from tailora.metrics.cider import cider

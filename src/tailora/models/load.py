@@ -16,11 +16,11 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from tailora.core.errors import ModelError
 from tailora.data.tokenizer import Tokenizer
-from tailora.errors import ModelError
-from tailora.models.account import METHOD
 from tailora.models.catalog import resolve
 from tailora.models.fingerprint import canonical_name, fingerprint_folder, fingerprint_tensors
+from tailora.models.provenance import METHOD
 from tailora.models.weights import StoredTensor, stored_tensors
 
 _TORCH_DTYPE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -80,7 +80,7 @@ def load_base(
         raise ModelError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {rows}",
             where=found.folder,
-            mend="use the tokenizer that belongs to the model",
+            hint="use the tokenizer that belongs to the model",
         )
     return Base(
         model=model.to(device).eval(),
@@ -102,19 +102,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("cannot be read as JSON", where=path, mend="fetch the model again") from error
+        raise ModelError("cannot be read as JSON", where=path, hint="fetch the model again") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
-        raise ModelError("no model_type in it", where=path, mend="name a folder that holds a transformers model")
+        raise ModelError("no model_type in it", where=path, hint="name a folder that holds a transformers model")
     if model_type not in CONFIG_MAPPING:
         why = "it comes with its own code, which is never run" if "auto_map" in config else "transformers lacks it"
         raise ModelError(
-            f"the architecture {model_type!r} cannot be loaded: {why}", where=path, mend="use another base"
+            f"the architecture {model_type!r} cannot be loaded: {why}", where=path, hint="use another base"
         )
     quantised = config.get("quantization_config")
     if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != METHOD):
         raise ModelError(
-            "the model is quantised", where=path, mend="use the unquantised one: adapters are trained on it"
+            "the model is quantised", where=path, hint="use the unquantised one: adapters are trained on it"
         )
     return config
 
@@ -140,7 +140,7 @@ def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
         if tensor.floating:
             sizes[tensor.dtype] += tensor.raw.size
     if not sizes:
-        raise ModelError("its file holds no weights", where=folder, mend="fetch the model again")
+        raise ModelError("its file holds no weights", where=folder, hint="fetch the model again")
     return _TORCH_DTYPE[sizes.most_common(1)[0][0]]
 
 
@@ -150,12 +150,12 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"cannot be loaded: {reason}", where=folder, mend="check its config.json and weights"
+            f"cannot be loaded: {reason}", where=folder, hint="check its config.json and weights"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(f"the weights lack {names}", where=folder, mend="fetch the model again")
+        raise ModelError(f"the weights lack {names}", where=folder, hint="fetch the model again")
     _settle_tie(model, folder)
     return model
 
@@ -178,7 +178,7 @@ def _settle_tie(model: Any, folder: Path) -> None:
         raise ModelError(
             "config.json ties head and embedding, but the file has another head, which this transformers would drop",
             where=folder,
-            mend="set tie_word_embeddings to false in its config.json",
+            hint="set tie_word_embeddings to false in its config.json",
         )
 
 
@@ -216,7 +216,7 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
     lacking = sorted(set(missing) - tied)
     if lacking or others:
         names = ", ".join([*lacking, *others][:3])
-        raise ModelError(f"the weights do not fit config.json: {names}", where=folder, mend="quantise the model again")
+        raise ModelError(f"the weights do not fit config.json: {names}", where=folder, hint="quantise the model again")
     return model
 
 

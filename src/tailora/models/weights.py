@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailora.errors import ModelError
+from tailora.core.errors import ModelError
 
 SINGLE_FILE = "model.safetensors"
 PACKED_FILE = "model.int8.safetensors"  # of our own 8-bit form: transformers would take its numbers for weights
@@ -70,20 +70,20 @@ def weight_files(folder: Path) -> list[Path]:
             raise ModelError(
                 "the weights are in pickled .bin files, which are not read",
                 where=folder,
-                mend="save them as model.safetensors: model.save_pretrained(folder) in transformers does it",
+                hint="save them as model.safetensors: model.save_pretrained(folder) in transformers does it",
             )
-        raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, mend="name a folder in Hugging Face layout")
+        raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, hint="name a folder in Hugging Face layout")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("not a safetensors index", where=index, mend="fetch the model again") from error
+        raise ModelError("not a safetensors index", where=index, hint="fetch the model again") from error
     if outside or not names:
         what = "names files outside its own folder" if outside else "names no files"
-        raise ModelError(f"the index {what}", where=index, mend="fetch the model again")
+        raise ModelError(f"the index {what}", where=index, hint="fetch the model again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"missing {', '.join(missing)}", where=folder, mend="fetch the model again")
+        raise ModelError(f"missing {', '.join(missing)}", where=folder, hint="fetch the model again")
     return [folder / name for name in names]
 
 
@@ -97,7 +97,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     for path in weight_files(folder):
         for name, tensor in _tensors_of(path):
             if name in found:
-                raise ModelError(f"{name} is in another shard too", where=path, mend="fetch the model again")
+                raise ModelError(f"{name} is in another shard too", where=path, hint="fetch the model again")
             found[name] = tensor
     scaled = [name for name in found if f"{name}.scale" in found and f"{name}.zero" in found]
     for name in scaled:
@@ -106,7 +106,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             values = np.subtract(found[name].raw, zero, dtype=np.float32)
             values *= scale
         except ValueError as error:
-            raise ModelError(f"the scale of {name} does not fit it", where=folder, mend="quantise it again") from error
+            raise ModelError(f"the scale of {name} does not fit it", where=folder, hint="quantise it again") from error
         found[name] = StoredTensor("F32", values)
     return found
 
@@ -140,7 +140,7 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
         raise ModelError(
             f"tensor {name} is stored as {dtype}, which is not read",
             where=path,
-            mend="name an unquantised model",
+            hint="name an unquantised model",
         )
     if not 0 <= begin <= end or end - begin != expected:
         raise _broken(path)
@@ -148,4 +148,4 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
 
 
 def _broken(path: Path) -> ModelError:
-    return ModelError("truncated, or not a safetensors file", where=path, mend="fetch the model again")
+    return ModelError("truncated, or not a safetensors file", where=path, hint="fetch the model again")

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tailora.files import atomic_path
+from tailora.core.files import atomic_path
 from tailora.reports.tables import Sheet, Table, table_html
 
 NAMES = {"lora": "LoRA", "full": "full fine-tuning", "bitfit": "biases only", "top2": "top two blocks", "base": "base"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tailora.files import atomic_path
+from tailora.core.files import atomic_path
 
 
 def loss_plot(metrics: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tailora.files import atomic_path
+from tailora.core.files import atomic_path
 
 
 def history_plot(trials: Sequence[Mapping[str, Any]], target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailora.errors import MissingExtraError
+from tailora.core.errors import MissingExtraError
 from tailora.serve.settings import ServeSettings
 
 
@@ -19,6 +19,6 @@ def run(settings: ServeSettings) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tailora"):
             raise
-        mend = "install them with `pip install 'tailora[serve]'`"
-        raise MissingExtraError(f"serving needs packages that are not installed ({error.name})", mend=mend) from error
+        hint = "install them with `pip install 'tailora[serve]'`"
+        raise MissingExtraError(f"serving needs packages that are not installed ({error.name})", hint=hint) from error
     return serve(settings)

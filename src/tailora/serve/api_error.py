@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tailora.errors import HTTP_STATUS, AdapterError, UserError
+from tailora.core.errors import HTTP_STATUS, AdapterError, UserError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -61,7 +61,7 @@ def from_user_error(error: UserError, renamed: Mapping[str, str] | None = None) 
     where = (renamed or {}).get(error.where or "", error.where)
     told = " ".join(f"{where or ''}: {error.what}".removeprefix(": ").split())
     field = None if isinstance(error, AdapterError) else where  # whose place is a file or a layer
-    return ApiError(status, f"{told}; {error.mend}" if error.mend else told, param=field)
+    return ApiError(status, f"{told}; {error.hint}" if error.hint else told, param=field)
 
 
 def no_model(name: str) -> ApiError:

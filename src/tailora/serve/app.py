@@ -16,10 +16,11 @@ from starlette.types import Scope
 from tailora import __version__
 from tailora.data.chat_template import ChatTemplate
 from tailora.metrics.slots import load_rules
-from tailora.serve import chat, completions, operations, record_texts
+from tailora.serve import chat, completions, operations
+from tailora.serve import records as record_texts
 from tailora.serve.api_error import ApiError
-from tailora.serve.gate import Gate
 from tailora.serve.keys import KeyRing
+from tailora.serve.middleware import Gate
 from tailora.serve.monitor import Monitor
 from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings

@@ -15,21 +15,21 @@ from tailora.data.text_stream import TextStream
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.serve.access import account_of, find_model
-from tailora.serve.answers import stream_of, unless_gone
+from tailora.serve.dependencies import account_of, find_model
+from tailora.serve.logprobs import chat_logprobs, ends_unseen, text_of, without_end
 from tailora.serve.monitor import Account
 from tailora.serve.prompts import chat_prompt
 from tailora.serve.registry import Model
+from tailora.serve.responses import stream_of, unless_gone
 from tailora.serve.schema import ChatBody, usage
-from tailora.serve.service import Ask, Service
-from tailora.serve.texts import chat_logprobs, ends_unseen, text_of, without_end
+from tailora.serve.service import Service, TextRequest
 
 
 @dataclass(frozen=True)
 class _Work:
     body: ChatBody
     model: Model
-    asks: list[Ask]
+    asks: list[TextRequest]
     account: Account
     head: dict[str, Any]
 
@@ -79,7 +79,7 @@ def _take_apart(service: Service, template: ChatTemplate | None, body: ChatBody,
     most = body.max_completion_tokens or body.max_tokens or service.room_for(prompt, beams)
     ways = body.decodings(most, 1 if body.greedy else body.n or 1, body.top_logprobs or 0)
     head = {"id": f"chatcmpl-{account.id}", "created": int(time.time()), "model": body.model}
-    return _Work(body, model, [Ask(prompt, decoding, body.stops) for decoding in ways], account, head)
+    return _Work(body, model, [TextRequest(prompt, decoding, body.stops) for decoding in ways], account, head)
 
 
 async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:

@@ -14,15 +14,15 @@ from tailora.data.text_stream import TextStream
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.serve.access import account_of, find_model
-from tailora.serve.answers import stream_of, unless_gone
 from tailora.serve.api_error import ApiError
+from tailora.serve.dependencies import account_of, find_model
+from tailora.serve.logprobs import CompletionLogprobs, ends_unseen, text_of, without_end
 from tailora.serve.monitor import Account
 from tailora.serve.prompts import text_prompt
 from tailora.serve.registry import Model
+from tailora.serve.responses import stream_of, unless_gone
 from tailora.serve.schema import CompletionBody, usage
-from tailora.serve.service import Ask, Service
-from tailora.serve.texts import CompletionLogprobs, ends_unseen, text_of, without_end
+from tailora.serve.service import Service, TextRequest
 
 USUAL_MAX_TOKENS = 16  # OpenAI's
 
@@ -40,7 +40,7 @@ class _Work:
     body: CompletionBody
     model: Model
     prompts: list[_Prompt]
-    asks: list[Ask]
+    asks: list[TextRequest]
     account: Account
     head: dict[str, Any]
 
@@ -93,7 +93,7 @@ def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Wo
     for prompt in prompts if most or scored else ():
         # Greedy texts of one prompt are all the same, and written once.
         ways = body.decodings(max(most, 1), 1 if body.greedy or not most else count, top)
-        asks += [Ask(prompt.ids, decoding, body.stops, scored) for decoding in ways]
+        asks += [TextRequest(prompt.ids, decoding, body.stops, scored) for decoding in ways]
     head = {"id": f"cmpl-{account.id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
     return _Work(body, model, prompts, asks, account, head)
 

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tailora.errors import DataError, SettingsError
-from tailora.files import write_text
-from tailora.settings import Settings
+from tailora.core.errors import DataError, SettingsError
+from tailora.core.files import write_text
+from tailora.core.settings import Settings
 
 VARIABLE = "TAILORA_API_KEYS"
 _PREFIX = "tailora-"
@@ -73,23 +73,23 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
             keys += _parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            mend = "make one with `tailora key`"
-            raise DataError(f"cannot be read ({reason})", where=path, mend=mend) from error
+            hint = "make one with `tailora key`"
+            raise DataError(f"cannot be read ({reason})", where=path, hint=hint) from error
     if VARIABLE in environment:
         keys += _parse(environment[VARIABLE], VARIABLE)
     return KeyRing(tuple(keys))
 
 
 def _parse(text: str, where: str) -> list[Key]:
-    mend = "make it with `tailora key`"
+    hint = "make it with `tailora key`"
     try:
         entries = yaml.safe_load(text)
         keys = [Key(**entry) for entry in entries]
     except (yaml.YAMLError, TypeError, ValidationError) as error:
         # The error itself would show what stands there, which may be a key.
-        raise DataError("is no list of hashed API keys", where=where, mend=mend) from error
+        raise DataError("is no list of hashed API keys", where=where, hint=hint) from error
     if not keys:
-        raise DataError("holds no API key", where=where, mend=mend)
+        raise DataError("holds no API key", where=where, hint=hint)
     return keys
 
 
@@ -116,7 +116,7 @@ def run(settings: KeySettings) -> dict[str, Any]:
     text = settings.output.read_text(encoding="utf-8") if settings.output.exists() else ""
     keys = _parse(text, str(settings.output)) if _is_filled(text) else []
     if any(key.name == settings.name for key in keys):
-        raise SettingsError(f"there is a key for {settings.name!r} already", where="name", mend="take its entry out")
+        raise SettingsError(f"there is a key for {settings.name!r} already", where="name", hint="take its entry out")
     key = _PREFIX + secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"name": settings.name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     entry |= {"models": list(settings.model)} if settings.model else {}

@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from tailora.errors import UserError
-from tailora.serve.access import account_of, find_model, key_of, require_admin
+from tailora.core.errors import UserError
 from tailora.serve.api_error import ApiError, from_user_error, no_model
+from tailora.serve.dependencies import account_of, find_model, key_of, require_admin
 from tailora.serve.monitor import Monitor
 from tailora.serve.registry import Model, Registry
 from tailora.serve.schema import LoadBody, UnloadBody

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tailora.core.errors import DataError, UserError
 from tailora.data.chat_template import ChatTemplate
-from tailora.errors import DataError, UserError
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.messages import Message
 from tailora.serve.registry import Model

@@ -21,9 +21,9 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.held import HeldAdapters
+from tailora.serve.held_adapters import HeldAdapters
 from tailora.serve.keys import KeyRing
 from tailora.serve.server import Server, opened
 from tailora.serve.settings import ServeSettings
@@ -187,7 +187,7 @@ def app(arguments: Mapping[str, Any]) -> Any:
 async def _asked(
     application: Any, path: str, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Ask an ASGI application, and give its messages as they come; its work ends when nobody reads any more."""
+    """TextRequest an ASGI application, and give its messages as they come; its work ends when nobody reads any more."""
     messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     given, gone = [{"type": "http.request", "body": body, "more_body": False}], asyncio.Event()
 

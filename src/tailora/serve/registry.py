@@ -19,10 +19,10 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, check_base
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
-from tailora.errors import AdapterError, SettingsError
-from tailora.inference import Setup
+from tailora.inference.setup import Setup
 
 _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
 
@@ -75,7 +75,7 @@ class Registry:
         self._models: dict[str, Model] = {} if built_in else {base.name: base}
         for own, adapter in setup.adapters.items():
             if own in self._models:
-                raise SettingsError(f"an adapter is called {own}, as the base is", where="adapter", mend="rename it")
+                raise SettingsError(f"an adapter is called {own}, as the base is", where="adapter", hint="rename it")
             prompts = setup.prompts(own)
             self._models[own] = Model(own, None if built_in else own, adapter.meta, prompts, rank=_rank(adapter))
 
@@ -110,16 +110,16 @@ class Registry:
         """
         assert self._folder is not None
         if not name.strip() or len(name) > 200 or not name.isprintable():
-            raise SettingsError("is no name", where="lora_name", mend="use a short text")
+            raise SettingsError("is no name", where="lora_name", hint="use a short text")
         async with self._changing:
             old = self._models.get(name)
             if old is self.base or (old is not None and not replace):
-                raise SettingsError(f"there is a model {name!r} already", where="lora_name", mend="unload it first")
+                raise SettingsError(f"there is a model {name!r} already", where="lora_name", hint="unload it first")
             adapter = await asyncio.to_thread(self._read, path)
             prompts = self._setup.prompts_of(adapter.meta, adapted=True)
             if prompts.end not in self._setup.ends:
-                mend = "name the adapter with --adapter when the server starts"
-                raise AdapterError(f"ends its texts with the token {prompts.end}, which ends no text here", mend=mend)
+                hint = "name the adapter with --adapter when the server starts"
+                raise AdapterError(f"ends its texts with the token {prompts.end}, which ends no text here", hint=hint)
             engine_name = f"{name}#{next(self._numbers)}"
             force = self._setup.force
             registered = self._worker.post(
@@ -182,8 +182,8 @@ def require_safetensors(path: Path, *, shown: str | None = None) -> Path:
     place = formats.adapter_place(path)
     missing = [file for file in _FILES if not (place / file).is_file()]
     if missing:
-        mend = "give a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
-        raise AdapterError(f"holds no {missing[0]}", where=shown or path, mend=mend)
+        hint = "give a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
+        raise AdapterError(f"holds no {missing[0]}", where=shown or path, hint=hint)
     return place
 
 
@@ -196,7 +196,7 @@ def _inside(folder: Path, path: str, *, shown: str | None = None) -> Path:
     except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, links in a circle
         pass
     raise AdapterError(
-        "no adapter there", where=shown or path, mend="name one in the folder that the server reads from"
+        "no adapter there", where=shown or path, hint="name one in the folder that the server reads from"
     )
 
 

@@ -17,11 +17,11 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
+from tailora.core.errors import SettingsError
+from tailora.core.hardware import peak_rss
 from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
-from tailora.errors import SettingsError
-from tailora.hardware import peak_rss
-from tailora.inference import Room, Running, Setup, named_adapters, set_up, start
+from tailora.inference.setup import AdapterCapacity, Running, Setup, named_adapters, resolve_models, start
 from tailora.serve.app import build_app
 from tailora.serve.keys import KeyRing, read_keys
 from tailora.serve.monitor import JsonLines, Monitor
@@ -41,7 +41,7 @@ def run(settings: ServeSettings) -> dict[str, Any]:
 
     Raises:
         SettingsError: the address cannot be had, or a combination of settings.
-        ModelError, AdapterError: see `inference.set_up` and `inference.start`.
+        ModelError, AdapterError: see `inference.resolve_models` and `inference.start`.
         DataError: the file of API keys cannot be read.
     """
     began = time.monotonic()
@@ -91,10 +91,10 @@ def _start(settings: ServeSettings) -> tuple[Setup, Running]:
         require_safetensors(path)
         name = path.name if name == str(path) else name
         if name in adapters:
-            raise SettingsError(f"two adapters are called {name}", where="adapter", mend="name them, as NAME=PATH")
+            raise SettingsError(f"two adapters are called {name}", where="adapter", hint="name them, as NAME=PATH")
         adapters[name] = path
-    setup = set_up(settings.base, adapters, force=settings.force)
-    room = None if settings.adapter_folder is None else Room(settings.slots, settings.max_rank)
+    setup = resolve_models(settings.base, adapters, force=settings.force)
+    room = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
     running = start(
         setup,
         backend=settings.backend,
@@ -181,7 +181,7 @@ def _bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SettingsError(f"cannot listen on {host}:{port} ({reason})", where="port", mend="name another") from error
+        raise SettingsError(f"cannot listen on {host}:{port} ({reason})", where="port", hint="name another") from error
     return listener
 
 

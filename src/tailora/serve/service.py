@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tailora.core.errors import ModelError, UserError
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
-from tailora.errors import ModelError, UserError
-from tailora.inference import Running
+from tailora.inference.setup import Running
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.monitor import Account
 from tailora.serve.registry import Model, Registry
@@ -26,7 +26,7 @@ _FIELDS = {"max_new_tokens": "max_tokens", "num_candidates": "n", "top_logprobs"
 
 
 @dataclass(frozen=True)
-class Ask:
+class TextRequest:
     """A text to write: the prompt's token ids, how, strings that end it, and whether the prompt is to be scored."""
 
     prompt: tuple[int, ...]
@@ -73,7 +73,7 @@ class Service:
         self.asked = 0
         self.aside = asyncio.Lock()
         self._outbox = _Outbox()
-        self._flights: set[Flight] = set()
+        self._flights: set[PendingTexts] = set()
         self._busy_since = 0.0  # when there began to be something to compute
 
     @property
@@ -101,7 +101,7 @@ class Service:
             )
 
     @asynccontextmanager
-    async def write(self, model: Model, asks: Sequence[Ask], account: Account) -> AsyncIterator[Flight]:
+    async def write(self, model: Model, asks: Sequence[TextRequest], account: Account) -> AsyncIterator[PendingTexts]:
         """Begin with some texts of one request; what is not done at the end of the context is cancelled.
 
         Raises:
@@ -110,7 +110,7 @@ class Service:
         self._admit(len(asks))
         if not self.asked:
             self._busy_since = time.monotonic()
-        flight = Flight(self, account)
+        flight = PendingTexts(self, account)
         self._flights.add(flight)
         self.asked += len(asks)
         try:
@@ -145,7 +145,7 @@ class Service:
         return max(1, min(30, round(self.asked / 8 * 50 / max(speed, 1.0))))
 
 
-class Flight:
+class PendingTexts:
     """The texts of one request on their way."""
 
     def __init__(self, service: Service, account: Account) -> None:
@@ -164,7 +164,7 @@ class Flight:
             self._ended.set_result(error)
             self._arrived.put_nowait((-1, error))
 
-    async def begin(self, place: int, model: Model, ask: Ask) -> None:
+    async def begin(self, place: int, model: Model, ask: TextRequest) -> None:
         """Queue a text.
 
         Raises:

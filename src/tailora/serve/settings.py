@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tailora.errors import SettingsError
-from tailora.inference import BackendName, Precision, named_adapters
-from tailora.settings import Settings, Verbatim
+from tailora.core.errors import SettingsError
+from tailora.core.settings import Settings, Verbatim
+from tailora.inference.setup import BackendName, Precision, named_adapters
 
 
 class ServeSettings(Settings):
@@ -61,8 +61,8 @@ class ServeSettings(Settings):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         if not self.adapter and self.base is None:
-            raise SettingsError("neither a base model nor an adapter", where="base", mend="name one of them")
+            raise SettingsError("neither a base model nor an adapter", where="base", hint="name one of them")
         if self.adapter_folder is not None and not self.adapter_folder.is_dir():
-            raise SettingsError(f"{self.adapter_folder} is no folder", where="adapter_folder", mend="make it first")
+            raise SettingsError(f"{self.adapter_folder} is no folder", where="adapter_folder", hint="make it first")
         named_adapters(self.adapter)
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tailora.adapters.adapter import Adapter
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 
 Format = Literal["peft", "loralib"]
 _STATE_DICTS = (".bin", ".pt", ".pth")
@@ -25,12 +25,12 @@ def load(path: str | PathLike[str]) -> Adapter:
     if path.is_dir():
         return peft.load(path)
     if not path.is_file():
-        raise AdapterError("no adapter there", where=path, mend="name an adapter folder or a loralib .bin or .pt file")
+        raise AdapterError("no adapter there", where=path, hint="name an adapter folder or a loralib .bin or .pt file")
     if path.suffix in _STATE_DICTS:
         return loralib.load(path)
     if path.name == peft.WEIGHTS_FILE:
         return peft.load(path.parent)
-    raise AdapterError("no adapter format that is known", where=path, mend="name the adapter's folder")
+    raise AdapterError("no adapter format that is known", where=path, hint="name the adapter's folder")
 
 
 def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> None:
@@ -43,7 +43,7 @@ def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> N
     from tailora.adapters.formats import loralib, peft  # the backend is chosen here
 
     if format not in get_args(Format):
-        raise SettingsError(f"{format!r} is no adapter format", where="format", mend="use peft or loralib")
+        raise SettingsError(f"{format!r} is no adapter format", where="format", hint="use peft or loralib")
     (peft if format == "peft" else loralib).save(adapter, Path(path))
 
 

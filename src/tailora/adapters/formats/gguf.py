@@ -12,9 +12,9 @@ import numpy as np
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.arithmetic import folded
 from tailora.adapters.config import LoraConfig
-from tailora.errors import AdapterError, MissingExtraError
+from tailora.core.errors import AdapterError, MissingExtraError
+from tailora.core.files import atomic_path
 from tailora.families import is_tied
-from tailora.files import atomic_path
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
@@ -68,8 +68,8 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
     for module, layer in plain.layers.items():
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if why := _unplaced(name, layer, config):
-            mend = "merge it with `tailora merge` and convert the model"
-            raise AdapterError(f"adapts {module}, for which llama.cpp's adapters have no place: {why}", mend=mend)
+            hint = "merge it with `tailora merge` and convert the model"
+            raise AdapterError(f"adapts {module}, for which llama.cpp's adapters have no place: {why}", hint=hint)
         (branch,) = layer.branches
         # Its scale is alpha / rank with one alpha for all layers: what differs from that goes into B.
         b = branch.b * np.float32(branch.rank / plain.config.alpha)
@@ -111,11 +111,11 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         tensors = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
         alpha = float(told.get("adapter.lora.alpha", 0.0))
     except (OSError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
-        raise AdapterError("cannot be read as GGUF", where=path, mend="fetch it again") from error
+        raise AdapterError("cannot be read as GGUF", where=path, hint="fetch it again") from error
     if told.get("general.type") != "adapter" or told.get("general.architecture") != kind:
-        raise AdapterError(f"is not an adapter of a {kind} model", where=path, mend="name the adapter's own base")
+        raise AdapterError(f"is not an adapter of a {kind} model", where=path, hint="name the adapter's own base")
     if told.get("adapter.type") != "lora" or told.get("adapter.alora.invocation_tokens"):
-        raise AdapterError("is not a plain LoRA adapter", where=path, mend="use one that applies to every token")
+        raise AdapterError("is not a plain LoRA adapter", where=path, hint="use one that applies to every token")
     layers: dict[str, LayerAdapter] = {}
     problems = []
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
@@ -132,7 +132,7 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
         what = f"has no such pair of factors as the base needs: {', '.join(problems[:3]) or 'none at all'}"
-        raise AdapterError(what, where=path, mend="name the adapter's own base")
+        raise AdapterError(what, where=path, hint="name the adapter's own base")
     first = next(iter(layers.values())).branches[0]
     found = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
     return folded(Adapter(found, layers))
@@ -142,7 +142,7 @@ def _package() -> Any:
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise MissingExtraError("GGUF needs the gguf package", mend="pip install 'tailora[gguf]'") from error
+        raise MissingExtraError("GGUF needs the gguf package", hint="pip install 'tailora[gguf]'") from error
     return gguf
 
 
@@ -152,7 +152,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
         raise AdapterError(
             f"how llama.cpp stores the weights of {kind!r} is not known here, only of {', '.join(ARCHITECTURES)}",
             where="base",
-            mend="merge it with `tailora merge` and convert the model with llama.cpp's own program",
+            hint="merge it with `tailora merge` and convert the model with llama.cpp's own program",
         )
     return ARCHITECTURES[kind]
 
@@ -162,7 +162,7 @@ def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
     name = _architecture(config).name
     number = next((number for number, each in gguf.MODEL_ARCH_NAMES.items() if each == name), None)
     if number is None:
-        raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", mend="update gguf")
+        raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", hint="update gguf")
     blocks = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
     return gguf.get_tensor_name_map(number, blocks)
 

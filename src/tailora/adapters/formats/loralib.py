@@ -22,8 +22,8 @@ from tailora.adapters.config import Bias, LoraConfig, matches
 from tailora.adapters.formats.loralib_layers import Factors, to_factors
 from tailora.adapters.formats.loralib_missing import Missing, layer_of, note_of, slices_of, unused, with_note
 from tailora.adapters.formats.tensors import check_claims, load_torch, torch_array
-from tailora.errors import AdapterError, MissingExtraError
-from tailora.files import atomic_path
+from tailora.core.errors import AdapterError, MissingExtraError
+from tailora.core.files import atomic_path
 
 _WRAPPER = "model_state_dict"
 _NOTE = "tailora"
@@ -141,7 +141,7 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingExtraError(
-            "loralib's files are torch pickles, and torch is not installed", mend="pip install torch"
+            "loralib's files are torch pickles, and torch is not installed", hint="pip install torch"
         ) from error
     return torch
 

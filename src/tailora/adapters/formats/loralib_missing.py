@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind
 from tailora.adapters.config import matches
 from tailora.adapters.formats.loralib_layers import Factors, from_convolution, from_merged_linear, from_plain
-from tailora.errors import AdapterError
+from tailora.core.errors import AdapterError
 
 _GPT2_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
@@ -188,7 +188,7 @@ def with_note(given: Missing, note: object, path: Path) -> tuple[Missing, tuple[
         known = _Note.model_validate_json(note if isinstance(note, str) else "")
     except ValidationError as error:
         raise AdapterError(
-            "Tailora's note in it is damaged", where=path, mend="take the state dict out of the file and load it bare"
+            "Tailora's note in it is damaged", where=path, hint="take the state dict out of the file and load it bare"
         ) from error
     nothing = Missing()
     answers = {

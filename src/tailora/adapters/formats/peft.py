@@ -34,8 +34,8 @@ from tailora.adapters.formats.peft_files import (
 )
 from tailora.adapters.formats.peft_keys import LayerTensors, PeftTensors, name_tensors, sort_tensors
 from tailora.adapters.formats.tensors import Tensor, read_safetensors, read_torch, write_safetensors
-from tailora.errors import AdapterError, SettingsError
-from tailora.files import atomic_folder, write_json, write_text
+from tailora.core.errors import AdapterError, SettingsError
+from tailora.core.files import atomic_folder, write_json, write_text
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
@@ -86,7 +86,7 @@ def load(folder: Path) -> Adapter:
     settings = read_file(PeftFile, folder / CONFIG_FILE)
     beyond, way_out = settings.beyond_us()
     if beyond:
-        raise AdapterError(f"has no equivalent here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE, mend=way_out)
+        raise AdapterError(f"has no equivalent here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE, hint=way_out)
     weights = folder / WEIGHTS_FILE
     torch_file = folder / TORCH_FILE
     tensors = read_torch(torch_file) if torch_file.is_file() and not weights.is_file() else read_safetensors(weights)
@@ -195,7 +195,7 @@ def _as_saved(found: PeftTensors, record: TailoraFile, path: Path) -> Adapter:
     changed = AdapterError(
         "the tensors beside it are not those it was written with",
         where=path,
-        mend="restore the folder, or remove this file to read it as a plain PEFT adapter",
+        hint="restore the folder, or remove this file to read it as a plain PEFT adapter",
     )
     if found.layers.keys() != record.layers.keys():
         raise changed

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats.peft_keys import MERGE
-from tailora.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.families import MEANINGS
 
 CONFIG_FILE = "adapter_config.json"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
-from tailora.errors import AdapterError, MissingExtraError
+from tailora.core.errors import AdapterError, MissingExtraError
 
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise AdapterError(
-            f"not a whole safetensors file: {error}", where=path, mend="fetch or save it again"
+            f"not a whole safetensors file: {error}", where=path, hint="fetch or save it again"
         ) from error
     return {name: _array(name, entry, path) for name, entry in entries}
 
@@ -59,7 +59,7 @@ def load_torch(path: Path) -> Any:
     try:
         import torch  # an optional package at this level
     except ImportError as error:
-        raise MissingExtraError("this file needs torch to be read", where=path, mend="pip install torch") from error
+        raise MissingExtraError("this file needs torch to be read", where=path, hint="pip install torch") from error
     _check_size(path)
     _check_archive(path)
     try:
@@ -69,7 +69,7 @@ def load_torch(path: Path) -> Any:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = "it holds something other than tensors, which could run code, or it is not a torch file"
         raise AdapterError(
-            f"cannot be read as tensors: {reason[:200]}", where=path, mend="save it again, as safetensors"
+            f"cannot be read as tensors: {reason[:200]}", where=path, hint="save it again, as safetensors"
         ) from error
 
 
@@ -123,7 +123,7 @@ def check_claims(tensors: Iterable[Any], path: Path) -> None:
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if claimed > 4 * path.stat().st_size:
         what = f"claims more numbers than the file holds ({claimed:,} bytes of tensors)"
-        raise AdapterError(what, where=path, mend="save it again, as safetensors")
+        raise AdapterError(what, where=path, hint="save it again, as safetensors")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -7,8 +7,8 @@ import io
 import re
 from collections.abc import Iterator
 
+from tailora.core.errors import DataError
 from tailora.data.text_files import lines_of
-from tailora.errors import DataError
 
 DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
@@ -64,7 +64,7 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
             raise DataError(
                 f"{len(cells)} cells where the header has {width}",
                 where=f"{where}:{line}",
-                mend="give every row the header's columns, and quote cells that contain the delimiter",
+                hint="give every row the header's columns, and quote cells that contain the delimiter",
             )
         yield line, cells[:width]
 
@@ -91,7 +91,7 @@ def _quoted(text: str, where: str, delimiter: str, first: int) -> Lines:
         raise DataError(
             f"the row that begins here cannot be read ({error})",
             where=f"{where}:{line}",
-            mend='close the quotation, and write a quotation mark inside a cell as ""',
+            hint='close the quotation, and write a quotation mark inside a cell as ""',
         ) from error
 
 

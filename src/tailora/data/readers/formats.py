@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tailora.core.errors import DataError
 from tailora.data.readers import delimited, json_text, piped, tables
 from tailora.data.text_files import base_suffix
-from tailora.errors import DataError
 
 FORMATS = ("e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv")
 
@@ -40,7 +40,7 @@ def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> s
     by_content = delimiter == "\t" or columns is not None or _USUAL_NAMES & {name.casefold() for name in header}
     if by_content or base_suffix(path) in (".csv", ".tsv"):
         return "tsv" if delimiter == "\t" else "csv"
-    raise DataError("its format cannot be recognised", where=path, mend=f"name it: one of {', '.join(FORMATS)}")
+    raise DataError("its format cannot be recognised", where=path, hint=f"name it: one of {', '.join(FORMATS)}")
 
 
 def _json_format(text: str, where: str) -> str:

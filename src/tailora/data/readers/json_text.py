@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tailora.errors import DataError
+from tailora.core.errors import DataError
 
 
 class RepeatedKeyError(ValueError):
@@ -47,14 +47,14 @@ def values(text: str, where: str) -> Iterator[tuple[int, Any]]:
                 position = _close(text, position, line, where)
             else:
                 what = "broken JSON (expected a comma or the end of the list)"
-                raise DataError(what, where=f"{where}:{line}", mend=hint)
+                raise DataError(what, where=f"{where}:{line}", hint=hint)
 
 
 def whole(text: str, where: str, hint: str) -> Any:
     """Parse a text that is one JSON value, such as that of a flag; see `values`."""
     value, end = _decode(text, _after_space(text, 0), where, hint)
     if _after_space(text, end) < len(text):
-        raise DataError("broken JSON (there is more text after the value)", where=where, mend=hint)
+        raise DataError("broken JSON (there is more text after the value)", where=where, hint=hint)
     return value
 
 
@@ -79,7 +79,7 @@ def _decode(text: str, position: int, where: str, hint: str) -> tuple[Any, int]:
         if "\\" in text[position:end]:
             _check_characters(value)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"broken JSON ({error})", where=where, mend=hint) from error
+        raise DataError(f"broken JSON ({error})", where=where, hint=hint) from error
     return value, end
 
 
@@ -105,7 +105,7 @@ def _advance(text: str, position: int, end: int, line: int) -> tuple[int, int]:
 def _close(text: str, position: int, line: int, where: str) -> int:
     after = _after_space(text, position + 1)
     if after < len(text):
-        raise DataError("there is more text after the list", where=f"{where}:{line}", mend="give one list, or objects")
+        raise DataError("there is more text after the list", where=f"{where}:{line}", hint="give one list, or objects")
     return after
 
 

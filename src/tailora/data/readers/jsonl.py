@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tailora.core.errors import DataError
 from tailora.data.readers import json_text, tables
 from tailora.data.values import Fact, Parsed, Record, Row, Text
-from tailora.errors import DataError
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
@@ -31,8 +31,8 @@ def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, ne
     objects = [(line, _object(value, f"{where}:{line}")) for line, value in json_text.values(text, where)]
     if len(objects) == 1 and _is_whole_table(objects[0][1]):
         what = "is one object, with its values in columns or its rows under a key"
-        mend = 'write one object for each row (pandas: to_json(orient="records"))'
-        raise DataError(what, where=f"{where}:{objects[0][0]}", mend=mend)
+        hint = 'write one object for each row (pandas: to_json(orient="records"))'
+        raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
     if columns is not None or (objects and not any({"facts", "prompt"} & row.keys() for _, row in objects)):
         return _table(objects, where, columns, needs_text)
     parsed = Parsed([])
@@ -41,7 +41,7 @@ def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, ne
         parsed.rows.append(_row(row, f"{where}:{line}", parsed.listed))
         ignored.update(key for key in row if key not in _KEYS and row[key] not in (None, "", [], {}))
     if len({row.prompt is None for row in parsed.rows}) > 1:
-        raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, mend="use one form")
+        raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, hint="use one form")
     if ignored:
         keys = ", ".join(map(repr, ignored))
         parsed.notes.append(
@@ -75,12 +75,12 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
         raise DataError(
             "'facts' cannot be read",
             where=where,
-            mend="give an object, or a list of [attribute, value] or [subject, attribute, value]",
+            hint="give an object, or a list of [attribute, value] or [subject, attribute, value]",
         )
     stated = tuple(fact for fact in facts if fact is not None)
     if not stated:
         what = "every value of 'facts' is missing" if facts else "'facts' is empty"
-        raise DataError(what, where=where, mend="give a fact, or remove the record")
+        raise DataError(what, where=where, hint="give a fact, or remove the record")
     return stated
 
 
@@ -91,8 +91,8 @@ def _table(
     header = list(dict.fromkeys(key for _, row in objects for key in row))
     if columns is None and {"instruction", "output"} <= set(header):
         what = "has neither 'facts' nor 'prompt', but 'instruction' and 'output'"
-        mend = "say which key is what: --columns prompt=instruction,text=output (`input` is not read then)"
-        raise DataError(what, where=f"{where}:{objects[0][0]}", mend=mend)
+        hint = "say which key is what: --columns prompt=instruction,text=output (`input` is not read then)"
+        raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
     rows = []
     for line, row in objects:
         cells = []
@@ -104,8 +104,8 @@ def _table(
                 )
             except TypeError as error:
                 if columns is None:
-                    mend = "give one of the two, or say which key is what with --columns"
-                    raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", mend=mend) from error
+                    hint = "give one of the two, or say which key is what with --columns"
+                    raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", hint=hint) from error
                 cells.append((json.dumps(items, ensure_ascii=False),))
         rows.append((line, cells))
     return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text)
@@ -123,7 +123,7 @@ def _is_whole_table(row: dict[str, Any]) -> bool:
 
 def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
     if "facts" in row and row.get("prompt") is not None:
-        raise DataError("has both 'facts' and 'prompt'", where=at, mend="give one of the two")
+        raise DataError("has both 'facts' and 'prompt'", where=at, hint="give one of the two")
     facts: tuple[Fact, ...] = ()
     prompt = None
     if "facts" in row:
@@ -133,9 +133,9 @@ def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
     elif row.get("prompt") is not None:
         prompt = _string(row["prompt"], at, "prompt")
         if not prompt.strip():
-            raise DataError("the prompt is empty", where=at, mend="fill it in, or remove the record")
+            raise DataError("the prompt is empty", where=at, hint="fill it in, or remove the record")
     else:
-        raise DataError("has neither 'facts' nor 'prompt'", where=at, mend="give one of the two")
+        raise DataError("has neither 'facts' nor 'prompt'", where=at, hint="give one of the two")
     language = _name(row, "language", at)
     return Row(
         at,
@@ -178,7 +178,7 @@ def _facts(record: Record) -> Any:
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         what = f"is a JSON {_kind(value)}, not an object"
-        raise DataError(what, where=where, mend="give one object for each record")
+        raise DataError(what, where=where, hint="give one object for each record")
     return value
 
 
@@ -190,7 +190,7 @@ def _adapter(row: dict[str, Any], where: str) -> str | None:
         return ""
     name = _string(row["adapter"], where, "adapter").strip()
     if not name:
-        raise DataError("the adapter is empty", where=where, mend="name one, or give null for the base model alone")
+        raise DataError("the adapter is empty", where=where, hint="name one, or give null for the base model alone")
     return name
 
 
@@ -204,7 +204,7 @@ def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
         text = json_text.plain(value)
     except TypeError as error:
         what = f"the value of {attribute!r} is a JSON {_kind(value)}"
-        raise DataError(what, where=where, mend="give text or a number") from error
+        raise DataError(what, where=where, hint="give text or a number") from error
     return None if text is None else Fact(subject, attribute, text)
 
 
@@ -213,14 +213,14 @@ def _texts(row: dict[str, Any], where: str) -> list[str]:
     present = [key for key in _TEXT_KEYS if row.get(key) not in (None, "", [])]
     if len(present) > 1:
         names = " and ".join(map(repr, present))
-        raise DataError(f"has {names}", where=where, mend="give one of them")
+        raise DataError(f"has {names}", where=where, hint="give one of them")
     if not present:
         return [""] if any(key in row for key in _TEXT_KEYS) else []
     value = row[present[0]]
     if present[0] != "texts":
         return [_string(value, where, present[0]).strip()]
     if not isinstance(value, list):
-        raise DataError("'texts' is not a list", where=where, mend="give a list, or a 'text'")
+        raise DataError("'texts' is not a list", where=where, hint="give a list, or a 'text'")
     return ["" if item is None else _string(item, where, "text").strip() for item in value]
 
 
@@ -228,20 +228,20 @@ def _name(row: dict[str, Any], key: str, where: str) -> str | None:
     """A short text such as an id; None where it is missing or blank."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise DataError(f"the {key} is a JSON {_kind(value)}, not text", where=where, mend="write it as a string")
+        raise DataError(f"the {key} is a JSON {_kind(value)}, not text", where=where, hint="write it as a string")
     return json_text.plain(value)
 
 
 def _required(value: Any, where: str, what: str) -> str:
     text = _string(value, where, what).strip()
     if not text:
-        raise DataError(f"the {what} is empty", where=where, mend="fill it in, or remove the fact")
+        raise DataError(f"the {what} is empty", where=where, hint="fill it in, or remove the fact")
     return text
 
 
 def _string(value: Any, where: str, what: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"the {what} is a JSON {_kind(value)}, not text", where=where, mend="write it as a string")
+        raise DataError(f"the {what} is a JSON {_kind(value)}, not text", where=where, hint="write it as a string")
     return value
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
+from tailora.core.errors import DataError
 from tailora.data.text_files import lines_of
 from tailora.data.values import Fact, Parsed, Row, Text
-from tailora.errors import DataError
 
 _TEXT_MARK = re.compile(r"(?<!\\)(?:\\\\)*\|\|")
 _FACT_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\|")
@@ -52,17 +52,17 @@ def parse(text: str, where: str, *, needs_text: bool = False) -> Parsed:
         at = f"{where}:{number}"
         mark = _TEXT_MARK.search(line)
         if mark is None and needs_text:
-            raise DataError("the line has no ||", where=at, mend="write facts||text")
+            raise DataError("the line has no ||", where=at, hint="write facts||text")
         head, reference = (line, "") if mark is None else (line[: mark.end() - 2], line[mark.end() :].strip())
         if head not in known:
             try:
                 known[head] = tuple(fact for fact in parse_facts(head) if fact.value)
             except ValueError as error:
                 raise DataError(
-                    f"{str(error)!r} is not a fact", where=at, mend="write attribute : value, with | between facts"
+                    f"{str(error)!r} is not a fact", where=at, hint="write attribute : value, with | between facts"
                 ) from error
             if not known[head]:
-                raise DataError("no fact has a value", where=at, mend="give a value, or remove the line")
+                raise DataError("no fact has a value", where=at, hint="give a value, or remove the line")
         parsed.rows.append(Row(at, known[head], (Text(reference),) if reference else ()))
     return parsed
 

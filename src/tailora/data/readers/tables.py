@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailora.core.errors import DataError
 from tailora.data.columns import spell_name
 from tailora.data.readers import delimited
 from tailora.data.suspects import is_unnamed, suspicion
 from tailora.data.values import Fact, Parsed, Row, Text
-from tailora.errors import DataError
 
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[(.*?)\]\s*(?:,(?=[^\[\],]+\[)|$)", re.DOTALL)
 _MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
@@ -50,7 +50,7 @@ def parse(
     names = [name.strip() for name in header]
     if e2e and not (columns and "mr" in columns) and not looks_like_e2e(names):
         what = f"the header is {','.join(header)!r} and has no column 'mr'"
-        raise DataError(what, where=f"{where}:{first}", mend="give an E2E file, or name the column: --columns mr=NAME")
+        raise DataError(what, where=f"{where}:{first}", hint="give an E2E file, or name the column: --columns mr=NAME")
     rows = ((line, [_cell(cell) for cell in cells]) for line, cells in lines)
     return parse_rows(names, rows, where, f"{where}:{first}", columns, needs_text=needs_text)
 
@@ -133,7 +133,7 @@ class _Header:
         named = [name for name in names if not is_unnamed(name)]
         if len(set(named)) < len(named):
             twice = next(name for name in named if named.count(name) > 1)
-            raise DataError(f"two columns are called {twice!r}", where=where, mend="rename one")
+            raise DataError(f"two columns are called {twice!r}", where=where, hint="rename one")
         self.names = names
         self.where = where
 
@@ -150,8 +150,8 @@ class _Header:
         if found is None:
             shown = ", ".join(own or "(without a name)" for own in self.names)
             what = f"there is no column {name!r}"
-            mend = f"say which column it is with --columns {role}=NAME; the file has {shown}"
-            raise DataError(what, where=self.where, mend=mend)
+            hint = f"say which column it is with --columns {role}=NAME; the file has {shown}"
+            raise DataError(what, where=self.where, hint=hint)
         return found
 
 
@@ -195,7 +195,7 @@ def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[
     places = [(header.place(column, "facts"), column) for column in chosen]
     if both := [column for place, column in places if place in ignored]:
         what = f"the column {both[0]!r} is among the facts and among the columns to ignore"
-        raise DataError(what, where=header.where, mend="name it once")
+        raise DataError(what, where=header.where, hint="name it once")
     if isinstance(chosen, Mapping):
         return [(place, chosen[column]) for place, column in places]
     return [(place, header.names[place]) for place, _ in places]
@@ -233,8 +233,8 @@ def _text_place(header: _Header, columns: Mapping[str, Any], roles: Mapping[str,
         name = columns["text"]
         if name is None:
             if needs_text:
-                mend = "name it with --columns text=NAME; training and scoring need texts"
-                raise DataError("no column of texts is chosen", where=header.where, mend=mend)
+                hint = "name it with --columns text=NAME; training and scoring need texts"
+                raise DataError("no column of texts is chosen", where=header.where, hint=hint)
             return None
         return header.place(name, "text") if needs_text else header.find(name)
     usual = _MR_TEXTS if "mr" in roles else ("text", "texts", *(("completion",) if "prompt" in roles else ()))
@@ -250,7 +250,7 @@ def _ignored(header: _Header, columns: Mapping[str, Any], taken: set[int], needs
     found = {place for place in places if place is not None}
     if both := found & taken:
         what = f"the column {header.names[min(both)]!r} has a role and is among the columns to ignore"
-        raise DataError(what, where=header.where, mend="name it once")
+        raise DataError(what, where=header.where, hint="name it once")
     return found
 
 
@@ -259,7 +259,7 @@ def _row(row: Sequence[Cell], at: str, layout: _Layout, mrs: dict[str, tuple[Fac
     if layout.subject is not None:
         subject = _one(row, layout.subject, at, "subject")
         if subject is None:
-            raise DataError("the subject is empty", where=at, mend="fill it in, or remove the row")
+            raise DataError("the subject is empty", where=at, hint="fill it in, or remove the row")
     facts = tuple(Fact(subject, attribute, value) for place, attribute in layout.facts for value in row[place])
     if layout.mr is not None:
         mr = _one(row, layout.mr, at, "meaning representation") or ""
@@ -270,9 +270,9 @@ def _row(row: Sequence[Cell], at: str, layout: _Layout, mrs: dict[str, tuple[Fac
     if layout.prompt is not None:
         prompt = _one(row, layout.prompt, at, "prompt")
         if prompt is None:
-            raise DataError("the prompt is empty", where=at, mend="fill it in, or remove the row")
+            raise DataError("the prompt is empty", where=at, hint="fill it in, or remove the row")
     elif not facts:
-        raise DataError("the row has no fact", where=at, mend="fill a cell beside the text, or remove the row")
+        raise DataError("the row has no fact", where=at, hint="fill a cell beside the text, or remove the row")
     language = None if layout.language is None else _one(row, layout.language, at, "language")
     texts = () if layout.text is None else row[layout.text] or ("",)
     return Row(
@@ -288,7 +288,7 @@ def _row(row: Sequence[Cell], at: str, layout: _Layout, mrs: dict[str, tuple[Fac
 
 def _one(row: Sequence[Cell], place: int, at: str, what: str) -> str | None:
     if len(row[place]) > 1:
-        raise DataError(f"the {what} is a list", where=at, mend="give one value")
+        raise DataError(f"the {what} is a list", where=at, hint="give one value")
     return row[place][0] if row[place] else None
 
 
@@ -350,5 +350,5 @@ def _checked_mr(mr: str, where: str) -> tuple[Fact, ...]:
         raise DataError(
             f"the meaning representation cannot be read at {str(error)!r}",
             where=where,
-            mend="write it as name[Blue Spice], eatType[pub]",
+            hint="write it as name[Blue Spice], eatType[pub]",
         ) from error

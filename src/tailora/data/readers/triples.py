@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from xml.parsers import expat
 
+from tailora.core.errors import DataError
 from tailora.data.readers import json_text
 from tailora.data.values import Fact, Parsed, Row, Text
-from tailora.errors import DataError
 
 SEEN_2017 = frozenset(
     (
@@ -41,7 +41,7 @@ def parse_webnlg_json(text: str, where: str) -> Parsed:
     texts: list[list[_Lex]] = []
     for line, data in json_text.values(text, where):
         if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
-            raise DataError("has no list under 'entries'", where=f"{where}:{line}", mend="give a WebNLG JSON file")
+            raise DataError("has no list under 'entries'", where=f"{where}:{line}", hint="give a WebNLG JSON file")
         for number, outer in enumerate(data["entries"], start=len(rows) + 1):
             at = f"{where}: entry {number}"
             try:
@@ -53,7 +53,7 @@ def parse_webnlg_json(text: str, where: str) -> Parsed:
                 ]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 what = f"is not a WebNLG entry ({type(error).__name__}: {error})"
-                raise DataError(what, where=at, mend="give a WebNLG JSON file") from error
+                raise DataError(what, where=at, hint="give a WebNLG JSON file") from error
             rows.append(_row(at, str(key), facts, entry.get("category")))
             texts.append(lexes)
     return Parsed(_with_texts(rows, texts))
@@ -88,7 +88,7 @@ def parse_webnlg_xml(text: str, where: str) -> Parsed:
         rows.append(_row(at, name, facts, entry.get("category")))
         texts.append(lexes)
     if not rows:
-        raise DataError("has no <entry>", where=where, mend="give a WebNLG or DART XML file")
+        raise DataError("has no <entry>", where=where, hint="give a WebNLG or DART XML file")
     return Parsed(_with_texts(rows, texts))
 
 
@@ -102,7 +102,7 @@ def parse_dart(text: str, where: str) -> Parsed:
             texts = [_string(annotation["text"]) for annotation in entry.get("annotations") or ()]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"is not a DART entry ({type(error).__name__}: {error})"
-            raise DataError(what, where=at, mend="give a DART JSON file") from error
+            raise DataError(what, where=at, hint="give a DART JSON file") from error
         rows.append(replace(_row(at, str(number), facts, None), texts=tuple(map(Text, texts))))
     return Parsed(rows)
 
@@ -128,12 +128,12 @@ def _with_texts(rows: list[Row], texts: list[list[_Lex]]) -> list[Row]:
 
 def _row(where: str, name: str, facts: list[Fact], group: str | None) -> Row:
     if not facts:
-        raise DataError("has no triple", where=where, mend="remove the entry")
+        raise DataError("has no triple", where=where, hint="remove the entry")
     if not all(fact.subject and fact.attribute for fact in facts):
-        raise DataError("a triple has no subject or no predicate", where=where, mend="fill it in")
+        raise DataError("a triple has no subject or no predicate", where=where, hint="fill it in")
     stated = tuple(fact for fact in facts if fact.value)
     if not stated:
-        raise DataError("no triple has an object", where=where, mend="fill one in, or remove the entry")
+        raise DataError("no triple has an object", where=where, hint="fill one in, or remove the entry")
     return Row(where, stated, (), id=name, group=group, entry=True)
 
 
@@ -160,8 +160,8 @@ def _xml_text(lex: ElementTree.Element) -> str:
 def _xml_fact(text: str, where: str) -> Fact:
     parts = [part.strip() for part in re.split(r"\s\|(?=\s|$)", text)]
     if len(parts) != 3:
-        mend = "write subject | predicate | object, with ' | ' between them"
-        raise DataError(f"{text.strip()!r} is not a triple", where=where, mend=mend)
+        hint = "write subject | predicate | object, with ' | ' between them"
+        raise DataError(f"{text.strip()!r} is not a triple", where=where, hint=hint)
     return Fact(*parts)
 
 
@@ -178,7 +178,7 @@ def _xml_tree(text: str, where: str) -> tuple[ElementTree.Element, dict[int, int
         raise DataError(
             "has a document type, which can hide hostile entities",
             where=f"{where}:{parser.CurrentLineNumber}",
-            mend="remove the <!DOCTYPE",
+            hint="remove the <!DOCTYPE",
         )
 
     parser.StartElementHandler = start
@@ -189,6 +189,6 @@ def _xml_tree(text: str, where: str) -> tuple[ElementTree.Element, dict[int, int
         parser.Parse(text, True)
     except expat.ExpatError as error:
         raise DataError(
-            f"broken XML ({error})", where=f"{where}:{error.lineno}", mend="the file may be cut short: fetch it again"
+            f"broken XML ({error})", where=f"{where}:{error.lineno}", hint="the file may be cut short: fetch it again"
         ) from error
     return builder.close(), lines

@@ -11,11 +11,11 @@ import numpy as np
 import openvino as ov
 
 from tailora.adapters.adapter import Adapter
-from tailora.engine.adapter_bank import GROUPED, AdapterBank
+from tailora.core.errors import ModelError
+from tailora.engine.adapter_slots import GROUPED, AdapterSlots
 from tailora.engine.architecture import architecture_of, read_config
+from tailora.engine.backend import Floats, Ints, Scores, Step
 from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
-from tailora.engine.step import Floats, Ints, Scores, Step
-from tailora.errors import ModelError
 from tailora.models.fingerprint import fingerprint_folder
 
 BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
@@ -36,7 +36,7 @@ class OpenVinoBackend:
         slots: how many adapters a step can mix; 0 for a base alone.
         rank: most that an adapter may have.
         layers: the layers that adapters may sit on, by names that `adapters.config.matches` compares with module paths.
-        grouped: see `adapter_bank.AdapterBank`.
+        grouped: see `adapter_bank.AdapterSlots`.
         merged: an adapter of linear layers to fold into the weights.
         threads: cores to use; by default all.
 
@@ -65,7 +65,7 @@ class OpenVinoBackend:
         if room is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         fingerprint = fingerprint_folder(folder)
-        self.bank = AdapterBank(graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint)
+        self.bank = AdapterSlots(graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint)
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(_KERNELS)

@@ -20,9 +20,9 @@ from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from tailora.adapters.adapter import Adapter, LayerAdapter
 from tailora.adapters.config import matches
-from tailora.engine.adapter_bank import GROUPED, grouping
+from tailora.core.errors import AdapterError, ModelError
+from tailora.engine.adapter_slots import GROUPED, grouping
 from tailora.engine.architecture import Architecture
-from tailora.errors import AdapterError, ModelError
 from tailora.models.fingerprint import canonical_name
 from tailora.models.rounding import round_rows
 from tailora.models.weights import StoredTensor, stored_tensors
@@ -61,7 +61,7 @@ class SlotShape:
         layers: names that `adapters.config.matches` compares with module paths: of linear layers ("attn.c_attn",
             "self_attn.q_proj"), of the token embedding ("wte", "embed_tokens"), of the vocabulary projection
             ("lm_head").
-        grouped: see `adapter_bank.AdapterBank`.
+        grouped: see `adapter_bank.AdapterSlots`.
     """
 
     slots: int
@@ -111,13 +111,13 @@ class _Weights:
 
     def __call__(self, name: str, *shape: int) -> Array:
         if name not in self._tensors:
-            raise ModelError(f"the weights lack {name}", where=self._folder, mend="fetch the model again")
+            raise ModelError(f"the weights lack {name}", where=self._folder, hint="fetch the model again")
         values = _widened(self._tensors[name])
         if values.shape != shape:
             raise ModelError(
                 f"{name} has the shape {list(values.shape)} where config.json asks for {list(shape)}",
                 where=self._folder,
-                mend="fetch the model again",
+                hint="fetch the model again",
             )
         update = self._updates.pop(name, None)
         return values if update is None else values + _update(update, name, values.shape)
@@ -130,7 +130,7 @@ class _Weights:
     def require_all_merged(self) -> None:
         """Raise where the adapter to merge has layers that the graph has not."""
         if self._updates:
-            raise AdapterError(f"the base has no {next(iter(self._updates))}", mend="name the adapter's own base")
+            raise AdapterError(f"the base has no {next(iter(self._updates))}", hint="name the adapter's own base")
 
 
 def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Array:
@@ -314,7 +314,7 @@ class _Builder:
             token = "transformer.wte.weight" if self.shape.model_type == "gpt2" else "model.embed_tokens.weight"
             if name in self.weights and not self.weights.are_equal(name, token):
                 what = "config.json says that the vocabulary projection is the token embedding, and the weights differ"
-                raise ModelError(what, mend="use --backend torch")
+                raise ModelError(what, hint="use --backend torch")
             return embedding
         return _Matrix.of(self.weights(name, *shape), self.precision)
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tailora.adapters.config import matches
-from tailora.engine.adapter_bank import GROUPED, AdapterBank, Factors
-from tailora.engine.step import Scores, Step
+from tailora.engine.adapter_slots import GROUPED, AdapterSlots, Factors
+from tailora.engine.backend import Scores, Step
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
 
@@ -35,7 +35,7 @@ class TorchBackend:
         rank: most that an adapter may have.
         layers: the linear layers and embeddings of tokens that adapters may sit on, by names that
             `adapters.config.matches` compares with module paths.
-        grouped: see `adapter_bank.AdapterBank`.
+        grouped: see `adapter_bank.AdapterSlots`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TorchBackend:
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
-        self.bank = AdapterBank(targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint)
+        self.bank = AdapterSlots(targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint)
         width = self.bank.groups * self.bank.grouped
         self._owners = torch.arange(width, device=self._device).repeat_interleave(rank)
         self._own: Tensor | None = None  # [S, C, G · W] of the step that is running

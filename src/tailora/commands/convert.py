@@ -1,0 +1,127 @@
+"""`tailora convert`: an adapter in the form that another program reads."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter, changes_nothing
+from tailora.adapters.arithmetic import difference, folded
+from tailora.adapters.formats import gguf, loralib
+from tailora.commands.verify import check
+from tailora.core.errors import AdapterError, CheckError, SettingsError
+from tailora.core.files import write_json
+from tailora.core.settings import Settings
+from tailora.engine.architecture import read_config
+from tailora.models.catalog import resolve
+from tailora.models.fingerprint import canonical_name, fingerprint_folder
+from tailora.models.weights import stored_tensors
+
+ROUNDING = 1e-5
+"""Difference of updates, over the largest number of a layer's, that fp32 may leave."""
+
+
+class ConvertSettings(Settings):
+    """Settings of `tailora convert`."""
+
+    adapter: Path
+    """The adapter: its folder or file (a .gguf of llama.cpp's too, with --base), or a run directory."""
+    to: Literal["peft", "loralib", "gguf", "openvino-genai"]
+    """peft, openvino-genai (folders; the latter with the scale folded in), loralib (a .bin) or gguf (for llama.cpp)."""
+    output: Path
+    """The folder or file to write; it must not exist yet."""
+    base: str | None = None
+    """Base model, which gguf asks for; by default the one that the adapter names. Given, logits are compared on it."""
+    force: bool = False
+    """Accept an adapter that was trained on other weights than the base's."""
+
+
+def run(settings: ConvertSettings) -> dict[str, Any]:
+    """Read an adapter and write it in another form, exactly.
+
+    Raises:
+        SettingsError: the output exists already, or its name does not suit the form.
+        AdapterError: the adapter cannot be read, changes nothing, or the form cannot express it.
+        MissingExtraError: gguf without the package of that name.
+        CheckError: what was written does not read back as the same adapter; it is deleted.
+    """
+    output, to = settings.output, settings.to
+    if output.exists():
+        raise SettingsError("exists already", where=output, hint="name another place with --output")
+    suffixes = {"loralib": (".bin", ".pt", ".pth"), "gguf": (".gguf",)}.get(to, ("",))
+    if suffixes != ("",) and output.suffix not in suffixes:
+        raise SettingsError(f"{to} is a file of its own", where=output, hint=f"end its name in {' or '.join(suffixes)}")
+    adapter = _read(settings.adapter, settings.base)
+    if changes_nothing(adapter):
+        raise AdapterError("the adapter changes nothing: all its updates are zero", where=settings.adapter)
+    base = settings.base or adapter.base_name
+    if to == "gguf":
+        if base is None:
+            raise SettingsError("the adapter does not name its base model", where="base", hint="name it with --base")
+        gguf.save(adapter, output, read_config(resolve(base).folder))
+    else:
+        written = folded(adapter) if to == "openvino-genai" else adapter
+        formats.save(written, output, "loralib" if to == "loralib" else "peft")
+    try:
+        receipt = _receipt(adapter, settings, base)
+    except BaseException:
+        shutil.rmtree(output) if output.is_dir() else output.unlink()
+        raise
+    files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    write_json(output / "verify.json" if output.is_dir() else output.with_name(output.name + ".verify.json"), receipt)
+    Console(stderr=True).print(
+        f"wrote {output}: {len(adapter.layers)} layers, {size / 2**20:.1f} MB",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    return {"output": str(output), "format": to, "layers": len(adapter.layers), "bytes": size, "verify": receipt}
+
+
+def _read(path: Path, base: str | None) -> Adapter:
+    if path.suffix != ".gguf":
+        return formats.load(formats.adapter_place(path))
+    if base is None:
+        raise SettingsError("a .gguf does not name its base's layers", where="base", hint="name the model with --base")
+    folder = resolve(base).folder
+    modules = [canonical_name(n).removesuffix(".weight") for n in stored_tensors(folder) if n.endswith(".weight")]
+    found = gguf.load(path, read_config(folder), modules)
+    return replace(found, base_name=base, base_fingerprint=fingerprint_folder(folder))
+
+
+def _receipt(adapter: Adapter, settings: ConvertSettings, base: str | None) -> dict[str, Any]:
+    """What was written, read back and held against what it was made of; on the base too, where one is given.
+
+    Raises:
+        CheckError: the updates are not the same, or change nothing on the base.
+    """
+    again = _bare_loralib(adapter, settings.output) if settings.to == "loralib" else _read(settings.output, base)
+    apart = difference(adapter, again)
+    receipt: dict[str, Any] = {"format": settings.to, "largest_relative_difference": apart, "on_base": None}
+    if apart > ROUNDING:
+        what = f"read back, its updates differ by {apart:.1%} of the largest number in a layer"
+        raise CheckError(what, where=settings.output, hint="please report it: this is a bug", result=receipt)
+    if settings.base is not None:
+        again = replace(again, unknown_base_reported=adapter.unknown_base_reported)
+        receipt["on_base"] = check(again, settings.base, None, force=settings.force)
+    return receipt
+
+
+def _bare_loralib(adapter: Adapter, path: Path) -> Adapter:
+    """What a loralib file means, read from one with the same tensors and the note on scales and slices it lacks."""
+    with tempfile.TemporaryDirectory() as folder:
+        noted = Path(folder) / "noted.bin"
+        loralib.save(adapter, noted, wrapped=True)
+        wanted = torch.load(noted, weights_only=True)["model_state_dict"]
+        written = torch.load(path, weights_only=True)
+        if wanted.keys() != written.keys() or any(not torch.equal(written[name], wanted[name]) for name in wanted):
+            raise CheckError("does not hold what was written", where=path, hint="see that the disk is sound")
+        return loralib.load(noted)

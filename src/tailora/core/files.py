@@ -1,0 +1,129 @@
+"""Files written whole or not at all: to a temporary name beside the target, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tailora.core.errors import SettingsError
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `target`; on success it becomes `target`, on any exception it is removed."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if (system := _system_error(error, target)) is not None:
+            raise system from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder beside `target`; on success it takes the place of `target`, else it is removed."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+                path.chmod(0o666 & ~_umask())  # safetensors makes its files private
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+            target.rename(old / target.name)
+            try:
+                temporary.rename(target)
+            except BaseException:
+                (old / target.name).rename(target)
+                old.rmdir()
+                raise
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if (system := _system_error(error, target)) is not None:
+            raise system from error
+        raise
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder where there is none, and raise the system's `OSError` if no file can be made in it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _system_error(error: BaseException, target: Path) -> OSError | None:
+    """What the system refused a library in Rust (safetensors), which only says it in words."""
+    told = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+    if told is None:
+        return None
+    code = int(told[1])
+    if sys.platform == "win32":
+        return OSError(0, str(error), str(target), code)
+    return OSError(code, os.strerror(code), str(target))
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text whole or not at all, with "\\n" line ends on every system."""
+    with atomic_path(target) as path:
+        path.write_bytes(text.encode("utf-8"))
+
+
+def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Write indented JSON whole or not at all."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cache_folder() -> Path:
+    """Where downloads, conversions and other things that can be made again are kept; it may not exist yet.
+
+    `TAILORA_CACHE` if set, else the system's own place: `$XDG_CACHE_HOME/tailora` or `~/.cache/tailora`,
+    `~/Library/Caches/tailora` on macOS, `%LOCALAPPDATA%\\tailora\\cache` on Windows.
+
+    Raises:
+        SettingsError: none of them is set, and the user has no home directory.
+    """
+    if chosen := os.environ.get("TAILORA_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    try:
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "tailora" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "tailora"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
+    except RuntimeError as error:  # a container's user without HOME and without an entry in its list of users
+        hint = "name a folder in the environment variable TAILORA_CACHE"
+        raise SettingsError("the user has no home directory for the cache", hint=hint) from error

@@ -1,0 +1,294 @@
+"""What becomes of one request: its sequences, and what its logits make of them. Knows no blocks and no batch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from collections.abc import Sequence as Listed
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tailora.core.errors import SettingsError
+from tailora.engine.backend import Row
+from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
+from tailora.engine.sampling import Draws, draw, penalised
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to complete.
+
+    Attributes:
+        prompt: token ids, at least one.
+        decoding: how.
+        adapter: the name of a registered one; None for the base alone.
+        scale: what the adapter's effect is multiplied by.
+        ended: says of a completion's tokens, each time there is one more, whether they end there, as the end-of-text
+            token would end them. For stop strings: the engine itself knows no text.
+        score_prompt: tell how likely the prompt's tokens were, each after those before it; of one sampled or greedy
+            completion, or several.
+    """
+
+    prompt: tuple[int, ...]
+    decoding: Decoding = field(default_factory=Decoding)
+    adapter: str | None = None
+    scale: float = 1.0
+    ended: Callable[[Listed[int]], bool] | None = None
+    score_prompt: bool = False
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt with what was written after it.
+
+    Attributes:
+        tokens: prompt and completion.
+        computed: how many of them have keys and values in the cache.
+        blocks: where those lie, in order.
+        keys: of its full blocks, as far as they were asked for.
+    """
+
+    tokens: list[int]
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.computed
+
+
+class Group(ABC):
+    """A request on its way.
+
+    Args:
+        request: what is asked for.
+        ends: the end-of-text tokens.
+        room: most tokens that may be written, no more than the context leaves.
+
+    Attributes:
+        sequences: those that go on; one until the prompt is computed.
+        completions: what is done, in no particular order.
+    """
+
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
+        self.request, self.room = request, room
+        self.sequences = [Sequence(list(request.prompt))]
+        self.completions: list[Completion] = []
+        self._prompt: dict[int, tuple[float, Alternatives]] = {}
+        stops = frozenset(request.decoding.stop_tokens)
+        self._end_tokens = stops if request.decoding.ignore_end else stops | ends
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether it still wants to know how likely tokens of the prompt were."""
+        return self.request.score_prompt and len(self._prompt) < len(self.request.prompt) - 1
+
+    def score(self, place: int, row: Row) -> None:
+        """Take what might have followed the prompt's first `place` tokens, to say how likely the next one was."""
+        logprob = float(row.logits[self.request.prompt[place]]) - row.log_z
+        self._prompt[place] = logprob, _likeliest(row, self.request.decoding.top_logprobs)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Most sequences it may have at once."""
+
+    @property
+    @abstractmethod
+    def best(self) -> int:
+        """How many of the likeliest tokens it looks at."""
+
+    @abstractmethod
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
+        """Take what may follow each sequence.
+
+        Returns:
+            The sequences that go on, each as a parent's number and the token that follows; empty when all is done.
+        """
+
+    @abstractmethod
+    def result(self) -> list[Completion]:
+        """The completions asked for, the best or first one first."""
+
+    def written(self, number: int) -> list[int]:
+        """The completion so far of a sequence."""
+        return self.sequences[number].tokens[len(self.request.prompt) :]
+
+    def ends(self, written: Listed[int], token: int) -> bool:
+        """Whether a completion ends with this token after those."""
+        ended = self.request.ended
+        return token in self._end_tokens or (ended is not None and ended([*written, token]))
+
+
+def group_of(request: Request, ends: frozenset[int], room: int) -> Group:
+    """The group that a request's decoding asks for."""
+    return (Beams if request.decoding.num_beams > 1 else Samples)(request, ends, room)
+
+
+class Samples(Group):
+    """Greedy search or sampling: every sequence goes its own way."""
+
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
+        super().__init__(request, ends, room)
+        count = request.decoding.num_candidates
+        self._numbers = list(range(count))
+        self._logprobs: list[list[float]] = [[] for _ in range(count)]
+        self._top: list[list[Alternatives]] = [[] for _ in range(count)]
+        self._done: dict[int, Completion] = {}
+        self._draws = [Draws(request.decoding.seed, number, request.prompt) for number in range(count)]
+
+    @property
+    def width(self) -> int:
+        """See `Group`."""
+        return self.request.decoding.num_candidates
+
+    @property
+    def best(self) -> int:
+        """See `Group`."""
+        return max(1, self.request.decoding.top_logprobs)
+
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
+        """See `Group`."""
+        going = []
+        kept = []
+        for place, number in enumerate(self._numbers):
+            parent = place if len(rows) == len(self._numbers) else 0  # the prompt's logits serve all
+            written = self.written(parent)
+            token, logprob = self._choose(rows[parent], written, number)
+            self._logprobs[number].append(logprob)
+            if self.request.decoding.top_logprobs:
+                self._top[number].append(_likeliest(rows[parent], self.request.decoding.top_logprobs))
+            ended = self.ends(written, token)
+            if ended or len(written) + 1 == self.room:
+                reason: FinishReason = "stop" if ended else "length"
+                top = tuple(self._top[number])
+                own = tuple(self._logprobs[number])
+                before = [self._prompt[place] for place in sorted(self._prompt)]
+                self._done[number] = Completion(
+                    (*written, token), own, reason, top, tuple(s[0] for s in before), tuple(s[1] for s in before)
+                )
+                self.completions.append(self._done[number])
+            else:
+                going.append((parent, token))
+                kept.append(number)
+        self._numbers = kept
+        return going
+
+    def result(self) -> list[Completion]:
+        """See `Group`."""
+        return [self._done[number] for number in sorted(self._done)]
+
+    def last(self, number: int) -> tuple[float, Alternatives]:
+        """The log-probability of the last token of a completion, and what else was likely there."""
+        top = self._top[number]
+        return self._logprobs[number][-1], top[-1] if top else ()
+
+    def _choose(self, row: Row, written: list[int], number: int) -> tuple[int, float]:
+        decoding = self.request.decoding
+        scores = penalised(row.logits, self.request.prompt, written, decoding)
+        if scores is not row.logits and scores.max() == -math.inf:
+            raise _all_banned()
+        if decoding.greedy:
+            token = int(row.tokens[0] if scores is row.logits else scores.argmax())
+        else:
+            token = draw(scores, self._draws[number][len(written)], decoding)
+        return token, float(row.logits[token]) - row.log_z
+
+
+def _all_banned() -> SettingsError:
+    what = "every token of the vocabulary would repeat a run that the text holds"
+    return SettingsError(what, where="no_repeat_ngram_size", hint="raise it, or lower max_new_tokens")
+
+
+def _likeliest(row: Row, count: int) -> Alternatives:
+    tokens = row.tokens[:count].tolist()
+    return tuple((token, float(row.logits[token]) - row.log_z) for token in tokens)
+
+
+class Beams(Group):
+    """Beam search with transformers' rules: when a beam ends, how the ended are ranked, and when to stop.
+
+    Beams are ranked by sums of log-probabilities with penalties and biases; what is reported of a token is its
+    log-probability without them.
+    """
+
+    def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
+        super().__init__(request, ends, room)
+        self._logprobs: list[tuple[float, ...]] = [()]  # of the tokens of each sequence
+        self._totals = [0.0]
+        self._ended: list[tuple[float, Completion]] = []
+
+    @property
+    def width(self) -> int:
+        """See `Group`."""
+        return self.request.decoding.num_beams
+
+    @property
+    def best(self) -> int:
+        """See `Group`. Beside every end-of-text token there has to be a token for each beam to go on with."""
+        return max(2, 1 + len(self._end_tokens)) * self.width
+
+    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
+        """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
+        going: list[tuple[int, int]] = []
+        logprobs: list[tuple[float, ...]] = []
+        totals: list[float] = []
+        for rank, (total, parent, token) in enumerate(self._choices(rows)):
+            each = (*self._logprobs[parent], float(rows[parent].logits[token]) - rows[parent].log_z)
+            if self.ends(self.written(parent), token):
+                if rank < self.width:
+                    self._end([*self.written(parent), token], total, each, "stop")
+            elif len(going) < self.width:
+                going.append((parent, token))
+                logprobs.append(each)
+                totals.append(total)
+        self._logprobs, self._totals = logprobs, totals
+        length = len(self.sequences[0].tokens) + 1 - len(self.request.prompt)
+        if length == self.room:
+            for (parent, token), total, each in zip(going, totals, logprobs, strict=True):
+                self._end([*self.written(parent), token], total, each, "length")
+            return []
+        return [] if self._is_done(length) else going
+
+    def result(self) -> list[Completion]:
+        """See `Group`."""
+        return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
+
+    def _choices(self, rows: Listed[Row]) -> list[tuple[float, int, int]]:
+        """The `best` continuations as (sum of scores, parent, token), the best first."""
+        decoding, count = self.request.decoding, self.best
+        found: list[tuple[float, int, int]] = []
+        for parent, row in enumerate(rows):
+            logits, log_z = row.logits, row.log_z
+            if decoding.repetition_penalty != 1:  # counts on log-probabilities; what is added commutes with log_z
+                logits, log_z = logits - np.float32(log_z), 0.0
+            scores = penalised(logits, self.request.prompt, self.written(parent), decoding)
+            tokens = row.tokens[:count]
+            if scores is not row.logits:
+                tokens = np.argpartition(-scores, min(count, len(scores)) - 1)[:count].astype(np.int32)
+            totals = scores[tokens].astype(np.float64) + (self._totals[parent] - log_z)
+            found += zip(totals.tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
+        found = [choice for choice in found if choice[0] > -math.inf]
+        if not found and not self._ended:
+            raise _all_banned()
+        return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
+
+    def _is_done(self, length: int) -> bool:
+        """Whether no running beam, as it stands, would still enter the list of the best."""
+        best = max(self._totals, default=-math.inf)
+        if best == -math.inf:
+            return True
+        return len(self._ended) >= self.width and self._ended[self.width - 1][0] >= self._rank(best, length)
+
+    def _end(self, tokens: list[int], total: float, logprobs: tuple[float, ...], reason: FinishReason) -> None:
+        self._ended.append((self._rank(total, len(tokens)), Completion(tuple(tokens), logprobs, reason)))
+        self._ended.sort(key=lambda pair: -pair[0])
+        del self._ended[self.width :]
+
+    def _rank(self, logprob: float, length: int) -> float:
+        return logprob / float(length**self.request.decoding.length_penalty)

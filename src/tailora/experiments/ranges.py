@@ -1,0 +1,128 @@
+"""What `tailora tune` varies: the values of one setting, or a range of numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import yaml
+
+from tailora.core.errors import SettingsError
+from tailora.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import optuna
+
+WIDE = 10
+"""A range is searched by its logarithm from this ratio of its ends on."""
+_READ = {"data", "valid", "format", "columns", "language", "all_texts"}
+_FIXED = {*_READ, "output", "ranges", "trials", "storage", "study"}
+
+
+class Range(NamedTuple):
+    """The values that a setting may take.
+
+    Attributes:
+        name: of the setting.
+        choices: the values, or none where it is a range.
+        low: least value of a range.
+        high: largest value of a range.
+        whole: whether it holds whole numbers only.
+    """
+
+    name: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    whole: bool = False
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> Range:
+        """Read one entry of `ranges`.
+
+        Raises:
+            SettingsError: no such setting, not one to vary, or no values.
+        """
+        field = TrainSettings.model_fields.get(name)
+        if field is None or name in _FIXED:
+            raise SettingsError(f"{name} is no setting to vary", where="ranges", hint="see `tailora train --help`")
+        if isinstance(value, str) and ".." in value:
+            low, _, high = value.partition("..")
+            kinds = {field.annotation, *get_args(field.annotation)}
+            if not kinds & {int, float}:
+                raise SettingsError(f"{name} takes no range", where="ranges", hint="give values: a|b|c")
+            try:
+                ends = float(low), float(high)
+            except ValueError as error:
+                hint = "write it as 1e-4..3e-3"
+                raise SettingsError(f"{name}: {value} is no range", where="ranges", hint=hint) from error
+            whole = float not in kinds
+            if ends[0] >= ends[1] or (whole and not all(end.is_integer() for end in ends)):
+                what = f"{name}: {value} is no range" + (" of whole numbers" if whole else "")
+                raise SettingsError(what, where="ranges", hint="put the smaller end first")
+            found = cls(name, (), *ends, whole)
+        else:
+            given = value if isinstance(value, list) else value.split("|") if isinstance(value, str) else [value]
+            choices = [yaml.safe_load(each) if isinstance(each, str) else each for each in given]
+            # YAML reads 1e-3 as text.
+            found = cls(name, tuple(_number(each) if isinstance(each, str) else each for each in choices))
+            if not choices or any(isinstance(each, list | dict) for each in choices):
+                what = f"{name}: {value} holds no values to choose from"
+                raise SettingsError(what, where="ranges", hint="write several targets as attention+mlp")
+        for each in found.ends:
+            try:
+                TrainSettings(data="", **{name: found.setting(each)})
+            except SettingsError as error:
+                raise SettingsError(f"{name}: {error.what}", where="ranges", hint=error.hint) from error
+        return found
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The choices, or the ends of a range."""
+        return self.choices or (self.low, self.high)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether a range is searched by its logarithm."""
+        return self.low > 0 and self.high >= WIDE * self.low
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """What Optuna takes for a trial."""
+        if self.choices:
+            return trial.suggest_categorical(self.name, self.choices)
+        if self.whole:
+            return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.logarithmic)
+        return trial.suggest_float(self.name, self.low, self.high, log=self.logarithmic)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is among those to try."""
+        return value in self.choices if self.choices else value is not None and self.low <= value <= self.high
+
+    def change_from(self, other: Range) -> str | None:
+        """Why a study of the other range cannot go on with this one; None where it can."""
+        if self.choices or other.choices:
+            same = self.choices == other.choices
+            return (
+                None if same else f"{self.name} is searched in {'|'.join(map(str, other.choices)) or 'a range'} there"
+            )
+        if self.logarithmic != other.logarithmic:
+            return f"{self.name} is searched by its logarithm in one of the two ranges only"
+        return None
+
+    def setting(self, value: Any) -> Any:
+        """A value as the settings class takes it."""
+        if self.whole and isinstance(value, float):
+            return int(value)
+        several = TrainSettings.model_fields[self.name].annotation == tuple[str, ...]
+        return tuple(str(value).split("+")) if several else value
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def written(value: Any) -> Any:
+    """A setting's value as a choice is written."""
+    return "+".join(map(str, value)) if isinstance(value, tuple | list) else value

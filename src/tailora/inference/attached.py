@@ -1,0 +1,84 @@
+"""A base model with an adapter on it: found, checked against each other, attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.core.errors import AdapterError, SettingsError
+from tailora.lora import inject, merging
+from tailora.models.load import Base, load_base
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The type of weights and products, by the name of the precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A base model as it is to be used.
+
+    Attributes:
+        base: its network carries the adapter, beside its weights or merged into them.
+        adapter: None for the bare base.
+    """
+
+    base: Base
+    adapter: Adapter | None
+
+
+def load_adapted(
+    adapter: Path | Adapter | None,
+    base: str | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    merged: bool = False,
+    force: bool = False,
+) -> Adapted:
+    """Load a base model and put an adapter on it.
+
+    Args:
+        adapter: an adapter, its folder or file, or a run directory that holds one; None leaves the base bare.
+        base: name, path or hub id; None takes the one that the adapter names.
+        dtype: of the base's weights; None keeps the stored one. Merging happens in it.
+        device: where the network goes.
+        merged: fold the adapter into the weights.
+        force: accept an adapter that was trained on other weights than the base has.
+
+    Raises:
+        SettingsError: neither names a base.
+        AdapterError: the adapter cannot be read, changes nothing, or does not belong to the base.
+        ModelError: the base cannot be loaded.
+    """
+    place = str(adapter) if isinstance(adapter, Path) else None
+    found = formats.load(formats.adapter_place(adapter)) if isinstance(adapter, Path) else adapter
+    name = base or (found.base_name if found else None)
+    if name is None:
+        why = "the adapter does not name its base model" if found else "no base model named"
+        raise SettingsError(why, where="base", hint="name it with --base")
+    if found is not None and changes_nothing(found):
+        raise AdapterError("the adapter changes nothing: all its updates are zero", where=place, hint="train it again")
+    loaded = load_base(name, dtype=dtype, device=device)
+    if found is not None:
+        check_base(
+            found, fingerprint=loaded.fingerprint, base_name=loaded.name, place=place or "the adapter", force=force
+        )
+        apply_adapter(loaded, found, merged=merged)
+    return Adapted(loaded, found)
+
+
+def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:
+    """Attach an adapter to a base, or fold it into its weights, in place.
+
+    Raises:
+        AdapterError: it does not fit.
+    """
+    device = base.model.get_input_embeddings().weight.device
+    inject.attach(base.model, adapter.config, adapter, model_type=base.model_type)
+    if merged:
+        merging.merge(base.model)
+    base.model.to(device).eval()

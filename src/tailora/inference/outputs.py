@@ -1,0 +1,42 @@
+"""Rows of `outputs.jsonl`: one text a row, with its tokens and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tailora.core.files import write_text
+from tailora.inference.texts import Candidate, Generation
+
+
+def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:
+    """A generation as a row of outputs.jsonl, with each token's log-probability if asked for."""
+    row: dict[str, Any] = {
+        "id": record_id,
+        "adapter": adapter,
+        **_told(made, logprobs),
+        "prompt_tokens": made.prompt_tokens,
+        "completion_tokens": made.completion_tokens,
+    }
+    if len(made.candidates) > 1:
+        row["candidates"] = [_told(candidate, logprobs) for candidate in made.candidates]
+    return row
+
+
+def _told(text: Candidate, logprobs: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "text": text.text,
+        "token_ids": list(text.token_ids),
+        "logprob": round(text.logprob, 6),
+        "finish_reason": text.finish_reason,
+    }
+    if logprobs:
+        told["logprobs"] = [round(each, 6) for each in text.logprobs]
+    return told
+
+
+def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write outputs.jsonl whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

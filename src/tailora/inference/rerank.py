@@ -1,0 +1,26 @@
+"""The order of a record's candidates by how faithful they are to its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tailora.data.values import Record
+from tailora.inference.texts import Generation, generation_from
+from tailora.metrics.slots import Rules, SlotReport, Vocabulary, slot_report
+
+
+def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
+    """The same candidates, those with fewer slot errors first, and of equals the likelier."""
+    return fewest_errors_first(made, candidate_reports(record, made, vocabulary, rules))
+
+
+def candidate_reports(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> dict[str, SlotReport]:
+    """What each candidate's text does with the record's facts, by the text."""
+    texts = dict.fromkeys(candidate.text for candidate in made.candidates)
+    return {text: slot_report(record, text, vocabulary, rules) for text in texts}
+
+
+def fewest_errors_first(made: Generation, reports: Mapping[str, SlotReport]) -> Generation:
+    """The same candidates in the order of their slot errors, and of equals the likelier first."""
+    order = sorted(made.candidates, key=lambda candidate: reports[candidate.text].errors)
+    return generation_from(tuple(order), made.prompt_tokens)

@@ -1,0 +1,193 @@
+"""Whether an engine's backend computes what transformers computes, seen on one prompt before it is used.
+
+A network is read from its configuration twice, by transformers and by a graph of ours. The check compares their
+distributions over the next token after each token of a prompt, which the backend computes in two steps, over its paged
+cache and beside another sequence. It runs once for a model, backend, precision and set of packages on a machine; what
+it found is kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailora.core import machine_cache
+from tailora.core.errors import ModelError, SettingsError
+from tailora.core.hardware import memory
+from tailora.engine.backend import Backend, Step
+from tailora.models.weights import weight_files
+
+log = logging.getLogger(__name__)
+Mode = Literal["once", "always", "never"]
+VARIABLE = "TAILORA_SELF_CHECK"
+TOKENS = 48  # of the prompt; a rotary scaling shows within ten
+# Mean Kullback-Leibler divergence in nats from which a backend computes something else. Measured on SmolLM2-135M with
+# this prompt: 1e-10 in fp32, 0.002 in bf16, 0.025 in int8, whose cache has 8 bits too.
+BOUND = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.1}
+_TIMEOUT = 300.0  # seconds for transformers to load a model in a process of its own
+Logits = NDArray[np.float32]
+
+
+def mode() -> Mode:
+    """What the environment variable TAILORA_SELF_CHECK asks for: once (the default), always or never.
+
+    Raises:
+        SettingsError: it has another value.
+    """
+    value = os.environ.get(VARIABLE) or "once"
+    if value not in ("once", "always", "never"):
+        raise SettingsError(f"{value!r} is not once, always or never", where=VARIABLE)
+    return value  # type: ignore[return-value]
+
+
+def check(
+    backend: Backend,
+    key: Mapping[str, Any],
+    precision: str,
+    reference: Callable[[list[int]], Logits | None],
+    *,
+    hint: str,
+) -> None:
+    """Compare a backend, on which nothing has been computed yet, with transformers, unless that was done before.
+
+    Args:
+        backend: of a model whose adapters, if any, are part of the reference too.
+        key: what the result depends on beside the precision: the model, its configuration, the backend.
+        precision: of the backend.
+        reference: transformers' logits [tokens, vocabulary] after each token of a prompt; None if there are none.
+        hint: what to do if the two differ.
+
+    Raises:
+        ModelError: the distributions are too far apart.
+    """
+    asked = mode()
+    if asked == "never":
+        return
+    whole = {**key, "precision": precision}
+    apart = machine_cache.recall("self-check", whole, _is_divergence) if asked == "once" else None
+    if apart is None:
+        log.warning("comparing the engine with transformers once for this model on this machine")
+        prompt = probe(backend)
+        expected = reference(prompt)
+        if expected is None:
+            return
+        apart = divergence(expected, logits_of(backend, prompt))
+        apart = apart if math.isfinite(apart) else 1e9  # JSON has no NaN
+        machine_cache.keep("self-check", whole, apart)
+    if not apart <= BOUND[precision]:
+        what = (
+            f"its distributions are {apart:.3g} nats from those of transformers, and the limit is {BOUND[precision]:g}"
+        )
+        raise ModelError(f"the self-check of the engine failed: {what}", hint=hint)
+
+
+def _is_divergence(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def probe(backend: Backend) -> list[int]:
+    """The prompt's token ids, spread over the vocabulary."""
+    count = max(2, min(TOKENS, backend.context - 1))
+    return [int(token) for token in np.random.default_rng(0).integers(0, backend.vocabulary, count)]
+
+
+def logits_of(backend: Backend, prompt: list[int]) -> Logits:
+    """A backend's logits [tokens, vocabulary] after each token of a prompt, in two steps."""
+    half = len(prompt) // 2
+    needed = -(-len(prompt) // backend.block_size)
+    blocks = list(range(1, needed + 1)) if backend.blocks > needed else list(range(needed))
+    found = []
+    for first, last in ((0, half), (half, len(prompt))):
+        # Beside it another sequence, in another block, where the cache has one to spare.
+        other = prompt[:1] if backend.blocks > needed and first == 0 else []
+        tokens, counts = [*prompt[first:last], *other], [last - first, *([1] if other else [])]
+        begins = np.cumsum([0, *counts], dtype=np.int32)
+        step = Step(
+            tokens=np.array(tokens, np.int32),
+            positions=np.array([*range(first, last), *([0] if other else [])], np.int32),
+            past=np.array([first, *([0] if other else [])], np.int32),
+            begins=begins,
+            blocks=np.array([*blocks, *([0] if other else [])], np.int32),
+            block_begins=np.array([0, needed, *([needed + 1] if other else [])], np.int32),
+            slots=np.full(len(tokens), -1, np.int32),
+            scales=np.ones(len(tokens), np.float32),
+            sampled=np.arange(last - first, dtype=np.int32),
+            best=1,
+        )
+        found.append(backend.run(step).logits.copy())
+    return np.concatenate(found)
+
+
+def divergence(reference: Logits, own: Logits) -> float:
+    """Mean Kullback-Leibler divergence in nats of the distributions of two arrays of logits [tokens, vocabulary]."""
+    first, second = (_log_softmax(each.astype(np.float64)) for each in (reference, own))
+    return float((np.exp(first) * (first - second)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
+
+
+def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
+    """transformers' logits in fp32, computed here if it is loaded, else in its own process; None if neither can.
+
+    The other process keeps PyTorch, which takes seconds to load and some hundred megabytes, out of this one.
+    """
+    values = sum(path.stat().st_size for path in weight_files(folder)) * 2  # fp32 of what is mostly stored in 16 bits
+    available = memory().available
+    if available is not None and values > 0.7 * available:
+        log.warning("no self-check: the model in fp32 would not fit into memory")
+        return None
+    if "torch" in sys.modules:
+        return reference_logits(folder, prompt)
+    with tempfile.TemporaryDirectory() as place:
+        target = Path(place) / "logits.npy"
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tailora.inference.self_check",
+            str(folder),
+            str(target),
+            json.dumps(prompt),
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.warning("no self-check: %s", error)
+            return None
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+            log.warning("no self-check: transformers cannot run the model (%s)", reason)
+            return None
+        loaded: Logits = np.load(target)
+        return loaded
+
+
+def reference_logits(folder: Path, prompt: list[int]) -> Logits:
+    """transformers' own logits [tokens, vocabulary] in fp32 after each token of a prompt."""
+    import torch
+
+    from tailora.models.load import load_base
+
+    model = load_base(str(folder), dtype=torch.float32).model
+    with torch.inference_mode():
+        logits: Logits = model(torch.tensor([prompt])).logits[0].float().numpy()
+    return logits
+
+
+if __name__ == "__main__":
+    np.save(sys.argv[2], reference_logits(Path(sys.argv[1]), json.loads(sys.argv[3])))

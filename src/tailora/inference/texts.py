@@ -1,0 +1,153 @@
+"""Texts after prompts, through a running engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from tailora.data.text_stream import TextStream, cut_at
+from tailora.data.tokenizer import Tokenizer
+from tailora.engine.decoding import Completion, Decoding
+from tailora.engine.engine import Event
+from tailora.inference.setup import Running
+
+
+class Prompt(NamedTuple):
+    """What a text is to follow.
+
+    Attributes:
+        tokens: ids, at least one.
+        adapter: the name of the one to write with; None for the base alone.
+    """
+
+    tokens: tuple[int, ...]
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Completion):
+    """One of several texts for a prompt.
+
+    Attributes:
+        text: without special tokens, up to a stop string, and without white space at its ends.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Candidate):
+    """What was written after one prompt: the best candidate, and all.
+
+    Attributes:
+        prompt_tokens: how many were given.
+        candidates: all texts, the best first and equal to this one.
+    """
+
+    prompt_tokens: int
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many `token_ids` there are."""
+        return len(self.token_ids)
+
+
+def generate(
+    running: Running,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    *,
+    stop: Sequence[str] = (),
+    done: Callable[[int, Generation], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stream: Callable[[int, str], None] | None = None,
+) -> list[Generation]:
+    """Write a text after each prompt.
+
+    Up to rounding, what a prompt gets does not depend on the others; a sampled text depends on the seed and its own
+    prompt alone.
+
+    Args:
+        running: the engine with its base and adapters.
+        prompts: what to write after.
+        decoding: how.
+        stop: strings that end a text; it is cut before them.
+        done: told each generation as it is done, with the number of its prompt.
+        progress: told after each step of the engine how many prompts and how many tokens it added.
+        stream: told the number of a prompt and a piece of its text as soon as that is certain; of beams and of
+            several candidates only at the end.
+
+    Returns:
+        One generation for each prompt, in their order.
+
+    Raises:
+        SettingsError: a prompt that is empty or too long for the model, or too little room for so many candidates.
+        AdapterError: an adapter that is not there.
+        ModelError: the model's logits after one of the prompts are not finite.
+    """
+    engine = running.engine
+    numbers: dict[int, int] = {}
+    found: dict[int, Generation] = {}
+    streams: dict[int, TextStream] = {}
+
+    def tell(event: Event, place: int) -> None:
+        if stream is None:
+            return
+        text = streams.setdefault(place, TextStream(running.tokenizer, stop))
+        last = event.result is not None
+        fresh = event.result[0].token_ids if event.result is not None and not event.tokens else event.tokens
+        piece = text.add(fresh) + (text.end() if last else "")
+        if piece:
+            stream(place, piece)
+
+    try:
+        for place, prompt in enumerate(prompts):
+            numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
+        while len(found) < len(prompts):
+            tokens = ended = 0
+            for event in engine.step():
+                if event.error is not None:
+                    raise event.error
+                tokens += len(event.tokens)
+                tell(event, numbers[event.number])
+                if event.result is None:
+                    continue
+                place = numbers.pop(event.number)
+                made = generation_of(running.tokenizer, len(prompts[place].tokens), event.result, stop)
+                tokens += 0 if event.tokens else made.completion_tokens
+                ended += 1
+                found[place] = made
+                if done is not None:
+                    done(place, made)
+            if progress is not None:
+                progress(ended, tokens)
+    finally:
+        for number in numbers:
+            engine.cancel(number)
+    return [found[place] for place in range(len(prompts))]
+
+
+def generation_of(
+    tokenizer: Tokenizer, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
+) -> Generation:
+    """The texts of what the engine wrote after one prompt."""
+    candidates = tuple(
+        Candidate(
+            c.token_ids,
+            c.logprobs,
+            c.finish_reason,
+            c.top,
+            text=cut_at(tokenizer.decode_written(c.token_ids), stop).strip(),
+        )
+        for c in completions
+    )
+    return generation_from(candidates, prompt_tokens)
+
+
+def generation_from(candidates: tuple[Candidate, ...], prompt_tokens: int) -> Generation:
+    """A generation of candidates, the best first."""
+    best = candidates[0]
+    given = {field.name: getattr(best, field.name) for field in fields(Candidate)}
+    return Generation(**given, prompt_tokens=prompt_tokens, candidates=candidates)

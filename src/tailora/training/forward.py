@@ -1,0 +1,153 @@
+"""A transformers causal language model as the trainer runs it: trees in, summed loss out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailora.core.errors import ModelError
+from tailora.core.hardware import keep_freed_memory
+from tailora.data.examples import Example
+from tailora.data.prefix_tree import TreeBatch, build
+from tailora.lora.layers import LoraLayer
+from tailora.models.load import quiet_transformers
+from tailora.training import tree_attention
+from tailora.training.fused import fuse
+from tailora.training.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
+from tailora.training.tree_attention import tree_masks
+
+GPU_ROWS = 128
+"""A GPU's row of nodes is filled up to a multiple of this: kernels are looked for anew for every new number of rows."""
+
+
+class TreeModel:
+    """Runs a model on batches of trees, as a context manager that gives it its own attention back at the end.
+
+    Args:
+        model: a transformers causal language model, its trainable parameters marked by `requires_grad`.
+        head: the vocabulary projection to score with where it does not learn; by default the model's own.
+
+    Raises:
+        ModelError: if the model has no plain vocabulary projection over its body, or, on entering, if its attention
+            cannot be replaced.
+    """
+
+    def __init__(self, model: nn.Module, *, head: FrozenHead | None = None) -> None:
+        self.model = cast(Any, model)
+        self.body = cast(nn.Module, self.model.base_model)
+        projection = self.model.get_output_embeddings()
+        if projection is None or self.body is model:
+            raise ModelError(
+                "this is no causal language model with a vocabulary projection", where=type(model).__name__
+            )
+        self.projection = cast(nn.Module, projection)
+        self._frozen = head
+        self._attention: str | None = None
+
+    def __enter__(self) -> Self:
+        self._attention = self.model.config._attn_implementation
+        if not self._takes(tree_attention.NAME):
+            raise ModelError(
+                f"the architecture {self.model.config.model_type!r} has an attention of its own, which cannot be "
+                "replaced by one over trees",
+                where=type(self.model).__name__,
+                hint="train another base model",
+            )
+        fuse(self.body)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        return self
+
+    def _takes(self, attention: str) -> bool:
+        """Set the attention; whether the architecture looks it up, which transformers only says in its log."""
+        try:
+            with quiet_transformers():
+                self.model.set_attn_implementation(attention)
+        except ValueError:
+            return False
+        return bool(self.model.config._attn_implementation == attention)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._takes(cast(str, self._attention))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters lie."""
+        return next(self.body.parameters()).device
+
+    def hidden(self, batch: TreeBatch) -> Tensor:
+        """The states of all nodes after the last normalisation, [N, width]."""
+        device, dtype = self.device, cast(torch.dtype, self.model.dtype)
+        nodes = len(batch)
+        rows = nodes if device.type == "cpu" else -(-nodes // GPU_ROWS) * GPU_ROWS
+        states = self.body(
+            input_ids=_filled(batch.tokens, rows, device)[None],
+            position_ids=_filled(batch.positions, rows, device)[None],
+            tree=tree_masks(batch, dtype, device, rows=rows),
+            use_cache=False,
+        ).last_hidden_state
+        return cast(Tensor, states[0, :nodes])
+
+    def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """The loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
+        hidden = self.hidden(batch)
+        targets = scored(batch, hidden.device)
+        head = self._frozen_head()
+        if head is None:
+            return general_head_loss(hidden, self.projection, targets, label_smoothing)
+        return frozen_head_loss(hidden, head, targets, label_smoothing)
+
+    def _frozen_head(self) -> FrozenHead | None:
+        """A head that neither learns nor carries an adapter, or None."""
+        head = self.projection
+        if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
+            self._frozen = PlainHead(head.weight, head.bias)
+        return self._frozen
+
+
+def _filled(values: np.ndarray, rows: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.pad(values, (0, rows - len(values)))).to(device)
+
+
+def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
+    """The trees of a batch, divided until each pass has at most so many nodes or a single example."""
+    trees = build(batch)
+    if len(trees) <= most_nodes or len(batch) == 1:
+        yield trees
+    else:
+        middle = len(batch) // 2
+        yield from passes(batch[:middle], most_nodes)
+        yield from passes(batch[middle:], most_nodes)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Turn on the adapter's dropout, and leave the base as it is evaluated: its own dropouts are off in every method.
+
+    Trees compute a shared prefix once, and attention over them has no dropout of its own. A base with some of its
+    dropouts on would learn something between what its configuration says and what it is evaluated on.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.training = True  # the layer's own flag: its base stays in eval mode
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside; every module has its own mode again after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

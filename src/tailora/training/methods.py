@@ -1,0 +1,132 @@
+"""LoRA, full fine-tuning, biases only, top two blocks: which parameters learn, and what is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tailora import __version__
+from tailora.adapters import formats
+from tailora.adapters.adapter import changes_nothing
+from tailora.adapters.config import matches
+from tailora.core.errors import ModelError, TrainingError
+from tailora.core.files import atomic_folder, atomic_path, write_json
+from tailora.families import family_of
+from tailora.lora import inject
+from tailora.models.load import Base, load_base
+from tailora.models.save import save_model
+from tailora.training.settings import TrainSettings
+
+
+def prepare(base: Base, settings: TrainSettings) -> None:
+    """Mark what learns in the base's network, putting an adapter on it where the method is LoRA.
+
+    Raises:
+        TrainingError: if nothing would learn.
+        SettingsError: if a target matches nothing.
+    """
+    model = base.model
+    if settings.method == "lora":
+        generator = torch.Generator().manual_seed(settings.seed)
+        inject.attach(model, settings.lora_config(), model_type=base.model_type, generator=generator)
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(_learns(name, settings.method, base))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(f"{base.name} has no parameter for the method {settings.method}", hint="use another method")
+
+
+def _learns(name: str, method: str, base: Base) -> bool:
+    if method == "full":
+        return True
+    if method == "bitfit":
+        return name.endswith(".bias")
+    family = family_of(base.model_type)
+    blocks, _, rest = name.rpartition(f"{family.blocks}.")
+    if rest and (not blocks or blocks.endswith(".")) and rest.split(".")[0].isdigit():
+        return int(rest.split(".")[0]) >= int(base.model.config.num_hidden_layers) - 2
+    return matches(family.final_norm, name.rpartition(".")[0])
+
+
+def learning_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What learns, by name; a parameter that is used twice stands once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Put values back into what learns."""
+    for name, parameter in learning_parameters(model).items():
+        parameter.copy_(values[name])
+
+
+DELTA = "delta.safetensors"
+"""What a run directory holds of parameters that learnt in place, where they are not all."""
+
+
+def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tuple[Base, dict[str, Any]]:
+    """A base model with the parameters that a run learnt in place (bitfit, top2), and how it wrote its prompts.
+
+    Args:
+        run: the run directory.
+        base: name or path; None takes the run's own.
+        force: accept another base than the run's.
+
+    Raises:
+        ModelError: the run cannot be read, or the base is another or lacks the parameters.
+    """
+    try:
+        account = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        told, fingerprint = account["settings"], account["account"]["base_fingerprint"]
+        prompts = {name: told.get(name) for name in ("prompt_form", "linearization")}
+        prompts |= account["account"].get("prompts", {})
+        values = load_file(run / DELTA)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError("is no run that can be read", where=run, hint="name a run directory") from error
+    found = load_base(base or str(account["account"]["base"]))
+    if found.fingerprint != fingerprint and not force:
+        raise ModelError(f"was trained on other weights than {found.name} has", where=run, hint="name its own --base")
+    parameters = dict(found.model.named_parameters())
+    wrong = sorted(n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape)
+    if wrong:
+        raise ModelError(f"{found.name} has no {', '.join(wrong[:3])} of such a shape", where=run / DELTA)
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+    return found, prompts
+
+
+def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:
+    """Write what was learnt into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
+
+    Raises:
+        TrainingError: if the adapter learnt nothing: all its updates are zero.
+    """
+    if settings.method == "lora":
+        adapter = replace(
+            inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
+        )
+        if changes_nothing(adapter):
+            # Either no update was felt, or the best state of a run that only got worse is the one it began with.
+            hint = "raise the learning rate, or lower it if the validation loss rose from the start"
+            raise TrainingError("the adapter is still all zero after training", hint=hint)
+        formats.save(adapter, run / "adapter")
+        return run / "adapter"
+    if settings.method == "full":
+        with atomic_folder(run / "model") as folder:
+            save_model(base, folder)
+            made_of = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
+            write_json(folder / "tailora.json", {"tailora": __version__, "merged": made_of, "meta": dict(meta)})
+        return run / "model"
+    tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(base.model).items()}
+    with atomic_path(run / DELTA) as temporary:
+        save_file(tensors, temporary)
+    return run / DELTA

@@ -1,0 +1,194 @@
+"""Attention over prefix trees, for any transformers model that takes its attention from the registry.
+
+All trees of a batch lie in one row of N nodes, so that every other layer runs on [1, N, width] without padding.
+Attention alone parts the trees, so that masks stay small: one after another on a CPU, which gains nothing from more
+at once; side by side, padded to the longest, on a GPU, where starting many small kernels would take longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from tailora.core.errors import ModelError
+from tailora.data.prefix_tree import TreeBatch, visible
+
+NAME = "tailora_tree"
+"""The name under which transformers finds this attention (`model.set_attn_implementation`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TreeMasks:
+    """Where each tree lies among the nodes, and what its nodes see.
+
+    Attributes:
+        spans: half-open node ranges, one a tree.
+        masks: [L, L] a tree, 0 where a node sees another and -inf where not.
+    """
+
+    spans: Sequence[tuple[int, int]]
+    masks: Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedTrees:
+    """The trees side by side: T trees of L places each, of which N hold a node.
+
+    Attributes:
+        nodes: [T, L] the node in each place; 0 in those that hold none.
+        places: [rows] each node's place, counted through all trees; any for rows that only fill up.
+        mask: [T, 1, L, L], 0 where a place sees another and -inf where not; a place without a node sees itself.
+    """
+
+    nodes: Tensor
+    places: Tensor
+    mask: Tensor
+
+
+def tree_masks(
+    batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
+) -> TreeMasks | PaddedTrees:
+    """The masks of a batch of trees, as suits the device.
+
+    Args:
+        batch: the trees.
+        dtype: of the model; on a CPU, attention computes in fp32 at least, and so do its masks.
+        device: where.
+        rows: on a GPU, rows that there are at least, those after the nodes only filling up.
+    """
+    if torch.device(device).type == "cpu":
+        return masks_one_by_one(batch, torch.promote_types(dtype, torch.float32), device)
+    return masks_side_by_side(batch, dtype, device, rows=rows)
+
+
+def masks_side_by_side(
+    batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
+) -> PaddedTrees:
+    """The masks of a batch as one tensor, its sides a multiple of 8, as the kernels want them."""
+    sizes = np.diff(batch.starts)
+    places = -(-int(sizes.max()) // 8) * 8
+    nodes = batch.starts[:-1, None] + np.arange(places)
+    held = np.arange(places) < sizes[:, None]  # [T, L]
+    seen = np.broadcast_to(np.eye(places, dtype=bool), (len(sizes), places, places)).copy()
+    for tree, size in enumerate(sizes):
+        seen[tree, :size, :size] = visible(batch, tree)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+    return PaddedTrees(
+        torch.from_numpy(np.where(held, nodes, 0)).to(device),
+        torch.from_numpy(np.pad(np.flatnonzero(held), (0, max(0, rows - len(batch))))).to(device),
+        mask.masked_fill_(~torch.from_numpy(seen).to(device), -torch.inf)[:, None],
+    )
+
+
+def masks_one_by_one(batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu") -> TreeMasks:
+    """The masks of a batch, each tree's by itself."""
+    spans = [(int(low), int(high)) for low, high in zip(batch.starts, batch.starts[1:], strict=False)]
+    masks = []
+    for tree in range(len(spans)):
+        seen = torch.from_numpy(visible(batch, tree)).to(device)
+        masks.append(torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf))
+    return TreeMasks(spans, masks)
+
+
+class _TreeAttention(torch.autograd.Function):
+    """softmax(scale · q kᵀ + mask) v for each tree; writes every gradient into its place, with no copies between."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, trees: TreeMasks, scale: float) -> Tensor:
+        heads, nodes, _ = query.shape  # [heads, N, width]; keys and values [kv_heads, N, width]
+        groups = heads // key.shape[0]
+        out = query.new_empty(nodes, heads, value.shape[-1])
+        kept = []
+        for (low, high), mask in zip(trees.spans, trees.masks, strict=True):
+            q = _grouped(query[:, low:high], groups)  # [kv_heads, groups · L, width]
+            bias = mask.repeat(groups, 1) if groups > 1 else mask
+            scores = torch.baddbmm(bias, q, key[:, low:high].transpose(1, 2), alpha=scale)
+            weights = torch.softmax(scores, -1)
+            kept.append(weights)
+            mixed = torch.bmm(weights, value[:, low:high])
+            out[low:high] = mixed.view(heads, high - low, -1).transpose(0, 1)
+        ctx.trees, ctx.scale = trees, scale
+        ctx.save_for_backward(query, key, value, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        groups = query.shape[0] // key.shape[0]
+        # Nodes outermost, as the projections have them, so that what follows needs no copy.
+        dq, dk, dv = (
+            torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format) for t in (query, key, value)
+        )
+        for (low, high), weights in zip(ctx.trees.spans, kept, strict=True):
+            g = _grouped(grad[low:high].transpose(0, 1), groups)
+            q, k, v = _grouped(query[:, low:high], groups), key[:, low:high], value[:, low:high]
+            dv[low:high] = torch.bmm(weights.transpose(1, 2), g).transpose(0, 1)
+            d_weights = torch.bmm(g, v.transpose(1, 2))
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            dq[low:high] = torch.bmm(d_scores, k).view(-1, high - low, q.shape[-1]).transpose(0, 1)
+            dk[low:high] = torch.bmm(d_scores.transpose(1, 2), q).transpose(0, 1)
+        return dq.transpose(0, 1), dk.transpose(0, 1), dv.transpose(0, 1), None, None
+
+
+def _side_by_side(query: Tensor, key: Tensor, value: Tensor, trees: PaddedTrees, scale: float) -> Tensor:
+    """The same for all trees at once: query [heads, N, width] to [N, heads, width]."""
+    groups = query.shape[0] // key.shape[0]
+    q, k, v = (
+        each.transpose(0, 1)[trees.nodes].transpose(1, 2) for each in (query, key, value)
+    )  # [T, heads, L, width]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=trees.mask.to(q.dtype), scale=scale)
+    return mixed.transpose(1, 2).flatten(0, 1)[trees.places]
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """[heads, L, width] with the query heads of one key head below one another: [kv_heads, groups · L, width]."""
+    return x.reshape(x.shape[0] // groups, groups * x.shape[1], x.shape[2])
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    tree: TreeMasks | PaddedTrees | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention signature: query [1, heads, N, width] to output [1, N, heads, width]."""
+    if tree is None:
+        raise ModelError("this architecture does not hand the trees to its attention", hint="train another base model")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype = _output_dtype(value)
+    # A GPU's kernel keeps its scores in fp32 whatever it is given; these products would round them to 16 bits.
+    exact = dtype if isinstance(tree, PaddedTrees) else torch.promote_types(dtype, torch.float32)
+    q, k, v = (each[0].to(exact) for each in (query, key, value))
+    with torch.autocast(query.device.type, enabled=False):
+        if isinstance(tree, PaddedTrees):
+            return _side_by_side(q, k, v, tree, scale)[None], None
+        out: Tensor = _TreeAttention.apply(q, k, v, tree, scale)  # type: ignore[no-untyped-call]
+    return out[None].to(dtype), None
+
+
+def _output_dtype(value: Tensor) -> torch.dtype:
+    """Autocast's dtype where it is on, as PyTorch's own attention has it, else that of the values.
+
+    Queries and keys may come in another dtype: rotations and norms between a projection and the attention compute in
+    fp32. Values come straight from their projection, in the dtype that the output projection takes.
+    """
+    device = value.device.type
+    if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return value.dtype
+
+
+AttentionInterface.register(NAME, _attend)

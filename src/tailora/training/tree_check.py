@@ -1,0 +1,85 @@
+"""A comparison of trees with plain sequences on the user's own model, before a run begins."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tailora.core.errors import ModelError
+from tailora.data.examples import Example
+from tailora.data.prefix_tree import build
+from tailora.training.forward import TreeModel, evaluation
+from tailora.training.loss import FrozenHead
+
+ROUNDED = 0.1
+"""Largest difference for a network whose products are rounded to 8 or 16 bits, in nats per token."""
+
+
+def check_trees(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    head: FrozenHead | None = None,
+    bound: float = 1e-3,
+) -> None:
+    """Compare the loss of a few texts as trees with that of the model's own forward pass, and run a gradient back.
+
+    An architecture that scales its logits, attends through a window that is shorter than the texts, or does not look
+    its attention up would otherwise train on something other than its texts, without a word. No parameter changes and
+    no random number is drawn.
+
+    Args:
+        model: a transformers causal language model.
+        examples: everything that the run will read; see `samples` for what is compared.
+        autocast: makes the context that forward passes run in.
+        head: the vocabulary projection that trees are scored with, if it is not the model's own.
+        bound: largest difference, relative to the loss or in nats per token, whichever is larger. 1e-3 suits fp32 and
+            wider; `ROUNDED` suits narrower types.
+
+    Raises:
+        ModelError: if the losses differ.
+    """
+    chosen = samples(examples)
+    device = next(model.parameters()).device
+    own, tokens = 0.0, sum(len(example.completion) for example in chosen)
+    with evaluation(model), autocast():
+        for example in chosen:
+            ids = torch.tensor([example.prompt + example.completion], device=device)
+            logits = cast(Any, model)(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
+            own += F.cross_entropy(logits.float(), ids[0, len(example.prompt) :], reduction="sum").item()
+        with TreeModel(model, head=head) as trees, torch.enable_grad():
+            loss = trees.loss(build(chosen))
+            tree = loss.item()
+    if not abs(tree - own) <= bound * max(abs(own), tokens):
+        raise ModelError(
+            f"trees give a loss of {tree:.4f} where its own forward pass gives {own:.4f}",
+            where=type(model).__name__,
+            hint="choose a base whose architecture has plain attention and a plain vocabulary projection, "
+            "or shorten the texts if it attends through a window",
+        )
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+
+
+def samples(examples: Sequence[Example]) -> list[Example]:
+    """Three texts in two trees, one of which branches: the longest, the longest with another text, and the shortest.
+
+    The other text is the longest's own tokens, rotated until it begins with another; data that has one text a record
+    would otherwise leave branches untried.
+    """
+    longest, shortest = max(examples, key=len), min(examples, key=len)
+    text = longest.completion
+    turn = next((n for n, token in enumerate(text) if token != text[0]), 0)
+    chosen = [longest, Example(longest.record_id, longest.prompt, text[turn:] + text[:turn])]
+    if shortest.prompt == longest.prompt:
+        tokens = longest.prompt[::-1] + text
+        shortest = Example(shortest.record_id, tokens[:1], tokens[1:])
+    return [*chosen, shortest]

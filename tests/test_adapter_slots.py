@@ -1,0 +1,152 @@
+"""Slots: what a slot does is what its adapter does, whatever else was filled or put out meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.config import LoraConfig
+from tailora.core.errors import AdapterError
+from tailora.engine.adapter_slots import AdapterSlots
+
+TARGETS = {"h.0.attn.c_attn": (6, 12), "h.1.mlp.c_fc": (6, 8)}
+
+
+def low_rank(seed: int, inputs: int, outputs: int, rank: int, rows: tuple[int, int] | None = None) -> LowRank:
+    rng = np.random.default_rng(seed)
+    written = outputs if rows is None else rows[1] - rows[0]
+    a, b = rng.normal(size=(rank, inputs)), rng.normal(size=(written, rank))
+    return LowRank(a.astype(np.float32), b.astype(np.float32), 0.5 + seed % 3, rows)
+
+
+def adapter(seed: int = 0) -> Adapter:
+    """On one layer slice by slice, on the other whole or, at every third seed, not at all."""
+    slices = (low_rank(seed, 6, 12, 1, (0, 4)), low_rank(seed + 1, 6, 12, 2, (8, 12)))
+    layers = {"h.0.attn.c_attn": LayerAdapter("gpt2_conv1d", slices, out=12)}
+    if seed % 3:
+        layers["h.1.mlp.c_fc"] = LayerAdapter("linear", (low_rank(seed + 2, 6, 8, 4),))
+    return Adapter(LoraConfig(rank=4), layers, base_fingerprint="base")
+
+
+def delta(of: Adapter, path: str) -> np.ndarray:
+    inputs, outputs = TARGETS[path]
+    whole = np.zeros((outputs, inputs), np.float32)
+    for branch in of.layers[path].branches if path in of.layers else ():
+        low, high = branch.rows or (0, outputs)
+        whole[low:high] += branch.scale * branch.b @ branch.a
+    return whole
+
+
+def assert_slot_is(bank: AdapterSlots, slot: int, of: Adapter) -> None:
+    for path in bank.factors:
+        a, b = bank.place(path, slot)
+        np.testing.assert_allclose(b @ a, delta(of, path), atol=1e-5)
+
+
+def bank_of(count: int, slots: int) -> tuple[AdapterSlots, list[Adapter]]:
+    bank = AdapterSlots(TARGETS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
+    adapters = [adapter(seed) for seed in range(count)]
+    for number, each in enumerate(adapters):
+        bank.register(str(number), each)
+    return bank, adapters
+
+
+def test_the_longest_idle_makes_room_and_those_in_use_stay() -> None:
+    bank, adapters = bank_of(4, slots=2)
+    first, second = bank.acquire("0"), bank.acquire("1")
+    assert first is not None
+    assert second is not None
+    assert bank.acquire("2") is None
+    bank.release("1")
+    assert bank.acquire("2") == second
+    assert_slot_is(bank, first, adapters[0])
+    assert_slot_is(bank, second, adapters[2])
+    bank.release("0")
+    bank.release("2")
+    assert bank.acquire("2") == second  # it is still there, and the other has been idle for longer
+    assert bank.acquire("3") == first
+    assert_slot_is(bank, first, adapters[3])
+
+
+def test_a_name_can_be_given_again_once_it_is_free() -> None:
+    bank, _ = bank_of(1, slots=1)
+    old = bank.key("0")
+    slot = bank.acquire("0")
+    with pytest.raises(AdapterError, match="0: is in use; wait"):
+        bank.unregister("0")
+    bank.release("0")
+    bank.unregister("0")
+    bank.register("0", adapter(5))
+    assert bank.key("0") != old
+    assert bank.acquire("0") == slot
+    assert_slot_is(bank, 0, adapter(5))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["acquire", "release"]), st.integers(0, 5)), max_size=60))
+def test_every_slot_in_use_holds_its_adapter(moves: list[tuple[str, int]]) -> None:
+    bank, adapters = bank_of(6, slots=3)
+    users: Counter[int] = Counter()
+    slots: dict[int, int] = {}
+    for move, number in moves:
+        if move == "acquire":
+            slot = bank.acquire(str(number))
+            assert (slot is None) == (number not in +users and len(+users) == 3)
+            if slot is not None:
+                users[number] += 1
+                assert slots.get(number, slot) == slot
+                slots[number] = slot
+        elif users[number]:
+            bank.release(str(number))
+            users[number] -= 1
+            if not users[number]:
+                del slots[number]
+        assert len(set(slots.values())) == len(slots)
+        for used, slot in slots.items():
+            assert_slot_is(bank, slot, adapters[used])
+
+
+def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
+    return Adapter(LoraConfig(rank=4), {path: layer})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 5),))),
+            "has rank 5 in h.1.mlp.c_fc, above the 4 of a slot",
+        ),
+        (
+            with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2),)), "h.9.mlp"),
+            "adapts h.9.mlp, for which there is no",
+        ),
+        (with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2),), np.ones(8, np.float32))), "DoRA"),
+        (with_layer(LayerAdapter("linear", (low_rank(0, 7, 8, 2),))), r"factors of \[2, 7\] and \[8, 2\]"),
+        (with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2, (6, 10)),))), "writes outputs up to 10 of 8"),
+        (with_layer(LayerAdapter("linear", (replace(low_rank(0, 6, 8, 2), scale=float("inf")),))), "not finite"),
+        (replace(adapter(), biases={"h.0.bias": np.ones(3, np.float32)}), "has trained biases"),
+        (with_layer(LayerAdapter("linear", (replace(low_rank(0, 6, 8, 2), scale=0.0),))), "changes nothing"),
+        (replace(adapter(), base_fingerprint="another", base_name="gpt2"), r"trained on other weights \(gpt2\)"),
+    ],
+)
+def test_what_slots_cannot_express_is_refused(given: Adapter, message: str) -> None:
+    bank = AdapterSlots(TARGETS, slots=2, rank=4, base_fingerprint="base")
+    with pytest.raises(AdapterError, match=message):
+        bank.register("it", given)
+    assert bank.names == []
+
+
+def test_names_that_are_taken_or_unknown() -> None:
+    bank, _ = bank_of(2, slots=1)
+    with pytest.raises(AdapterError, match="0: there is an adapter of this name already"):
+        bank.register("0", adapter(1))
+    with pytest.raises(AdapterError, match="7: there is no adapter of this name; name one of: 0, 1"):
+        bank.acquire("7")
+    bank.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
+    assert bank.acquire("odd") == 0

@@ -1,0 +1,104 @@
+"""The precision of the fastest steps is taken, unless the preferred one is as fast up to the noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bases import save_adapter, save_base
+from tailora.core.hardware import Memory
+from tailora.engine.backends.openvino import OpenVinoBackend
+from tailora.engine.backends.torch import TorchBackend
+from tailora.inference import step_timing
+from tailora.inference.setup import BackendName, resolve_models, start
+from tailora.inference.step_timing import batch_milliseconds, choose, fastest
+from tailora.models.load import load_base
+
+
+def never(precision: str) -> OpenVinoBackend:
+    pytest.fail(f"{precision} was timed")
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({"int8": 10.0, "bf16": 12.0, "fp32": 20.0}, "int8"),
+        ({"int8": 10.0, "bf16": 9.5, "fp32": 20.0}, "int8"),
+        ({"int8": 10.0, "bf16": 8.0, "fp32": 7.0}, "fp32"),
+        ({"fp32": 10.0, "bf16": 5.0}, "bf16"),
+    ],
+)
+def test_the_preferred_one_is_left_for_more_than_the_noise(times: dict[str, float], expected: str) -> None:
+    assert fastest(times) == expected
+
+
+def test_a_small_model_or_a_full_machine_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_base(tmp_path)
+    assert choose(tmp_path, {}, ("int8", "fp32"), never) == step_timing.Choice("int8", {})
+    monkeypatch.setattr(step_timing, "SMALL", 0)
+    monkeypatch.setattr(step_timing, "memory", lambda: Memory(1000, 1000))
+    assert choose(tmp_path, {}, ("int8", "fp32"), never).precision == "int8"
+
+
+def test_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_base(tmp_path)
+    monkeypatch.setattr(step_timing, "SMALL", 0)
+    speeds = {"int8": 10.0, "bf16": 3.0, "fp32": 30.0}
+    monkeypatch.setattr(step_timing, "batch_milliseconds", lambda backend, limit: speeds[backend])
+    first = choose(tmp_path, {"a": 1}, tuple(speeds), lambda name: name)  # type: ignore[arg-type,return-value]
+    assert first.precision == "bf16"
+    assert first.told == "timed for a batch: int8 10 ms, bf16 3 ms, fp32 30 ms"
+    assert choose(tmp_path, {"a": 1}, tuple(speeds), never) == first
+    with pytest.raises(pytest.fail.Exception, match="int8 was timed"):
+        choose(tmp_path, {"a": 2}, tuple(speeds), never)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_steps_that_are_timed_are_steps(tmp_path: Path, kind: str) -> None:
+    save_base(tmp_path, kind)
+    backends = (
+        OpenVinoBackend(tmp_path, precision="fp32", cache_tokens=step_timing.CACHE_TOKENS, slots=0),
+        TorchBackend(load_base(str(tmp_path)), cache_tokens=step_timing.CACHE_TOKENS),
+    )
+    for backend in backends:
+        assert 0 < batch_milliseconds(backend) < float("inf")
+        scores = backend.run(step_timing._step(backend, 0, step_timing.PROMPT))
+        assert scores.logits.shape == (step_timing.TEXTS, backend.vocabulary)
+        assert np.isfinite(scores.logits).all()
+
+
+def test_a_slow_one_is_given_up_after_a_lap(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    backend = OpenVinoBackend(tmp_path, precision="fp32", cache_tokens=step_timing.CACHE_TOKENS, slots=0)
+    steps: list[int] = []
+    run = backend.run
+    backend.run = lambda step: steps.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
+    batch_milliseconds(backend, limit=0.0)
+    assert len(steps) == 2 * 3
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_an_engine_starts_in_the_precision_of_the_fastest_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: BackendName
+) -> None:
+    save_base(tmp_path / "base")
+    save_adapter(tmp_path / "one", str(tmp_path / "base"))
+    monkeypatch.setattr(step_timing, "SMALL", 0)
+    timed: list[str] = []
+
+    def milliseconds(network: object, limit: float) -> float:
+        timed.append(type(network).__name__)
+        return 10.0 / len(timed)
+
+    monkeypatch.setattr(step_timing, "batch_milliseconds", milliseconds)
+    setup = resolve_models(str(tmp_path / "base"), {"one": tmp_path / "one"})
+    for merged in (False, True):
+        timed.clear()
+        running = start(setup, backend=backend, device="cpu", merged=merged)
+        if not merged or backend == "openvino":
+            assert len(timed) == (3 if backend == "openvino" else 2)
+        assert running.precision == ("fp32" if backend == "openvino" else "bf16")
+        assert running.told.startswith(f"{running.precision} on {backend}, timed for a batch: ")
+    assert start(setup, backend=backend, device="cpu", precision="fp32").told == f"fp32 on {backend}"

@@ -1,0 +1,54 @@
+"""Adapters that come and go with their holders: one that is asked for again while others load stays."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import save_models, settings_for
+from tailora.core.errors import AdapterError
+from tailora.serve.held_adapters import HeldAdapters
+from tailora.serve.keys import KeyRing
+from tailora.serve.server import opened
+
+
+def test_an_adapter_stays_for_a_holder_that_comes_while_another_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = save_models(tmp_path)
+    folders = {name: str(models / "later" / name) for name in ("three", "four")} | {"none": str(models / "none")}
+    with opened(settings_for(models, adapter_folder=models / "later", slots=3), KeyRing()) as server:
+        registry = server.service.registry
+        held, read, go_on = HeldAdapters(registry, folders), registry._read, threading.Event()
+
+        def slow(path: str) -> Any:
+            assert go_on.wait(30)
+            return read(path)
+
+        async def scenario() -> None:
+            await held.hold("three")
+            with monkeypatch.context() as patched:
+                patched.setattr(registry, "_read", slow)
+                loading = asyncio.create_task(held.hold("four"))
+                await asyncio.sleep(0)
+                leaving = asyncio.create_task(held.let_go("three"))
+                await asyncio.sleep(0)
+                again = asyncio.create_task(held.hold("three"))
+                await asyncio.sleep(0)
+                go_on.set()
+                await asyncio.gather(loading, leaving, again)
+            assert registry.find("three") is not None
+            await held.let_go("three")
+            assert registry.find("three") is None
+            assert registry.find("four") is not None
+            for _ in range(2):
+                with pytest.raises(AdapterError, match="no adapter there"):
+                    await held.hold("none")
+            await held.hold("three")
+            assert registry.find("three") is not None
+
+        asyncio.run(scenario())
