@@ -20,7 +20,8 @@ def test_place_what_and_mend_stand_in_this_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "hint", "text"), [(None, None, "wrong"), ("--x", None, "--x: wrong"), (None, "correct it", "wrong; correct it")]
+    ("where", "hint", "text"),
+    [(None, None, "wrong"), ("--x", None, "--x: wrong"), (None, "correct it", "wrong; correct it")],
 )
 def test_what_is_not_known_is_left_out(where: str | None, hint: str | None, text: str) -> None:
     assert str(UserError("wrong", where=where, hint=hint)) == text
