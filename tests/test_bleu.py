@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
+from corpora import corpora, streams
 from tailora.core.errors import DataError
 from tailora.metrics.bleu import bleu, multi_bleu
-from texts import corpora, streams
 
 
 @pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])

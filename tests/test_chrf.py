@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from sacrebleu.metrics import CHRF, TER
 
+from corpora import corpora, streams
 from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf
 from tailora.metrics.ter import ter
-from texts import corpora, streams
 
 
 @given(corpora())

@@ -14,7 +14,7 @@ import pytest
 
 import tailora.commands.generate as generate_module
 from bases import save_base, save_sentencepiece, save_tokenizer
-from serving import post, served, settings_for
+from live_server import post, served, settings_for
 from tailora.commands.evaluate import EvaluateSettings
 from tailora.commands.evaluate import run as evaluate
 from tailora.commands.generate import GenerateSettings

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import get, is_idle, save_models, served, settings_for, wait_until
+from live_server import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.serve.server import Server
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from serving import is_idle, post, save_models, served, settings_for, wait_until
+from live_server import is_idle, post, save_models, served, settings_for, wait_until
 from tailora.serve.server import Server
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving import is_idle, save_tiny, served, settings_for, wait_until
+from live_server import is_idle, save_tiny, served, settings_for, wait_until
 from tailora.serve.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

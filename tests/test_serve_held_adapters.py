@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving import save_models, settings_for
+from live_server import save_models, settings_for
 from tailora.core.errors import AdapterError
 from tailora.serve.held_adapters import HeldAdapters
 from tailora.serve.keys import KeyRing

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving import get, post, save_models, served, settings_for
+from live_server import get, post, save_models, served, settings_for
 from tailora.core.errors import DataError, SettingsError
 from tailora.serve.keys import VARIABLE, KeyRing, KeySettings, read_keys, run
 from tailora.serve.server import Server

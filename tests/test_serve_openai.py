@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from bases import save_adapter, save_base, save_sentencepiece
-from serving import get, is_idle, save_models, served, settings_for, wait_until
+from live_server import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings
 from tailora.core.settings import from_arguments, parser_for

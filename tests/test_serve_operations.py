@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving import get, is_idle, post, save_models, served, settings_for, wait_until
+from live_server import get, is_idle, post, save_models, served, settings_for, wait_until
 from tailora.core.errors import SettingsError
 from tailora.serve.server import Server
 

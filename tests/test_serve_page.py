@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bases import META
-from serving import post, save_models, served, settings_for, wait_until
+from live_server import post, save_models, served, settings_for, wait_until
 from tailora.serve.keys import KeySettings, read_keys, run
 from tailora.serve.server import Server
 

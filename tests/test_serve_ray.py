@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from serving import post, save_models, served, settings_for
+from live_server import post, save_models, served, settings_for
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

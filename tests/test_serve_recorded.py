@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving import is_idle, save_tiny, served, settings_for, wait_until
+from live_server import is_idle, save_tiny, served, settings_for, wait_until
 from tailora.serve.server import Server
 
 RECORDED = Path(__file__).parent / "data" / "client_requests.jsonl"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from bases import META
-from serving import is_idle, post, save_models, served, settings_for, wait_until
+from live_server import is_idle, post, save_models, served, settings_for, wait_until
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.generate import run as generate
 from tailora.data.values import Fact, Record

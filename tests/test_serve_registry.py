@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bases import save_adapter
-from serving import get, is_idle, post, save_models, served, settings_for, wait_until
+from live_server import get, is_idle, post, save_models, served, settings_for, wait_until
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.server import Server
 
