@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tailora.core.errors import DataError
 from tailora.data.readers import jsonl
-from tailora.data.records import Fact, Record, read
+from tailora.data.records import Fact, Record, load, read
+from tailora.data.records import parse as parse_text
 from tailora.data.values import gather, records_of_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -92,3 +93,9 @@ def test_json_lines_of_prompts_come_back(rows):
     rows = jsonl.parse(jsonl.dump(records), "a.jsonl").rows
     gathered, _ = gather(rows, records_of_rows(rows, "a.jsonl"))
     assert gathered == records
+
+
+def test_a_text_is_read_as_its_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("name,text\nBlue Spice,It is there.\nBlue Spice,There it is.\n", encoding="utf-8")
+    assert parse_text(path.read_text(encoding="utf-8"), path) == load(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -109,6 +110,14 @@ def test_repeated_and_comma_separated_flags_add_up() -> None:
     made = parse("--data", "x", "--targets", "a, b{1,2}", "--targets", "c", "--rank_pattern", "h.0=4,h.1=5")
     assert made.targets == ("a", "b{1,2}", "c")
     assert made.rank_pattern == {"h.0": 4, "h.1": 5}
+
+
+def test_python_values_are_read_as_yaml_is(tmp_path: Path) -> None:
+    values = {"data": Path("a") / "b.csv", "rank": np.int64(3), "targets": "mlp, head"}
+    text = f"data: {Path('a') / 'b.csv'}\nrank: 3\ntargets: mlp, head\n"
+    assert ToySettings.from_values(values) == ToySettings.from_yaml(config(tmp_path, text))
+    with pytest.raises(SettingsError, match="^rank: "):
+        ToySettings.from_values({"data": "x", "rank": "many"})
 
 
 def test_yaml_is_read_as_its_writer_means_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import types
 import typing
@@ -103,6 +104,15 @@ class Settings(BaseModel):
     def from_yaml(cls, path: str | Path) -> Self:
         """Read settings from a YAML file of `field_name: value` lines; defaults fill the rest."""
         return _build(cls, read_yaml(Path(path)), {}, Path(path))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Make settings from Python values: whatever the YAML file may hold, with paths and numpy numbers as well.
+
+        Raises:
+            SettingsError: it names the field.
+        """
+        return cls(**{name: _from_file(cls, name, _plain(value)) for name, value in values.items()})
 
     def to_yaml(self) -> str:
         """The settings as YAML that `from_yaml` reads back to an equal object."""
@@ -342,6 +352,18 @@ def _help(field: FieldInfo) -> str:
         note = f"default: {default}"
     text = (field.description or "").replace("%", "%%")
     return f"{text} ({note})".strip() if note else text
+
+
+def _plain(value: Any) -> Any:
+    """A Python value as YAML would hold it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    is_numpy = type(value).__module__ == "numpy"  # without importing it, so that help stays fast
+    return value.tolist() if is_numpy else value
 
 
 def _from_file(cls: type[Settings], name: str, value: Any) -> Any:

@@ -108,7 +108,41 @@ def load(
         SettingsError: the column mapping cannot be read.
     """
     path = locate(source, split)
-    text = read_text(path)
+    options: dict[str, Any] = {
+        "format": format,
+        "columns": columns,
+        "language": language,
+        "all_texts": all_texts,
+        "texts": texts,
+    }
+    return parse(read_text(path), path, **options)
+
+
+def parse(
+    text: str,
+    path: Path,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    language: str | None = None,
+    all_texts: bool = False,
+    texts: Texts = "required",
+) -> DataFile:
+    """Read records from the text of a file.
+
+    Args:
+        text: the file's content.
+        path: its name, for messages and where the content leaves the format open.
+        format: this and the others as for `load`.
+        columns: see `load`.
+        language: see `load`.
+        all_texts: see `load`.
+        texts: see `load`.
+
+    Raises:
+        DataError: see `load`.
+        SettingsError: see `load`.
+    """
     kind = format or detect(path, text, columns)
     if kind not in FORMATS:
         raise DataError(f"there is no format {kind!r}", where=path, hint=f"use one of {', '.join(FORMATS)}")
