@@ -15,12 +15,12 @@ from _sample import Sample
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import TreeBatch, batches, build
 from tailora.lora.inject import attach, extract
-from tailora.training.forward import TreeModel, training_mode
 from tailora.training.loop import first_batch
 from tailora.training.precision import Arithmetic, apply, choose
 from tailora.training.settings import Precision, TrainSettings
+from tailora.training.trees.forward import TreeModel, training_mode
+from tailora.training.trees.prefix_tree import TreeBatch, batches, build
 
 UPDATE = 32
 

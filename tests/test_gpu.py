@@ -17,15 +17,15 @@ from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.generate import run as generate
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import build
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.requests import Request
 from tailora.models.load import load_base
-from tailora.training.forward import TreeModel
 from tailora.training.run import run as train
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import TreeModel
+from tailora.training.trees.prefix_tree import build
 
 DEVICE = "cuda"
 

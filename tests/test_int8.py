@@ -12,12 +12,12 @@ from networks import gpt2, llama
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import build
 from tailora.lora.inject import attach, extract
 from tailora.training import int8
-from tailora.training.forward import TreeModel
-from tailora.training.loss import FrozenHead, PlainHead, Scored, frozen_head_loss
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import TreeModel
+from tailora.training.trees.loss import FrozenHead, PlainHead, Scored, frozen_head_loss
+from tailora.training.trees.prefix_tree import build
 
 needs_avx2 = pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
 

@@ -23,14 +23,15 @@ from torch import nn
 from networks import network, stir
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import build
 from tailora.lora.layers import LoraLayer
-from tailora.training import forward, int8, precision
-from tailora.training.forward import TreeModel, evaluation, training_mode
+from tailora.training import int8, precision
 from tailora.training.methods import prepare
 from tailora.training.precision import NOISE, Arithmetic, Choice, apply, available, choose, device_for, fastest, measure
 from tailora.training.settings import TrainSettings
-from tailora.training.tree_attention import masks_side_by_side
+from tailora.training.trees import forward
+from tailora.training.trees.attention import masks_side_by_side
+from tailora.training.trees.forward import TreeModel, evaluation, training_mode
+from tailora.training.trees.prefix_tree import build
 
 FAMILIES = (
     *("gpt2", "llama", "mistral", "smollm3", "olmo2", "granite", "qwen2", "qwen3", "gemma", "gemma3_text"),

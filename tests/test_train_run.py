@@ -31,12 +31,12 @@ from tailora.models.load import load_base
 from tailora.models.provenance import merged_account
 from tailora.training import int8, loop, precision
 from tailora.training import run as run_module
-from tailora.training.forward import passes
 from tailora.training.methods import load_delta
 from tailora.training.optimizer import learning_rate
 from tailora.training.run import run
 from tailora.training.run_folder import run_folder
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import passes
 
 ROWS = [
     {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}

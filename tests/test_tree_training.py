@@ -15,10 +15,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import build
-from tailora.training import forward
-from tailora.training.forward import TreeModel
-from tailora.training.tree_attention import masks_side_by_side
+from tailora.training.trees import forward
+from tailora.training.trees.attention import masks_side_by_side
+from tailora.training.trees.forward import TreeModel
+from tailora.training.trees.prefix_tree import build
 
 VOCABULARY = 41
 

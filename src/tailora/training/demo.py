@@ -23,7 +23,7 @@ from tailora.data.tokenizer import Tokenizer
 from tailora.models import demo
 from tailora.models.catalog import TINY_FOLDER
 from tailora.models.load import load_base
-from tailora.training.forward import evaluation
+from tailora.training.trees.forward import evaluation
 
 MEGABYTE = 2**20
 _UNSCORED = -100

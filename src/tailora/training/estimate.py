@@ -15,10 +15,10 @@ import torch
 
 from tailora.core.hardware import rss
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import batches, build
 from tailora.models.load import Base
-from tailora.training.loss import CHUNK, head_of
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.loss import CHUNK, head_of
+from tailora.training.trees.prefix_tree import batches, build
 
 SHARE_REACHED = {"fp32": 0.5, "tf32": 0.5, "bf16": 0.5, "int8": 0.95}
 """What training reaches of the rate of the probe's products, which are fp32 for int8: see benchmarks/RESULTS.md."""

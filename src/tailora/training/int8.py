@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailora.core.errors import TrainingError
-from tailora.data.prefix_tree import TreeBatch
 from tailora.lora.layers import LoraLayer, kind_of
-from tailora.training.forward import TreeModel, evaluation
-from tailora.training.loss import CHUNK
+from tailora.training.trees.forward import TreeModel, evaluation
+from tailora.training.trees.loss import CHUNK
+from tailora.training.trees.prefix_tree import TreeBatch
 
 _ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
 _ROUND = 64  # rows of a product are filled up to a multiple of this

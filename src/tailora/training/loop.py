@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from tailora.core.errors import TrainingError
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import batches
-from tailora.training.forward import TreeModel, evaluation, passes, training_mode
 from tailora.training.methods import learning_parameters, restore
 from tailora.training.optimizer import adamw, learning_rate
 from tailora.training.precision import Arithmetic
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import TreeModel, evaluation, passes, training_mode
+from tailora.training.trees.prefix_tree import batches
 
 
 class Observer(Protocol):

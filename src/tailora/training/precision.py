@@ -22,11 +22,11 @@ from tailora.core import machine_cache
 from tailora.core.errors import SettingsError
 from tailora.core.hardware import choose_device, gpu_name
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import TreeBatch, build
 from tailora.training import int8
-from tailora.training.forward import TreeModel, evaluation, passes
-from tailora.training.loss import FrozenHead
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import TreeModel, evaluation, passes
+from tailora.training.trees.loss import FrozenHead
+from tailora.training.trees.prefix_tree import TreeBatch, build
 
 ORDER = ("fp32", "tf32", "bf16", "int8")
 """The precisions, the most exact first."""

@@ -21,20 +21,20 @@ from tailora.core.files import write_json
 from tailora.core.hardware import describe, peak_gpu_memory, peak_rss
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
-from tailora.data.prefix_tree import build
 from tailora.data.prompts import PromptFormat
 from tailora.data.values import Record
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
 from tailora.training.estimate import arithmetic, peak_bytes, seconds, workload
-from tailora.training.forward import TreeModel
 from tailora.training.loop import Outcome, first_batch, fit, mean_loss
 from tailora.training.methods import prepare, save_result
 from tailora.training.precision import Choice, apply, choose, device_for
 from tailora.training.run_folder import run_folder, sigterm_interrupts
 from tailora.training.settings import TrainSettings
-from tailora.training.tree_check import ROUNDED, check_trees
+from tailora.training.trees.check import ROUNDED, check_trees
+from tailora.training.trees.forward import TreeModel
+from tailora.training.trees.prefix_tree import build
 
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""

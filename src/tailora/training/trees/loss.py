@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tailora.data.prefix_tree import TreeBatch
+from tailora.training.trees.prefix_tree import TreeBatch
 
 CHUNK = 128  # scored nodes at once: 25 MB of fp32 logits for GPT-2's vocabulary
 GPU_CHUNK = 2048  # 400 MB; in smaller ones starting kernels takes longest

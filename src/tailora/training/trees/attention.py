@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tailora.core.errors import ModelError
-from tailora.data.prefix_tree import TreeBatch, visible
+from tailora.training.trees.prefix_tree import TreeBatch, visible
 
 NAME = "tailora_tree"
 """The name under which transformers finds this attention (`model.set_attn_implementation`)."""

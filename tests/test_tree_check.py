@@ -15,9 +15,9 @@ from tailora.commands.lint import run as check_data
 from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.data.examples import Example
 from tailora.training.estimate import seconds, workload
-from tailora.training.forward import TreeModel
 from tailora.training.settings import TrainSettings
-from tailora.training.tree_check import check_trees
+from tailora.training.trees.check import check_trees
+from tailora.training.trees.forward import TreeModel
 
 EXAMPLES = [Example("1", (1, 2, 3), (4, 5, 6)), Example("1", (1, 2, 3), (4, 7)), Example("2", (8, 2), (9, 10, 11))]
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from tailora.core.errors import ModelError
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import build
-from tailora.training.forward import TreeModel, evaluation
-from tailora.training.loss import FrozenHead
+from tailora.training.trees.forward import TreeModel, evaluation
+from tailora.training.trees.loss import FrozenHead
+from tailora.training.trees.prefix_tree import build
 
 ROUNDED = 0.1
 """Largest difference for a network whose products are rounded to 8 or 16 bits, in nats per token."""

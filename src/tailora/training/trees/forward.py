@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from tailora.core.errors import ModelError
 from tailora.core.hardware import keep_freed_memory
 from tailora.data.examples import Example
-from tailora.data.prefix_tree import TreeBatch, build
 from tailora.lora.layers import LoraLayer
 from tailora.models.load import quiet_transformers
-from tailora.training import tree_attention
 from tailora.training.fused import fuse
-from tailora.training.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
-from tailora.training.tree_attention import tree_masks
+from tailora.training.trees import attention as tree_attention
+from tailora.training.trees.attention import tree_masks
+from tailora.training.trees.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
+from tailora.training.trees.prefix_tree import TreeBatch, build
 
 GPU_ROWS = 128
 """A GPU's row of nodes is filled up to a multiple of this: kernels are looked for anew for every new number of rows."""
