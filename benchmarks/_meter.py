@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tailora.core.hardware import peak_gpu_memory, peak_rss, rss
+from tailora.core.hardware.devices import peak_gpu_memory
+from tailora.core.hardware.memory import peak_rss, rss
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from _requests import LAYERS, RANK, random_adapter
-from tailora.core.hardware import peak_rss
+from tailora.core.hardware.memory import peak_rss
 from tailora.engine.backend import Scores, Step
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding

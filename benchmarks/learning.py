@@ -29,7 +29,8 @@ from rich.table import Table
 
 from _base_type import faster_type
 from _processes import print_result, run_arm, say
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import cores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 E2E = SHARED / "data" / "e2e"
@@ -75,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--group-size", type=int, help="texts of a record in an update of ours; by default the library's"
     )
     parser.add_argument("--peer-base", choices=["bf16", "fp32"], help="by default what is faster here")
-    parser.add_argument("--threads", type=int, default=hardware.cores())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="peft and ours")
     parser.add_argument("--part", choices=[*SIDES, EVALUATE], help=argparse.SUPPRESS)
@@ -109,7 +110,7 @@ def compare(arguments: argparse.Namespace) -> Result:
         "validation_loss": figures,
         **ratios,
         "runs": runs,
-        "machine": hardware.describe() | {"threads": arguments.threads},
+        "machine": describe() | {"threads": arguments.threads},
     }
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from tailora.core.hardware import choose_device, describe
+from tailora.core.hardware.devices import choose_device
+from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.engine.backend import Backend, Step

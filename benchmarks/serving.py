@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from _processes import ArmError, print_result, run_arm, say
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import cores
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -120,7 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="int8", choices=["int8", "bf16", "fp32"], help="of our arms")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="to measure, per arm and round; at least two passes")
-    parser.add_argument("--threads", type=int, default=hardware.cores())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tailora-serving"), help="for what is made")
     parser.add_argument("--gguf", default="", help="a Q8_0 GGUF of the base, for llama_one")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -183,7 +184,7 @@ def summarise(rounds: Sequence[dict[str, Result]], arguments: argparse.Namespace
         "base": arguments.base,
         "arms": {},
         "ratios": {},
-        "machine": hardware.describe(),
+        "machine": describe(),
     }
     for arm, found in arms.items():
         if found:

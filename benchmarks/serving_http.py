@@ -41,7 +41,8 @@ from _http_client import drive
 from _processes import ArmError, print_result, run_arm, say
 from _requests import prepare
 from serving import SHARED, environment
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import cores
 
 ARMS = ("ours", "in_process", "vllm", "vllm_fp32", "llama")
 ADAPTERS, NEW_TOKENS = 8, 32
@@ -86,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="to measure, for each number of clients")
     parser.add_argument("--warm", type=float, default=3.0, help="seconds before that")
-    parser.add_argument("--threads", type=int, default=hardware.cores())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--gguf", default="", help="a Q8_0 GGUF of the base, for llama")
     parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tailora-serving"), help="for what is made")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -271,7 +272,7 @@ def summarise(rounds: Sequence[dict[str, Result]], arguments: argparse.Namespace
     ]
     if owner:
         summary["ratios"]["owner_thread_over_in_process_32"] = statistics.median(owner)
-    return {**summary, "machine": hardware.describe()}
+    return {**summary, "machine": describe()}
 
 
 def print_table(summary: Result) -> None:

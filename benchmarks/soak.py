@@ -33,7 +33,7 @@ from _processes import say
 from _requests import prepare
 from serving import SHARED
 from serving_http import free_port, wait_for
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
 
 FACTS = {"name": "Blue Spice", "eatType": "pub", "food": "Italian", "area": "riverside", "familyFriendly": "yes"}
 COMING = "coming"  # the adapter that comes and goes
@@ -201,7 +201,7 @@ def tell(soak: Soak, arguments: argparse.Namespace) -> int:
         "memory_after_a_tenth_bytes": int(begin),
         "memory_at_the_end_bytes": int(end),
         "memory_most_bytes": max(used for _, used in soak.memory),
-        "machine": hardware.describe(),
+        "machine": describe(),
     }
     for name, number in sorted(soak.counts.items()):
         say(f"{name:<16}{number:8}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from _processes import say
 from tailora.adapters import formats
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
 from tailora.data import records
 from tailora.engine.decoding import Decoding
 from tailora.inference.setup import Running, Setup, resolve_models, start
@@ -55,7 +55,7 @@ def main() -> None:
         "base_bytes": full,
         "one_base_with_adapters_bytes": full + sum(sizes.values()),
         "full_models_bytes": full * len(tasks),
-        "machine": hardware.describe(),
+        "machine": describe(),
     }
     result["disk_ratio"] = result["one_base_with_adapters_bytes"] / result["full_models_bytes"]
     for name in ("fill_slot_seconds", "same_adapter_seconds", "other_adapter_seconds", "switch_seconds", "disk_ratio"):

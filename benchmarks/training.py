@@ -35,7 +35,8 @@ from rich.table import Table
 
 from _base_type import faster_type
 from _processes import print_result, run_arm, say
-from tailora.core import hardware
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import cores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=1, help="updates before the clock starts")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each later one has one more")
     parser.add_argument("--mrs", type=int, default=400, help="random MRs a round, all their references")
-    parser.add_argument("--threads", type=int, default=hardware.cores())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "trainset.csv.gz"))
     parser.add_argument("--tokenizer", default=str(SHARED / "models" / "gpt2-tokenizer"), help="folder of GPT-2's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -180,7 +181,7 @@ def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: a
             summary[f"{mark}ratio_vs_{peer}"] = median_ratio(rounds, "examples_per_second", ours, peer)
             memory = "memory_ratio" if peer == "peft_fp32" else f"memory_ratio_vs_{peer}"
             summary[mark + memory] = median_ratio(rounds, "own_bytes", ours, peer)
-    machine = hardware.describe() | {"threads": arguments.threads, "device": arguments.device}
+    machine = describe() | {"threads": arguments.threads, "device": arguments.device}
     machine["packages"]["accelerate"] = version("accelerate")
     return summary | {"machine": machine, "per_round": rounds}
 

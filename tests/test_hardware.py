@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailora.core import hardware
 from tailora.core.errors import SettingsError
-from tailora.core.hardware import Memory, choose_device
+from tailora.core.hardware import cgroups, memory, processor
+from tailora.core.hardware.devices import choose_device
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.memory import Memory, peak_rss, rss
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
 MIB = 2**20
@@ -27,17 +29,18 @@ def write(folder: Path, **files: str) -> None:
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made-up cgroup folder, the only one this process is in."""
-    monkeypatch.setattr(hardware, "_cgroup_folders", lambda controller: [tmp_path])
-    monkeypatch.setattr(hardware, "_system_memory", lambda: Memory(1000 * MIB, 800 * MIB))
+    for module in (memory, processor):
+        monkeypatch.setattr(module, "cgroup_folders", lambda controller: [tmp_path])
+    monkeypatch.setattr(memory, "_system_memory", lambda: Memory(1000 * MIB, 800 * MIB))
     return tmp_path
 
 
 def test_without_limits_the_affinity_counts(group: Path) -> None:
     write(group, cpu__max="max 100000\n", cpu__cfs_quota_us="-1\n")
-    free = hardware.cores()
+    free = processor.cores()
     assert free >= 1
     write(group, cpu__max=f"{100_000 * (free + 5)} 100000\n")
-    assert hardware.cores() == free
+    assert processor.cores() == free
 
 
 @pytest.mark.parametrize(
@@ -47,13 +50,13 @@ def test_without_limits_the_affinity_counts(group: Path) -> None:
 )
 def test_a_quota_of_half_a_core_is_one_core(group: Path, files: dict[str, str]) -> None:
     write(group, **files)
-    assert hardware.cores() == 1
+    assert processor.cores() == 1
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("200000 100000", 2), ("1000 100000", 1)])
 def test_a_quota_is_rounded_up(tmp_path: Path, quota: str, cores: int) -> None:
     write(tmp_path, cpu__max=quota)
-    assert hardware._quota(tmp_path) == cores
+    assert cgroups.cpu_quota(tmp_path) == cores
 
 
 @pytest.mark.parametrize(
@@ -66,40 +69,40 @@ def test_a_quota_is_rounded_up(tmp_path: Path, quota: str, cores: int) -> None:
 )
 def test_a_containers_limit_counts_and_its_cached_files_do_not(group: Path, files: dict[str, str]) -> None:
     write(group, **files, memory__stat=f"anon 5\ninactive_file {20 * MIB}\n")
-    assert hardware.memory() == Memory(300 * MIB, 200 * MIB)
+    assert memory.memory() == Memory(300 * MIB, 200 * MIB)
 
 
 @pytest.mark.parametrize("limit", ["max", str(2**63 - 4096)])
 def test_no_limit_leaves_the_systems_memory(group: Path, limit: str) -> None:
     write(group, memory__max=limit, memory__limit_in_bytes=limit, memory__current="5", memory__usage_in_bytes="5")
-    assert hardware.memory() == Memory(1000 * MIB, 800 * MIB)
+    assert memory.memory() == Memory(1000 * MIB, 800 * MIB)
 
 
 @linux
 def test_every_parent_of_the_own_cgroup_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = hardware._text
+    text = cgroups.read_text
     account = "4:memory:/a/b\n1:cpu,cpuacct:/\n0::/host/only\n"
-    monkeypatch.setattr(hardware, "_text", lambda path: account if path.name == "cgroup" else text(path))
-    monkeypatch.setattr(hardware, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "read_text", lambda path: account if path.name == "cgroup" else text(path))
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
     (tmp_path / "memory" / "a" / "b").mkdir(parents=True)
-    memory = tmp_path / "memory"
-    assert hardware._cgroup_folders("memory") == [memory / "a" / "b", memory / "a", memory, tmp_path]
+    folder = tmp_path / "memory"
+    assert cgroups.cgroup_folders("memory") == [folder / "a" / "b", folder / "a", folder, tmp_path]
 
 
 def test_this_machine_has_cores_and_memory() -> None:
-    assert hardware.cores() >= 1
-    total, available = hardware.memory()
+    assert processor.cores() >= 1
+    total, available = memory.memory()
     assert total is not None
     assert total > 100 * MIB
     assert available is None or 0 < available <= total
 
 
 def test_peak_memory_never_falls_and_counts_what_was_freed() -> None:
-    before = hardware.peak_rss()
+    before = peak_rss()
     block = bytearray(b"x" * (64 * MIB))
-    now = hardware.rss()
+    now = rss()
     del block
-    after = hardware.peak_rss()
+    after = peak_rss()
     assert before is not None
     assert now is not None
     assert after is not None
@@ -110,19 +113,19 @@ def test_peak_memory_never_falls_and_counts_what_was_freed() -> None:
 @linux
 def test_a_child_does_not_inherit_its_parents_peak() -> None:
     block = bytearray(b"x" * (256 * MIB))
-    program = "from tailora.core.hardware import peak_rss; print(peak_rss())"
+    program = "from tailora.core.hardware.memory import peak_rss; print(peak_rss())"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     del block
     assert int(shown.stdout) < 200 * MIB
 
 
 def test_the_description_is_json_and_names_what_matters() -> None:
-    described = json.loads(json.dumps(hardware.describe()))
+    described = json.loads(json.dumps(describe()))
     # The package data of some builds leave out the local label that the library itself names ("+cu130").
     assert described["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert described["cores"] == hardware.cores()
+    assert described["cores"] == processor.cores()
     assert described["cpu"]
-    assert set(described["instruction_sets"]) <= set(hardware.INSTRUCTION_SETS)
+    assert set(described["instruction_sets"]) <= set(processor.INSTRUCTION_SETS)
     assert described["gpu"] is None or torch.cuda.is_available()
 
 
@@ -138,14 +141,14 @@ def test_the_description_is_json_and_names_what_matters() -> None:
 def test_instruction_sets_are_read_from_both_kinds_of_processor(
     monkeypatch: pytest.MonkeyPatch, text: str, name: str, found: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(hardware, "_text", lambda path: text)
-    assert hardware.cpu_name() == name
-    assert hardware.instruction_sets() == found
+    monkeypatch.setattr(processor, "read_text", lambda path: text)
+    assert processor.cpu_name() == name
+    assert processor.instruction_sets() == found
 
 
-def test_a_device_that_is_not_there_is_told() -> None:
+def test_a_device_that_is_missing_is_reported() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda")
     for name in ("gpu", "cuda:99"):
-        with pytest.raises(SettingsError, match=f"^device: PyTorch finds no '{name}' here; use cpu"):
+        with pytest.raises(SettingsError, match=f"^device: PyTorch has no device '{name}' on this machine; use cpu"):
             choose_device(name)

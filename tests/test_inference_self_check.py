@@ -15,7 +15,7 @@ import pytest
 import tailora
 from bases import save_adapter, save_base
 from tailora.core.errors import ModelError, SettingsError
-from tailora.core.hardware import Memory
+from tailora.core.hardware.memory import Memory
 from tailora.engine import architecture
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.inference import self_check, step_timing

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bases import save_adapter, save_base
-from tailora.core.hardware import Memory
+from tailora.core.hardware.memory import Memory
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
 from tailora.inference import step_timing

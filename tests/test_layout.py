@@ -32,7 +32,7 @@ SIDEWAYS = {("metrics", "data")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
     "tailora.cli": {"tailora.core.settings"},
-    "tailora.core.hardware": {"torch"},
+    "tailora.core.hardware.devices": {"torch"},
     "tailora.adapters.formats": {"tailora.adapters.formats"},
     "tailora.adapters.formats.gguf": {"gguf"},
     "tailora.adapters.formats.loralib": {"torch"},

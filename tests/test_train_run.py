@@ -23,7 +23,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
-from tailora.core import hardware
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
@@ -451,7 +450,6 @@ def test_int8_runs_on_the_cpu_of_a_machine_with_a_gpu(
 ) -> None:
     if not int8.supported():
         pytest.skip("this CPU has no AVX2 instructions")
-    monkeypatch.setattr(hardware, "choose_device", lambda device: "cuda" if device == "auto" else device)
-    monkeypatch.setattr(precision, "choose_device", hardware.choose_device)
+    monkeypatch.setattr(precision, "choose_device", lambda device: "cuda" if device == "auto" else device)
     result = run(settings(base, data, tmp_path / "run", precision="int8", device="auto", max_steps=2))
     assert (result["account"]["precision"], result["account"]["device"]) == ("int8", "cpu")

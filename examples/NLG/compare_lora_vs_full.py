@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.commands import compare
-from tailora.core import hardware
 from tailora.core.errors import TrainingError, UserError
 from tailora.core.files import write_text
+from tailora.core.hardware.memory import peak_rss, rss
 from tailora.lora import inject
 from tailora.metrics.suite import METRICS
 from tailora.reports.comparison import sheet
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    imported = hardware.rss() or 0
+    imported = rss() or 0
     subject = demo.subject(options.model, options.lora_dim)
     network = subject.network
     base = sum(parameter.numel() for parameter in network.parameters())
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "base": base,
         "trainable": inject.parameter_table(network).trainable,
         "seconds": statistics.median(step.seconds for step in timed),
-        "memory": ((hardware.peak_rss() or 0) - imported) / demo.MEGABYTE,
+        "memory": ((peak_rss() or 0) - imported) / demo.MEGABYTE,
     }
 
 

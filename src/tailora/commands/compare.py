@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.core.files import write_json, write_text
-from tailora.core.hardware import describe
+from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
 from tailora.data.columns import spell_columns
 from tailora.metrics.suite import METRICS, MetricName

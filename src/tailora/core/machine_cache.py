@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tailora.core.files import cache_folder, write_json
-from tailora.core.hardware import cores, cpu_name, instruction_sets
+from tailora.core.hardware.processor import cores, cpu_name, instruction_sets
 
 log = logging.getLogger(__name__)
 

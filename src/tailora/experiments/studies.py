@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailora.core.errors import MissingExtraError, SettingsError
-from tailora.core.hardware import process_lives
+from tailora.core.hardware.processes import process_lives
 from tailora.experiments.ranges import Range, written
 from tailora.training.settings import TrainSettings
 

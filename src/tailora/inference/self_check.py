@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tailora.core import machine_cache
 from tailora.core.errors import ModelError, SettingsError
-from tailora.core.hardware import memory
+from tailora.core.hardware.memory import memory
 from tailora.engine.backend import Backend, Step
 from tailora.models.weights import weight_files
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.core.errors import AdapterError, ModelError, SettingsError
-from tailora.core.hardware import choose_device, describe
+from tailora.core.hardware.devices import choose_device
+from tailora.core.hardware.machine import describe
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tailora.core import machine_cache
-from tailora.core.hardware import memory
+from tailora.core.hardware.memory import memory
 from tailora.engine.backend import Backend, Step
 from tailora.models.weights import weight_files
 

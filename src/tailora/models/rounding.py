@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from tailora.core.hardware import cores
+from tailora.core.hardware.processor import cores
 
 Array = NDArray[np.float32]
 ZERO = 128

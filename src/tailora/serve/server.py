@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from rich.console import Console
 
 from tailora.core.errors import SettingsError
-from tailora.core.hardware import peak_rss
+from tailora.core.hardware.memory import peak_rss
 from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
 from tailora.inference.setup import AdapterCapacity, Running, Setup, named_adapters, resolve_models, start

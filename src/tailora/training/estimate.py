@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tailora.core.hardware import rss
+from tailora.core.hardware.memory import rss
 from tailora.data.examples import Example
 from tailora.models.load import Base
 from tailora.training.settings import TrainSettings

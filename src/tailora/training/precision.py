@@ -20,7 +20,7 @@ from torch import nn
 
 from tailora.core import machine_cache
 from tailora.core.errors import SettingsError
-from tailora.core.hardware import choose_device, gpu_name
+from tailora.core.hardware.devices import choose_device, gpu_name
 from tailora.data.examples import Example
 from tailora.training import int8
 from tailora.training.settings import TrainSettings

@@ -18,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tailora.adapters import formats
 from tailora.core.errors import TrainingError
 from tailora.core.files import write_json
-from tailora.core.hardware import describe, peak_gpu_memory, peak_rss
+from tailora.core.hardware.devices import peak_gpu_memory
+from tailora.core.hardware.machine import describe
+from tailora.core.hardware.memory import peak_rss
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat

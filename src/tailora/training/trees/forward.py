@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tailora.core.errors import ModelError
-from tailora.core.hardware import keep_freed_memory
+from tailora.core.hardware.memory import keep_freed_memory
 from tailora.data.examples import Example
 from tailora.lora.layers import LoraLayer
 from tailora.models.load import quiet_transformers

@@ -1,0 +1,42 @@
+"""The processor: usable cores, name and instruction sets."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+from tailora.core.hardware.cgroups import cgroup_folders, cpu_quota
+from tailora.core.hardware.system_files import output_of, read_text
+
+INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2"),
+)
+
+
+def cores() -> int:
+    """Return the number of cores this process may use: those of its affinity, at most its cgroups' quota rounded up."""
+    usable = os.cpu_count() or 1
+    if sys.platform == "linux":
+        usable = len(os.sched_getaffinity(0))
+    quotas = (cpu_quota(folder) for folder in cgroup_folders("cpu"))
+    return min(usable, *(quota for quota in quotas if quota is not None), usable)
+
+
+def cpu_name() -> str:
+    """Return the processor's marketing name, or its architecture where the system does not report the name."""
+    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", read_text(Path("/proc/cpuinfo")), re.MULTILINE)
+    if match:
+        return match[1].strip()
+    name = output_of("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else platform.processor()
+    return name or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the members of `INSTRUCTION_SETS` that the processor has, by Linux's names; empty on other systems."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(Path("/proc/cpuinfo")), re.MULTILINE)
+    flags = set(match[1].split()) if match else set()
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
