@@ -116,7 +116,7 @@ def test_python_values_are_read_as_yaml_is(tmp_path: Path) -> None:
     values = {"data": Path("a") / "b.csv", "rank": np.int64(3), "targets": "mlp, head"}
     text = f"data: {Path('a') / 'b.csv'}\nrank: 3\ntargets: mlp, head\n"
     assert ToySettings.from_values(values) == ToySettings.from_yaml(config(tmp_path, text))
-    with pytest.raises(SettingsError, match="^rank: "):
+    with pytest.raises(SettingsError, match=r"^rank: "):
         ToySettings.from_values({"data": "x", "rank": "many"})
 
 

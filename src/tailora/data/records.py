@@ -108,14 +108,9 @@ def load(
         SettingsError: the column mapping cannot be read.
     """
     path = locate(source, split)
-    options: dict[str, Any] = {
-        "format": format,
-        "columns": columns,
-        "language": language,
-        "all_texts": all_texts,
-        "texts": texts,
-    }
-    return parse(read_text(path), path, **options)
+    return parse(
+        read_text(path), path, format=format, columns=columns, language=language, all_texts=all_texts, texts=texts
+    )
 
 
 def parse(
