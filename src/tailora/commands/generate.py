@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tailora.core.console import draws_progress
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.resume_log import ResumeLog
 from tailora.core.settings import Settings, Verbatim
@@ -397,7 +398,7 @@ class _Bar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not draws_progress(console),
         )
         self._task = self._progress.add_task("", total=total, completed=done, speed=0.0)
         self._start = time.perf_counter()

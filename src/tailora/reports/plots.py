@@ -11,7 +11,13 @@ from tailora.core.files import atomic_path
 
 
 def loss_plot(metrics: Path, target: Path) -> None:
-    """Draw training and validation loss over the updates, from metrics.jsonl to an SVG file."""
+    """Draw `loss_figure` to an SVG file."""
+    with atomic_path(target) as path:
+        loss_figure(metrics).savefig(path, format="svg", metadata={"Date": None})
+
+
+def loss_figure(metrics: Path) -> Figure:
+    """Training and validation loss in nats per completion token over the updates, from metrics.jsonl."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -27,5 +33,4 @@ def loss_plot(metrics: Path, target: Path) -> None:
     axes.grid(alpha=0.25)
     if training or validation:
         axes.legend(frameon=False)
-    with atomic_path(target) as path:
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    return figure

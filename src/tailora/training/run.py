@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tailora.adapters import formats
+from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
 from tailora.core.files import write_json
 from tailora.core.hardware.devices import peak_gpu_memory
@@ -42,6 +43,21 @@ Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """A run that Ctrl-C or SIGTERM stopped; what it had learnt is saved.
+
+    Attributes:
+        folder: its run directory, complete up to the last update.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"training was interrupted; what it had learnt is in {folder}")
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[type[TrainingInterrupted], tuple[Path]]:
+        return TrainingInterrupted, (self.folder,)
+
+
 def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     """Train, and write the run directory: adapter/ (or what the method learns), run.json, metrics.jsonl, loss.svg.
 
@@ -53,7 +69,8 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     Raises:
         UserError: for data, models and settings that cannot be trained on.
         TrainingError: the loss is not finite; the best validation so far is saved first, and the error names it.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; after the first update, the run directory is completed first.
+        TrainingInterrupted: on Ctrl-C or SIGTERM after the first update; the run directory is completed first.
+        KeyboardInterrupt: before it.
     """
     console = Console(stderr=True)
     device = device_for(settings)
@@ -70,7 +87,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         kept = f"what update {outcome.best_step} had learnt is in {saved}"
         raise TrainingError(f"{outcome.failed.what}; {kept}", hint=outcome.failed.hint) from outcome.failed
     if outcome.interrupted:
-        raise KeyboardInterrupt
+        raise TrainingInterrupted(folder)
     return result | {"run": str(folder)}
 
 
@@ -289,7 +306,7 @@ class _Observer:
             TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not draws_progress(console),
         )
         self.task = self.progress.add_task("", total=steps, told="")
         self.examples = self.seconds = 0.0
