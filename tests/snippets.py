@@ -160,10 +160,8 @@ class PageRunner:
             self.server = None
 
     def _run_shell(self, block: Block) -> None:
-        if "<<" in block.text:  # a here-document: the lines belong together
-            lines = [block.text]
-        else:
-            lines = commands(block)
+        # The lines of a here-document belong together.
+        lines = [block.text] if "<<" in block.text else commands(block)
         for number, line in enumerate(lines, start=1):
             expected = block.exit_code if number == len(lines) else 0
             code = self._run_line(line)

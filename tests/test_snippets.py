@@ -78,7 +78,8 @@ def test_blocks_are_found_with_their_notes(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "Text.\n\n<!-- setup\nmkdir runs\n-->\n\n<!-- not run: network -->\n```bash\npip install x\n```\n\n"
-        "<!-- file: a.yaml -->\n```yaml\nbase: tiny\n```\n\n- item\n\n  ```python\n  a = 1\n  ```\n\n    tailora lint a.csv\n"
+        "<!-- file: a.yaml -->\n```yaml\nbase: tiny\n```\n\n- item\n\n  ```python\n  a = 1\n  ```\n\n"
+        "    tailora lint a.csv\n"
     )
     found = blocks(page)
     assert [block.language for block in found] == ["bash", "bash", "yaml", "python", "indented"]
