@@ -1,17 +1,11 @@
 """The bundled samples: splits that hold apart what they say they do, and enough ways of saying it."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-from tailora.data.records import read, splits
-from tailora.metrics.slots import slot_error_rate
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import make_samples
 from sample_tasks.grammar import belongs
+from tailora.data.records import read, splits
+from tailora.metrics.slots import slot_error_rate
 
 
 @pytest.mark.parametrize("task", make_samples.TASKS, ids=lambda task: task.name)

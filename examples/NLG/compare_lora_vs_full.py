@@ -1,8 +1,7 @@
-"""LoRA beside full fine-tuning: what each trains and saves, and seconds a step and peak memory as measured here.
+"""Compare LoRA with full fine-tuning: trained parameters, size on disk, and the measured step time and peak memory.
 
-Each method is measured in a process of its own, one after the other, so that neither has the other's memory. With
---summary FILE the table goes into a Markdown file together with what `tailora compare` measures on the bundled model,
-with scores, which takes some minutes.
+Each method runs in its own process, one after the other, so that the memory figures are independent. --summary FILE
+also runs `tailora compare` on the bundled model, which takes some minutes, and writes both results to a Markdown file.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import demo_training
 from tailora.commands import compare
 from tailora.core.errors import TrainingError, UserError
 from tailora.core.files import write_text
@@ -26,61 +26,72 @@ from tailora.lora import inject
 from tailora.metrics.suite import METRICS
 from tailora.reports.comparison import sheet
 from tailora.reports.tables import Sheet, as_markdown
-from tailora.training import demo
 
 METHODS = ("lora", "full")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num_epochs", type=int, default=1, help="times each text is seen (default: %(default)s)")
+    parser.add_argument(
+        "--num_epochs", type=int, default=1, help="passes over the training texts (default: %(default)s)"
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="texts per update (default: %(default)s)")
     parser.add_argument("--lora_dim", type=int, default=16, help="rank of the adapter (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=3e-3, help="LoRA's learning rate (default: %(default)s)")
-    parser.add_argument("--max_train_samples", type=int, default=50, help="training texts (default: %(default)s)")
     parser.add_argument(
-        "--model", help="gpt2, smollm2-135m, tiny or a model folder (default: the demonstration network)"
+        "--lr",
+        type=float,
+        default=3e-3,
+        help="initial learning rate of LoRA; full fine-tuning uses a tenth of it (default: %(default)s)",
     )
-    parser.add_argument("--summary", type=Path, help="a Markdown file to write, the runs in comparison/ beside it")
-    parser.add_argument("--measure", choices=METHODS, help="measure this method here and print JSON")
+    parser.add_argument(
+        "--max_train_samples", type=int, default=50, help="number of training texts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", help="base model: gpt2, smollm2-135m, tiny or a model folder (default: the demonstration network)"
+    )
+    parser.add_argument(
+        "--summary", type=Path, help="Markdown file to write; the runs are kept in comparison/ beside it"
+    )
+    parser.add_argument("--measure", choices=METHODS, help="measure one method in this process and print JSON")
     return parser.parse_args(arguments)
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     imported = rss() or 0
-    subject = demo.subject(options.model, options.lora_dim)
-    network = subject.network
+    experiment = demo_training.load_experiment(options.model, options.lora_dim)
+    network = experiment.network
     base = sum(parameter.numel() for parameter in network.parameters())
-    training, _ = demo.sample_examples(subject.tokenizer, train=options.max_train_samples)
+    training, _ = demo_training.sample_examples(experiment.tokenizer, train=options.max_train_samples)
     if options.measure == "lora":
-        inject.attach(network, subject.config, generator=torch.Generator().manual_seed(0))
+        inject.attach(network, experiment.config, generator=torch.Generator().manual_seed(0))
     else:
         network.requires_grad_(True)
-    rate = options.lr if options.measure == "lora" else options.lr / 10  # every weight moves: smaller steps do
+    # Full fine-tuning updates every weight and needs smaller steps.
+    rate = options.lr if options.measure == "lora" else options.lr / 10
     steps = list(
-        demo.train_steps(
+        demo_training.train_steps(
             network, training, epochs=options.num_epochs, batch_size=options.batch_size, learning_rate=rate
         )
     )
-    timed = steps[1:-1] or steps  # the first step makes buffers, the last batch may be smaller
+    timed = steps[1:-1] or steps  # the first step allocates buffers, the last batch may be smaller
     return {
         "base": base,
         "trainable": inject.parameter_table(network).trainable,
         "seconds": statistics.median(step.seconds for step in timed),
-        "memory": ((peak_rss() or 0) - imported) / demo.MEGABYTE,
+        "memory": ((peak_rss() or 0) - imported) / demo_training.MEGABYTE,
     }
 
 
-def measure_apart(method: str, arguments: list[str]) -> dict[str, float]:
+def measure_in_process(method: str, arguments: list[str]) -> dict[str, float]:
     command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--measure", method]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise TrainingError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"{method} failed")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-NOTE = "MB = 2^20 bytes; peak memory is the process's resident set less what it held after its imports."
+NOTE = "MB = 2^20 bytes. Peak memory is the growth of the resident set after the imports."
 RATES = {
     "lora": [3e-3, 1e-2, 3e-2],
     "full": [1e-3, 3e-3, 1e-2],
@@ -90,19 +101,19 @@ RATES = {
 
 
 def lines(lora: dict[str, float], full: dict[str, float]) -> list[list[str]]:
-    """The head of the table and its rows."""
-    accounts = demo.Accounts(base=int(full["trainable"]), adapter=int(lora["trainable"]))
+    """The header row of the table, and its rows."""
+    counts = demo_training.ParameterCounts(base=int(full["trainable"]), adapter=int(lora["trainable"]))
     return [
         ["", "full fine-tuning", "LoRA", "LoRA saves"],
-        ["parameters", f"{accounts.base:,}", f"{accounts.total:,}", ""],
+        ["parameters", f"{counts.base:,}", f"{counts.total:,}", ""],
         [
-            "trainable", f"{accounts.base:,}", f"{accounts.adapter:,} ({accounts.percent:.2f}%)",
-            f"{accounts.fewer_percent:.2f}% fewer",
+            "trainable", f"{counts.base:,}", f"{counts.adapter:,} ({counts.percent:.2f}%)",
+            f"{counts.fewer_percent:.2f}% fewer",
         ],
-        ["frozen", "0", f"{accounts.base:,}", ""],
+        ["frozen", "0", f"{counts.base:,}", ""],
         [
-            "trained weights, fp32", f"{accounts.base_megabytes:.2f} MB", f"{accounts.adapter_megabytes:.2f} MB",
-            f"{accounts.times_smaller:.2f}× smaller",
+            "trained weights, fp32", f"{counts.base_megabytes:.2f} MB", f"{counts.adapter_megabytes:.2f} MB",
+            f"{counts.times_smaller:.2f}× smaller",
         ],
         [
             "measured: a step", f"{full['seconds']:.2f} s", f"{lora['seconds']:.2f} s",
@@ -127,24 +138,25 @@ def show(lora: dict[str, float], full: dict[str, float]) -> None:
 
 
 def summarise(lora: dict[str, float], full: dict[str, float], options: argparse.Namespace) -> None:
-    """Write both comparisons into a file; the runs of the second lie beside it and are used again."""
+    """Write both comparisons to a file; the runs of the second are kept in comparison/ and reused by the next call."""
     head, *rows = lines(lora, full)
     recipe = {"targets": ["all-linear"], "rank": 16, "alpha": 32, "epochs": 1, "learning_rates": RATES}
     folder = options.summary.absolute().parent / "comparison"
-    found = compare.run(compare.CompareSettings(data="restaurants", base="tiny", output=folder, **recipe))
-    measured = sheet(found, METRICS)
+    result = compare.run(compare.CompareSettings(data="restaurants", base="tiny", output=folder, **recipe))
+    measured = sheet(result, METRICS)
     model = options.model or "demonstration network"
     about = [
         "Written by `python examples/NLG/compare_lora_vs_full.py --summary EXECUTION_SUMMARY.md` from its own runs.",
-        f"First the {model} and {options.max_train_samples} texts of the bundled restaurants; {NOTE} Then the bundled "
-        "model on all of the bundled restaurants, their test split scored: a grammar wrote those texts, so that scores "
-        "say which method learns them and not how well it would write of others.",
+        f"The first table measures the {model} on {options.max_train_samples} texts of the bundled restaurants. {NOTE}",
+        "The other tables measure the bundled model on all bundled restaurants, and score the test split. A grammar "
+        "generated these texts: the scores show how well each method learns them, not how well it would write about "
+        "other data.",
         *measured.about,
     ]
-    told = Sheet(
+    summary = Sheet(
         "Execution summary: LoRA and full fine-tuning", about, [(model.capitalize(), head, rows), *measured.tables]
     )
-    write_text(options.summary, as_markdown(told))
+    write_text(options.summary, as_markdown(summary))
     print(f"wrote {options.summary}")
 
 
@@ -155,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.measure:
             print(json.dumps(measure(options)))
         else:
-            lora, full = (measure_apart(method, arguments) for method in METHODS)
+            lora, full = (measure_in_process(method, arguments) for method in METHODS)
             show(lora, full)
             if options.summary is not None:
                 summarise(lora, full, options)

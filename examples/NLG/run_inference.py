@@ -1,4 +1,4 @@
-"""Load lora_model/pytorch_model.bin and run it in both modes: the adapter beside the base, and merged into it."""
+"""Load lora_model/pytorch_model.bin and run the adapter in both modes: beside the base model, and merged into it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Any
 
 import torch
 
+import demo_training
 from tailora.adapters.formats import loralib
 from tailora.core.errors import AdapterError, UserError
 from tailora.lora import inject
-from tailora.training import demo
 
 ROWS, LENGTH = 2, 32
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="the model of the training run (default: the one it noted)")
-    parser.add_argument("--checkpoint_dir", type=Path, default=Path("lora_model"), help="(default: %(default)s)")
+    parser.add_argument("--model", help="base model of the adapter (default: the one in settings.json)")
+    parser.add_argument(
+        "--checkpoint_dir",
+        type=Path,
+        default=Path("lora_model"),
+        help="folder that run_training.py wrote (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -32,7 +37,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return {"model": settings["model"], "lora_alpha": settings["lora_alpha"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterError(
-            "no checkpoint of run_training.py", where=folder, hint="run run_training.py first, or pass --checkpoint_dir"
+            "the folder does not hold a checkpoint of run_training.py",
+            where=folder,
+            hint="run run_training.py first, or name its folder with --checkpoint_dir",
         ) from error
 
 
@@ -40,27 +47,31 @@ def run(options: argparse.Namespace) -> float:
     settings = read_settings(options.checkpoint_dir)
     checkpoint = options.checkpoint_dir / "pytorch_model.bin"
     adapter = loralib.load(checkpoint, alpha=settings["lora_alpha"])
-    subject = demo.subject(options.model or settings["model"])
-    if adapter.base_fingerprint not in (None, subject.fingerprint):
-        raise AdapterError(f"was trained on other weights than those of {subject.name}", where=checkpoint)
-    network = subject.network
-    _, validation = demo.sample_examples(subject.tokenizer)
+    experiment = demo_training.load_experiment(options.model or settings["model"])
+    if adapter.base_fingerprint not in (None, experiment.fingerprint):
+        raise AdapterError(
+            f"the adapter was trained on other weights than those of {experiment.name}",
+            where=checkpoint,
+            hint="name the model of the training run with --model",
+        )
+    network = experiment.network
+    _, validation = demo_training.sample_examples(experiment.tokenizer)
     tokens = [token for example in validation for token in example.prompt + example.completion]
     ids = torch.tensor(tokens[: ROWS * LENGTH]).view(ROWS, LENGTH)
-    base_loss = demo.validation_loss(network, validation)
-    print(f"{subject.name} alone: validation loss {base_loss:.3f} nats per token")
+    base_loss = demo_training.validation_loss(network, validation)
+    print(f"{experiment.name} alone: validation loss {base_loss:.3f} nats per token")
 
     inject.attach(network, adapter.config, adapter)
     with torch.inference_mode():
-        beside = demo.logits_of(network, ids)
+        beside = demo_training.logits_of(network, ids)
     print(f"adapter beside the base: logits {list(beside.shape)}, ", end="")
-    print(f"validation loss {demo.validation_loss(network, validation):.3f}")
+    print(f"validation loss {demo_training.validation_loss(network, validation):.3f}")
 
     inject.merge(network)
     with torch.inference_mode():
-        merged = demo.logits_of(network, ids)
+        merged = demo_training.logits_of(network, ids)
     print(f"adapter merged:          logits {list(merged.shape)}, ", end="")
-    print(f"validation loss {demo.validation_loss(network, validation):.3f}")
+    print(f"validation loss {demo_training.validation_loss(network, validation):.3f}")
 
     difference = (beside - merged).abs().max().item() / beside.abs().max().item()
     same = (beside.argmax(-1) == merged.argmax(-1)).float().mean().item()

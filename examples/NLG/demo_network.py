@@ -1,8 +1,8 @@
-"""The demonstration network of examples/NLG: 86,689,873 parameters that need no download.
+"""The demonstration network: 86,689,873 parameters that need no download.
 
-A token's embedding passes two feed-forward blocks and gives the logits of the next token; no token sees another, so
-it learns how often words are and what follows what, and nothing more. Its weights are not stored but drawn from a
-seed, and a fingerprint proves that they came out as everywhere else.
+An embedding, two feed-forward blocks and an output layer predict the next token from the current one alone. Without
+attention, the network learns how frequent each word is and which words follow each other. The weights are drawn from
+a seed; a fingerprint checks that they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.second = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """States [..., width] to states [..., width]."""
+        """Map hidden states [..., width] to hidden states [..., width]."""
         y: Tensor = self.second(F.gelu(self.first(x)))
         return x + y
 
@@ -45,9 +45,9 @@ class DemoNetwork(nn.Module):
 
     Args:
         vocabulary: number of tokens.
-        width: size of the states.
-        inner: size inside a block.
-        blocks: how many.
+        width: size of the hidden states.
+        inner: size of the hidden layer of a block.
+        blocks: number of blocks.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DemoNetwork(nn.Module):
         self.output = nn.Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids [batch, length] to the logits of the next tokens, [batch, length, vocabulary]."""
+        """Map token ids [batch, length] to the logits of the next tokens, [batch, length, vocabulary]."""
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x)
@@ -68,13 +68,14 @@ class DemoNetwork(nn.Module):
 
 
 def build(**sizes: int) -> DemoNetwork:
-    """The network in eval mode with its values drawn from `SEED`, the same on every machine.
+    """Build the network in eval mode; its weights are drawn from `SEED` and are the same on every machine.
 
     Args:
-        **sizes: those of `DemoNetwork` that shall differ; the fingerprint is checked for the sizes it stands for.
+        **sizes: arguments of `DemoNetwork` that differ from their defaults. The fingerprint is checked only for the
+            default sizes.
 
     Raises:
-        ModelError: if torch draws other values here than where the fingerprint was taken.
+        ModelError: this torch release draws other values than the one that the fingerprint was taken with.
     """
     with torch.device("meta"):
         network = DemoNetwork(**sizes)
@@ -82,12 +83,12 @@ def build(**sizes: int) -> DemoNetwork:
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in network.named_parameters():
         fan_in = 1 if name.startswith("embedding") else _fan_in(network, name)
-        # Uniform draws are 24 random bits scaled by a power of two; normal ones differ between processors by rounding.
+        # Uniform draws are 24 random bits scaled by a power of two; normal draws depend on the processor's rounding.
         bound = math.sqrt((3 if fan_in == 1 else 1) / fan_in)
         parameter.data = (torch.rand(parameter.shape, generator=generator) - 0.5) * (2 * bound)
     if not sizes and fingerprint_module(network) != FINGERPRINT:
         raise ModelError(
-            "the demonstration network came out with other values than it was made with",
+            "the weights of the demonstration network do not have the expected fingerprint",
             where=f"torch {torch.__version__}",
             hint="install the torch release that constraints.txt names",
         )
@@ -101,5 +102,5 @@ def _fan_in(network: DemoNetwork, name: str) -> int:
 
 
 def lora_config(rank: int = 16) -> LoraConfig:
-    """LoRA on both layers of each block and on the output; the scale is 2 at every rank."""
+    """LoRA on both layers of each block and on the output layer, with scale alpha / rank = 2 at every rank."""
     return LoraConfig(rank=rank, alpha=2.0 * rank, targets=("first", "second", "output"))

@@ -1,7 +1,7 @@
-"""What the scripts of examples/NLG share: their texts, a plain padded training loop, and LoRA's accounts.
+"""What the three scripts share: their texts, a plain padded training loop, and parameter counts.
 
-The loop is the one of the textbooks, over any network from token ids to logits, so that LoRA and full fine-tuning of
-the demonstration network can be read side by side. Tailora's own trainer works on prefix trees instead.
+The loop is the textbook one, for any network that maps token ids to logits, so that LoRA and full fine-tuning can be
+compared line by line. Tailora's own trainer works on prefix trees instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import demo_network
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import SettingsError
 from tailora.data.examples import Example, build_examples
 from tailora.data.records import read
 from tailora.data.tokenizer import Tokenizer
-from tailora.models import demo
 from tailora.models.catalog import TINY_FOLDER
 from tailora.models.load import load_base
 from tailora.training.trees.forward import evaluation
@@ -30,11 +30,11 @@ _UNSCORED = -100
 
 
 @dataclass(frozen=True)
-class Accounts:
-    """LoRA beside full fine-tuning, in parameters and in fp32 megabytes of 2^20 bytes.
+class ParameterCounts:
+    """Parameters of LoRA and of full fine-tuning; sizes are fp32, in megabytes of 2^20 bytes.
 
     Attributes:
-        base: parameters of the network, all of which full fine-tuning trains and saves.
+        base: parameters of the network; full fine-tuning trains and saves all of them.
         adapter: parameters that LoRA adds, trains and saves.
     """
 
@@ -48,33 +48,33 @@ class Accounts:
 
     @property
     def percent(self) -> float:
-        """Trainable with LoRA, in percent of the total."""
+        """Parameters that LoRA trains, in percent of the total."""
         return 100 * self.adapter / self.total
 
     @property
     def fewer_percent(self) -> float:
-        """How many percent fewer parameters LoRA trains than full fine-tuning."""
+        """Reduction of the trainable parameters by LoRA, in percent."""
         return 100 * (1 - self.adapter / self.base)
 
     @property
     def times_smaller(self) -> float:
-        """How many times the adapter goes into the network."""
+        """Size of the network divided by the size of the adapter."""
         return self.base / self.adapter
 
     @property
     def base_megabytes(self) -> float:
-        """What full fine-tuning saves."""
+        """Size of the file that full fine-tuning saves."""
         return self.base * 4 / MEGABYTE
 
     @property
     def adapter_megabytes(self) -> float:
-        """What LoRA saves."""
+        """Size of the file that LoRA saves."""
         return self.adapter * 4 / MEGABYTE
 
 
 @dataclass(frozen=True)
 class Step:
-    """One update: its number from 1, its mean loss in nats per completion token, and its seconds."""
+    """One update: its number (from 1), its mean loss in nats per completion token, and its duration in seconds."""
 
     number: int
     loss: float
@@ -82,15 +82,15 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A network to demonstrate on.
+class Experiment:
+    """A network and its LoRA configuration.
 
     Attributes:
-        network: in eval mode, nothing attached.
-        tokenizer: the one its token ids are of.
-        config: LoRA as the demonstration does it on this network.
-        name: what it is called.
-        fingerprint: of its weights.
+        network: in eval mode, without an adapter.
+        tokenizer: the tokenizer of the network.
+        config: the LoRA configuration for this network.
+        name: the name that the scripts print.
+        fingerprint: SHA-256 of the network's weights.
     """
 
     network: nn.Module
@@ -100,58 +100,59 @@ class Subject:
     fingerprint: str
 
 
-def subject(model: str | None, rank: int = 16) -> Subject:
-    """The demonstration network, or a base model by name or path.
+def load_experiment(model: str | None, rank: int = 16) -> Experiment:
+    """Load the demonstration network, or a base model by name or path.
 
     Args:
-        model: see `models.load.load_base`; None means the demonstration network, with the bundled tokenizer.
-        rank: of the adapter.
+        model: see `models.load.load_base`; None means the demonstration network with the bundled tokenizer.
+        rank: rank of the adapter.
 
     Raises:
-        SettingsError: on a rank that cannot be.
-        ModelError: if the network cannot be had.
+        SettingsError: the rank is below 1.
+        ModelError: the model cannot be loaded.
     """
     if model is None:
-        config = demo.lora_config(rank)
+        config = demo_network.lora_config(rank)
         tokenizer = Tokenizer.from_folder(TINY_FOLDER)
-        return Subject(demo.build(), tokenizer, config, demo.NAME, demo.FINGERPRINT)
+        return Experiment(demo_network.build(), tokenizer, config, demo_network.NAME, demo_network.FINGERPRINT)
     config = LoraConfig(rank=rank, alpha=2.0 * rank, targets=("attention.qv",))
     base = load_base(model, dtype=torch.float32)
-    return Subject(base.model, base.tokenizer, config, base.name, base.fingerprint)
+    return Experiment(base.model, base.tokenizer, config, base.name, base.fingerprint)
 
 
 def sample_examples(
     tokenizer: Tokenizer, train: int = 50, validation: int = 12, max_length: int | None = None
 ) -> tuple[list[Example], list[Example]]:
-    """The first records of the bundled restaurants, each with the first of its texts.
+    """Build training and validation examples from the bundled restaurants, each record with its first text.
 
     Args:
-        tokenizer: the network's.
-        train: training examples.
-        validation: validation examples.
-        max_length: tokens an example may have; longer ones are cut.
+        tokenizer: the tokenizer of the network.
+        train: number of training examples.
+        validation: number of validation examples.
+        max_length: largest number of tokens of an example; longer examples are cut.
 
     Raises:
-        SettingsError: if the sample has not that many records.
+        SettingsError: the data have fewer records.
     """
-    found = []
+    splits = []
     for split, wanted in (("train", train), ("valid", validation)):
         records = read("restaurants", split=split)
         if not 1 <= wanted <= len(records):
             raise SettingsError(
-                f"there are {len(records)} {split} records, and {wanted} were asked for",
-                hint="ask for fewer, 1 at least",
+                f"{wanted} {split} records were requested, but there are {len(records)}",
+                hint=f"request 1 to {len(records)} records",
             )
         examples, _ = build_examples(records[:wanted], tokenizer, max_length=max_length, overlong="cut")
         first = {example.record_id: example for example in reversed(examples)}
-        found.append([first[record.id] for record in records[:wanted] if record.id in first])
-    return found[0], found[1]
+        splits.append([first[record.id] for record in records[:wanted] if record.id in first])
+    return splits[0], splits[1]
 
 
 def padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Token ids and, for each position, the token that follows it if it is a completion token: both [batch, length].
+    """Pad examples into token ids and targets, both [batch, length].
 
-    Padding stands at the end, where it is not scored and, with causal attention or none, changes nothing before it.
+    The target of a position is the next token if that is a completion token, and -100 otherwise. Padding is at the end:
+    it is not scored and, with causal attention or without attention, does not affect earlier positions.
     """
     length = max(len(example) for example in examples) - 1
     ids = torch.zeros(len(examples), length, dtype=torch.long)
@@ -165,14 +166,14 @@ def padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def logits_of(network: nn.Module, ids: Tensor) -> Tensor:
-    """The logits of a network that returns them, or of one of transformers', [batch, length, vocabulary]."""
+    """The logits [batch, length, vocabulary] of a plain network or of a transformers model."""
     output: Any = network(ids)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
 
 
 def summed_loss(network: nn.Module, examples: Sequence[Example]) -> tuple[Tensor, int]:
-    """The loss summed over the completion tokens, in nats, and their number."""
+    """The loss in nats, summed over the completion tokens, and the number of these tokens."""
     ids, targets = padded(examples)
     logits = logits_of(network, ids).flatten(0, 1).float()
     loss = F.cross_entropy(logits, targets.flatten(), ignore_index=_UNSCORED, reduction="sum")
@@ -198,18 +199,18 @@ def train_steps(
     learning_rate: float,
     seed: int = 0,
 ) -> Iterator[Step]:
-    """Train what requires a gradient with AdamW, the rate falling linearly to zero; yields after each update.
+    """Train all parameters that require a gradient with AdamW; yield after each update.
 
     Args:
-        network: any network from token ids to logits.
-        examples: shuffled anew for each epoch.
-        epochs: how often each is seen.
+        network: any network that maps token ids to logits.
+        examples: training examples, reshuffled in each epoch.
+        epochs: number of passes over the examples.
         batch_size: examples per update.
-        learning_rate: the first.
-        seed: of the order.
+        learning_rate: initial learning rate; it decreases linearly to zero.
+        seed: seed of the example order.
 
     Raises:
-        SettingsError: on a number that is not positive.
+        SettingsError: `epochs`, `batch_size` or `learning_rate` is not positive.
     """
     for name, value in (("num_epochs", epochs), ("batch_size", batch_size), ("lr", learning_rate)):
         if not value > 0:
