@@ -299,7 +299,6 @@ def test_why_it_runs_on_torch_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
         ({"rope_scaling": {"factor": 2.0}}, "does not know the field factor"),
         ({"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": "default"}}, "both rope_parameters"),
         ({"is_causal": False}, "is_causal is False"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised in a form"),
         ({"model_type": "bloom"}, "no graph for the architecture 'bloom'"),
     ],
 )

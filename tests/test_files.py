@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora.core.errors import SettingsError
-from tailora.core.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
+from tailora.core.errors import ModelError, SettingsError
+from tailora.core.files import atomic_folder, atomic_path, cache_folder, read_json_object, write_json, write_text
 
 INTERRUPTIONS = [ValueError, KeyboardInterrupt, SystemExit]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permission bits are POSIX's")
@@ -161,3 +161,27 @@ def test_a_refusal_that_a_library_only_tells_in_words_is_the_systems(tmp_path: P
         raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert sys.platform == "win32" or caught.value.errno == errno.ENOSPC
     assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"a\.json: is not valid JSON \(.*\); fetch it again"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b'{"a": "\xff"}', "is not valid JSON"),
+        (b"[]", r"a\.json: is not a JSON object; fetch it again"),
+        (None, r"a\.json: cannot be read: No such file or directory; fetch it again"),
+    ],
+)
+def test_a_json_file_that_is_not_an_object_is_one_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        read_json_object(path, ModelError, hint="fetch it again")
+
+
+def test_an_optional_json_file_is_empty_where_it_does_not_exist(tmp_path: Path) -> None:
+    assert read_json_object(tmp_path / "a.json", ModelError, optional=True) == {}
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json_object(tmp_path / "a.json", ModelError, optional=True) == {"a": 1}

@@ -163,7 +163,7 @@ def test_what_cannot_be(base: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="exists already"):
         quantize(base, base)
     quantize(base, tmp_path / "out")
-    account = tmp_path / "out" / "tailora.json"
-    account.write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match="not an account"):
+    record = tmp_path / "out" / "tailora.json"
+    record.write_text("[]", encoding="utf-8")
+    with pytest.raises(ModelError, match="is not a JSON object; restore the file"):
         load_base(str(tmp_path / "out"))

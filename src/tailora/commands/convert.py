@@ -19,8 +19,8 @@ from tailora.commands.verify import check
 from tailora.core.errors import AdapterError, CheckError, SettingsError
 from tailora.core.files import write_json
 from tailora.core.settings import Settings
-from tailora.engine.architecture import read_config
 from tailora.models.catalog import resolve
+from tailora.models.config import read_config
 from tailora.models.fingerprint import canonical_name, fingerprint_folder
 from tailora.models.weights import stored_tensors
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import save_file
 
 from tailora import __version__
 from tailora.adapters import formats, lineage
@@ -25,25 +22,19 @@ from tailora.core.errors import CheckError, SettingsError
 from tailora.core.files import atomic_folder, write_json
 from tailora.data.examples import Example
 from tailora.engine.decoding import Decoding
-from tailora.families import family_of
 from tailora.inference.attached import apply_adapter, load_adapted
 from tailora.inference.setup import Precision, resolve_models, start
 from tailora.inference.texts import Prompt, generate
-from tailora.models.load import Base, fingerprint_module, load_base
-from tailora.models.provenance import METHOD, merged_account
-from tailora.models.rounding import packed
-from tailora.models.save import save_model
-from tailora.models.weights import INDEX_FILE, PACKED_FILE, stored_tensors, weight_files
+from tailora.models.load import fingerprint_module, load_base
+from tailora.models.provenance import training_metadata
+from tailora.models.save import QuantizedType, save_quantized
+from tailora.models.weights import weight_files
 
-Target = Literal["int8", "bf16", "fp16"]
 TOLERANCE = 0.05
 """Rise of perplexity that is let pass."""
 ROUNDED_AWAY = 0.5
 """Drift, over what a merged adapter does, from which its effect counts as lost."""
-LEAST = 32
-"""Rows and columns from which a matrix is rounded to 8 bits."""
-_DTYPE = {"int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_RUNS_IN: dict[Target, Precision] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
+_RUNS_IN: dict[QuantizedType, Precision] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
 
 
 class QuantizeSettings(ProbeSettings):
@@ -55,7 +46,7 @@ class QuantizeSettings(ProbeSettings):
     """An adapter (folder, file or run directory) to keep beside the base, as `adapter/` in its folder, or to merge."""
     merged: bool = False
     """Merge the adapter in fp32 first, and round the sum."""
-    to: Target
+    to: QuantizedType
     """int8: a step for each output; bf16 or fp16: every number."""
     output: Path
     """The folder to write; it must not exist yet, or be empty."""
@@ -104,7 +95,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     if settings.merged and settings.adapter is not None and adapter is not None:
         sources = [lineage.Source(settings.adapter, adapter)]
     with atomic_folder(output) as folder:
-        _write(base, folder, settings.to)
+        save_quantized(base, folder, settings.to)
         account = {
             "tailora": __version__,
             "quantised": {
@@ -113,7 +104,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
                 "adapters": lineage.entries(sources, output),
                 "fingerprint": fingerprint,
             },
-            "meta": meta if settings.merged else dict(merged_account(base.folder)),
+            "meta": meta if settings.merged else dict(training_metadata(base.folder)),
         }
         write_json(folder / "tailora.json", account)
         if beside is not None:
@@ -144,30 +135,6 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         write_json(folder / "verify.json", result)
     _tell(result, output)
     return {**result, "output": str(output)}
-
-
-def _write(base: Base, folder: Path, to: Target) -> None:
-    """Write a plain network in fewer bits, in Hugging Face layout."""
-    base.model.to(_DTYPE[to])
-    save_model(base, folder)
-    if to != "int8":
-        return
-    family = family_of(base.model_type)
-    tensors: dict[str, Any] = {}
-    for name, tensor in stored_tensors(folder).items():
-        values = np.array(tensor.raw)
-        place = name.removesuffix(".weight").rpartition(".")[2]
-        if values.ndim != 2 or min(values.shape) < LEAST or not name.endswith(".weight") or place == "wpe":
-            tensors[name] = values
-            continue
-        outputs_first = not family.gpt2_conv1d or place in ("wte", "lm_head")
-        parts = packed(values, outputs_first=outputs_first)
-        tensors |= dict(zip((name, f"{name}.scale", f"{name}.zero"), parts, strict=True))
-    for path in [*weight_files(folder), folder / INDEX_FILE]:
-        path.unlink(missing_ok=True)
-    save_file(tensors, folder / PACKED_FILE, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", {**config, "quantization_config": {"quant_method": METHOD, "bits": 8}})
 
 
 def _judge(result: Mapping[str, Any], settings: QuantizeSettings) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: to a temporary name beside the target, fsync, rename."""
+"""Files written whole or not at all (to a temporary name beside the target, fsync, rename), and JSON files read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tailora.core.errors import SettingsError
+from tailora.core.errors import SettingsError, UserError
 
 
 @contextlib.contextmanager
@@ -104,6 +104,33 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write indented JSON whole or not at all."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json_object(
+    path: Path, error: type[UserError], *, hint: str | None = None, optional: bool = False
+) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        error: the type of error to raise.
+        hint: what the user can do about a file that is missing or broken, in the imperative.
+        optional: whether a file that does not exist counts as an empty object.
+
+    Raises:
+        UserError: of the type `error`: the file is missing, is not valid JSON in UTF-8, or holds another value.
+    """
+    if optional and not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"cannot be read: {problem.strerror}", where=path, hint=hint) from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(f"is not valid JSON ({problem})", where=path, hint=hint) from problem
+    if not isinstance(value, dict):
+        raise error("is not a JSON object", where=path, hint=hint)
+    return value
 
 
 def cache_folder() -> Path:

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from tailora.core.errors import DataError, ModelError
+from tailora.data.model_files import TOKENIZER_CONFIG, read_model_file, special_token
 from tailora.data.tokenizer import Tokenizer
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -69,16 +70,10 @@ class ChatTemplate:
         Raises:
             ModelError: it is broken.
         """
-        config = _json(folder / "tokenizer_config.json")
-        source = _source(folder, config) if source is None else source
+        source = _source(folder) if source is None else source
         if source is None:
             return None
-        special = _json(folder / "special_tokens_map.json")
-        names: dict[str, str] = {}
-        for name in _NAMES:
-            token = config.get(name) or special.get(name)
-            token = token.get("content") if isinstance(token, dict) else token
-            names |= {name: token} if isinstance(token, str) else {}
+        names = {name: token for name in _NAMES if (token := special_token(folder, name)) is not None}
         return cls(source, tokenizer, names, folder)
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
@@ -167,11 +162,11 @@ def _check_name(name: str) -> None:
         raise SecurityError(f"the attribute {name!r} of a namespace begins with an underscore")
 
 
-def _source(folder: Path, config: Mapping[str, Any]) -> str | None:
+def _source(folder: Path) -> str | None:
     """The default template of a folder: in a file of its own, or in tokenizer_config.json."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    source = config.get("chat_template")
+    source = read_model_file(folder, TOKENIZER_CONFIG).get("chat_template")
     if isinstance(source, list):
         source = next((each.get("template") for each in source if each.get("name") == "default"), None)
     return source if isinstance(source, str) else None
@@ -189,13 +184,3 @@ def _to_json(
 
 def _refuse(reason: str) -> None:
     raise TemplateError(reason)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"is not valid JSON ({error})", where=path, hint="fetch the file again") from error
-    return value if isinstance(value, dict) else {}

@@ -14,6 +14,14 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tailora.core.errors import DataError, ModelError
 from tailora.core.files import write_json
+from tailora.data.model_files import (
+    ADDED_TOKENS,
+    CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    read_model_file,
+    special_token,
+)
 from tailora.data.token_bytes import TokenBytes, without_leading_space
 
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
@@ -82,7 +90,7 @@ class Tokenizer:
             ModelError: files are missing or broken, or the end-of-text token is unknown.
         """
         folder = Path(path)
-        config = _json(folder / "tokenizer_config.json")
+        config = read_model_file(folder, TOKENIZER_CONFIG)
         if (folder / "tokenizer.json").is_file():
             inner = _load(lambda: tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), folder)
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -91,10 +99,10 @@ class Tokenizer:
             raise ModelError(
                 "holds no tokenizer", where=folder, hint="put tokenizer.json, or vocab.json and merges.txt, there"
             )
-        ends = {name: _end_ids(_json(folder / name), inner) for name in ("generation_config.json", "config.json")}
-        named = _named_token("eos_token", folder, config)
-        end_ids = ends["generation_config.json"] or ends["config.json"]
-        first = ends["config.json"][0] if ends["config.json"] else None
+        ends = _end_ids(read_model_file(folder, CONFIG), inner)
+        end_ids = _end_ids(read_model_file(folder, GENERATION_CONFIG), inner) or ends
+        named = special_token(folder, "eos_token")
+        first = ends[0] if ends else None
         return cls(inner, _eos_token(inner, end_ids, named, folder), config, end_ids=end_ids, first_end_id=first)
 
     @property
@@ -233,7 +241,7 @@ def _from_merges(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     inner.decoder = decoders.ByteLevel()
     added: dict[int, AddedToken] = {
         int(token_id): AddedToken(token, normalized=False)
-        for token, token_id in _json(folder / "added_tokens.json").items()
+        for token, token_id in read_model_file(folder, ADDED_TOKENS).items()
     }
     for token_id, each in (config.get("added_tokens_decoder") or {}).items():
         flags = {name: bool(each[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in each}
@@ -243,7 +251,7 @@ def _from_merges(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
         if inner.token_to_id(each.content) != token_id:
             raise ValueError(f"the added token {each.content!r} does not get its id {token_id}")
     if config.get("add_bos_token"):
-        bos = _named_token("bos_token", folder, config) or "<|endoftext|>"
+        bos = special_token(folder, "bos_token") or "<|endoftext|>"
         inner.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", bos, "$B:1"], special_tokens=[(bos, inner.token_to_id(bos))]
         )
@@ -289,13 +297,6 @@ def _end_ids(config: dict[str, Any], inner: tokenizers.Tokenizer) -> tuple[int, 
     return tuple(each for each in dict.fromkeys(found) if inner.id_to_token(each) is not None)
 
 
-def _named_token(name: str, folder: Path, config: dict[str, Any]) -> str | None:
-    """A special token as tokenizer_config.json or special_tokens_map.json names it."""
-    named = config.get(name) or _json(folder / "special_tokens_map.json").get(name)
-    token = named.get("content") if isinstance(named, dict) else named
-    return token if isinstance(token, str) else None
-
-
 def _eos_token(inner: tokenizers.Tokenizer, end_ids: Sequence[int], named: str | None, folder: Path) -> str:
     """The end-of-text token to teach."""
     own = None if named is None else inner.token_to_id(named)
@@ -309,15 +310,3 @@ def _eos_token(inner: tokenizers.Tokenizer, end_ids: Sequence[int], named: str |
     raise ModelError(
         "the tokenizer's end-of-text token is unknown", where=folder, hint="name it in tokenizer_config.json"
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"broken JSON ({error})", where=path, hint="fetch the file again") from error
-    if not isinstance(value, dict):
-        raise ModelError("is not a JSON object", where=path, hint="fetch the file again")
-    return value

@@ -7,15 +7,12 @@ is refused, and the torch backend runs it as transformers does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tailora.core.errors import ModelError
 from tailora.engine.config_fields import WITHOUT_EFFECT
-from tailora.models.provenance import METHOD
 
 SUPPORTED = ("gpt2", "llama")
 _ON_TORCH = "use --backend torch"
@@ -98,28 +95,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if model_type not in SUPPORTED:
         raise ModelError(f"the engine has no graph for the architecture {model_type!r}", hint=_ON_TORCH)
     fields = _Fields(config)
-    quantised = config.get("quantization_config")
-    if quantised is not None and not (isinstance(quantised, dict) and quantised.get("quant_method") == METHOD):
-        raise ModelError(
-            "the model is quantised in a form that the engine does not read", hint="use the unquantised one"
-        )
     return _gpt2(fields) if model_type == "gpt2" else _llama(fields)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model's folder.
-
-    Raises:
-        ModelError: it is missing or broken.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("cannot be read as JSON", where=path, hint=_FETCH) from error
-    if not isinstance(config, dict):
-        raise ModelError("is not a JSON object", where=path, hint=_FETCH)
-    return config
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Record
-from tailora.engine.architecture import architecture_of, read_config
+from tailora.engine.architecture import architecture_of
 from tailora.engine.backend import Backend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
@@ -30,8 +30,9 @@ from tailora.families import family_of
 from tailora.inference import self_check, step_timing
 from tailora.inference.step_timing import Choice
 from tailora.models.catalog import Resolved, resolve
+from tailora.models.config import read_config
 from tailora.models.fingerprint import fingerprint_folder
-from tailora.models.provenance import merged_account
+from tailora.models.provenance import training_metadata
 
 log = logging.getLogger(__name__)
 BackendName = Literal["auto", "openvino", "torch"]
@@ -64,7 +65,7 @@ class Setup:
 
     def account(self, adapter: str | None) -> Mapping[str, Any]:
         """How an adapter was trained, or what the base's folder says of one merged into it."""
-        return merged_account(self.base.folder) if adapter is None else self.adapters[adapter].meta
+        return training_metadata(self.base.folder) if adapter is None else self.adapters[adapter].meta
 
     def prompts(self, adapter: str | None, *, form: PromptForm | None = None, style: str | None = None) -> PromptFormat:
         """How records become prompts of an adapter, or of the base.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.core.files import cache_folder, write_json
-from tailora.models.provenance import carried_fingerprint
+from tailora.models.provenance import source_fingerprint
 from tailora.models.weights import StoredTensor, stored_tensors, weight_files
 
 # Checkpoints of the headless network lack the prefix that the causal language model's state dict has.
@@ -69,7 +69,7 @@ def fingerprint_folder(folder: Path) -> str:
     Raises:
         ModelError: the folder's weights cannot be read.
     """
-    carried = carried_fingerprint(folder)
+    carried = source_fingerprint(folder)
     if carried is not None:
         return carried
     files = [[path.name, *_identity(path.stat())] for path in weight_files(folder)]

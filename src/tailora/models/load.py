@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
 from tailora.core.errors import ModelError
 from tailora.data.tokenizer import Tokenizer
 from tailora.models.catalog import resolve
+from tailora.models.config import is_quantised, read_config
 from tailora.models.fingerprint import canonical_name, fingerprint_folder, fingerprint_tensors
-from tailora.models.provenance import METHOD
 from tailora.models.weights import StoredTensor, stored_tensors
 
 _TORCH_DTYPE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -67,14 +67,16 @@ def load_base(
     """
     found = resolve(name_or_path)
     config = read_config(found.folder)
+    _require_known(config, found.folder)
     stored = stored_tensors(found.folder)
     tokenizer = Tokenizer.from_folder(found.folder)
     if dtype is None:
         dtype = _stored_dtype(found.folder, stored)
         if dtype == torch.float16 and torch.device(device).type == "cpu":
             dtype = torch.float32  # CPUs compute in float16 slowly, if at all
-    packed = config.get("quantization_config") is not None
-    model = _unpacked_network(found.folder, stored, dtype) if packed else _load_network(found.folder, dtype)
+    model = (
+        _unpacked_network(found.folder, stored, dtype) if is_quantised(config) else _load_network(found.folder, dtype)
+    )
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise ModelError(
@@ -92,31 +94,16 @@ def load_base(
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder, if it is of a model that can be loaded.
-
-    Raises:
-        ModelError: broken, quantised, or of an architecture that transformers does not have.
-    """
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("cannot be read as JSON", where=path, hint="fetch the model again") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(model_type, str):
-        raise ModelError("no model_type in it", where=path, hint="name a folder that holds a transformers model")
-    if model_type not in CONFIG_MAPPING:
-        why = "it comes with its own code, which is never run" if "auto_map" in config else "transformers lacks it"
-        raise ModelError(
-            f"the architecture {model_type!r} cannot be loaded: {why}", where=path, hint="use another base"
-        )
-    quantised = config.get("quantization_config")
-    if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != METHOD):
-        raise ModelError(
-            "the model is quantised", where=path, hint="use the unquantised one: adapters are trained on it"
-        )
-    return config
+def _require_known(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise where transformers does not have the architecture in its own code."""
+    if config["model_type"] in CONFIG_MAPPING:
+        return
+    if "auto_map" in config:
+        why, hint = "it comes with its own code, which is never run", "use a base of an architecture in transformers"
+    else:
+        why, hint = f"transformers {transformers_version} does not have it", "update transformers, or use another base"
+    what = f"the architecture {config['model_type']!r} cannot be loaded: {why}"
+    raise ModelError(what, where=folder / "config.json", hint=hint)
 
 
 def fingerprint_module(model: nn.Module) -> str:

@@ -1,41 +1,45 @@
-"""What the folder of a merged or a quantised model says of what it was made of. No torch."""
+"""The `tailora.json` of a merged or quantised model's folder: what the model was made of. No torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tailora.core.errors import ModelError
+from tailora.core.files import read_json_object
 
-METHOD = "tailora"
-"""Name of the 8-bit form in config.json, by which other programs tell that they cannot read it."""
-
-
-def carried_fingerprint(folder: Path) -> str | None:
-    """The fingerprint of the weights that a quantised folder was made of; None for any other folder."""
-    account = folder / "tailora.json"
-    if not account.is_file():
-        return None
-    try:
-        quantised = json.loads(account.read_text(encoding="utf-8")).get("quantised")
-        return None if quantised is None else str(quantised["fingerprint"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("not an account of a model", where=account, hint="make it again") from error
+FILE = "tailora.json"
+_HINT = "restore the file, or merge or quantise the model again"
 
 
-def merged_account(folder: Path) -> Mapping[str, Any]:
-    """How the adapter merged into a base's folder was trained; empty for a base with none in it.
+def source_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the weights that a quantised folder was made of; None for any other folder.
 
     Raises:
-        ModelError: there is a `tailora.json` that says nothing of it.
+        ModelError: `tailora.json` is broken.
     """
-    account = folder / "tailora.json"
-    if not account.is_file():
-        return {}
-    try:
-        meta = json.loads(account.read_text(encoding="utf-8"))["meta"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError("not an account of a merged model", where=account, hint="merge it again") from error
+    quantised = _read(folder).get("quantised")
+    if quantised is None:
+        return None
+    fingerprint = quantised.get("fingerprint") if isinstance(quantised, dict) else None
+    if not isinstance(fingerprint, str):
+        raise ModelError("does not name the weights that were quantised", where=folder / FILE, hint=_HINT)
+    return fingerprint
+
+
+def training_metadata(folder: Path) -> Mapping[str, Any]:
+    """How the adapter merged into a model was trained (its prompts among it); empty for a model with none in it.
+
+    Raises:
+        ModelError: `tailora.json` is broken.
+    """
+    record = _read(folder)
+    if record and "meta" not in record:
+        raise ModelError("does not say how the merged adapter was trained", where=folder / FILE, hint=_HINT)
+    meta = record.get("meta")
     return meta if isinstance(meta, dict) else {}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_json_object(folder / FILE, ModelError, hint=_HINT, optional=True)

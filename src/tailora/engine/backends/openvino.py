@@ -13,9 +13,10 @@ import openvino as ov
 from tailora.adapters.adapter import Adapter
 from tailora.core.errors import ModelError
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots
-from tailora.engine.architecture import architecture_of, read_config
+from tailora.engine.architecture import architecture_of
 from tailora.engine.backend import Floats, Ints, Scores, Step
 from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
+from tailora.models.config import read_config
 from tailora.models.fingerprint import fingerprint_folder
 
 BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
