@@ -114,6 +114,23 @@ def test_together_as_alone(backend: Backend, decoding: dict[str, Any], blocks: i
     assert made.idle
 
 
+@pytest.mark.parametrize("decoding", [{}, {"num_beams": 2}])
+def test_the_cached_tokens_of_a_prompt_are_reported(backend: Backend, decoding: dict[str, Any]) -> None:
+    """Whole blocks of what an earlier request with the same adapter computed; the last token is always computed."""
+    made = engine(backend, blocks=12, step_tokens=64)
+    prompt = tuple(range(1, 66))
+
+    def cached(prompt: tuple[int, ...], adapter: str | None) -> int:
+        made.submit(Request(prompt, Decoding(max_new_tokens=2, **decoding), adapter))
+        events = []
+        while not made.idle:
+            events += made.step()
+        return events[-1].cached_tokens
+
+    assert [cached(prompt, "0"), cached(prompt, "0"), cached(prompt[:40], "0"), cached(prompt, "1")] == [0, 64, 32, 0]
+    assert cached(prompt[:64], "0") == 32
+
+
 def test_as_transformers(folder: Path, backend: Backend) -> None:
     model = save_base(folder.parent / "again", "llama")
     for request in requests(8):

@@ -28,6 +28,7 @@ class Event:
         logprobs: of the tokens.
         top: what else was likely in their places, if it was asked for.
         error: why the request ended without a result; of this request alone, the others go on.
+        cached_tokens: tokens of the prompt that the prefix cache held when the request began.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Event:
     logprobs: tuple[float, ...] = ()
     top: tuple[Alternatives, ...] = ()
     error: Exception | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,8 +233,8 @@ class Engine:
         if isinstance(group, Samples) and group.width == 1:
             token = going[0][1] if result is None else result[0].token_ids[-1]
             logprob, top = group.last(0)
-            return [Event(job.number, (token,), result, (logprob,), (top,))]
-        return [] if result is None else [Event(job.number, (), result)]
+            return [Event(job.number, (token,), result, (logprob,), (top,), cached_tokens=group.cached_tokens or 0)]
+        return [] if result is None else [Event(job.number, (), result, cached_tokens=group.cached_tokens or 0)]
 
     def _check(self, request: Request) -> Group:
         backend, decoding = self.backend, request.decoding

@@ -73,10 +73,12 @@ class Group(ABC):
     Attributes:
         sequences: those that go on; one until the prompt is computed.
         completions: what is done, in no particular order.
+        cached_tokens: tokens of the prompt that the prefix cache held when the request began; None before that.
     """
 
     def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
         self.request, self.room = request, room
+        self.cached_tokens: int | None = None
         self.sequences = [Sequence(list(request.prompt))]
         self.completions: list[Completion] = []
         self._prompt: dict[int, tuple[float, Alternatives]] = {}

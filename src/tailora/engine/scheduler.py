@@ -245,6 +245,8 @@ class Scheduler:
             queue.popleft()
             self._queues[adapter] = self._queues.pop(adapter)
             job.slot = slot
+            if job.group.cached_tokens is None:  # a request that was put back finds its own blocks again
+                job.group.cached_tokens = job.group.sequences[0].computed
             self.running.append(job)
             self.running.sort(key=lambda each: each.number)
             self._continue(plan, job, least=1)
