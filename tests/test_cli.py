@@ -77,7 +77,7 @@ def test_without_json_the_result_is_not_printed(toy: Any, capsys: pytest.Capture
         (["toi"], "tailora: toi: no such verb; did you mean toy?"),
         (["zzz"], "tailora: zzz: no such verb; see `tailora --help`"),
         (["toy", "--tims", "3"], "tailora: --tims: no such flag; did you mean --times?"),
-        (["toy", "--times", "x"], "tailora: --times: must be a valid integer, not 'x'"),
+        (["toy", "--times", "x"], "tailora: --times: must be a whole number, not 'x'"),
         (["toy", "none.yaml"], "tailora: none.yaml: cannot be read (No such file or directory); check the path"),
     ],
 )

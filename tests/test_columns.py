@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.lint import LintSettings
 from tailora.core.errors import SettingsError
-from tailora.core.settings import Settings, from_arguments, parser_for
+from tailora.core.flags import from_arguments, parser_for
+from tailora.core.settings import Settings
 from tailora.data.columns import check_columns, parse_columns, spell_columns, spell_name
 from tailora.training.settings import TrainSettings
 

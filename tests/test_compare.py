@@ -140,7 +140,7 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
         ({"method": "full"}, "each method has its own"),
         ({"learning_rate": 1.0}, "each method has its own"),
         ({"methods": []}, "nothing to compare"),
-        ({"metrics": ["blue"]}, "must be 'bleu', .*, not 'blue'"),
+        ({"metrics": ["blue"]}, "each value must be bleu, .*, not 'blue'"),
         ({"learning_rates": {"lorra": [1]}}, "no method lorra"),
         ({"learning_rates": {"lora": "a|b"}}, "are no numbers"),
         ({"learning_rates": {"lora": [0.0]}}, "rates are above 0"),

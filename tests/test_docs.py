@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tailora.cli import VERBS
-from tailora.core.settings import parser_for
+from tailora.core.flags import parser_for
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.vi.md", *sorted((ROOT / "docs").glob("*.md"))]

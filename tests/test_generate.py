@@ -23,7 +23,7 @@ from tailora.commands.merge import MergeSettings
 from tailora.commands.merge import run as merge
 from tailora.core.errors import AdapterError, DataError, SettingsError
 from tailora.core.files import write_json
-from tailora.core.settings import from_arguments, parser_for
+from tailora.core.flags import from_arguments, parser_for
 from tailora.inference.setup import prompt_ids
 from tailora.lora import inject
 from tailora.models.catalog import TINY_FOLDER

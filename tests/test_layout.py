@@ -31,7 +31,7 @@ NEED_TORCH = {"tailora.engine.backends.torch", "tailora.inference.attached"}
 SIDEWAYS = {("metrics", "data")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
-    "tailora.cli": {"tailora.core.settings"},
+    "tailora.cli": {"tailora.core.flags"},
     "tailora.core.hardware.devices": {"torch"},
     "tailora.adapters.formats": {"tailora.adapters.formats"},
     "tailora.adapters.formats.gguf": {"gguf"},

@@ -15,7 +15,7 @@ from bases import save_adapter, save_base, save_sentencepiece
 from live_server import get, is_idle, save_models, served, settings_for, wait_until
 from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings
-from tailora.core.settings import from_arguments, parser_for
+from tailora.core.flags import from_arguments, parser_for
 from tailora.engine.decoding import Decoding
 from tailora.inference.setup import resolve_models, start
 from tailora.inference.texts import Prompt, generate

@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from tailora.core.errors import SettingsError
-from tailora.core.settings import Settings, Verbatim, from_arguments, parser_for
+from tailora.core.flags import from_arguments, parser_for
+from tailora.core.settings import Settings, Verbatim
 
 
 class AdapterSettings(Settings):
-    """The adapter.
+    """A mixin."""
 
-    What is trained.
-    """
-
+    heading = "adapter"
     rank: int = Field(8, ge=1, description="inner dimension, 50% of it")
     targets: tuple[str, ...] = ("attention.qv",)
     """what to adapt"""
@@ -139,7 +138,9 @@ def test_settings_stay_as_they_were_made() -> None:
 
 
 def test_python_callers_get_the_same_error() -> None:
-    with pytest.raises(SettingsError, match=r"^rank: must be at least 1, not 0; data: is missing; give --data"):
+    with pytest.raises(
+        SettingsError, match=r"^rank: must be a whole number of at least 1, not 0; data: is missing; give --data"
+    ):
         ToySettings(rank=0)  # type: ignore[call-arg]
 
 
@@ -151,13 +152,13 @@ def test_python_callers_get_the_same_error() -> None:
         ("--input x", "--input: no such flag; did you mean --data?"),
         ("--data x --zzzz", "--zzzz: no such flag; see `tailora toy --help`"),
         ("--data x --rank", "--rank: needs a value; see `tailora toy --help`"),
-        ("--data x --rank 0", "--rank: must be at least 1, not '0'"),
-        ("--data x --rank 1.5", "--rank: must be a valid integer, not '1.5'"),
-        ("--data x --limit few", "--limit: must be a valid integer or 'auto', not 'few'"),
-        ("--data x --method loro", "--method: must be 'lora' or 'full', not 'loro'"),
-        ("--data x --learning-rate nan", "--learning-rate: must be a finite number, not 'nan'"),
-        ("--data x --rank-pattern a", "--rank-pattern: takes key=value, not 'a'"),
-        ("--data x --rank-pattern a=b", "--rank-pattern: must be a valid integer, not 'b'"),
+        ("--data x --rank 0", "--rank: must be a whole number of at least 1, not '0'"),
+        ("--data x --rank 1.5", "--rank: must be a whole number of at least 1, not '1.5'"),
+        ("--data x --limit few", "--limit: must be a whole number or auto, not 'few'"),
+        ("--data x --method loro", "--method: must be lora or full, not 'loro'; did you mean lora?"),
+        ("--data x --learning-rate nan", "--learning-rate: must be a number above 0, not 'nan'"),
+        ("--data x --rank-pattern a", "--rank-pattern: must be KEY=VALUE, not 'a'"),
+        ("--data x --rank-pattern a=b", "--rank-pattern: the value of 'a' must be a whole number, not 'b'"),
         ("a.csv", "a.csv: is not a .yaml configuration; give it by its flag, see `tailora toy --help`"),
         ("a.yaml", "a.yaml: cannot be read (No such file or directory); check the path"),
         ("a.yaml b.yaml", "unexpected argument 'b.yaml'; see `tailora toy --help`"),
@@ -167,8 +168,8 @@ def test_python_callers_get_the_same_error() -> None:
         ),
         (
             "--rank 0 --learning-rate -1",
-            "--rank: must be at least 1, not '0'; --data: is missing; give --data or `data:` in the configuration; "
-            "--learning-rate: must be greater than 0, not '-1'",
+            "--rank: must be a whole number of at least 1, not '0'; --data: is missing; "
+            "give --data or `data:` in the configuration; --learning-rate: must be a number above 0, not '-1'",
         ),
     ],
 )
@@ -179,19 +180,19 @@ def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str)
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("data: x\n\nrank: many", ":3: rank: must be a valid integer, not 'many'"),
+        ("data: x\n\nrank: many", ":3: rank: must be a whole number of at least 1, not 'many'"),
         ("data: x\nranks: 3", ":2: ranks: no such setting; did you mean rank?"),
         ("data: x\n3: 3", ":2: 3: no such setting; see --help for those that exist"),
-        ("data: x\nrank: yes", ":2: rank: takes a value, not yes"),
-        ("data: x\nrank: 3\nrank: 4", ":3: rank stands twice; keep one of them"),
-        ("data: x\ntargets: 3", ":2: targets: must be a valid tuple, not 3"),
+        ("data: x\nrank: yes", ":2: rank: must be a whole number of at least 1, not yes"),
+        ("data: x\nrank: 3\nrank: 4", ":3: 'rank' is given twice; keep one of them"),
+        ("data: x\ntargets: 3", ":2: targets: must be a list, each of it text, not 3"),
         (
             "data: x\nmethod: full\nrank_pattern: {a: 1}",
             ":3: rank_pattern: full fine-tuning has no ranks; leave it out",
         ),
-        ("- data", ": holds no `key: value` lines; write one setting a line"),
-        ("data: x\nrank: [1", ":2: is not YAML: expected ',' or ']', but got '<stream end>'; correct that line"),
-        ("data: !!python/object:os.system x", ":1: is not YAML: "),
+        ("- data", ": holds no `key: value` lines; write one setting per line"),
+        ("data: x\nrank: [1", ":2: is not valid YAML: expected ',' or ']', but got '<stream end>'; correct that line"),
+        ("data: !!python/object:os.system x", ":1: is not valid YAML: "),
         ("", "--data: is missing; give --data or `data:` in the configuration"),
     ],
 )
@@ -201,7 +202,7 @@ def test_a_mistake_in_a_file_names_file_line_and_key(tmp_path: Path, content: st
     assert mistake(path).startswith(expected)
 
 
-def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_bytes(b"data: \xff\xfe")
     assert mistake(str(path)) == f"{path}: is not UTF-8 text; save it as UTF-8"
@@ -217,8 +218,8 @@ def test_help_shows_every_flag_with_what_it_is_and_its_default(capsys: pytest.Ca
     shown = " ".join(capsys.readouterr().out.split())
     assert done.value.code == 0
     for text in (
-        *("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "the adapter: --rank N"),
-        *("inner dimension, 50% of it (default: 8)", "what to adapt (default: attention.qv)"),
+        *("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "adapter: --rank N"),
+        *("inner dimension, 50% of it (at least 1; default: 8)", "what to adapt (default: attention.qv)"),
         *(
             "--data PATH records (required)",
             "--limit N|auto (default: auto)",
@@ -260,12 +261,6 @@ class TextsSettings(Settings):
     rates: dict[Literal["lora"], float] = Field(default_factory=dict)
 
 
-class NarrowSettings(TextsSettings):
-    """Settings that refuse an inherited field."""
-
-    without_flag = frozenset({"place"})
-
-
 STRINGS = ["\n", ",", " ", " END", ", and", "a, b", "END\n", "\t", "none", "a{1,2}", '"x"', "- ", "é, ü"]
 
 
@@ -292,8 +287,54 @@ def test_help_shows_the_choices_of_a_field_of_several() -> None:
     assert "--rates KEY=VALUE" in shown
 
 
-def test_fields_that_are_refused_are_not_offered(tmp_path: Path) -> None:
-    parser = parser_for(NarrowSettings, prog="tailora toy", description="A toy.")
-    assert "--place" not in parser.format_help()
-    with pytest.raises(SettingsError, match="--place: no such flag"):
-        from_arguments(NarrowSettings, parser, ["--place", "x"])
+@pytest.mark.parametrize("blank", ["", " null", " ~"])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("rank", "has no value; leave the setting out for its default (8)"),
+        ("targets", "has no value; leave the setting out for its default (attention.qv)"),
+        ("rank_pattern", "has no value; leave the setting out"),
+        ("early", "has no value; leave the setting out for its default (no)"),
+        ("data", "has no value; give a path"),
+    ],
+)
+def test_a_blank_value_is_an_error_where_the_field_needs_one(tmp_path: Path, name: str, hint: str, blank: str) -> None:
+    path = config(tmp_path, f"{name}:{blank}\n" + ("" if name == "data" else "data: x\n"))
+    assert mistake(path) == f"{path}:1: {name}: {hint}"
+
+
+@pytest.mark.parametrize("blank", ["", " null", " ~", " none", " None"])
+def test_a_blank_value_or_none_is_none_where_the_field_is_optional(tmp_path: Path, blank: str) -> None:
+    assert ToySettings.from_yaml(config(tmp_path, f"data: x\nlimit:{blank}\n")).limit is None
+
+
+def test_none_is_a_text_in_a_file_and_a_choice_where_there_is_one(tmp_path: Path) -> None:
+    class ChoiceSettings(Settings):
+        """Settings with a choice that is called none."""
+
+        tokenizer: Literal["13a", "none"] | None = None
+
+    parser = parser_for(ChoiceSettings, prog="tailora toy", description="A toy.")
+    assert from_arguments(ChoiceSettings, parser, ["--tokenizer", "none"])[0].tokenizer == "none"
+    assert ChoiceSettings.from_yaml(config(tmp_path, "tokenizer: none")).tokenizer == "none"
+    assert ToySettings.from_yaml(config(tmp_path, "data: x\ntitle: none")).title == "none"
+
+
+def test_each_value_of_a_field_of_several_is_named(tmp_path: Path) -> None:
+    def refused(**values: object) -> str:
+        with pytest.raises(SettingsError) as caught:
+            TextsSettings.from_values(values)
+        return str(caught.value)
+
+    assert (
+        refused(metrics=["bleu", "blue"]) == "metrics: each value must be bleu or ter, not 'blue'; did you mean bleu?"
+    )
+    assert refused(rates={"lora": "x"}) == "rates: the value of 'lora' must be a number, not 'x'"
+    assert refused(rates={"full": 1}) == "rates: each key must be lora, not 'full'"
+    assert refused(rates=3) == "rates: must be a mapping, each value of it a number, not 3"
+    assert refused(metrics=3) == "metrics: must be a list, each of it bleu or ter, not 3"
+    assert refused(stop=["x", None]) == "stop: each value must be text, not nothing"
+
+
+def test_long_values_are_cut_in_errors() -> None:
+    assert len(mistake("--data", "x", "--rank", "x" * 999)) < 160

@@ -149,7 +149,7 @@ def overview() -> str:
 
 def run_verb(name: str, verb: Verb, arguments: Sequence[str]) -> None:
     """Read a verb's settings from its arguments, run it, and print its result when `--json` asks for it."""
-    from tailora.core.settings import from_arguments, parser_for
+    from tailora.core.flags import from_arguments, parser_for
 
     settings_class = _load(verb.settings)
     parser = parser_for(settings_class, prog=f"tailora {name}", description=verb.summary)

@@ -1,0 +1,143 @@
+"""The flags of a settings class: its parser, its grouped help, and settings from a command line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic.fields import FieldInfo
+
+from tailora.core.errors import SettingsError
+from tailora.core.fields import flag, help_of, is_verbatim, metavar, parts, shape, takes_none
+from tailora.core.problems import nearest
+from tailora.core.settings import Settings, build
+from tailora.core.yaml_file import read_yaml
+
+S = TypeVar("S", bound=Settings)
+GROUPS = (
+    *("data", "model", "adapter", "method", "prompt", "optimisation", "ranges", "decoding", "scoring", "checks"),
+    *("computation", "server", "limits", "security", "options", "output"),
+)
+"""The groups of the help, in their order."""
+
+
+class SettingsParser(argparse.ArgumentParser):
+    """An argument parser that raises `SettingsError`: one line, with the nearest known flag."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, add_help=False, **keywords)
+        self._groups = {title: self.add_argument_group(title) for title in GROUPS}
+
+    def group(self, title: str) -> Any:
+        """Return a group of the help; `title` is one of `GROUPS`."""
+        return self._groups[title]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with its usage."""
+        match = re.fullmatch(r"argument (\S+): (.*)", message)
+        where, what = match.groups() if match else (None, message)
+        raise SettingsError(what.replace("expected one argument", "needs a value"), where=where, hint=self.see_help)
+
+    @property
+    def see_help(self) -> str:
+        """The hint that points to this parser's help."""
+        return f"see `{self.prog} --help`"
+
+    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all arguments; `--learning_rate` counts as `--learning-rate`.
+
+        Raises:
+            SettingsError: on the first argument that is not known.
+        """
+        spelled = [re.sub(r"^--[^=]+", lambda name: name[0].replace("_", "-"), argument) for argument in arguments]
+        namespace, unknown = self.parse_known_args(spelled)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            if not name.startswith("-"):
+                raise SettingsError(f"unexpected argument {name!r}", hint=self.see_help)
+            hint = nearest(name, self._option_string_actions, self.see_help)
+            raise SettingsError("no such flag", where=name, hint=hint)
+        return namespace
+
+
+def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsParser:
+    """Return a parser with an optional CONFIG.yaml and one flag for each field of a settings class."""
+    place, text = "CONFIG.yaml", "YAML file of settings; flags override it."
+    if cls.first is not None:
+        place, text = f"{cls.first.upper()}|{place}", f"Value of {flag(cls.first)}, or a {text}"
+    parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{place}] [--flags]")
+    parser.add_argument("config", nargs="?", metavar=place, help=text)
+    for name, field in cls.model_fields.items():
+        if name in cls.without_flag:
+            continue
+        _add_flag(parser.group(cls.heading_of(name)), name, field)
+    parser.group("output").add_argument("-h", "--help", action="help", help="Show this help and exit.")
+    return parser
+
+
+def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str]) -> tuple[S, argparse.Namespace]:
+    """Return settings from a command line: defaults, then the configuration file, then flags.
+
+    Args:
+        cls: the settings class that `parser` was made for.
+        parser: from `parser_for`; flags that the caller added to it are handed back.
+        arguments: the command line after the command's name.
+
+    Returns:
+        The settings, and a namespace with what was parsed besides.
+
+    Raises:
+        SettingsError: one line naming the flag, or the file, line and key.
+    """
+    namespace = parser.parse_strictly(arguments)
+    config = None if namespace.config is None else Path(namespace.config)
+    is_yaml = config is not None and config.suffix.lower() in {".yaml", ".yml"}
+    if config is not None and not is_yaml and cls.first is not None and not hasattr(namespace, cls.first):
+        setattr(namespace, cls.first, namespace.config)
+        config = None
+    if config is not None and not is_yaml:
+        raise SettingsError(
+            "is not a .yaml configuration", where=config, hint=f"give it by its flag, {parser.see_help}"
+        )
+    stated = {name: vars(namespace).pop(name) for name in cls.model_fields if hasattr(namespace, name)}
+    flags = {name: _from_texts(name, cls.model_fields[name], value) for name, value in stated.items()}
+    return build(cls, {} if config is None else read_yaml(config), flags, config), namespace
+
+
+def _add_flag(group: Any, name: str, field: FieldInfo) -> None:
+    kind = shape(field)
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_of(field).replace("%", "%%")}
+    if kind == "bool":
+        group.add_argument(flag(name), action=argparse.BooleanOptionalAction, **common)
+    else:
+        action = "store" if kind == "one" else "append"
+        group.add_argument(flag(name), action=action, metavar=metavar(field), **common)
+
+
+def _from_texts(name: str, field: FieldInfo, value: Any) -> Any:
+    """A flag's text, or the texts of a repeated flag, as the value that pydantic checks."""
+    kind = shape(field)
+    if kind == "bool":
+        return value
+    texts = [value] if kind == "one" else [part for text in value for part in parts(field, text)]
+    if takes_none(field) and [text.lower() for text in texts] == ["none"]:
+        return None
+    if kind == "one":
+        return value
+    if kind == "many" or is_verbatim(field):
+        return texts
+    pairs = [text.rpartition("=") for text in texts]
+    for text, (key, _, _) in zip(texts, pairs, strict=True):
+        if not key:
+            raise SettingsError(f"must be KEY=VALUE, not {text!r}", where=flag(name))
+    return {key: item for key, _, item in pairs}
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Help in wider columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)

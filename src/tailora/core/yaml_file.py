@@ -1,0 +1,48 @@
+"""YAML files of `key: value` lines, read with the line of each key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from tailora.core.errors import SettingsError
+
+
+class Value(NamedTuple):
+    """A value read from a file, and its line (from 1)."""
+
+    value: Any
+    line: int
+
+
+def read_yaml(path: Path) -> dict[str, Value]:
+    """Return the top-level keys of a YAML file with their values and lines.
+
+    Raises:
+        SettingsError: the file is missing, is not text, is not YAML, is not a mapping, or gives a key twice.
+    """
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise SettingsError("holds no `key: value` lines", where=path, hint="write one setting per line")
+        pairs = [(key, loader.construct_object(value, deep=True)) for key, value in node.value]
+    except OSError as error:
+        raise SettingsError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("is not UTF-8 text", where=path, hint="save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "unreadable"
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SettingsError(f"is not valid YAML: {what}", where=place, hint="correct that line") from error
+    values: dict[str, Value] = {}
+    for key, value in pairs:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in values:
+            raise SettingsError(f"{name!r} is given twice", where=f"{path}:{line}", hint="keep one of them")
+        values[name] = Value(value, line)
+    return values
