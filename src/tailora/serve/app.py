@@ -16,12 +16,11 @@ from starlette.types import Scope
 from tailora import __version__
 from tailora.data.chat_template import ChatTemplate
 from tailora.metrics.slots import load_rules
-from tailora.serve import chat, completions, operations
-from tailora.serve import records as record_texts
 from tailora.serve.api_error import ApiError
+from tailora.serve.endpoints import adapters, chat, completions, models, records, status
 from tailora.serve.keys import KeyRing
+from tailora.serve.metrics import Monitor
 from tailora.serve.middleware import Gate
-from tailora.serve.monitor import Monitor
 from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings
 
@@ -57,11 +56,11 @@ def build_app(
     texts = {"log_texts": settings.log_texts}
     app.include_router(completions.routes(service, **texts))
     app.include_router(chat.routes(service, template, **texts))
-    app.include_router(record_texts.routes(service, load_rules(), **texts))
-    app.include_router(operations.model_routes(service.registry))
+    app.include_router(records.routes(service, load_rules(), **texts))
+    app.include_router(models.model_routes(service.registry))
     if settings.adapter_folder is not None:
-        app.include_router(operations.adapter_routes(service.registry, settings.timeout))
-    app.include_router(operations.operation_routes(service, monitor))
+        app.include_router(adapters.adapter_routes(service.registry, settings.timeout))
+    app.include_router(status.operation_routes(service, monitor))
     _add_page(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from tailora.serve.api_error import ApiError, no_model
 from tailora.serve.keys import Key
-from tailora.serve.monitor import Account
+from tailora.serve.metrics import Account
 from tailora.serve.registry import Model, Registry
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailora.serve.api_error import ApiError
 from tailora.serve.keys import Key, KeyRing
-from tailora.serve.monitor import Account, Monitor
+from tailora.serve.metrics import Account, Monitor
 
 log = logging.getLogger("tailora.serve")
 _ID = re.compile(r"[\w.:-]{1,64}")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tailora.core.errors import DataError, UserError
 from tailora.data.chat_template import ChatTemplate
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.messages import Message
 from tailora.serve.registry import Model
+from tailora.serve.schema.messages import Message
 
 
 def text_prompt(model: Model, text: str) -> tuple[int, ...]:

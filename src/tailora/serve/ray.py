@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.held_adapters import HeldAdapters
 from tailora.serve.keys import KeyRing
 from tailora.serve.server import Server, opened
 from tailora.serve.settings import ServeSettings
+from tailora.serve.shared_adapters import HeldAdapters
 
 _NOT_PASSED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection"}
 _ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/records")

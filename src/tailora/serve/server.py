@@ -24,7 +24,7 @@ from tailora.engine.worker import Worker
 from tailora.inference.setup import AdapterCapacity, Running, Setup, named_adapters, resolve_models, start
 from tailora.serve.app import build_app
 from tailora.serve.keys import KeyRing, read_keys
-from tailora.serve.monitor import JsonLines, Monitor
+from tailora.serve.metrics import JsonLines, Monitor
 from tailora.serve.registry import Registry, require_safetensors
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings

@@ -17,7 +17,7 @@ from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
 from tailora.inference.setup import Running
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.monitor import Account
+from tailora.serve.metrics import Account
 from tailora.serve.registry import Model, Registry
 
 T = TypeVar("T")

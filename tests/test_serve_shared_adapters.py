@@ -11,9 +11,9 @@ import pytest
 
 from live_server import save_models, settings_for
 from tailora.core.errors import AdapterError
-from tailora.serve.held_adapters import HeldAdapters
 from tailora.serve.keys import KeyRing
 from tailora.serve.server import opened
+from tailora.serve.shared_adapters import HeldAdapters
 
 
 def test_an_adapter_stays_for_a_holder_that_comes_while_another_loads(

@@ -22,11 +22,12 @@ from tailora.inference.texts import Candidate, generation_of
 from tailora.metrics.slots import Rules, SlotReport, Vocabulary, vocabulary_of
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.dependencies import account_of, find_model
-from tailora.serve.monitor import Account
+from tailora.serve.metrics import Account
 from tailora.serve.registry import Model
 from tailora.serve.responses import stream_of, unless_gone
-from tailora.serve.schema import RecordsBody, usage
+from tailora.serve.schema.records import RecordsBody
 from tailora.serve.service import Service, TextRequest
+from tailora.serve.usage import usage
 
 
 @dataclass(frozen=True)

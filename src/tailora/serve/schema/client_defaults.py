@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from tailora.serve.body import Body, default_only
+from tailora.serve.schema.body import Body, default_only
 
 _NO_TOOLS = default_only([], hint="tools are not supported; remove the field")
 _NO_CALL = default_only("none", "auto", hint="tools are not supported; remove the field or send 'none'")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from tailora.serve.body import Body, default_only
+from tailora.serve.schema.body import Body, default_only
 
 _NO_CALLS = default_only([], hint="tool calls are not supported; remove them from the conversation")
 _NO_ANNOTATIONS = default_only([], hint="annotations are not supported; remove them from the conversation")

@@ -17,12 +17,13 @@ from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.serve.dependencies import account_of, find_model
 from tailora.serve.logprobs import chat_logprobs, ends_unseen, text_of, without_end
-from tailora.serve.monitor import Account
+from tailora.serve.metrics import Account
 from tailora.serve.prompts import chat_prompt
 from tailora.serve.registry import Model
 from tailora.serve.responses import stream_of, unless_gone
-from tailora.serve.schema import ChatBody, usage
+from tailora.serve.schema.chat import ChatBody
 from tailora.serve.service import Service, TextRequest
+from tailora.serve.usage import usage
 
 
 @dataclass(frozen=True)

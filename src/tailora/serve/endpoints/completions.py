@@ -17,12 +17,13 @@ from tailora.engine.engine import Event
 from tailora.serve.api_error import ApiError
 from tailora.serve.dependencies import account_of, find_model
 from tailora.serve.logprobs import CompletionLogprobs, ends_unseen, text_of, without_end
-from tailora.serve.monitor import Account
+from tailora.serve.metrics import Account
 from tailora.serve.prompts import text_prompt
 from tailora.serve.registry import Model
 from tailora.serve.responses import stream_of, unless_gone
-from tailora.serve.schema import CompletionBody, usage
+from tailora.serve.schema.completions import CompletionBody
 from tailora.serve.service import Service, TextRequest
+from tailora.serve.usage import usage
 
 USUAL_MAX_TOKENS = 16  # OpenAI's
 

@@ -1,0 +1,1 @@
+"""Bodies of requests as pydantic models: their fields, ranges and descriptions, which /openapi.json shows."""
