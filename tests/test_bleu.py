@@ -1,6 +1,9 @@
 """BLEU beside sacrebleu's, and what is particular to the two scripts."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +17,7 @@ from tailora.metrics.bleu import bleu, multi_bleu
 
 @pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
 @given(corpora())
-def test_equals_sacrebleu_on_any_corpus(tokenizer, corpus):
+def test_equals_sacrebleu_on_any_corpus(tokenizer: str, corpus: Any) -> None:
     texts, references = corpus
     theirs = BLEU(lowercase=True, tokenize=tokenizer, force=True).corpus_score(texts, streams(references)).score
     assert 100 * bleu(texts, references, tokenizer=tokenizer).value == pytest.approx(theirs, abs=1e-9)
@@ -24,7 +27,7 @@ def test_equals_sacrebleu_on_any_corpus(tokenizer, corpus):
     assert f"tok:{tokenizer}|case:lc|smooth:none" in found.signature
 
 
-def test_what_mteval_does_where_sacrebleu_gives_nothing():
+def test_what_mteval_does_where_sacrebleu_gives_nothing() -> None:
     # mteval-v13a printed these: orders without n-grams are left out, and a corpus without any match is smoothed.
     assert bleu(["the"], [["the"]]).value == 1
     assert bleu(["zz yy"], [["a cafe by the river"]]).value == pytest.approx(math.exp(-1.5) / 2)
@@ -33,19 +36,19 @@ def test_what_mteval_does_where_sacrebleu_gives_nothing():
     assert bleu(["CAFE"], [["cafe"]]).value == 1 > bleu(["CAFÉ"], [["café"]]).value == pytest.approx(0.5**0.25)
 
 
-def test_case_and_differing_numbers_of_references():
+def test_case_and_differing_numbers_of_references() -> None:
     texts = ["The cat sat on the mat .", "A dog ran over the road ."]
     assert bleu(texts, [[texts[0].upper()], ["x", texts[1]]]).value == pytest.approx(1)
 
 
-def test_nothing_to_compare():
+def test_nothing_to_compare() -> None:
     with pytest.raises(DataError, match="text 1 has no reference"):
         bleu(["a"], [[]])
     with pytest.raises(DataError, match="2 texts against references for 1"):
         bleu(["a", "b"], [["a"]])
 
 
-def test_multi_bleu_takes_the_first_references_and_does_not_smooth():
+def test_multi_bleu_takes_the_first_references_and_does_not_smooth() -> None:
     text = "one two three four five"
     late = [["x"] * 6 + [text]]
     assert multi_bleu([text], late).value == 0 < bleu([text], late).value
@@ -56,6 +59,6 @@ def test_multi_bleu_takes_the_first_references_and_does_not_smooth():
 
 
 @given(st.lists(st.text("ab .", min_size=1), min_size=1, max_size=3))
-def test_a_corpus_of_its_own_references_is_perfect_or_empty(texts):
+def test_a_corpus_of_its_own_references_is_perfect_or_empty(texts: Any) -> None:
     value = bleu(texts, [[text] for text in texts]).value
     assert 0 <= value <= 1 + 1e-9

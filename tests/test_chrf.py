@@ -1,5 +1,9 @@
 """chrF and TER beside sacrebleu's."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 from hypothesis import given
 from sacrebleu.metrics import CHRF, TER
@@ -10,13 +14,13 @@ from tailora.metrics.ter import ter
 
 
 @given(corpora())
-def test_chrf_equals_sacrebleu(corpus):
+def test_chrf_equals_sacrebleu(corpus: Any) -> None:
     texts, references = corpus
     assert 100 * chrf(texts, references).value == pytest.approx(CHRF().corpus_score(texts, streams(references)).score)
 
 
 @given(corpora())
-def test_chrf_with_words_equals_sacrebleu(corpus):
+def test_chrf_with_words_equals_sacrebleu(corpus: Any) -> None:
     texts, references = corpus
     theirs = CHRF(word_order=2).corpus_score(texts, streams(references)).score
     assert 100 * chrf_pp(texts, references).value == pytest.approx(theirs)
@@ -26,7 +30,7 @@ def test_chrf_with_words_equals_sacrebleu(corpus):
 
 
 @given(corpora())
-def test_ter_of_a_corpus_is_made_of_its_texts(corpus):
+def test_ter_of_a_corpus_is_made_of_its_texts(corpus: Any) -> None:
     texts, references = corpus
     found = ter(texts, references)
     assert found.lower_is_better

@@ -1,8 +1,13 @@
 """Fetching from a local server: whole, cut short, wrong, absent, unreachable."""
 
+from __future__ import annotations
+
 import hashlib
 import http.server
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +18,22 @@ BODY = b"mr,ref\nname[X],A.\n" * 5000
 
 
 @pytest.fixture
-def serve(monkeypatch, tmp_path):
+def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("TAILORA_CACHE", str(tmp_path))
     data_set = download.DataSet("", {"trainset.csv": hashlib.sha256(BODY).hexdigest()}, "none")
     monkeypatch.setattr(download, "DATA_SETS", {"e2e": data_set})
     servers = []
     asked = []
 
-    def start(body=BODY, length=None, status=200, cuts=(), ranges=False, failures=(), headers=()):
+    def start(
+        body: Any = BODY,
+        length: Any = None,
+        status: int = 200,
+        cuts: tuple[Any, ...] = (),
+        ranges: bool = False,
+        failures: tuple[Any, ...] = (),
+        headers: tuple[Any, ...] = (),
+    ) -> str:
         """A server; returns its address.
 
         `cuts`: after how many bytes each of the first answers breaks off; `ranges`: whether Range is honoured;
@@ -30,7 +43,7 @@ def serve(monkeypatch, tmp_path):
         failing = list(failures)
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 wanted = self.headers.get("Range")
                 asked.append(wanted)
                 if failing:
@@ -47,7 +60,7 @@ def serve(monkeypatch, tmp_path):
                 self.end_headers()
                 self.wfile.write(body[first : first + left.pop(0)] if left else body[first:])
 
-            def log_message(self, *_):
+            def log_message(self, *_: Any) -> None:
                 pass
 
         server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
@@ -62,7 +75,7 @@ def serve(monkeypatch, tmp_path):
         server.server_close()
 
 
-def test_whole_then_from_the_cache(serve):
+def test_whole_then_from_the_cache(serve: Any) -> None:
     folder = download.fetch("e2e", base_url=serve())
     assert (folder / "trainset.csv").read_bytes() == BODY
     assert download.fetch("e2e", base_url="http://127.0.0.1:9") == folder
@@ -76,21 +89,23 @@ def test_whole_then_from_the_cache(serve):
         ({"status": 404}, DataError, "answered 404"),
     ],
 )
-def test_broken_downloads_leave_nothing(serve, tmp_path, answer, error, message):
+def test_broken_downloads_leave_nothing(serve: Any, tmp_path: Path, answer: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         download.fetch("e2e", base_url=serve(**answer))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(serve, ranges):
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(serve: Any, ranges: bool) -> None:
     folder = download.fetch("e2e", base_url=serve(cuts=(1000, 500), ranges=ranges))
     assert (folder / "trainset.csv").read_bytes() == BODY
     assert serve.asked == [None, "bytes=1000-", "bytes=1500-" if ranges else "bytes=500-"]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
-def test_a_server_that_is_busy_or_failing_is_asked_again(serve, status, monkeypatch):
+def test_a_server_that_is_busy_or_failing_is_asked_again(
+    serve: Any, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "_PAUSE", 0.001)
     folder = download.fetch("e2e", base_url=serve(failures=(status, status)))
     assert (folder / "trainset.csv").read_bytes() == BODY
@@ -98,7 +113,9 @@ def test_a_server_that_is_busy_or_failing_is_asked_again(serve, status, monkeypa
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_that_stays_busy_is_no_fault_of_the_data(serve, tmp_path, status, monkeypatch):
+def test_a_server_that_stays_busy_is_no_fault_of_the_data(
+    serve: Any, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "_PAUSE", 0.001)
     with pytest.raises(OfflineError, match=rf"the server answered {status} .*each time.*bundled samples"):
         download.fetch("e2e", base_url=serve(failures=(status,) * 9))
@@ -107,13 +124,13 @@ def test_a_server_that_stays_busy_is_no_fault_of_the_data(serve, tmp_path, statu
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_a_file_that_is_not_there_is_asked_for_once(serve, status):
+def test_a_file_that_is_not_there_is_asked_for_once(serve: Any, status: int) -> None:
     with pytest.raises(DataError, match=f"the server answered {status}"):
         download.fetch("e2e", base_url=serve(failures=(status,) * 9))
     assert len(serve.asked) == 1
 
 
-def test_a_break_after_a_failure_is_taken_up_where_it_broke(serve, monkeypatch):
+def test_a_break_after_a_failure_is_taken_up_where_it_broke(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_PAUSE", 0.001)
     folder = download.fetch("e2e", base_url=serve(failures=(503,), cuts=(1000,), ranges=True))
     assert (folder / "trainset.csv").read_bytes() == BODY
@@ -121,13 +138,13 @@ def test_a_break_after_a_failure_is_taken_up_where_it_broke(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(("asked", "waited"), [("0", 0.0), ("2", 2.0), ("9999", 30.0), ("Fri, 31 Dec 1999", 1.0)])
-def test_a_server_says_how_long_to_wait(serve, asked, waited, monkeypatch):
+def test_a_server_says_how_long_to_wait(serve: Any, asked: str, waited: float, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
     monkeypatch.setattr(download.time, "sleep", pauses.append)
     download.fetch("e2e", base_url=serve(failures=(429,), headers=[("Retry-After", asked)]))
     assert pauses == [waited]
 
 
-def test_offline_says_what_works(serve):
+def test_offline_says_what_works(serve: Any) -> None:
     with pytest.raises(OfflineError, match="bundled samples"):
         download.fetch("e2e", base_url="http://127.0.0.1:9")

@@ -1,9 +1,13 @@
 """loralib's state dicts: conversions that keep the update, round trips to the bit, and files that must be refused."""
 
+from __future__ import annotations
+
 import dataclasses
 import pickle
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import loralib as peer
 import numpy as np
@@ -23,7 +27,7 @@ C_ATTN = "transformer.h.0.attn.c_attn"
 QV = [True, False, True]
 
 
-def numbers(*shape, seed=0):
+def numbers(*shape: Any, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -42,7 +46,7 @@ def adapter_of(**layers: LayerAdapter) -> Adapter:
     return Adapter(LoraConfig(rank=4, alpha=8.0, targets=tuple(named)), named)
 
 
-def qv_layer(width=6, rank=4, scale=8.0, kind="gpt2_conv1d"):
+def qv_layer(width: int = 6, rank: int = 4, scale: float = 8.0, kind: str = "gpt2_conv1d") -> LayerAdapter:
     return LayerAdapter(
         kind,
         (
@@ -68,7 +72,7 @@ def same(left: Adapter, right: Adapter) -> bool:
 class Network(nn.Module):
     """One of each kind of layer, by loralib from PyPI."""
 
-    def __init__(self, library=peer):
+    def __init__(self, library: Any = peer) -> None:
         super().__init__()
         self.wte = library.Embedding(7, 6, r=2, lora_alpha=4)
         self.c_attn = library.MergedLinear(6, 18, r=3, lora_alpha=6, enable_lora=QV, fan_in_fan_out=True)
@@ -77,7 +81,7 @@ class Network(nn.Module):
 
 
 class TestReading:
-    def test_updates_are_those_of_loralib(self, tmp_path):
+    def test_updates_are_those_of_loralib(self, tmp_path: Path) -> None:
         model = trained(Network())
         torch.save(peer.lora_state_dict(model), tmp_path / "a.bin")
         adapter = loralib.load(
@@ -100,23 +104,23 @@ class TestReading:
 
     @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model_state_dict": state, "epoch": 3}])
     @pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
-    def test_bare_wrapped_and_prefixed(self, tmp_path, wrap, prefix):
+    def test_bare_wrapped_and_prefixed(self, tmp_path: Path, wrap: Any, prefix: str) -> None:
         state = {f"{prefix}transformer.h.0.fc.lora_{f}": torch.ones(2, 2) for f in "AB"}
         torch.save(wrap(state), tmp_path / "a.pt")
         assert list(loralib.load(tmp_path / "a.pt", alpha=1).layers) == ["transformer.h.0.fc"]
 
-    def test_the_body_of_a_gpt2_gains_its_name(self, tmp_path):
+    def test_the_body_of_a_gpt2_gains_its_name(self, tmp_path: Path) -> None:
         torch.save({f"h.3.attn.c_proj.lora_{f}": torch.ones(2, 2) for f in "AB"}, tmp_path / "a.pt")
         assert list(loralib.load(tmp_path / "a.pt", alpha=1).layers) == ["transformer.h.3.attn.c_proj"]
 
-    def test_all_of_query_key_and_value_is_proved_by_the_shapes(self, tmp_path):
+    def test_all_of_query_key_and_value_is_proved_by_the_shapes(self, tmp_path: Path) -> None:
         state = {f"{C_ATTN}.lora_A": torch.ones(6, 4), f"{C_ATTN}.lora_B": torch.ones(12, 2)}
         torch.save(state, tmp_path / "a.pt")
         branches = loralib.load(tmp_path / "a.pt", alpha=1).layers[C_ATTN].branches
         assert [branch.rows for branch in branches] == [(0, 4), (4, 8), (8, 12)]
 
     @pytest.mark.parametrize("blocks", [1, 2])
-    def test_other_slices_are_asked_for(self, tmp_path, blocks):
+    def test_other_slices_are_asked_for(self, tmp_path: Path, blocks: int) -> None:
         state = {f"{C_ATTN}.lora_A": torch.ones(2 * blocks, 4), f"{C_ATTN}.lora_B": torch.ones(4 * blocks, 2)}
         torch.save(state, tmp_path / "a.pt")
         with pytest.raises(AdapterError, match=rf"adapts {blocks} .* 4 outputs wide.*pass enable_lora="):
@@ -125,13 +129,13 @@ class TestReading:
         branches = loralib.load(tmp_path / "a.pt", alpha=1, enable_lora={"c_attn": flags}).layers[C_ATTN].branches
         assert [branch.rows for branch in branches] == [(4 * i, 4 * i + 4) for i in range(3) if flags[i]]
 
-    def test_half_precision_is_widened(self, tmp_path):
+    def test_half_precision_is_widened(self, tmp_path: Path) -> None:
         state = {f"fc.lora_{f}": torch.full((2, 2), 0.1, dtype=torch.bfloat16) for f in "AB"}
         torch.save(state, tmp_path / "a.pt")
         (layer,) = loralib.load(tmp_path / "a.pt", alpha=1).layers.values()
         assert layer.branches[0].a[0, 0] == torch.tensor(0.1).bfloat16().float().item()
 
-    def test_biases(self, tmp_path):
+    def test_biases(self, tmp_path: Path) -> None:
         model = trained(Network())
         peer.mark_only_lora_as_trainable(model, bias="lora_only")
         for bias, names in [
@@ -143,7 +147,7 @@ class TestReading:
             assert set(adapter.biases) == names
             assert adapter.config.bias == bias
 
-    def test_a_whole_model_only_when_asked(self, tmp_path):
+    def test_a_whole_model_only_when_asked(self, tmp_path: Path) -> None:
         torch.save(trained(Network()).state_dict(), tmp_path / "a.pt")
         with pytest.raises(AdapterError, match=r"tensors are no part of an adapter .*ignore_base=True"):
             loralib.load(tmp_path / "a.pt", alpha=1, enable_lora=QV)
@@ -151,7 +155,7 @@ class TestReading:
         assert set(adapter.layers) == {"wte", "c_attn", "fc"}
         assert not adapter.biases
 
-    def test_paths_that_end_in_one_another(self, tmp_path):
+    def test_paths_that_end_in_one_another(self, tmp_path: Path) -> None:
         state = {}
         for name, rank in [("fc", 1), ("block.fc", 2), ("other.block.fc", 3)]:
             state |= {f"{name}.lora_A": torch.ones(rank, 4), f"{name}.lora_B": torch.ones(4, rank)}
@@ -161,7 +165,7 @@ class TestReading:
 
 
 class TestConversions:
-    def test_there_and_back_to_the_bit(self, tmp_path):
+    def test_there_and_back_to_the_bit(self, tmp_path: Path) -> None:
         adapter = adapter_of(transformer__h__0__attn__c_attn=qv_layer())
         alphas = loralib.save(adapter, tmp_path / "a.bin")
         assert alphas == {C_ATTN: 32.0}
@@ -177,7 +181,7 @@ class TestConversions:
         scales=st.lists(st.sampled_from([0.5, 2.0, 3.0]), min_size=3, max_size=3),
         seed=st.integers(0, 9),
     )
-    def test_any_slices_and_scales_keep_the_update(self, tmp_path, ranks, scales, seed):
+    def test_any_slices_and_scales_keep_the_update(self, tmp_path: Path, ranks: Any, scales: Any, seed: Any) -> None:
         branches = tuple(
             LowRank(numbers(rank, 4, seed=seed + i), numbers(4, rank, seed=seed + 9 - i), scale, (4 * i, 4 * i + 4))
             for i, (rank, scale) in enumerate(zip(ranks, scales, strict=True))
@@ -193,7 +197,7 @@ class TestConversions:
     @given(
         owners=st.lists(st.sampled_from([0, 1, 2, None, "all"]), min_size=1, max_size=6), seed=st.integers(0, 9)
     )  # fmt: skip
-    def test_dense_factors_keep_the_update_and_fit_loralib(self, tmp_path, owners, seed):
+    def test_dense_factors_keep_the_update_and_fit_loralib(self, tmp_path: Path, owners: Any, seed: Any) -> None:
         """Each column of B writes one slice, none, or all of them."""
         a, b = numbers(len(owners), 4, seed=seed), numbers(12, len(owners), seed=seed + 1)
         for column, owner in enumerate(owners):
@@ -215,12 +219,12 @@ class TestConversions:
         merged = c_attn.merge_AB().T.detach() * c_attn.scaling
         np.testing.assert_allclose(merged, update(layer, 12), rtol=1e-5, atol=1e-5)
 
-    def test_a_plain_layer_by_a_fused_name_stays_plain_when_said_so(self, tmp_path):
+    def test_a_plain_layer_by_a_fused_name_stays_plain_when_said_so(self, tmp_path: Path) -> None:
         adapter = adapter_of(x__c_attn=LayerAdapter("gpt2_conv1d", (LowRank(numbers(2, 4), numbers(12, 2), 2.0),)))
         alphas = loralib.save(adapter, tmp_path / "a.pt", slices={})
         assert same(loralib.load(tmp_path / "a.pt", alpha=alphas), adapter)
 
-    def test_several_branches_on_all_outputs_become_one(self, tmp_path):
+    def test_several_branches_on_all_outputs_become_one(self, tmp_path: Path) -> None:
         layer = LayerAdapter(
             "linear", (LowRank(numbers(2, 4), numbers(5, 2), 2.0), LowRank(numbers(1, 4), numbers(5, 1), 0.3))
         )
@@ -229,7 +233,7 @@ class TestConversions:
         assert len(back.branches) == 1
         np.testing.assert_allclose(update(back, 5), update(layer, 5), rtol=1e-5, atol=1e-6)
 
-    def test_rank_stabilised_scales_are_folded(self, tmp_path):
+    def test_rank_stabilised_scales_are_folded(self, tmp_path: Path) -> None:
         config = LoraConfig(rank=4, alpha=8, rslora=True, targets=("fc",))
         scale = config.scale(4, 8)
         adapter = Adapter(config, {"fc": LayerAdapter("linear", (LowRank(numbers(4, 3), numbers(5, 4), scale),))})
@@ -237,7 +241,7 @@ class TestConversions:
         assert alphas == {"fc": 16.0}
         assert same(loralib.load(tmp_path / "a.pt", alpha=alphas), adapter)
 
-    def test_ranks_and_alphas_by_module(self, tmp_path):
+    def test_ranks_and_alphas_by_module(self, tmp_path: Path) -> None:
         layers = {
             f"block.{r}.fc": LayerAdapter("linear", (LowRank(numbers(r, 3), numbers(5, r), 1 / r),)) for r in (1, 2, 3)
         }
@@ -245,7 +249,7 @@ class TestConversions:
         alphas = loralib.save(adapter, tmp_path / "a.pt")
         assert same(loralib.load(tmp_path / "a.pt", alpha=alphas), adapter)
 
-    def test_the_note_answers_what_the_file_lacks(self, tmp_path):
+    def test_the_note_answers_what_the_file_lacks(self, tmp_path: Path) -> None:
         layers = {
             C_ATTN: qv_layer(),
             "transformer.wte": LayerAdapter("embedding", (LowRank(numbers(2, 7), numbers(6, 2), 2.0),)),
@@ -261,7 +265,7 @@ class TestConversions:
         state = torch.load(tmp_path / "a.pt", weights_only=True)["model_state_dict"]
         assert all(key.startswith("module.") for key in state)
 
-    def test_views_are_not_saved_with_what_they_are_cut_from(self, tmp_path):
+    def test_views_are_not_saved_with_what_they_are_cut_from(self, tmp_path: Path) -> None:
         big = numbers(2000, 50)
         layer = LayerAdapter("linear", (LowRank(big[:2], numbers(5, 2), 1.0),))
         loralib.save(adapter_of(fc=layer), tmp_path / "a.pt")
@@ -272,7 +276,7 @@ class TestConvolutions:
     @pytest.mark.parametrize(
         ("name", "kernel"), [("Conv2d", 3), ("Conv2d", 1), ("Conv1d", 3), ("Conv3d", 2), ("Conv2d", (3, 2))]
     )
-    def test_the_update_is_that_of_the_layer(self, tmp_path, name, kernel):
+    def test_the_update_is_that_of_the_layer(self, tmp_path: Path, name: str, kernel: Any) -> None:
         layer = trained(getattr(lora, name)(3, 4, kernel, r=2, lora_alpha=3))
         sides = layer.conv.kernel_size
         model = nn.ModuleDict({"features": layer})
@@ -287,8 +291,8 @@ class TestConvolutions:
         assert set(first) == set(second)
         assert all(torch.equal(first[key], second[key]) for key in first)
 
-    def test_updates_that_loralib_cannot_express(self, tmp_path):
-        def refusal(a, b, branches=1):
+    def test_updates_that_loralib_cannot_express(self, tmp_path: Path) -> None:
+        def refusal(a: Any, b: Any, branches: int = 1) -> Any:
             layer = LayerAdapter("conv", (LowRank(a, b, 1.0),) * branches)
             with pytest.raises(AdapterError) as caught:
                 loralib.save(adapter_of(features=layer), tmp_path / "a.pt")
@@ -303,7 +307,9 @@ class TestConvolutions:
 
 class TestChainThroughPeft:
     @pytest.mark.parametrize("with_record", [True, False])
-    def test_query_and_value_of_rank_4(self, tmp_path, with_record, caplog):
+    def test_query_and_value_of_rank_4(
+        self, tmp_path: Path, with_record: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
         model = nn.Sequential()
         model.add_module("c_attn", peer.MergedLinear(6, 18, r=4, lora_alpha=32, enable_lora=QV, fan_in_fan_out=True))
         torch.save({"model_state_dict": peer.lora_state_dict(trained(model))}, tmp_path / "a.pt")
@@ -322,11 +328,11 @@ class TestChainThroughPeft:
 
 
 class Hostile:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("this must not run",))
 
 
-def refused(path, **arguments):
+def refused(path: Path, **arguments: Any) -> Any:
     arguments.setdefault("alpha", 1)
     with pytest.raises(AdapterError) as caught:
         loralib.load(path, **arguments)
@@ -340,31 +346,31 @@ GOOD = {"fc.lora_A": torch.ones(2, 3), "fc.lora_B": torch.ones(4, 2)}
 
 
 class TestRefusals:
-    def saved(self, tmp_path, content):
+    def saved(self, tmp_path: Path, content: Any) -> Any:
         torch.save(content, tmp_path / "a.pt")
         return tmp_path / "a.pt"
 
-    def test_code(self, tmp_path, capsys):
+    def test_code(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "could run code" in refused(self.saved(tmp_path, {**GOOD, "x": Hostile()}))
         (tmp_path / "raw.pt").write_bytes(pickle.dumps(Hostile()))
         assert "cannot be read as tensors" in refused(tmp_path / "raw.pt")
         assert capsys.readouterr().out == ""
 
     @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 0.99])
-    def test_truncated(self, tmp_path, share):
+    def test_truncated(self, tmp_path: Path, share: float) -> None:
         path = self.saved(tmp_path, GOOD)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
         assert "cannot be read as tensors" in refused(path)
 
     @pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x80\x02", b'{"json": 1}', bytes(range(256))])
-    def test_foreign(self, tmp_path, content):
+    def test_foreign(self, tmp_path: Path, content: Any) -> None:
         (tmp_path / "a.pt").write_bytes(content)
         assert "cannot be read as tensors" in refused(tmp_path / "a.pt")
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
     @pytest.mark.filterwarnings("ignore")
-    def test_a_changed_byte_never_escapes_as_another_error(self, tmp_path, position, value):
+    def test_a_changed_byte_never_escapes_as_another_error(self, tmp_path: Path, position: Any, value: Any) -> None:
         path = self.saved(tmp_path, GOOD)
         content = bytearray(path.read_bytes())
         content[int(position * len(content))] = value
@@ -375,7 +381,7 @@ class TestRefusals:
             return
         assert all(np.isfinite(branch.a).all() for branch in adapter.layers["fc"].branches)
 
-    def test_missing_and_folder(self, tmp_path):
+    def test_missing_and_folder(self, tmp_path: Path) -> None:
         assert "no such file" in refused(tmp_path / "none.pt")
         assert "no such file" in refused(tmp_path)
 
@@ -405,12 +411,12 @@ class TestRefusals:
         ],
     )
     @pytest.mark.filterwarnings("ignore:.*parse invariant checks.*", "ignore:Sparse invariant checks")
-    def test_content(self, tmp_path, content, message):
+    def test_content(self, tmp_path: Path, content: Any, message: str) -> None:
         path = self.saved(tmp_path, content)
         with pytest.raises(AdapterError, match=message):
             loralib.load(path, alpha=1)
 
-    def test_every_fault_stands_in_one_error(self, tmp_path):
+    def test_every_fault_stands_in_one_error(self, tmp_path: Path) -> None:
         path = self.saved(tmp_path, {"a.lora_A": torch.ones(2), "b.lora_B": torch.ones(2, 2), "c": torch.ones(1)})
         message = refused(path)
         assert all(part in message for part in ("a.lora_A has the shape", "b has a lora_B only", "(c, …)"))
@@ -429,11 +435,11 @@ class TestRefusals:
             ({"kernels": {"fc": (0,)}}, r"cannot have a kernel of \[0\]"),
         ],
     )
-    def test_answers_that_do_not_fit(self, tmp_path, arguments, message):
+    def test_answers_that_do_not_fit(self, tmp_path: Path, arguments: Any, message: str) -> None:
         with pytest.raises(AdapterError, match=message):
             loralib.load(self.saved(tmp_path, GOOD), **{"alpha": 1, **arguments})
 
-    def test_what_cannot_be_written(self, tmp_path):
+    def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         dora = dataclasses.replace(qv_layer(), magnitude=numbers(18))
         unequal = [LowRank(numbers(1, 4), numbers(high - low, 1), 1.0, (low, high)) for low, high in [(0, 4), (4, 7)]]
         uneven = LayerAdapter("linear", tuple(unequal))
@@ -452,6 +458,6 @@ class TestRefusals:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_the_module_leaves_torch_alone():
+def test_importing_the_module_leaves_torch_alone() -> None:
     code = "import sys, tailora.adapters.formats.loralib; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

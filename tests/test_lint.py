@@ -1,5 +1,10 @@
 """Lint finds what is wrong, and nothing in what is right."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tailora.commands.lint import LintSettings, run
@@ -9,11 +14,11 @@ from tailora.data.records import load
 from tailora.data.values import Fact, Record
 
 
-def record(id, text, *facts):
+def record(id: Any, text: str, *facts: Any) -> Record:
     return Record(id, tuple(Fact(None, *fact) for fact in facts), (text,) if text else ())
 
 
-def test_findings():
+def test_findings() -> None:
     train = [
         record("1", "A pub in Rome.", ("name", "Rome"), ("area", "Oslo")),
         record("2", "CafÃ©.", ("name", "café"), ("name", "x"), ("area", "")),
@@ -25,11 +30,11 @@ def test_findings():
     assert set(report.counts()) == expected
 
 
-def test_clean():
+def test_clean() -> None:
     assert str(lint([record("1", "A pub.", ("type", "pub"))])) == "1 records, 1 texts: nothing found"
 
 
-def test_a_code_that_texts_say_in_other_words_is_no_finding():
+def test_a_code_that_texts_say_in_other_words_is_no_finding() -> None:
     coded = [record(str(n), "A direct train.", ("changes", "none")) for n in range(5)]
     named = [record(f"n{n}", f"To Town {n}.", ("to", f"Town {n}")) for n in range(9)]
     lost = record("lost", "To nowhere.", ("to", "Oldbury"))
@@ -39,7 +44,7 @@ def test_a_code_that_texts_say_in_other_words_is_no_finding():
     assert not any(f.record.startswith("n") for f in found)
 
 
-def test_texts_that_break_off_are_found_where_most_are_sentences():
+def test_texts_that_break_off_are_found_where_most_are_sentences() -> None:
     whole = [record(str(n), f"Town {n} is there.", ("name", f"Town {n}")) for n in range(9)]
     broken = record("b", "Town 10 is ver", ("name", "Town 10"))
     report = lint([*whole, broken])
@@ -48,7 +53,7 @@ def test_texts_that_break_off_are_found_where_most_are_sentences():
     assert not lint([*bare, broken]).findings, "no full stops is a way of writing too"
 
 
-def test_lengths_in_tens_of_words():
+def test_lengths_in_tens_of_words() -> None:
     texts = ["a b c.", "a " * 25 + ".", "a."]
     report = lint([record(str(n), text, ("name", "a")) for n, text in enumerate(texts)])
     assert report.lengths == {"0-9": 2, "10-19": 0, "20-29": 1}
@@ -56,13 +61,13 @@ def test_lengths_in_tens_of_words():
 
 
 @pytest.mark.parametrize("value", ["None", "NA", "N/A", "n/a", "#N/A", "nan", "null", "<NA>", "-", "--", "?"])
-def test_words_for_a_missing_value_are_found(value):
+def test_words_for_a_missing_value_are_found(value: str) -> None:
     found = lint([record("1", "A pub.", ("type", "pub"), ("area", value))]).findings
     assert ("placeholder", "1", f"area: {value}") in [(f.kind, f.record, f.detail) for f in found]
 
 
 @pytest.mark.parametrize("value", ["none", "na", "no", "0", "unknown town", "Nan", "Nancy"])
-def test_words_that_may_be_values_are_no_placeholders(value):
+def test_words_that_may_be_values_are_no_placeholders(value: str) -> None:
     expected = value.casefold() == "nan"
     assert ("placeholder" in lint([record("1", "A pub.", ("area", value))]).counts()) is expected
 
@@ -76,24 +81,24 @@ def test_words_that_may_be_values_are_no_placeholders(value):
         ("reference", ["A pub.", "An inn.", "A bar."]),
     ],
 )
-def test_an_attribute_that_is_probably_no_fact_is_reported_once(attribute, values):
+def test_an_attribute_that_is_probably_no_fact_is_reported_once(attribute: str, values: list[str]) -> None:
     rows = [record(str(n), f"Inn {value}.", ("name", "Inn"), (attribute, value)) for n, value in enumerate(values)]
     found = [f for f in lint({"train": rows, "test": rows[:1]}).findings if f.kind == "odd attribute"]
     assert [f.record for f in found] == [attribute]
 
 
-def test_odd_attributes_of_triples_are_the_corpus_s_own():
+def test_odd_attributes_of_triples_are_the_corpus_s_own() -> None:
     facts = tuple(Fact("A", "placeID", str(n)) for n in range(4))
     assert "odd attribute" not in lint([Record("1", facts, ("A 0 1 2 3.",))]).counts()
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\t", "\r"])
-def test_line_ends_and_tabs_in_texts_are_found(end):
+def test_line_ends_and_tabs_in_texts_are_found(end: str) -> None:
     report = lint([record("1", f"A pub.{end}An inn.", ("type", "pub"))])
     assert report.counts() == {"line end or tab": 1}
 
 
-def test_an_unclosed_quotation_mark_is_found_by_the_rows_that_it_swallows(tmp_path):
+def test_an_unclosed_quotation_mark_is_found_by_the_rows_that_it_swallows(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('name,text\nInn,"An Inn.\nOak,An Oak."\nAsh,An Ash.\n', encoding="utf-8")
     assert "line end or tab" in lint(load(path).records).counts()
@@ -107,7 +112,7 @@ LISTED = {
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_list_of_values_is_no_conflict(tmp_path, name):
+def test_a_list_of_values_is_no_conflict(tmp_path: Path, name: Any) -> None:
     path = tmp_path / name
     path.write_text(LISTED[name], encoding="utf-8")
     data = load(path)
@@ -124,7 +129,7 @@ def test_a_list_of_values_is_no_conflict(tmp_path, name):
         ("a.txt", "food : Thai | food : Lao||Thai and Lao.\n"),
     ],
 )
-def test_two_values_that_are_no_list_are_a_conflict(tmp_path, name, content):
+def test_two_values_that_are_no_list_are_a_conflict(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     with pytest.raises(CheckError, match="conflict: 1"):
@@ -132,6 +137,6 @@ def test_two_values_that_are_no_list_are_a_conflict(tmp_path, name, content):
     assert run(LintSettings(data=str(path), allow=("conflict",)))["findings"] == {"conflict": 1}
 
 
-def test_every_kind_can_be_allowed():
+def test_every_kind_can_be_allowed() -> None:
     for kind in KINDS:
         assert LintSettings(data="x", allow=(kind,)).allow == (kind,)

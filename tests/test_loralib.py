@@ -1,9 +1,13 @@
 """tailora.loralib beside loralib 0.1.2: the same numbers where that is right, the right ones where it is not."""
 
+from __future__ import annotations
+
 import copy
 import io
 import math
 import pickle
+from pathlib import Path
+from typing import Any
 
 import loralib as peer
 import pytest
@@ -20,7 +24,7 @@ RANKS = st.integers(0, 3)
 MODES = st.booleans()
 
 
-def same_seed(ours, theirs, *args, **kwargs):
+def same_seed(ours: Any, theirs: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
     """Both libraries' layer, each built from the same random state."""
     torch.manual_seed(7)
     left = ours(*args, **kwargs)
@@ -31,7 +35,7 @@ def same_seed(ours, theirs, *args, **kwargs):
     return left, right
 
 
-def fill(layer, seed=0):
+def fill(layer: Any, seed: int = 0) -> Any:
     """Give the branch values: a fresh one adds nothing, which would prove nothing."""
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -41,14 +45,14 @@ def fill(layer, seed=0):
     return layer
 
 
-def assert_same_state(left, right):
+def assert_same_state(left: Any, right: Any) -> None:
     ours, theirs = left.state_dict(), right.state_dict()
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def assert_same_behaviour(left, right, x):
+def assert_same_behaviour(left: Any, right: Any, x: Any) -> None:
     """Initial values, outputs and gradients when training, merged values and outputs, and values after the way back."""
     for name, value in right.state_dict().items():
         assert torch.equal(left.state_dict()[name], value), name
@@ -77,7 +81,7 @@ class TestBesideLoralib:
         n_in=st.integers(1, 6), n_out=st.integers(1, 6), r=RANKS, alpha=st.integers(1, 9), transposed=MODES,
         merge=MODES, bias=MODES,
     )  # fmt: skip
-    def test_linear(self, n_in, n_out, r, alpha, transposed, merge, bias):
+    def test_linear(self, n_in: Any, n_out: Any, r: Any, alpha: Any, transposed: Any, merge: Any, bias: Any) -> None:
         left, right = same_seed(
             lora.Linear, peer.Linear, n_in, n_out, r, alpha, 0.0, transposed, merge, bias=bias
         )  # fmt: skip
@@ -88,7 +92,9 @@ class TestBesideLoralib:
         n_in=st.integers(1, 5), width=st.integers(1, 4), r=RANKS, alpha=st.integers(1, 9),
         enabled=st.lists(st.booleans(), min_size=1, max_size=4).filter(any), transposed=MODES, merge=MODES,
     )  # fmt: skip
-    def test_merged_linear(self, n_in, width, r, alpha, enabled, transposed, merge):
+    def test_merged_linear(
+        self, n_in: Any, width: Any, r: Any, alpha: Any, enabled: Any, transposed: Any, merge: Any
+    ) -> None:
         left, right = same_seed(
             lora.MergedLinear, peer.MergedLinear, n_in, width * len(enabled), r, alpha, 0.0, enabled, transposed, merge
         )  # fmt: skip
@@ -101,7 +107,7 @@ class TestBesideLoralib:
 
     @settings(max_examples=15, deadline=None)
     @given(entries=st.integers(2, 6), width=st.integers(1, 5), r=RANKS, alpha=st.integers(1, 9), merge=MODES, pad=MODES)
-    def test_embedding(self, entries, width, r, alpha, merge, pad):
+    def test_embedding(self, entries: Any, width: Any, r: Any, alpha: Any, merge: Any, pad: Any) -> None:
         left, right = same_seed(
             lora.Embedding, peer.Embedding, entries, width, r, alpha, merge, padding_idx=0 if pad else None
         )  # fmt: skip
@@ -112,7 +118,9 @@ class TestBesideLoralib:
         groups=st.integers(1, 2), n_in=st.integers(1, 3), n_out=st.integers(1, 3), side=st.integers(1, 3), r=RANKS,
         alpha=st.integers(1, 9), merge=MODES, padding=st.sampled_from(["zeros", "circular"]),
     )  # fmt: skip
-    def test_conv2d(self, groups, n_in, n_out, side, r, alpha, merge, padding):
+    def test_conv2d(
+        self, groups: Any, n_in: Any, n_out: Any, side: Any, r: Any, alpha: Any, merge: Any, padding: Any
+    ) -> None:
         left, right = same_seed(
             lora.Conv2d, peer.Conv2d, n_in * groups, n_out * groups, side, r, alpha, 0.0, merge,
             groups=groups, padding=1, padding_mode=padding,
@@ -120,14 +128,14 @@ class TestBesideLoralib:
         assert_same_behaviour(left, right, torch.randn(2, n_in * groups, 5, 4))
 
     @pytest.mark.parametrize("dimensions", [1, 3])
-    def test_point_convolutions_of_other_dimensions(self, dimensions):
+    def test_point_convolutions_of_other_dimensions(self, dimensions: int) -> None:
         name = f"Conv{dimensions}d"
         left, right = same_seed(getattr(lora, name), getattr(peer, name), 3, 4, 1, r=2, lora_alpha=3)
         assert_same_behaviour(left, right, torch.randn(2, 3, *[4] * dimensions))
 
     @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
-    def test_marking_and_state_dict(self, bias):
-        def build(library):
+    def test_marking_and_state_dict(self, bias: str) -> None:
+        def build(library: Any) -> Any:
             return nn.Sequential(
                 nn.Linear(4, 4), library.Linear(4, 4, r=2), nn.LayerNorm(4), library.MergedLinear(4, 4, r=0)
             )
@@ -141,7 +149,7 @@ class TestBesideLoralib:
         ours, theirs = (library.lora_state_dict(m, bias) for library, m in zip((lora, peer), models, strict=True))
         assert set(ours) == set(theirs)
 
-    def test_dropout_draws_as_loralib_does(self):
+    def test_dropout_draws_as_loralib_does(self) -> None:
         for name, args in [("Linear", (6, 5, 2, 4, 0.5)), ("MergedLinear", (6, 4, 2, 4, 0.5, [True, False]))]:
             left, right = same_seed(getattr(lora, name), getattr(peer, name), *args)
             fill(left), fill(right)
@@ -172,11 +180,11 @@ LAYERS = {
 
 
 @pytest.fixture(params=LAYERS)
-def make(request):
+def make(request: pytest.FixtureRequest) -> Any:
     """A builder of one kind of layer with a branch that does something, and an input for it."""
     build, shape = LAYERS[request.param]
 
-    def make_layer(seed=0, **kwargs):
+    def make_layer(seed: int = 0, **kwargs: Any) -> Any:
         torch.manual_seed(seed)
         return fill(build(**kwargs), seed)
 
@@ -184,26 +192,26 @@ def make(request):
     return make_layer
 
 
-def weight_of(layer):
+def weight_of(layer: Any) -> Any:
     return layer.conv.weight if isinstance(layer, lora.ConvLoRA) else layer.weight
 
 
 class TestMerging:
-    def test_the_mode_changes_nothing_but_rounding(self, make):
+    def test_the_mode_changes_nothing_but_rounding(self, make: Any) -> None:
         layer = make()
         before = layer(make.x)
         assert layer.eval() is layer
         assert layer.merged
         torch.testing.assert_close(layer(make.x), before)
 
-    def test_the_branch_matters(self, make):
+    def test_the_branch_matters(self, make: Any) -> None:
         layer = make()
         before = layer(make.x)
         with torch.no_grad():
             layer.lora_B.zero_(), layer.lora_A.zero_()
         assert not torch.allclose(layer(make.x), before)
 
-    def test_the_way_back_is_exact(self, make):
+    def test_the_way_back_is_exact(self, make: Any) -> None:
         layer = make()
         if isinstance(layer, lora.Embedding):
             layer(make.x)  # clips the rows in place, once, as torch does
@@ -215,7 +223,7 @@ class TestMerging:
         assert weight_of(layer) is parameter
         assert torch.equal(parameter, values)
 
-    def test_a_branch_changed_while_merged_leaves_no_trace(self, make):
+    def test_a_branch_changed_while_merged_leaves_no_trace(self, make: Any) -> None:
         layer = make()
         values = weight_of(layer).clone()
         layer.eval()
@@ -223,7 +231,7 @@ class TestMerging:
         layer.train()
         assert torch.equal(weight_of(layer), values)
 
-    def test_merging_switched_off_while_merged(self, make):
+    def test_merging_switched_off_while_merged(self, make: Any) -> None:
         layer = make()
         values = weight_of(layer).clone()
         layer.eval()
@@ -232,7 +240,7 @@ class TestMerging:
         assert not layer.merged
         assert torch.equal(weight_of(layer), values)
 
-    def test_without_merge_weights_nothing_is_merged(self, make):
+    def test_without_merge_weights_nothing_is_merged(self, make: Any) -> None:
         layer = make(merge_weights=False)
         values = weight_of(layer).clone()
         layer.eval()
@@ -240,7 +248,7 @@ class TestMerging:
         assert torch.equal(weight_of(layer), values)
 
     @pytest.mark.parametrize("copier", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-    def test_copies_of_a_merged_layer_go_their_own_way(self, make, copier):
+    def test_copies_of_a_merged_layer_go_their_own_way(self, make: Any, copier: Any) -> None:
         layer = make().eval()
         twin = copier(layer)
         assert torch.equal(twin(make.x), layer(make.x))
@@ -249,17 +257,17 @@ class TestMerging:
         torch.testing.assert_close(twin.train()(make.x), layer(make.x), rtol=0, atol=0)
         assert weight_of(twin) is not weight_of(layer)
 
-    def test_a_cast_while_merged_reaches_the_pristine_weight(self, make):
+    def test_a_cast_while_merged_reaches_the_pristine_weight(self, make: Any) -> None:
         layer = make().eval().double()
         assert weight_of(layer.train()).dtype == torch.float64
 
-    def test_bf16_is_rounded_once(self):
+    def test_bf16_is_rounded_once(self) -> None:
         layer = fill(lora.Linear(8, 8, r=4, dtype=torch.bfloat16))
         update = (layer.lora_B.float() @ layer.lora_A.float()) * layer.scaling
         expected = (layer.weight.float() + update).bfloat16()
         assert torch.equal(layer.eval().weight, expected)
 
-    def test_a_tied_head_keeps_the_pristine_weight(self):
+    def test_a_tied_head_keeps_the_pristine_weight(self) -> None:
         table = fill(lora.Embedding(5, 4, r=2))
         head = nn.Linear(4, 5, bias=False)
         head.weight = table.weight
@@ -268,13 +276,13 @@ class TestMerging:
         assert torch.equal(head.weight, before)
         assert table.train().weight is head.weight
 
-    def test_resetting_a_merged_layer(self, make):
+    def test_resetting_a_merged_layer(self, make: Any) -> None:
         layer = make().eval()
         layer.reset_parameters()
         fresh = layer(make.x)
         assert torch.equal(layer.train()(make.x), fresh)
 
-    def test_unfreezing_while_merged_is_kept(self, make):
+    def test_unfreezing_while_merged_is_kept(self, make: Any) -> None:
         layer = make().eval()
         weight_of(layer).requires_grad = True
         assert weight_of(layer.train()).requires_grad
@@ -283,7 +291,7 @@ class TestMerging:
 class TestStateDicts:
     @pytest.mark.parametrize("saved_merged", [False, True])
     @pytest.mark.parametrize("loaded_merged", [False, True])
-    def test_saved_and_loaded_in_any_mode(self, make, saved_merged, loaded_merged):
+    def test_saved_and_loaded_in_any_mode(self, make: Any, saved_merged: bool, loaded_merged: bool) -> None:
         source = make(seed=1).train(not saved_merged)
         expected, in_training = source(make.x), copy.deepcopy(source).train()(make.x)
         file = io.BytesIO()
@@ -297,7 +305,7 @@ class TestStateDicts:
         exact = {"rtol": 0, "atol": 0} if not saved_merged else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(target.train()(make.x), in_training, **exact)
 
-    def test_loading_the_branch_alone_into_a_merged_layer(self, make):
+    def test_loading_the_branch_alone_into_a_merged_layer(self, make: Any) -> None:
         source, target = make(seed=1), make(seed=1)
         fill(source, seed=5)
         target.eval().load_state_dict(lora.lora_state_dict(source), strict=False)
@@ -305,7 +313,7 @@ class TestStateDicts:
         torch.testing.assert_close(target(make.x), source.eval()(make.x), rtol=0, atol=0)
         assert torch.equal(target.train()(make.x), source.train()(make.x))
 
-    def test_loading_the_base_into_a_merged_layer(self):
+    def test_loading_the_base_into_a_merged_layer(self) -> None:
         base = nn.Linear(4, 6)
         layer = fill(lora.Linear(4, 6, r=2)).eval()
         layer.load_state_dict(base.state_dict(), strict=False)
@@ -313,21 +321,21 @@ class TestStateDicts:
         torch.testing.assert_close(layer(x), base(x) + x @ layer.lora_A.T @ layer.lora_B.T * layer.scaling)
         assert torch.equal(layer.train().weight, base.weight)
 
-    def test_a_merged_state_dict_serves_a_plain_model(self):
+    def test_a_merged_state_dict_serves_a_plain_model(self) -> None:
         layer = fill(lora.Linear(4, 6, r=2)).eval()
         plain = nn.Linear(4, 6)
         plain.load_state_dict({k: v for k, v in layer.state_dict().items() if "lora_" not in k})
         x = torch.randn(3, 4)
         assert torch.equal(plain(x), layer(x))
 
-    def test_a_misshapen_state_dict_is_refused_as_torch_does(self, make):
+    def test_a_misshapen_state_dict_is_refused_as_torch_does(self, make: Any) -> None:
         state = make().state_dict()
         state["lora_A"] = torch.zeros(1, 1)
         with pytest.raises(RuntimeError, match="size mismatch for lora_A"):
             make().eval().load_state_dict(state)
 
     @pytest.mark.parametrize("mode", [True, False])
-    def test_the_mode_does_not_change_lora_state_dict(self, make, mode):
+    def test_the_mode_does_not_change_lora_state_dict(self, make: Any, mode: bool) -> None:
         state = lora.lora_state_dict(make().train(mode), bias="all")
         reference = make()
         assert torch.equal(state["lora_A"], reference.lora_A)
@@ -335,7 +343,7 @@ class TestStateDicts:
 
 
 class TestCorrections:
-    def test_merged_linear_with_nothing_enabled(self):
+    def test_merged_linear_with_nothing_enabled(self) -> None:
         for enabled in ([False], [False, False]):
             layer = lora.MergedLinear(4, 6, r=2, enable_lora=enabled)
             x = torch.randn(2, 4)
@@ -343,26 +351,26 @@ class TestCorrections:
             assert layer.eval().merged
             assert set(layer.state_dict()) == {"weight", "bias"}
 
-    def test_slices_given_as_numbers(self):
+    def test_slices_given_as_numbers(self) -> None:
         layer = lora.MergedLinear(4, 6, r=2, enable_lora=[1, 0, 1])
         assert layer.enable_lora == [True, False, True]
         assert layer.lora_ind.tolist() == [True, True, False, False, True, True]
 
-    def test_slices_that_do_not_divide_the_outputs(self):
+    def test_slices_that_do_not_divide_the_outputs(self) -> None:
         with pytest.raises(SettingsError, match="7 outputs cannot be divided into 2 slices"):
             lora.MergedLinear(4, 7, r=2, enable_lora=[True, False])
 
-    def test_transposed_weights_are_contiguous(self):
+    def test_transposed_weights_are_contiguous(self) -> None:
         layer = lora.Linear(4, 6, r=2, fan_in_fan_out=True)
         assert layer.weight.shape == (4, 6)
         assert layer.weight.is_contiguous()
 
-    def test_resetting_a_transposed_layer_reads_the_right_fan_in(self):
+    def test_resetting_a_transposed_layer_reads_the_right_fan_in(self) -> None:
         layer = lora.Linear(10_000, 4, fan_in_fan_out=True)
         layer.reset_parameters()
         assert layer.weight.abs().max() <= 1 / math.sqrt(10_000)
 
-    def test_dropout_on_a_convolution(self):
+    def test_dropout_on_a_convolution(self) -> None:
         layer = fill(lora.Conv2d(2, 3, 3, r=2, lora_dropout=0.5))
         x = torch.randn(1, 2, 6, 6)
         assert not torch.equal(layer(x), layer(x))
@@ -370,35 +378,35 @@ class TestCorrections:
         assert torch.equal(layer.eval()(x), layer(x))
         assert torch.equal(layer.conv(x), layer.train().conv(x))
 
-    def test_from_pretrained_keeps_the_given_table(self):
+    def test_from_pretrained_keeps_the_given_table(self) -> None:
         table = torch.randn(5, 4)
         layer = lora.Embedding.from_pretrained(table)
         assert torch.equal(layer.weight, table)
         layer = lora.Embedding(5, 4, r=2, _weight=table)
         assert torch.equal(layer(torch.arange(5)), table)
 
-    def test_biases_of_convolutions_are_theirs(self):
+    def test_biases_of_convolutions_are_theirs(self) -> None:
         model = nn.Sequential(nn.Conv2d(1, 1, 1), lora.Conv2d(1, 2, 3, r=1))
         lora.mark_only_lora_as_trainable(model, bias="lora_only")
         trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trainable == {"1.lora_A", "1.lora_B", "1.conv.bias"}
         assert set(lora.lora_state_dict(model, bias="lora_only")) == trainable
 
-    def test_a_module_whose_name_holds_lora(self):
+    def test_a_module_whose_name_holds_lora(self) -> None:
         model = nn.ModuleDict({"lora_block": nn.ModuleDict({"fc": lora.Linear(2, 2, r=1)})})
         state = lora.lora_state_dict(model, bias="lora_only")
         assert "lora_block.fc.bias" in state
 
-    def test_an_unknown_bias_changes_nothing(self):
+    def test_an_unknown_bias_changes_nothing(self) -> None:
         model = lora.Linear(2, 2)
         for function in (lora.mark_only_lora_as_trainable, lora.lora_state_dict):
             with pytest.raises(NotImplementedError, match="not 'some'"):
                 function(model, bias="some")
         assert model.weight.requires_grad
 
-    def test_foreign_layers_may_use_the_mixin(self):
+    def test_foreign_layers_may_use_the_mixin(self) -> None:
         class Own(nn.Linear, lora.LoRALayer):
-            def __init__(self):
+            def __init__(self) -> None:
                 nn.Linear.__init__(self, 2, 2)
                 lora.LoRALayer.__init__(self, r=1, lora_alpha=1, lora_dropout=0.1, merge_weights=False)
 
@@ -411,7 +419,7 @@ class TestCorrections:
 class Attention(nn.Module):
     """GPT-2's attention as the LoRA paper adapts it: query and value inside the fused projection."""
 
-    def __init__(self, nx, heads, library):
+    def __init__(self, nx: Any, heads: Any, library: Any) -> None:
         super().__init__()
         self.heads = heads
         self.c_attn = library.MergedLinear(
@@ -420,7 +428,7 @@ class Attention(nn.Module):
         )  # fmt: skip
         self.c_proj = nn.Linear(nx, nx)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         batch, length, nx = x.shape
         q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in self.c_attn(x).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -428,32 +436,32 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, nx, heads, library):
+    def __init__(self, nx: Any, heads: Any, library: Any) -> None:
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(nx), nn.LayerNorm(nx)
         self.attn = Attention(nx, heads, library)
         self.mlp = nn.Sequential(nn.Linear(nx, 4 * nx), nn.GELU(), nn.Linear(4 * nx, nx))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class SmallGPT2(nn.Module):
-    def __init__(self, library, vocabulary=50, nx=24, layers=2):
+    def __init__(self, library: Any, vocabulary: int = 50, nx: int = 24, layers: int = 2) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocabulary, nx), nn.Embedding(16, nx)
         self.h = nn.ModuleList(Block(nx, 2, library) for _ in range(layers))
         self.ln_f = nn.LayerNorm(nx)
 
-    def forward(self, ids):
+    def forward(self, ids: Any) -> Any:
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
         for block in self.h:
             x = block(x)
         return self.ln_f(x) @ self.wte.weight.T
 
 
-def train_small_gpt2(library, steps=12):
+def train_small_gpt2(library: Any, steps: int = 12) -> tuple[Any, ...]:
     torch.manual_seed(0)
     model = SmallGPT2(library)
     library.mark_only_lora_as_trainable(model)
@@ -471,7 +479,7 @@ def train_small_gpt2(library, steps=12):
     return model, ids, losses
 
 
-def test_the_papers_kind_of_gpt2_trains_saves_and_loads(tmp_path):
+def test_the_papers_kind_of_gpt2_trains_saves_and_loads(tmp_path: Path) -> None:
     model, ids, losses = train_small_gpt2(lora)
     assert losses[-1] < losses[0]
     _, _, peer_losses = train_small_gpt2(peer)

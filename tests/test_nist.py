@@ -1,5 +1,7 @@
 """NIST on a corpus that is small enough to compute by hand."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tailora.metrics.nist import nist
 
 
-def test_information_by_hand():
+def test_information_by_hand() -> None:
     # References: 6 tokens; "a" 3 times, "b" twice, "c" once; "a b" twice, "b a" once, "a c" once, "b" ends one.
     value = nist(["a c", "b"], [["a b a c"], ["a b"]]).value
     unigrams = (math.log2(6 / 3) + math.log2(6 / 1) + math.log2(6 / 2)) / 3
@@ -17,7 +19,7 @@ def test_information_by_hand():
     assert value == pytest.approx((unigrams + bigrams) * penalty)
 
 
-def test_references_have_one_mean_length():
+def test_references_have_one_mean_length() -> None:
     # Three references of 2, 2 and 5 tokens have a mean of 3, which two texts of 2 tokens fall short of by a third.
     texts, references = ["a b", "c d"], [["a b", "a b"], ["c d e f g"]]
     lone = nist(texts, [["a b", "a b"], ["c d"]]).value
@@ -26,7 +28,7 @@ def test_references_have_one_mean_length():
     assert row[:4].tolist() == [2, 4, 9, 3]
 
 
-def test_texts_of_two_thirds_the_length_lose_half():
+def test_texts_of_two_thirds_the_length_lose_half() -> None:
     whole = nist(["a b c", "d e f"], [["a b c"], ["d e f"]]).value
     assert nist(["a b", "d e"], [["a b c"], ["d e f"]]).value < whole
     assert nist([".", "?"], [["x"], ["y"]]).value == 0

@@ -1,10 +1,13 @@
 """Scores of the official scripts: on texts of our own, and of three systems on the E2E test set."""
 
+from __future__ import annotations
+
 import gzip
 import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +32,7 @@ METEORS = {"meteor": meteor, "webnlg_meteor": webnlg_meteor}
 has_meteor = importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None
 
 
-def inputs(name, system, metric):
+def inputs(name: str, system: Any, metric: Any) -> tuple[Any, ...]:
     """The texts of a system, their references as the script got them, and the official score if there is one."""
     own = SETS[name]["systems"][system]
     references = [SETS[name]["references"][number] for number in own["order"]]
@@ -41,7 +44,7 @@ def inputs(name, system, metric):
 
 
 @pytest.mark.parametrize(("name", "system"), CASES)
-def test_every_metric_equals_its_script(name, system):
+def test_every_metric_equals_its_script(name: Any, system: Any) -> None:
     for metric, function in {**OF_E2E, **OTHERS}.items():
         texts, references, wanted = inputs(name, system, metric)
         if wanted is not None:
@@ -51,14 +54,14 @@ def test_every_metric_equals_its_script(name, system):
 @pytest.mark.skipif(not has_meteor, reason="needs Java and pycocoevalcap")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "system"), CASES)
-def test_meteor_equals_its_script(name, system):
+def test_meteor_equals_its_script(name: Any, system: Any) -> None:
     for metric, function in METEORS.items():
         texts, references, wanted = inputs(name, system, metric)
         if wanted is not None:
             assert function(texts, references).value == pytest.approx(wanted, abs=6e-5), metric
 
 
-def test_the_table_has_scores_of_every_metric():
+def test_the_table_has_scores_of_every_metric() -> None:
     counts = [len(own["scores"]) for name in SETS.values() for own in name["systems"].values()]
     assert len(counts) == 88
     assert sum(counts) > 860
@@ -66,7 +69,7 @@ def test_the_table_has_scores_of_every_metric():
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs the reference outputs in ../shared")
 @pytest.mark.parametrize("system", ["tgen-std.run0", "tgen-plus.run1", "sclstm.run0"])
-def test_the_official_scores_are_reproduced(system):
+def test_the_official_scores_are_reproduced(system: str) -> None:
     references = [record.references for record in records.read(SHARED / "data" / "e2e", split="test")]
     texts = gzip.decompress((OFFICIAL / f"{system}.txt.gz").read_bytes()).decode("utf-8").splitlines()
     wanted = json.loads((OFFICIAL / "scores.json").read_text(encoding="utf-8"))[system]

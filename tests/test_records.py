@@ -1,7 +1,10 @@
 """Readers on real files and on broken ones."""
 
+from __future__ import annotations
+
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +22,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data i
 
 @needs_shared
 @pytest.mark.parametrize("folder", ["e2e", "e2e/lora_format"])
-def test_e2e_counts(folder):
+def test_e2e_counts(folder: str) -> None:
     counts = {"train": (4862, 42061), "valid": (547, 4672), "test": (630, 4693)}
     for split, expected in counts.items():
         records = read(SHARED / folder, split=split)
@@ -27,7 +30,7 @@ def test_e2e_counts(folder):
 
 
 @needs_shared
-def test_webnlg_and_dart_counts():
+def test_webnlg_and_dart_counts() -> None:
     path = SHARED / "webnlg_2017" / "dev.json.gz"
     assert sum(len(record.references) for record in read(path)) == 2258
     assert sum(len(record.references) for record in read(path, all_texts=True)) == 2268
@@ -35,7 +38,7 @@ def test_webnlg_and_dart_counts():
     assert (len(dart), sum(len(record.references) for record in dart)) == (2768, 6980)
 
 
-def test_table_and_xml(tmp_path):
+def test_table_and_xml(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("name,colour,text\nCup,,A cup.\nCup,,The cup.\n", encoding="utf-8")
     (record,) = read(table)
@@ -67,7 +70,7 @@ def test_table_and_xml(tmp_path):
         ("a.csv", b"", "the file is empty"),
     ],
 )
-def test_broken_files_say_file_and_line(tmp_path, name, content, message):
+def test_broken_files_say_file_and_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -82,13 +85,13 @@ TEXTS = st.lists(WORDS, max_size=3).map(tuple)
 
 
 @given(st.lists(st.tuples(FACTS | TRIPLES, TEXTS, st.none() | WORDS), min_size=1, max_size=4))
-def test_json_lines_of_facts_come_back(rows):
+def test_json_lines_of_facts_come_back(rows: Any) -> None:
     records = [Record(f"r{n}", facts, texts, group) for n, (facts, texts, group) in enumerate(rows)]
     assert records_of_rows(jsonl.parse(jsonl.dump(records), "a.jsonl").rows, "a.jsonl") == records
 
 
 @given(st.lists(st.tuples(WORDS, TEXTS), min_size=1, max_size=4, unique_by=lambda row: row[0]))
-def test_json_lines_of_prompts_come_back(rows):
+def test_json_lines_of_prompts_come_back(rows: Any) -> None:
     records = [Record(f"r{n}", (), texts, None, prompt) for n, (prompt, texts) in enumerate(rows)]
     rows = jsonl.parse(jsonl.dump(records), "a.jsonl").rows
     gathered, _ = gather(rows, records_of_rows(rows, "a.jsonl"))

@@ -1,6 +1,10 @@
 """Slot errors on plain cases."""
 
+from __future__ import annotations
+
 import unicodedata
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +17,7 @@ from tailora.metrics.spelling import spell
 from tailora.metrics.value_search import normalise
 
 
-def record(**facts):
+def record(**facts: Any) -> Record:
     return Record("1", tuple(Fact(None, key.replace("_", " "), value) for key, value in facts.items()), ())
 
 
@@ -27,12 +31,12 @@ def record(**facts):
         ("The Eagle near Café Rouge is by Café Rouge and is not family-friendly.", 0, 0, 1),
     ],
 )
-def test_report(text, missing, added, repeated):
+def test_report(text: str, missing: int, added: int, repeated: int) -> None:
     report = slot_report(record(name="The Eagle", familyFriendly="no", near="Café Rouge"), text)
     assert (len(report.missing), len(report.added), len(report.repeated)) == (missing, added, repeated)
 
 
-def test_mentions_stand_where_the_text_has_them():
+def test_mentions_stand_where_the_text_has_them() -> None:
     text = "The Eagle — a kid-friendly Indian place, near CAFÉ  ROUGE!"
     report = slot_report(record(name="The Eagle", familyFriendly="yes", near="Café Rouge"), text)
     found = [(text[m.start : m.end], m.fact.attribute, m.added) for m in report.mentions]
@@ -44,7 +48,7 @@ def test_mentions_stand_where_the_text_has_them():
     ]
 
 
-def said(value, text, *others, vocabulary=None):
+def said(value: Any, text: str, *others: Any, vocabulary: Any = None) -> bool:
     facts = tuple(Fact(None, f"a{number}", each) for number, each in enumerate((value, *others)))
     report = slot_report(Record("1", facts, ()), text, vocabulary)
     return facts[0] not in report.missing
@@ -75,7 +79,7 @@ def said(value, text, *others, vocabulary=None):
         ("ガイド", "ｶﾞｲﾄﾞです"),  # half-width
     ],
 )
-def test_spellings_of_one_value(value, text):
+def test_spellings_of_one_value(value: str, text: str) -> None:
     assert said(value, text)
 
 
@@ -106,11 +110,11 @@ def test_spellings_of_one_value(value, text):
         ("Bar", "The Barn."),
     ],
 )
-def test_other_words_are_not_the_value(value, text):
+def test_other_words_are_not_the_value(value: Any, text: Any) -> None:
     assert not said(value, text)
 
 
-def test_values_that_accents_tell_apart():
+def test_values_that_accents_tell_apart() -> None:
     assert said("Peña", "We met Pena there.")
     assert not said("Peña", "We met Pena there.", "Pena")
     assert not said("Peña", "We met Pena there.", vocabulary={"who": frozenset(["Pena", "Peña"])})
@@ -137,7 +141,7 @@ def test_values_that_accents_tell_apart():
         ({"အမည်": "လူနာ"}, "လူနာကဖီးသည်ဘူတာရှေ့တွင်ရှိသည်။", []),
     ],
 )
-def test_values_in_scripts_without_spaces(facts, text, missing):
+def test_values_in_scripts_without_spaces(facts: dict[str, str], text: str, missing: Any) -> None:
     found = Record("1", tuple(Fact(None, key, value) for key, value in facts.items()), ())
     report = slot_report(found, text)
     assert [fact.value for fact in report.missing] == missing
@@ -148,7 +152,7 @@ def test_values_in_scripts_without_spaces(facts, text, missing):
 
 
 @given(st.text(max_size=40), st.text("abcé ßﬁ½İΣ£20,.'’-_e\u0301ẅก่ガﾞ蓝", max_size=40))
-def test_places_lead_back_to_the_letters_they_came_from(one, other):
+def test_places_lead_back_to_the_letters_they_came_from(one: Any, other: Any) -> None:
     text, places = spell(one + other)
     assert len(text) == len(places) == len(spell(one + other, turkic=True).text)
     assert text == text.strip()
@@ -164,19 +168,19 @@ def test_places_lead_back_to_the_letters_they_came_from(one, other):
 
 
 @given(st.text(max_size=30))
-def test_equal_texts_to_unicode_are_equal_texts(text):
+def test_equal_texts_to_unicode_are_equal_texts(text: Any) -> None:
     composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
     assert normalise(composed) == normalise(decomposed)
 
 
 @given(st.text(st.characters(categories=["L", "N", "M", "Zs", "P"]), min_size=1, max_size=12))
-def test_a_value_is_said_where_the_text_is_the_value(value):
+def test_a_value_is_said_where_the_text_is_the_value(value: Any) -> None:
     assert said(value, value)
     assert said(value, f"x {unicodedata.normalize('NFD', value)} y")
 
 
 @given(st.sampled_from("aeiouyAEIOUY"), st.sampled_from(["", *"\u0301\u0300\u0309\u0303\u0323"]), st.data())
-def test_tones_are_never_confused(vowel, tone, data):
+def test_tones_are_never_confused(vowel: Any, tone: Any, data: Any) -> None:
     other = data.draw(st.sampled_from(["", *"\u0301\u0300\u0309\u0303\u0323"]))
     value, text = (unicodedata.normalize("NFC", f"m{vowel}{each}") for each in (tone, other))
     assert said(value, f"con {text} kia") == (tone == other)
@@ -199,7 +203,7 @@ attributes:
 """
 
 
-def test_rules_of_the_users_own(tmp_path):
+def test_rules_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(RULES, encoding="utf-8")
     rules = load_rules(path)
@@ -224,7 +228,7 @@ def test_rules_of_the_users_own(tmp_path):
         ("attributes: {colour: {rules: [{values: [red], patterns: ['(red']}]}}", "is no regular expression"),
     ],
 )
-def test_rules_that_cannot_be_read(tmp_path, text, what):
+def test_rules_that_cannot_be_read(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=what):

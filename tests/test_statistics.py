@@ -1,6 +1,9 @@
 """Intervals and comparisons of scores."""
 
+from __future__ import annotations
+
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +20,11 @@ from tailora.metrics.statistics import Statistics, compare, interval, mean
 from tailora.metrics.ter import ter, webnlg_ter
 
 
-def measured(values, signature="s"):
+def measured(values: Any, signature: str = "s") -> Statistics:
     return Statistics("M", signature, np.array([(value, 1.0) for value in values]), mean)
 
 
-def test_interval_of_a_mean_is_that_of_statistics():
+def test_interval_of_a_mean_is_that_of_statistics() -> None:
     values = np.random.default_rng(1).normal(3, 2, 400)
     found = interval(measured(values), draws=4000)
     error = 1.96 * values.std() / 20
@@ -31,7 +34,7 @@ def test_interval_of_a_mean_is_that_of_statistics():
     assert interval(measured(values), seed=1) != interval(measured(values))
 
 
-def test_differences_in_pairs():
+def test_differences_in_pairs() -> None:
     first = np.random.default_rng(2).normal(0, 5, 300)
     better = compare(measured(first + np.random.default_rng(3).normal(0.3, 0.1, 300)), measured(first))
     assert better.p < 0.01
@@ -42,12 +45,12 @@ def test_differences_in_pairs():
     assert compare(measured(first), measured(first)).p == 1
 
 
-def test_bootstrap_equals_sacrebleu_of_the_drawn_texts(monkeypatch):
+def test_bootstrap_equals_sacrebleu_of_the_drawn_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(5)
     words = ["the", "pub", "cafe", "serves", "cheap", "fast", "food", "near", "a", "river", "mill"]
     references = [" ".join(random.choice(words, 9)) for _ in range(40)]
 
-    def system(changed):
+    def system(changed: Any) -> Any:
         return [" ".join(w if random.random() > changed else "oak" for w in text.split()) for text in references]
 
     texts, others = system(0.1), system(0.16)
@@ -57,7 +60,7 @@ def test_bootstrap_equals_sacrebleu_of_the_drawn_texts(monkeypatch):
     first, second = (bleu(each, [[r] for r in references], tokenizer="13a") for each in (texts, others))
     found, score = compare(first, second, draws=120), interval(first, draws=120)
 
-    def scores_of(each):
+    def scores_of(each: Any) -> Any:
         metric = BLEU(lowercase=True)
         drawn = [([each[n] for n in row], [[references[n] for n in row]]) for row in chosen]
         return np.array([metric.corpus_score(*pair).score for pair in drawn]) / 100
@@ -69,7 +72,7 @@ def test_bootstrap_equals_sacrebleu_of_the_drawn_texts(monkeypatch):
     assert (score.low, score.high) == pytest.approx(tuple(np.quantile(scores_of(texts), [0.025, 0.975])))
 
 
-def test_intervals_by_brute_force():
+def test_intervals_by_brute_force() -> None:
     """All equally likely resamples of three records, against a large number of draws."""
     three = measured([1.0, 2.0, 6.0])
     every = np.sort([np.mean(each) for each in itertools.product([1.0, 2.0, 6.0], repeat=3)])
@@ -94,7 +97,7 @@ def test_intervals_by_brute_force():
         (["x y z"], [["a b c"]]),
     ],
 )
-def test_degenerate_texts_have_finite_scores(metric, texts, references):
+def test_degenerate_texts_have_finite_scores(metric: Any, texts: list[str], references: list[list[str]]) -> None:
     found = metric(texts, references)
     score = interval(found, draws=100)
     assert np.isfinite([score.value, score.low, score.high]).all()
@@ -105,14 +108,14 @@ def test_degenerate_texts_have_finite_scores(metric, texts, references):
     assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
-def test_only_like_is_compared_with_like():
+def test_only_like_is_compared_with_like() -> None:
     with pytest.raises(DataError, match="cannot be compared"):
         compare(measured([1, 2]), measured([1, 2, 3]))
     with pytest.raises(DataError, match="cannot be compared"):
         compare(measured([1, 2]), measured([1, 2], "other"))
 
 
-def test_some_texts_only():
+def test_some_texts_only() -> None:
     some = measured([1, 2, 3, 4]).of([1, 3])
     assert some.value == 3
     assert some.by_text.tolist() == [2, 4]

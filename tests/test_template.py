@@ -1,5 +1,7 @@
 """The slot-filling baseline says every fact, once, in whole sentences."""
 
+from __future__ import annotations
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def record(**facts: str) -> Record:
     return Record("1", tuple(Fact(None, attribute.replace("_", " "), value) for attribute, value in facts.items()), ())
 
 
-def test_a_whole_text():
+def test_a_whole_text() -> None:
     full = record(name="The Mill", eatType="pub", food="Indian", priceRange="cheap", area="riverside", near="The Rose")
     assert fill(full) == (
         "The Mill is a pub that serves Indian food in the riverside area near The Rose. It has a cheap price range."
@@ -31,7 +33,7 @@ def test_a_whole_text():
 
 
 @given(st.dictionaries(st.sampled_from(sorted(VALUES)), st.integers(0, 5), max_size=7))
-def test_every_fact_of_e2e_is_said(chosen: dict[str, int]):
+def test_every_fact_of_e2e_is_said(chosen: dict[str, int]) -> None:
     facts = {attribute: VALUES[attribute][number % len(VALUES[attribute])] for attribute, number in chosen.items()}
     said = record(name="Zizzi", **facts)
     assert slot_report(said, fill(said)).errors == 0

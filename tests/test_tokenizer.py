@@ -1,8 +1,13 @@
 """Text is only ever text; what is saved loads again. Examples count what does not fit."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -19,7 +24,7 @@ END = "<|endoftext|>"
 
 
 @pytest.fixture
-def tokenizer():
+def tokenizer() -> Tokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)} | {END: 256}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -27,7 +32,7 @@ def tokenizer():
     return Tokenizer(inner, END)
 
 
-def test_special_tokens_are_not_read_from_text(tokenizer, tmp_path):
+def test_special_tokens_are_not_read_from_text(tokenizer: Any, tmp_path: Path) -> None:
     text = f"Café{END}£"
     assert tokenizer.eos_id == 256
     assert 256 not in tokenizer.encode(text)
@@ -39,7 +44,7 @@ def test_special_tokens_are_not_read_from_text(tokenizer, tmp_path):
     assert Tokenizer.from_folder(tmp_path).eos_id == 5
 
 
-def test_what_is_no_character_is_the_users_to_mend(tokenizer):
+def test_what_is_no_character_is_the_users_to_mend(tokenizer: Any) -> None:
     for half in ("\ud83d", b"caf\xe9".decode("utf-8", "surrogateescape")):  # of JSON; of a command line
         for encode in (lambda text: tokenizer.encode(text), lambda text: tokenizer.encode_batch(["a", text])):
             with pytest.raises(DataError, match="is not UTF-8"):
@@ -49,7 +54,7 @@ def test_what_is_no_character_is_the_users_to_mend(tokenizer):
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "special_tokens_map.json"])
-def test_json_that_is_nested_too_deeply_is_broken(tokenizer, tmp_path, name):
+def test_json_that_is_nested_too_deeply_is_broken(tokenizer: Any, tmp_path: Path, name: str) -> None:
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / name).write_text('{"a":' + "[" * 100_000, encoding="utf-8")
@@ -57,7 +62,7 @@ def test_json_that_is_nested_too_deeply_is_broken(tokenizer, tmp_path, name):
         Tokenizer.from_folder(tmp_path)
 
 
-def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
+def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer: Any) -> None:
     text = f"Café{END}£"
     ids = tokenizer.encode(text, special=True)
     assert ids.count(256) == 1
@@ -67,7 +72,7 @@ def test_special_tokens_are_read_where_a_template_wrote_them(tokenizer):
 
 
 @pytest.fixture
-def _quick_switches():
+def _quick_switches() -> Iterator[Any]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -75,14 +80,14 @@ def _quick_switches():
 
 
 @pytest.mark.usefixtures("_quick_switches")
-def test_threads_that_read_special_tokens_do_not_disturb_those_that_do_not(tokenizer):
+def test_threads_that_read_special_tokens_do_not_disturb_those_that_do_not(tokenizer: Any) -> None:
     text = f"abc{END}" * 50
     ways = [{"special": special, "continues": continues} for special in (True, False) for continues in (True, False)]
     wanted = [tokenizer.encode(text, **way) for way in ways]
     assert wanted[0].count(256) == 50
     assert 256 not in wanted[3]
 
-    def ask(number):
+    def ask(number: Any) -> tuple[Any, ...]:
         batch = tokenizer.encode_batch([text] * 4)
         return number % 4, tokenizer.encode(text, **ways[number % 4]), batch, tokenizer.decode(batch[0])
 
@@ -93,18 +98,18 @@ def test_threads_that_read_special_tokens_do_not_disturb_those_that_do_not(token
             assert decoded == text
 
 
-def test_the_bytes_of_tokens_are_the_texts(tokenizer):
+def test_the_bytes_of_tokens_are_the_texts(tokenizer: Any) -> None:
     text = "Café \n\x00\x7f\xad£ 日😀"
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
     assert (tokenizer.token_bytes(256), tokenizer.token_bytes(9999)) == (END.encode(), b"")
 
 
-def test_no_tokenizer(tmp_path):
+def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no tokenizer"):
         Tokenizer.from_folder(tmp_path)
 
 
-def test_examples(tokenizer):
+def test_examples(tokenizer: Any) -> None:
     records = [Record("1", (Fact(None, "a", "b"),), ("short", "much longer text")), Record("2", (), (), prompt="x")]
     examples, report = build_examples(records, tokenizer)
     assert tokenizer.decode(examples[0].prompt) == "a : b"
@@ -123,7 +128,7 @@ TEXT = "name : Blue Door | Type : pub =>"
 
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("kind", SENTENCEPIECE)
-def test_prompts_begin_as_in_transformers(tmp_path, kind, bos):
+def test_prompts_begin_as_in_transformers(tmp_path: Path, kind: Any, bos: bool) -> None:
     save_sentencepiece(tmp_path, kind, bos=bos)
     ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     for text in (TEXT, "\nname", "", " x", "日"):
@@ -135,7 +140,7 @@ def test_prompts_begin_as_in_transformers(tmp_path, kind, bos):
     assert AutoTokenizer.from_pretrained(tmp_path / "again")(TEXT) == theirs(TEXT)
 
 
-def test_an_end_that_the_post_processor_adds_does_not_begin_a_prompt(tmp_path):
+def test_an_end_that_the_post_processor_adds_does_not_begin_a_prompt(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for single, wanted in ((f"{END} $A {END}", (0,)), (f"$A {END}", ()), (f"{END} {END} $A", (0, 0))):
@@ -145,7 +150,7 @@ def test_an_end_that_the_post_processor_adds_does_not_begin_a_prompt(tmp_path):
 
 
 @pytest.mark.parametrize("add_bos_token", [True, False, None])
-def test_gpt2s_own_files_begin_texts_as_tokenizer_config_says(tmp_path, add_bos_token):
+def test_gpt2s_own_files_begin_texts_as_tokenizer_config_says(tmp_path: Path, add_bos_token: bool | None) -> None:
     save_tokenizer(tmp_path / "whole")
     vocabulary = json.loads((tmp_path / "whole" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     folder = tmp_path / "parts"
@@ -172,7 +177,9 @@ def test_gpt2s_own_files_begin_texts_as_tokenizer_config_says(tmp_path, add_bos_
         (None, [9999, 6], END, {6}, 6),
     ],
 )
-def test_the_ends_of_texts(tokenizer, tmp_path, generation, config, named, ends, taught):
+def test_the_ends_of_texts(
+    tokenizer: Any, tmp_path: Path, generation: list[int] | None, config: Any, named: Any, ends: set[int], taught: int
+) -> None:
     tokenizer.save(tmp_path)
     for name, value in (("generation_config.json", generation), ("config.json", config)):
         (tmp_path / name).write_text(json.dumps({} if value is None else {"eos_token_id": value}), encoding="utf-8")
@@ -180,7 +187,7 @@ def test_the_ends_of_texts(tokenizer, tmp_path, generation, config, named, ends,
     assert (found.end_ids, found.eos_id) == (ends, taught)
 
 
-def test_an_ordinary_token_that_ends_texts_stays_in_them(tokenizer, tmp_path):
+def test_an_ordinary_token_that_ends_texts_stays_in_them(tokenizer: Any, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     stop = tokenizer.encode(".")
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": stop}), encoding="utf-8")
@@ -190,7 +197,7 @@ def test_an_ordinary_token_that_ends_texts_stays_in_them(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("kind", SENTENCEPIECE)
-def test_a_text_that_follows_another(tmp_path, kind):
+def test_a_text_that_follows_another(tmp_path: Path, kind: Any) -> None:
     save_sentencepiece(tmp_path, kind)
     ours = Tokenizer.from_folder(tmp_path)
     for begin, rest in (("name =>", " The pub"), ("name\n", "The pub"), ("a", "b"), ("a", "日")):

@@ -1,6 +1,9 @@
 """The choice of a tokenizer, and scores of languages without spaces beside sacrebleu's."""
 
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 import pytest
 from sacrebleu.metrics import BLEU, TER
@@ -38,7 +41,7 @@ THAI = [["ประตูสีน้ำเงินเป็นผับริ�
         ("", None),
     ],
 )
-def test_language_by_script(text, language):
+def test_language_by_script(text: str, language: str | None) -> None:
     assert language_of(text) == language
 
 
@@ -52,13 +55,13 @@ def test_language_by_script(text, language):
         ([["A pub."], ["Ein Café."]], None, None),
     ],
 )
-def test_the_choice_follows_the_script(references, language, name):
+def test_the_choice_follows_the_script(references: Any, language: str | None, name: Any) -> None:
     chosen = choose([None] * len(references), references)
     assert (chosen.language, chosen.name) == (language, name)
     assert bool(chosen.note) == (name is not None)
 
 
-def test_the_choice_follows_the_language_that_is_known():
+def test_the_choice_follows_the_language_that_is_known() -> None:
     assert choose(["zh-Hant", "zho"], [["a b c"], ["d e f"]]).name == "zh"
     assert choose(["th_TH"], [["a"]]).name == "char"
     assert choose(["vi"], [["蓝门"]]).name is None
@@ -66,14 +69,14 @@ def test_the_choice_follows_the_language_that_is_known():
     assert (forced.name, forced.language) == ("char", "Chinese")
 
 
-def test_several_writing_systems_are_reported():
+def test_several_writing_systems_are_reported() -> None:
     assert "1 of 3 records are in another writing system" in choose([None] * 3, [*CHINESE, ["A pub."]]).note
     assert "1 of 3 records" in choose([None] * 3, [["A pub."], ["A bar."], CHINESE[0]]).note
 
 
 @pytest.mark.parametrize("name", ["zh", "char", "13a", "intl"])
 @pytest.mark.parametrize("references", [CHINESE, JAPANESE, THAI])
-def test_scores_equal_sacrebleu(name, references):
+def test_scores_equal_sacrebleu(name: str, references: Any) -> None:
     texts = [own[-1][2:] + own[0][:3] for own in references]
     streams = [[own[min(number, len(own) - 1)] for own in references] for number in range(2)]
     theirs = BLEU(tokenize=name, lowercase=True).corpus_score(texts, streams).score
@@ -84,7 +87,7 @@ def test_scores_equal_sacrebleu(name, references):
     assert 100 * ter(texts, references, tokenizer=name).value == pytest.approx(theirs)
 
 
-def records(references):
+def records(references: Any) -> Any:
     values = ["蓝门", "Apple"]
     return [
         Record(str(n), (Fact(None, "a", value),), tuple(own))
@@ -92,7 +95,7 @@ def records(references):
     ]
 
 
-def test_texts_without_spaces_have_scores():
+def test_texts_without_spaces_have_scores() -> None:
     texts = ["蓝门是河边的酒吧。", "Apple商店在北京路12号。"]
     names = ["bleu", "nist", "rouge_l", "cider", "chrf", "ter", "meteor", "webnlg_ter", "slots"]
     measured = measure(records(CHINESE), texts, names)
@@ -109,7 +112,7 @@ def test_texts_without_spaces_have_scores():
     assert "tok:char|" in forced.statistics["bleu"].signature
 
 
-def test_texts_with_spaces_have_the_official_tokens():
+def test_texts_with_spaces_have_the_official_tokens() -> None:
     measured = measure(records([["A pub.", "A bar."], ["An inn."]]), ["A pub.", "inn"], ["bleu", "rouge_l", "chrf"])
     assert measured.note == ""
     signature = measured.statistics["bleu"].signature
@@ -119,7 +122,7 @@ def test_texts_with_spaces_have_the_official_tokens():
     assert all("version:" in each.signature for each in measured.statistics.values())
 
 
-def test_a_tokenizer_that_is_not_installed(monkeypatch):
+def test_a_tokenizer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MeCab", None)
     assert not is_installed("ja-mecab")
     chosen = choose([None, None], JAPANESE)

@@ -1,5 +1,9 @@
 """Tokens beside what mteval-v13a and the Stanford tokenizer 3.4.1 gave for the same texts."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from tailora.metrics.tokens import mteval, treebank
@@ -33,7 +37,7 @@ TREEBANK = {
 
 
 @pytest.mark.parametrize("text", TREEBANK)
-def test_treebank(text):
+def test_treebank(text: Any) -> None:
     assert " ".join(treebank(text)) == TREEBANK[text]
 
 
@@ -46,5 +50,5 @@ def test_treebank(text):
         ("  ", ""),
     ],
 )
-def test_mteval(text, tokens):
+def test_mteval(text: str, tokens: str) -> None:
     assert " ".join(mteval(text)) == tokens
