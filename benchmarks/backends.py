@@ -15,7 +15,8 @@ import statistics
 from typing import Any
 
 from tailora.core.errors import UserError
-from tailora.inference.setup import resolve_models, start
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.step_timing import CACHE_TOKENS, batch_milliseconds
 
 WAYS = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
@@ -25,13 +26,13 @@ def main() -> None:
     """Measure and print."""
     arguments = parse()
     setup = resolve_models(arguments.base, {})
-    chosen = start(setup, device=arguments.device, cache_tokens=CACHE_TOKENS)
+    chosen = start_engine(setup, device=arguments.device, cache_tokens=CACHE_TOKENS)
     found: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
         for backend, precision in WAYS:
             options: dict[str, Any] = {"backend": backend, "precision": precision, "device": arguments.device}
             try:
-                running = start(setup, cache_tokens=CACHE_TOKENS, **options)
+                running = start_engine(setup, cache_tokens=CACHE_TOKENS, **options)
             except UserError as error:
                 print(f"{precision} on {backend}: {error}")
                 continue

@@ -31,7 +31,9 @@ from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.engine.backend import Backend, Step
 from tailora.engine.decoding import Decoding
-from tailora.inference.setup import Running, resolve_models, start
+from tailora.inference.running import Running
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -65,7 +67,7 @@ def main() -> None:
     for way, options in WAYS.items():
         if options.get("merged") and not adapters:
             continue
-        running = start(setup, backend="openvino", **options)
+        running = start_engine(setup, backend="openvino", **options)
         loss, tokens, best = read(running, examples, NAME if adapters else None)
         texts = write(running, examples, NAME if adapters else None, arguments.new_tokens)
         exact = exact or (best, texts)

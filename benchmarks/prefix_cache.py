@@ -26,7 +26,8 @@ from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.requests import Request
-from tailora.inference.setup import resolve_models, start
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 
 
 class HeadFirst(BlockPool):
@@ -44,7 +45,7 @@ ORDERS: dict[str, type[BlockPool]] = {"head first": HeadFirst, "tail first": Blo
 def main() -> None:
     """Measure and print."""
     arguments = parse()
-    running = start(resolve_models(arguments.base, {}), backend="openvino", precision=arguments.precision)
+    running = start_engine(resolve_models(arguments.base, {}), backend="openvino", precision=arguments.precision)
     backend = running.engine.backend
     asked = requests(backend.vocabulary, arguments)
     found: dict[int, dict[str, list[dict[str, float]]]] = {}

@@ -138,11 +138,12 @@ def measure_in_process(arguments: argparse.Namespace) -> Result:
     from tailora.engine.engine import Event
     from tailora.engine.requests import Request
     from tailora.engine.worker import Worker
-    from tailora.inference.setup import resolve_models, start
+    from tailora.inference.setup import resolve_models
+    from tailora.inference.start import start_engine
 
     given = json.loads((Path(arguments.work) / "requests.json").read_text(encoding="utf-8"))
     setup = resolve_models(arguments.base, {f"a{n}": Path(path) for n, path in enumerate(given["adapters"])})
-    running = start(setup, precision="int8", sequences=32)
+    running = start_engine(setup, precision="int8", sequences=32)
     decoding = Decoding(max_new_tokens=NEW_TOKENS, ignore_end=True)
     requests = itertools.cycle(
         [Request(tuple(prompt), decoding, f"a{n % ADAPTERS}") for n, prompt in enumerate(given["prompts"])]

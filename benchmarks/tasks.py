@@ -22,7 +22,9 @@ from tailora.adapters import formats
 from tailora.core.hardware.machine import describe
 from tailora.data import records
 from tailora.engine.decoding import Decoding
-from tailora.inference.setup import Running, Setup, resolve_models, start
+from tailora.inference.running import Running
+from tailora.inference.setup import Setup, resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tasks = {name: rest.rsplit(",", 1) for name, _, rest in (task.partition("=") for task in arguments.task)}
     setup = resolve_models(arguments.base, {name: Path(adapter) for name, (adapter, _) in tasks.items()})
-    running = start(setup, precision="int8")
+    running = start_engine(setup, precision="int8")
     prompts = {name: _prompts(setup, name, data, arguments) for name, (_, data) in tasks.items()}
     mixed = [prompt for each in prompts.values() for prompt in each]
     texts = [made.text for made in generate(running, mixed, Decoding(max_new_tokens=80))]

@@ -19,7 +19,10 @@ from tailora.core.files import write_json
 from tailora.engine.architecture import architecture_of
 from tailora.engine.decoding import Decoding
 from tailora.engine.requests import Request
-from tailora.inference.setup import Precision, Running, resolve_models, start
+from tailora.inference.model_settings import Precision
+from tailora.inference.running import Running
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.models.load import quiet_transformers
 
 
@@ -244,7 +247,7 @@ ON_TORCH = {
 def test_what_the_graph_implements(tmp_path: Path, case: str) -> None:
     folder = save_model(tmp_path, *IN_THE_GRAPH[case])
     for backend in ("auto", "torch"):
-        running = start(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
+        running = start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
         assert running.backend == ("openvino" if backend == "auto" else "torch")
         assert_as_transformers(folder, running)
 
@@ -252,11 +255,11 @@ def test_what_the_graph_implements(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", ON_TORCH)
 def test_what_it_does_not_implement_runs_on_torch(tmp_path: Path, case: str) -> None:
     folder = save_model(tmp_path, *ON_TORCH[case])
-    running = start(resolve_models(str(folder), {}), precision="fp32", device="cpu")
+    running = start_engine(resolve_models(str(folder), {}), precision="fp32", device="cpu")
     assert running.backend == "torch"
     assert_as_transformers(folder, running)
     with pytest.raises(ModelError, match="use --backend torch"):
-        start(resolve_models(str(folder), {}), backend="openvino", precision="fp32")
+        start_engine(resolve_models(str(folder), {}), backend="openvino", precision="fp32")
 
 
 def test_a_head_that_config_json_says_is_the_embedding(tmp_path: Path) -> None:
@@ -267,7 +270,7 @@ def test_a_head_that_config_json_says_is_the_embedding(tmp_path: Path) -> None:
         head = tensors["model.embed_tokens.weight"].clone()
         head[:, 0] += change
         save_file(tensors | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
-        running = start(resolve_models(str(folder), {}), precision="fp32", device="cpu")
+        running = start_engine(resolve_models(str(folder), {}), precision="fp32", device="cpu")
         assert running.backend == backend
         assert_as_transformers(folder, running)
 
@@ -278,13 +281,13 @@ def test_a_head_that_is_missing_is_missed(tmp_path: Path) -> None:
     write_json(folder / "config.json", config)
     for backend in ("openvino", "torch", "auto"):
         with pytest.raises(ModelError, match=r"the weights lack lm_head\.weight"):
-            start(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
+            start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
 
 
 def test_why_it_runs_on_torch_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_model(tmp_path, *ON_TORCH["linear, old spelling"])
     with caplog.at_level(logging.INFO, "tailora"):
-        start(resolve_models(str(folder), {}), precision="fp32", device="cpu")
+        start_engine(resolve_models(str(folder), {}), precision="fp32", device="cpu")
     assert "type is 'linear', and the engine's graph implements 'default'" in caplog.text
 
 
@@ -314,13 +317,13 @@ def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: P
     folder = save_model(tmp_path, *(IN_THE_GRAPH | ON_TORCH)[case])
     if (backend, precision) == ("torch", "int8"):
         with pytest.raises(SettingsError, match="int8 runs on a CPU with OpenVINO"):
-            start(resolve_models(str(folder), {}), backend=backend, precision=precision, device="cpu")
+            start_engine(resolve_models(str(folder), {}), backend=backend, precision=precision, device="cpu")
         return
     if backend == "openvino" and case in ON_TORCH:
         with pytest.raises(ModelError, match="use --backend torch"):
-            start(resolve_models(str(folder), {}), backend=backend, precision=precision)
+            start_engine(resolve_models(str(folder), {}), backend=backend, precision=precision)
         return
-    running = start(resolve_models(str(folder), {}), backend=backend, precision=precision, device="cpu")
+    running = start_engine(resolve_models(str(folder), {}), backend=backend, precision=precision, device="cpu")
     assert (running.backend, running.precision) == (backend, precision)
     for prompt, own in zip(PROMPTS, scored(running), strict=True):
         exact, theirs = reference(folder, prompt), reference(folder, prompt, torch.bfloat16)
@@ -331,7 +334,7 @@ def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: P
 def test_long_sequences_beside_long_prompts(tmp_path: Path) -> None:
     """GPT-Neo has a table of its context's length, which a row for one's past and another's prompt would not fit."""
     folder = save_model(tmp_path, *ON_TORCH["gpt_neo"])
-    running = start(resolve_models(str(folder), {}), precision="fp32", device="cpu")
+    running = start_engine(resolve_models(str(folder), {}), precision="fp32", device="cpu")
     engine = running.engine
     prompts = [tuple((7 * n + k) % 200 + 1 for n in range(80)) for k in range(3)]
     ways = Decoding(max_new_tokens=15, ignore_end=True)
@@ -342,7 +345,7 @@ def test_long_sequences_beside_long_prompts(tmp_path: Path) -> None:
     while not engine.idle:
         results |= {event.number: event.result for event in engine.step() if event.result is not None}
     for number, prompt in zip(numbers, prompts, strict=True):
-        (alone,) = start(resolve_models(str(folder), {}), precision="fp32", device="cpu").engine.complete(
+        (alone,) = start_engine(resolve_models(str(folder), {}), precision="fp32", device="cpu").engine.complete(
             [Request(prompt, ways)]
         )
         assert results[number][0].token_ids == alone[0].token_ids
@@ -351,4 +354,4 @@ def test_long_sequences_beside_long_prompts(tmp_path: Path) -> None:
 
 def test_no_sequence_is_longer_than_its_frequencies_hold(tmp_path: Path) -> None:
     folder = save_model(tmp_path, *ON_TORCH["phi3 with su"])
-    assert start(resolve_models(str(folder), {}), device="cpu").engine.backend.context == 64
+    assert start_engine(resolve_models(str(folder), {}), device="cpu").engine.backend.context == 64

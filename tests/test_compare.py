@@ -16,6 +16,7 @@ from tailora import cli
 from tailora.commands import compare
 from tailora.commands.compare import CompareSettings
 from tailora.core.errors import SettingsError, TrainingError
+from tailora.experiments import comparison, processes
 from tailora.reports.comparison import as_html, disk, sheet
 from tailora.reports.tables import as_markdown
 
@@ -46,12 +47,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = cli.main([*arguments, "--json"])
         if code == 2:
-            raise compare._RunError(err.getvalue().strip().splitlines()[-1].removeprefix("tailora: "))
+            raise processes.CommandError(err.getvalue().strip().splitlines()[-1].removeprefix("tailora: "))
         assert code == 0, err.getvalue()
         found: dict[str, Any] = json.loads(out.getvalue())
         return found
 
-    monkeypatch.setattr(compare, "_tailora", tailora)
+    monkeypatch.setattr(comparison, "run_command", tailora)
     return verbs
 
 
@@ -152,23 +153,25 @@ def test_settings_that_cannot_be(values: dict[str, Any], what: str) -> None:
 
 
 def test_a_process_that_is_killed_fails_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare.sys, "executable", "/bin/sh")
-    monkeypatch.setattr(compare.subprocess, "run", _answering(-9, ""))
-    with pytest.raises(compare._RunError, match="killed by signal 9"):
-        compare._tailora("train")
-    monkeypatch.setattr(compare.subprocess, "run", _answering(2, "progress\ntailora: data: is not there; correct it\n"))
-    with pytest.raises(compare._RunError, match="data: is not there; correct it"):
-        compare._tailora("train")
-    monkeypatch.setattr(compare.subprocess, "run", _answering(130, ""))
+    monkeypatch.setattr(processes.sys, "executable", "/bin/sh")
+    monkeypatch.setattr(processes.subprocess, "run", _answering(-9, ""))
+    with pytest.raises(processes.CommandError, match="killed by signal 9"):
+        processes.run_command("train")
+    monkeypatch.setattr(
+        processes.subprocess, "run", _answering(2, "progress\ntailora: data: is not there; correct it\n")
+    )
+    with pytest.raises(processes.CommandError, match="data: is not there; correct it"):
+        processes.run_command("train")
+    monkeypatch.setattr(processes.subprocess, "run", _answering(130, ""))
     with pytest.raises(KeyboardInterrupt):
-        compare._tailora("train")
-    monkeypatch.setattr(compare.subprocess, "run", _answering(1, "Traceback"))
+        processes.run_command("train")
+    monkeypatch.setattr(processes.subprocess, "run", _answering(1, "Traceback"))
     with pytest.raises(RuntimeError, match="Traceback"):
-        compare._tailora("train")
+        processes.run_command("train")
 
 
 def _answering(code: int, stderr: str) -> Any:
-    return lambda command, **_: compare.subprocess.CompletedProcess(command, code, "", stderr)
+    return lambda command, **_: processes.subprocess.CompletedProcess(command, code, "", stderr)
 
 
 def test_the_disk_of_several_tasks() -> None:

@@ -10,13 +10,14 @@ from typing import Any, get_args
 import pytest
 
 from bases import save_base
-from tailora.commands.evaluate import EvaluateSettings, _training, run
+from tailora.commands.evaluate import EvaluateSettings, run
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.generate import run as generate
 from tailora.core.errors import DataError, MissingExtraError, SettingsError, UserError
 from tailora.core.files import write_json
 from tailora.data import records as record_files
 from tailora.data.reading import ReadingSettings
+from tailora.evaluation.training_record import training_settings
 from tailora.inference.rerank import by_fidelity
 from tailora.inference.texts import Candidate, generation_from
 from tailora.metrics import suite
@@ -156,10 +157,10 @@ def test_training_s_groups_are_read_as_the_records_are(tmp_path: Path) -> None:
 def test_what_cannot_be_scored_fails_before_texts_are_written(
     changes: dict[str, Any], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(_: object) -> None:
+    def write(*_: object, **__: object) -> None:
         raise AssertionError("texts were written first")
 
-    monkeypatch.setattr("tailora.commands.evaluate.write_texts", write)
+    monkeypatch.setattr("tailora.commands.evaluate.TextJob", write)
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapter").mkdir()
@@ -171,7 +172,7 @@ def test_what_cannot_be_scored_fails_before_texts_are_written(
 def test_a_train_split_that_cannot_be_read_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tables(tmp_path / "tables")
     (folder / "train.csv").write_text("name,ref\nx,y\n", encoding="utf-8")
-    monkeypatch.setattr("tailora.commands.evaluate.write_texts", lambda _: pytest.fail("texts were written first"))
+    monkeypatch.setattr("tailora.commands.evaluate.TextJob", lambda *_, **__: pytest.fail("texts were written first"))
     with pytest.raises(DataError, match=r"train.csv"):
         evaluate(tmp_path, folder, split="test", columns={"text": "ref", "group": "cat"}, base="tiny")
 
@@ -259,8 +260,8 @@ def test_a_card_stands_beside_the_paper_and_names_what_differs(data: Path, tmp_p
     settings = {"rank": 8, "alpha": 32.0, "targets": ["attention.qv"], "method": "lora", "limit": None}
     (run_folder / "adapter").mkdir(parents=True)
     write_json(run_folder / "run.json", {"settings": settings, "account": {"base": "tiny"}})
-    used = {**_training(run_folder), "beams": 10}
-    assert _training(run_folder / "adapter") == _training(run_folder)
+    used = {**training_settings(run_folder), "beams": 10}
+    assert training_settings(run_folder / "adapter") == training_settings(run_folder)
     scores = {"all": {"bleu": 0.6616, "nist": 8.5446, "rouge_l": 0.69}}
     (_, head, rows), (_, _, differing) = card("e2e", scores, used, METRICS)
     assert head == ["", "BLEU", "NIST", "METEOR", "ROUGE-L", "CIDEr"]
@@ -421,7 +422,7 @@ def test_every_reading_flag_goes_with_given_texts() -> None:
     where = {"input": "a", "split": "test", "texts": Path("b"), "output": Path("c"), "slot_rules": Path("d")}
     settings = EvaluateSettings(**where, limit=3, **values)
     assert {name: getattr(settings, name) for name in values} == values
-    names = set(GenerateSettings.model_fields) - set(values) - set(where) - {"limit", "record"}
+    names = set(EvaluateSettings.model_fields) & set(GenerateSettings.model_fields) - {*values, *where, "limit"}
     for name in names:
         default = GenerateSettings.model_fields[name].get_default(call_default_factory=True)
         with pytest.raises(SettingsError, match="the texts are there"):

@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import tailora.commands.generate as generate_module
 from bases import META, save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
@@ -24,6 +23,7 @@ from tailora.commands.merge import run as merge
 from tailora.core.errors import AdapterError, DataError, SettingsError
 from tailora.core.files import write_json
 from tailora.core.flags import from_arguments, parser_for
+from tailora.inference import text_job
 from tailora.inference.setup import prompt_ids
 from tailora.lora import inject
 from tailora.models.catalog import TINY_FOLDER
@@ -195,7 +195,7 @@ def test_a_killed_run_goes_on(base: str, data: Path, tmp_path: Path, monkeypatch
     options = {"base": base, "input": str(data), "max_new_tokens": 6, "precision": "fp32", "batch_size": 1}
     run(GenerateSettings(**options, output=whole))
     output = tmp_path / "part.jsonl"
-    kept = generate_module.ResumeLog.add
+    kept = text_job.ResumeLog.add
 
     def killed(journal: Any, number: int, row: Any) -> None:
         if len(journal.rows) == 3:
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on(base: str, data: Path, tmp_path: Path, monkeypatch
         kept(journal, number, row)
 
     with monkeypatch.context() as patched:
-        patched.setattr(generate_module.ResumeLog, "add", killed)
+        patched.setattr(text_job.ResumeLog, "add", killed)
         with pytest.raises(KeyboardInterrupt):
             run(GenerateSettings(**options, output=output))
     assert not output.exists()

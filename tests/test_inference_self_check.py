@@ -19,7 +19,9 @@ from tailora.core.hardware.memory import Memory
 from tailora.engine import architecture
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.inference import self_check, step_timing
-from tailora.inference.setup import Precision, resolve_models, start
+from tailora.inference.model_settings import Precision
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from test_architecture import IN_THE_GRAPH, LLAMA, save_model
 
 
@@ -50,30 +52,30 @@ def test_what_the_graph_ignores_is_found_out(
     folder = save_model(tmp_path, "llama", {**LLAMA, **changes})
     blind(monkeypatch)
     with pytest.raises(ModelError, match=r"self-check .* nats from those of transformers.*use --backend torch"):
-        start(resolve_models(str(folder), {}), backend="openvino", precision=precision)
+        start_engine(resolve_models(str(folder), {}), backend="openvino", precision=precision)
     if precision == "fp32":
-        assert start(resolve_models(str(folder), {}), precision=precision, device="cpu").backend == "torch"
+        assert start_engine(resolve_models(str(folder), {}), precision=precision, device="cpu").backend == "torch"
 
 
 def test_it_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_model(tmp_path, *IN_THE_GRAPH["llama"])
     setup = resolve_models(str(folder), {})
-    start(setup, precision="fp32", device="cpu")
+    start_engine(setup, precision="fp32", device="cpu")
     assert "comparing the engine with transformers once" in caplog.text  # which takes seconds
     with monkeypatch.context() as patched:
         patched.setattr(self_check, "reference_of", lambda folder, prompt: pytest.fail("it ran again"))
-        start(setup, precision="fp32", device="cpu")
+        start_engine(setup, precision="fp32", device="cpu")
         patched.setenv(self_check.VARIABLE, "never")
-        start(setup, precision="int8", device="cpu")
+        start_engine(setup, precision="int8", device="cpu")
     asked: list[Path] = []
     monkeypatch.setattr(self_check, "reference_of", lambda folder, prompt: asked.append(folder))
-    start(setup, precision="int8", device="cpu")  # another precision
+    start_engine(setup, precision="int8", device="cpu")  # another precision
     monkeypatch.setenv(self_check.VARIABLE, "always")
-    start(setup, precision="fp32", device="cpu")
+    start_engine(setup, precision="fp32", device="cpu")
     assert asked == [folder, folder]
     monkeypatch.setenv(self_check.VARIABLE, "often")
     with pytest.raises(SettingsError, match="'often' is not once, always or never"):
-        start(setup, precision="fp32", device="cpu")
+        start_engine(setup, precision="fp32", device="cpu")
 
 
 def test_a_failure_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_a_failure_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     blind(monkeypatch)
     for _ in range(2):
         with pytest.raises(ModelError, match="self-check"):
-            start(resolve_models(str(folder), {}), backend="openvino", precision="fp32")
+            start_engine(resolve_models(str(folder), {}), backend="openvino", precision="fp32")
         monkeypatch.setattr(self_check, "reference_of", lambda folder, prompt: pytest.fail("it ran again"))
 
 
@@ -92,12 +94,12 @@ def test_torch_is_checked_against_its_own_forward_pass(tmp_path: Path, monkeypat
     save_adapter(tmp_path / "one", str(tmp_path / "base"))
     setup = resolve_models(str(tmp_path / "base"), {"one": tmp_path / "one"})
     for merged in (False, True):
-        assert start(setup, backend="torch", precision="fp32", device="cpu", merged=merged).backend == "torch"
+        assert start_engine(setup, backend="torch", precision="fp32", device="cpu", merged=merged).backend == "torch"
     gathered = TorchBackend._gathered
     monkeypatch.setattr(TorchBackend, "_gathered", lambda self, step, past: gathered(self, step, 0))
     monkeypatch.setenv(self_check.VARIABLE, "always")
     with pytest.raises(ModelError, match=r"self-check|cannot run this architecture"):
-        start(setup, backend="torch", precision="fp32", device="cpu")
+        start_engine(setup, backend="torch", precision="fp32", device="cpu")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
@@ -108,7 +110,7 @@ def test_an_architecture_that_keeps_something_else_than_keys_and_values(
     shape = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 257, "intermediate_size": 64}
     folder = save_model(tmp_path, "mamba", shape)
     with pytest.raises(ModelError, match=r"cannot run this architecture|self-check"):
-        start(resolve_models(str(folder), {}), precision=precision, device="cpu")
+        start_engine(resolve_models(str(folder), {}), precision=precision, device="cpu")
 
 
 def test_without_torch_in_the_process_another_asks_transformers(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_model_that_would_not_fit_is_not_checked(
     save_base(tmp_path)
     monkeypatch.setattr(self_check, "memory", lambda: Memory(1000, 1000))
     with caplog.at_level(logging.WARNING, "tailora"):
-        assert start(resolve_models(str(tmp_path), {}), device="cpu").backend == "openvino"
+        assert start_engine(resolve_models(str(tmp_path), {}), device="cpu").backend == "openvino"
     assert "would not fit into memory" in caplog.text
 
 

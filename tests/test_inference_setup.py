@@ -10,7 +10,9 @@ import pytest
 from bases import save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.inference.setup import AdapterCapacity, BackendName, resolve_models, start
+from tailora.inference.model_settings import BackendName
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import AdapterCapacity, start_engine
 from test_architecture import LLAMA, save_model
 
 
@@ -26,7 +28,7 @@ def test_adapters_that_come_later_fit_whatever_the_names_of_the_layers(tmp_path:
     save_adapter(tmp_path / "one", str(tmp_path / "base"), config=LoraConfig(rank=4, alpha=8, targets=targets))
     backends: tuple[BackendName, ...] = ("openvino", "torch") if model_type in ("gpt2", "llama") else ("torch",)
     for backend in backends:
-        running = start(
+        running = start_engine(
             resolve_models(str(tmp_path / "base"), {}), backend=backend, precision="fp32", room=AdapterCapacity(2, 12)
         )
         running.engine.backend.bank.register("one", formats.load(tmp_path / "one"))

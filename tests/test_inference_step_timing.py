@@ -12,7 +12,9 @@ from tailora.core.hardware.memory import Memory
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
 from tailora.inference import step_timing
-from tailora.inference.setup import BackendName, resolve_models, start
+from tailora.inference.model_settings import BackendName
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.step_timing import batch_milliseconds, choose, fastest
 from tailora.models.load import load_base
 
@@ -96,9 +98,9 @@ def test_an_engine_starts_in_the_precision_of_the_fastest_steps(
     setup = resolve_models(str(tmp_path / "base"), {"one": tmp_path / "one"})
     for merged in (False, True):
         timed.clear()
-        running = start(setup, backend=backend, device="cpu", merged=merged)
+        running = start_engine(setup, backend=backend, device="cpu", merged=merged)
         if not merged or backend == "openvino":
             assert len(timed) == (3 if backend == "openvino" else 2)
         assert running.precision == ("fp32" if backend == "openvino" else "bf16")
         assert running.told.startswith(f"{running.precision} on {backend}, timed for a batch: ")
-    assert start(setup, backend=backend, device="cpu", precision="fp32").told == f"fp32 on {backend}"
+    assert start_engine(setup, backend=backend, device="cpu", precision="fp32").told == f"fp32 on {backend}"

@@ -11,7 +11,9 @@ import torch
 
 from bases import save_base
 from tailora.engine.decoding import Decoding
-from tailora.inference.setup import Running, resolve_models, start
+from tailora.inference.running import Running
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 from tailora.models.load import load_base
 
@@ -23,7 +25,7 @@ def base(tmp_path: Path) -> str:
 
 
 def running_on(base: str, sequences: int = 32) -> Running:
-    return start(resolve_models(base, {}), precision="fp32", sequences=sequences)
+    return start_engine(resolve_models(base, {}), precision="fp32", sequences=sequences)
 
 
 def test_results_come_in_input_order_whatever_the_batches(base: str) -> None:

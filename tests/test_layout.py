@@ -24,9 +24,14 @@ LAYERS = (
     {"commands"},
     {"cli", "__main__"},
 )
-TORCH_FREE = {"core", "families", "adapters", "data", "metrics", "reports", "engine", "inference"}
+TORCH_FREE = {"core", "families", "adapters", "data", "metrics", "reports", "engine", "inference", "evaluation"}
 # Modules of these packages that exist for PyTorch alone and are imported where they are chosen.
-NEED_TORCH = {"tailora.engine.backends.torch", "tailora.inference.attached"}
+NEED_TORCH = {
+    "tailora.engine.backends.torch",
+    "tailora.inference.attached",
+    "tailora.inference.probes",
+    "tailora.inference.verification",
+}
 # The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a record.
 SIDEWAYS = {("metrics", "data")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
@@ -41,19 +46,12 @@ LATE_IMPORTS = {
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.inference.self_check": {"torch", "tailora.models.load"},
-    "tailora.inference.setup": {
+    "tailora.inference.start": {
         "tailora.inference.attached",
         "tailora.engine.backends.openvino",
         "tailora.engine.backends.torch",
         "tailora.models.load",
     },
-}
-# Commands that import another, to be dissolved.
-COMMAND_IMPORTS = {
-    "tailora.commands.convert": {"tailora.commands.verify"},
-    "tailora.commands.evaluate": {"tailora.commands.generate"},
-    "tailora.commands.merge": {"tailora.commands.verify"},
-    "tailora.commands.quantize": {"tailora.commands.verify"},
 }
 DYNAMIC_IMPORTS = {"tailora.cli"}
 
@@ -127,7 +125,7 @@ def test_imports_point_down_or_stay_in_the_folder(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in TREES if module.startswith("tailora.commands.")])
 def test_no_command_imports_another(module: str) -> None:
     others = {found.target for found in IMPORTS[module] if found.target.startswith("tailora.commands.")}
-    assert others <= COMMAND_IMPORTS.get(module, set())
+    assert not others
 
 
 def test_no_cycles() -> None:

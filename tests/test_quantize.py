@@ -21,7 +21,8 @@ from tailora.adapters.config import LoraConfig
 from tailora.commands.quantize import QuantizeSettings, _judge, run
 from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.engine.decoding import Decoding
-from tailora.inference.setup import resolve_models, start
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 from tailora.lora import inject
 from tailora.models.fingerprint import fingerprint_folder
@@ -58,7 +59,7 @@ def quantize(base: Path, output: Path, **others: Any) -> dict[str, Any]:
 
 
 def texts(folder: Path, precision: Any, adapters: dict[str, Path] | None = None) -> list[tuple[int, ...]]:
-    running = start(resolve_models(str(folder), adapters or {}), precision=precision)
+    running = start_engine(resolve_models(str(folder), adapters or {}), precision=precision)
     prompts = [Prompt((5, 9, 20, 7), name) for name in adapters or {None: None}]
     return [made.token_ids for made in generate(running, prompts, Decoding(max_new_tokens=12))]
 
@@ -125,7 +126,7 @@ def test_a_merged_adapter_is_summed_before_it_is_rounded(base: Path, tmp_path: P
     result = quantize(base, tmp_path / "out", adapter=adapter, merged=True)
     assert 0 < result["drift"] < 0.5
     assert fingerprint_folder(tmp_path / "out") != fingerprint_folder(base)
-    running = start(resolve_models(str(base), {"a": adapter}), precision="int8", merged=True)
+    running = start_engine(resolve_models(str(base), {"a": adapter}), precision="int8", merged=True)
     beside = generate(running, [Prompt((5, 9, 20, 7), "a")], Decoding(max_new_tokens=12))
     assert texts(tmp_path / "out", "int8") == [beside[0].token_ids]
 

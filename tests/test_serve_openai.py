@@ -17,7 +17,8 @@ from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings
 from tailora.core.flags import from_arguments, parser_for
 from tailora.engine.decoding import Decoding
-from tailora.inference.setup import resolve_models, start
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 from tailora.serve.server import Server
 
@@ -69,7 +70,9 @@ PENALISED: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("options", PENALISED)
 def test_penalties_and_biases_reach_the_engine(client: openai.OpenAI, models: Path, options: dict[str, Any]) -> None:
     """In completions, whole and streamed, in chats, in records and on the command line's settings."""
-    running = start(resolve_models(str(models / "base"), {"one": models / "one"}), precision="fp32", cache_tokens=1024)
+    running = start_engine(
+        resolve_models(str(models / "base"), {"one": models / "one"}), precision="fp32", cache_tokens=1024
+    )
     prompt = "name : Blue"
     bias = tuple((int(token), value) for token, value in options.get("logit_bias", {}).items())
     ways = Decoding(max_new_tokens=12, **{**options, "logit_bias": bias})
@@ -108,7 +111,7 @@ def post_records(client: openai.OpenAI, body: dict[str, Any]) -> str:
 
 def test_texts_are_the_engines(client: openai.OpenAI, models: Path) -> None:
     adapters = {"one": models / "one", "two": models / "two"}
-    running = start(resolve_models(str(models / "base"), adapters), precision="fp32", cache_tokens=1024)
+    running = start_engine(resolve_models(str(models / "base"), adapters), precision="fp32", cache_tokens=1024)
     prompt = "name : Blue"
     ids = tuple(running.tokenizer.encode(prompt))
     decoding = Decoding(max_new_tokens=12)

@@ -29,7 +29,7 @@ from tailora.core.errors import (
     TrainingError,
     UserError,
 )
-from tailora.experiments import studies
+from tailora.experiments import studies, tuning
 from tailora.experiments.ranges import Range
 from tailora.training.settings import TrainSettings
 
@@ -61,7 +61,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, losses: Any) -> list[TrainSettings]:
             watch(step, loss)
         return {"validation_loss": {"after": reported[-1]}, "seconds": 1.0}
 
-    monkeypatch.setattr(tune, "train", train)
+    monkeypatch.setattr(tuning, "train", train)
     return seen
 
 
@@ -310,13 +310,14 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tailora.commands import tune
+from tailora.experiments import tuning
 
 def train(settings, watch):
     if settings.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return {"validation_loss": {"after": 1.0}, "seconds": 1.0}
 
-tune.train = train
+tuning.train = train
 tune.run(tune.TuneSettings.from_yaml(sys.argv[1]))
 """
 

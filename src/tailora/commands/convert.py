@@ -15,10 +15,10 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.adapters.arithmetic import difference, folded
 from tailora.adapters.formats import gguf, loralib
-from tailora.commands.verify import check
 from tailora.core.errors import AdapterError, CheckError, SettingsError
 from tailora.core.files import write_json
 from tailora.core.settings import Settings
+from tailora.inference.verification import verify
 from tailora.models.catalog import resolve
 from tailora.models.config import read_config
 from tailora.models.fingerprint import canonical_name, fingerprint_folder
@@ -111,7 +111,7 @@ def _receipt(adapter: Adapter, settings: ConvertSettings, base: str | None) -> d
         raise CheckError(what, where=settings.output, hint="please report it: this is a bug", result=receipt)
     if settings.base is not None:
         again = replace(again, unknown_base_reported=adapter.unknown_base_reported)
-        receipt["on_base"] = check(again, settings.base, None, force=settings.force)
+        receipt["on_base"] = verify(again, settings.base, None, force=settings.force)
     return receipt
 
 

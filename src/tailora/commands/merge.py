@@ -12,11 +12,11 @@ from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
-from tailora.commands.verify import check
 from tailora.core.errors import SettingsError
 from tailora.core.files import atomic_folder, write_json
 from tailora.core.settings import Settings, Verbatim
 from tailora.inference.attached import load_adapted
+from tailora.inference.verification import verify
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import Base
 from tailora.models.save import save_model
@@ -68,7 +68,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         write_json(folder / "tailora.json", {"tailora": __version__, "merged": subject.merged, "meta": subject.meta})
         if settings.check:
             named = settings.base or base.name
-            receipt = check(subject.adapter, named, str(folder), force=settings.force)
+            receipt = verify(subject.adapter, named, str(folder), force=settings.force)
             write_json(folder / "verify.json", {**receipt, "adapter": told, "model": str(output)})
     result = {
         "output": str(output),

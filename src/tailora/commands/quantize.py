@@ -17,13 +17,15 @@ from rich.table import Table
 from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
-from tailora.commands.verify import ProbeSettings, Reading, distance, probes_of, read, records_with_texts
 from tailora.core.errors import CheckError, SettingsError
 from tailora.core.files import atomic_folder, write_json
 from tailora.data.examples import Example
 from tailora.engine.decoding import Decoding
 from tailora.inference.attached import apply_adapter, load_adapted
-from tailora.inference.setup import Precision, resolve_models, start
+from tailora.inference.model_settings import Precision
+from tailora.inference.probes import ProbeSettings, Reading, distance, probes_of, reading_of
+from tailora.inference.setup import resolve_models
+from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 from tailora.models.load import fingerprint_module, load_base
 from tailora.models.provenance import training_metadata
@@ -80,13 +82,13 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     base, adapter = adapted.base, adapted.adapter
     named = settings.base or base.name
     meta = {} if adapter is None else dict(adapter.meta)
-    records = records_with_texts(settings)
+    records = settings.records()
     probes = probes_of(records, base, meta)
-    before = read(base, probes, settings.new_tokens)
+    before = reading_of(base, probes, settings.new_tokens)
     beside = None if settings.merged else adapter
     bare: Reading | None = None
     if settings.merged:
-        bare = read(load_base(named, dtype=torch.float32), probes, settings.new_tokens)
+        bare = reading_of(load_base(named, dtype=torch.float32), probes, settings.new_tokens)
     else:
         base = load_base(named, dtype=torch.float32)  # without the adapter on it
     fingerprint = fingerprint_module(base.model) if settings.merged else base.fingerprint
@@ -112,7 +114,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         made = load_base(str(folder), dtype=torch.float32)
         if beside is not None:
             apply_adapter(made, beside, merged=False)
-        after = read(made, probes, settings.new_tokens)
+        after = reading_of(made, probes, settings.new_tokens)
         del made
         result: dict[str, Any] = {
             "base": base.name,
@@ -165,7 +167,7 @@ def _speed(
     adapter = beside or merging
     if adapter is not None:
         setup = replace(setup, adapters={"adapter": adapter})
-    running = start(setup, merged=merging is not None, precision=precision, device="cpu")
+    running = start_engine(setup, merged=merging is not None, precision=precision, device="cpu")
     name, room = "adapter" if beside is not None else None, running.engine.backend.context - new_tokens
     prompts = [Prompt(probe.prompt, name) for probe in probes if len(probe.prompt) <= room]
     if not prompts:

@@ -17,11 +17,8 @@ from tailora.core.settings import Settings
 from tailora.data import records as record_files
 from tailora.data.prompts import encode_prompts
 from tailora.data.values import Record
-from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
-from tailora.engine.engine import Engine
-from tailora.inference.attached import load_adapted
-from tailora.inference.setup import Running
+from tailora.inference.attached import load_adapted, running_on
 from tailora.inference.texts import Prompt, generate
 from tailora.lora import inject
 from tailora.metrics.bleu import bleu
@@ -95,9 +92,8 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
 def write(base: Base, records: Sequence[Record]) -> list[str]:
     """Greedy texts for records, in the prompt form that training uses by default."""
     prompts = encode_prompts(records, base.tokenizer)
-    engine = Engine(TorchBackend(base), end=base.tokenizer.end_ids)
-    running = Running(engine, base.tokenizer, backend="torch", precision="fp32", device="cpu", built_in=True)
-    return [made.text for made in generate(running, [Prompt(p) for p in prompts], Decoding(max_new_tokens=80))]
+    generations = generate(running_on(base), [Prompt(tokens) for tokens in prompts], Decoding(max_new_tokens=80))
+    return [generation.text for generation in generations]
 
 
 @torch.no_grad()

@@ -10,6 +10,9 @@ import torch
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, check_base
 from tailora.core.errors import AdapterError, SettingsError
+from tailora.engine.backends.torch import TorchBackend
+from tailora.engine.engine import Engine
+from tailora.inference.running import Running
 from tailora.lora import inject, merging
 from tailora.models.load import Base, load_base
 
@@ -82,3 +85,11 @@ def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:
     if merged:
         merging.merge(base.model)
     base.model.to(device).eval()
+
+
+def running_on(base: Base) -> Running:
+    """An engine on a network that is in memory already, with whatever is attached to it."""
+    place = base.model.get_input_embeddings().weight
+    precision = next((name for name, dtype in DTYPES.items() if dtype == place.dtype), str(place.dtype))
+    engine = Engine(TorchBackend(base), end=base.tokenizer.end_ids)
+    return Running(engine, base.tokenizer, "torch", precision, place.device.type, built_in=True)

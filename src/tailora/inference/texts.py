@@ -10,7 +10,7 @@ from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
-from tailora.inference.setup import Running
+from tailora.inference.running import Running
 
 
 class Prompt(NamedTuple):

@@ -21,7 +21,10 @@ from tailora.core.errors import SettingsError
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
-from tailora.inference.setup import AdapterCapacity, Running, Setup, named_adapters, resolve_models, start
+from tailora.inference.model_settings import named_adapters
+from tailora.inference.running import Running
+from tailora.inference.setup import Setup, resolve_models
+from tailora.inference.start import AdapterCapacity, start_engine
 from tailora.serve.app import build_app
 from tailora.serve.keys import KeyRing, read_keys
 from tailora.serve.metrics import JsonLines, Monitor
@@ -95,7 +98,7 @@ def _start(settings: ServeSettings) -> tuple[Setup, Running]:
         adapters[name] = path
     setup = resolve_models(settings.base, adapters, force=settings.force)
     room = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
-    running = start(
+    running = start_engine(
         setup,
         backend=settings.backend,
         precision=settings.precision,

@@ -15,7 +15,7 @@ from tailora.core.errors import ModelError, UserError
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
-from tailora.inference.setup import Running
+from tailora.inference.running import Running
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.metrics import Account
 from tailora.serve.registry import Model, Registry

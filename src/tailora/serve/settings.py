@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Settings, Verbatim
-from tailora.inference.setup import BackendName, Precision, named_adapters
+from tailora.inference.model_settings import BackendName, Precision, named_adapters
 
 
 class ServeSettings(Settings):

@@ -1,0 +1,81 @@
+"""The report of an evaluation: the rows of its tables of scores, and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tailora.data.values import Record
+from tailora.evaluation.scoring import Evaluation, score_texts
+from tailora.metrics.slots import SlotReport, slot_reports
+from tailora.metrics.statistics import Statistics
+from tailora.metrics.suite import METRICS
+from tailora.reports.evaluation import Item, Row, page
+from tailora.reports.tables import Table
+
+
+def score_rows(evaluation: Evaluation, part: str) -> list[Row]:
+    """The table of one part's scores, a row for each metric that was asked for."""
+    scores, missing, rows = evaluation.scores[part], evaluation.measured.missing, []
+    for name, metric in METRICS.items():
+        if name in scores:
+            rows.append(Row(metric.label, *score_texts(name, scores[name]), scores[name].signature))
+        elif name in missing:
+            rows.append(Row(metric.label, "–", "", missing[name]))
+    return rows
+
+
+def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Table], show: int) -> str:
+    """The page.
+
+    Args:
+        evaluation: the scores and the texts.
+        about: paragraphs at its head.
+        cards: tables after those of scores.
+        show: how many texts, the worst first.
+    """
+    records, texts, statistics = evaluation.records, evaluation.texts, evaluation.measured.statistics
+    reports = slot_reports(records, texts, evaluation.rules)
+    quality = _by_text(statistics)
+    order = sorted(range(len(records)), key=lambda number: (-reports[number].errors, quality[number], number))
+    items = [
+        Item(
+            id=records[number].id,
+            text=texts[number],
+            facts=_facts(records[number], reports[number]),
+            marks=[(m.start, m.end, f"{m.fact.attribute}: {m.fact.value}", m.added) for m in reports[number].mentions],
+            references=records[number].references[:3],
+            note=_note(statistics, number),
+        )
+        for number in order[:show]
+    ]
+    tables = [(part if part != "all" else "Scores", score_rows(evaluation, part)) for part in evaluation.scores]
+    return page("Evaluation", about, tables, items, cards)
+
+
+_OF_SINGLE_TEXTS = (
+    *("rouge_l", "chrf", "chrf_pp", "webnlg_chrf", "meteor", "webnlg_meteor"),
+    *("bleu", "multi_bleu", "nist", "cider"),
+)
+
+
+def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
+    """One figure for each text by which to sort, higher being better: of the first metric that has one of its own."""
+    for name in _OF_SINGLE_TEXTS:
+        if name in statistics:
+            return [float(value) for value in statistics[name].by_text]
+    (first, *_) = statistics.values()
+    return [-float(value) if first.lower_is_better else float(value) for value in first.by_text]
+
+
+def _note(statistics: Mapping[str, Statistics], number: int) -> str:
+    names = ("rouge_l", "cider", "meteor", "webnlg_meteor", "ter", "webnlg_ter", "chrf")
+    shown = [name for name in names if name in statistics]
+    return ", ".join(
+        f"{METRICS[name].label} {METRICS[name].scale * float(statistics[name].by_text[number]):.1f}" for name in shown
+    )
+
+
+def _facts(record: Record, report: SlotReport) -> list[tuple[str, str, str]]:
+    states = {**dict.fromkeys(report.repeated, "repeated"), **dict.fromkeys(report.missing, "missing")}
+    own = [(fact.attribute, fact.value, states.get(fact, "said")) for fact in record.facts]
+    return own + [(fact.attribute, fact.value, "added") for fact in report.added]

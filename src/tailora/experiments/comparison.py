@@ -1,0 +1,269 @@
+"""A comparison of training methods on the same data, by measurement.
+
+Each method takes the best of several learning rates by validation loss. Every run is a process of its own, `tailora
+train` itself, so that a peak of memory is that method's; what is there from an earlier start is used again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tailora.core.errors import SettingsError, TrainingError
+from tailora.core.files import write_json, write_text
+from tailora.core.hardware.machine import describe
+from tailora.data import records as record_files
+from tailora.data.columns import spell_columns
+from tailora.experiments.processes import CommandError, run_command
+from tailora.metrics.suite import METRICS
+from tailora.models.catalog import resolve
+from tailora.models.weights import weight_files
+from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
+from tailora.reports.tables import as_markdown
+from tailora.training.settings import Method, TrainSettings
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare, on what.
+
+    Attributes:
+        training: settings that hold for every method; `limit` is that of the final runs.
+        rates: learning rates to try, by method.
+        output: folder of the runs and the comparison.
+        grid_limit: training records that the rates are tried on; None keeps the best run itself.
+        test: records to write about and score; None takes the data's `test` split, else those to validate on.
+        test_limit: only the first of them.
+        max_new_tokens: most tokens of a text.
+        metrics: which scores; by default those that the field reports of such data.
+        draws: resamples of the records that intervals come from.
+        tasks: tasks that the report computes disk space for.
+        stated: the settings as they were given, for compare.json.
+    """
+
+    training: TrainSettings
+    rates: Mapping[Method, tuple[float, ...]]
+    output: Path
+    grid_limit: int | None = None
+    test: str | None = None
+    test_limit: int | None = None
+    max_new_tokens: int = 80
+    metrics: Sequence[str] = ()
+    draws: int = 1000
+    tasks: int = 10
+    stated: Mapping[str, Any] | None = None
+
+
+def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Train with every method, write and score texts, and write compare.json, compare.md and compare.html.
+
+    Returns:
+        What is in compare.json: for each method its grid, sizes, times, memory, losses and scores.
+
+    Raises:
+        SettingsError: the folder holds runs of other settings.
+        TrainingError: no method could be trained.
+        KeyboardInterrupt: on Ctrl-C; what is done is kept, and the same command goes on from there.
+    """
+    output, training = comparison.output, comparison.training
+    output.mkdir(parents=True, exist_ok=True)
+    base = resolve(training.base)
+    rows: dict[str, dict[str, Any]] = {}
+    for method in comparison.rates:
+        console.print(f"{method}:", highlight=False)
+        rows[method] = _measured(method, comparison, console)
+    failed = [row["failed"] for row in rows.values() if "failed" in row]
+    if len(failed) == len(rows):
+        raise TrainingError(f"no method could be trained; {next(iter(rows))}: {failed[0]}", where=output)
+    rows["base"] = _written("base", ["--base", training.base], comparison, console)
+    result = {
+        "base": base.name,
+        "base_bytes": sum(path.stat().st_size for path in weight_files(base.folder)),
+        "data": training.data,
+        "tasks": comparison.tasks,
+        "settings": dict(comparison.stated or {}),
+        "methods": rows,
+        "hardware": describe(),
+    }
+    write_json(output / "compare.json", result)
+    _report(result, output)
+    return result
+
+
+def _report(result: Mapping[str, Any], output: Path) -> None:
+    """Write compare.md, compare.html and their plots."""
+    rows = result["methods"]
+    runs = {name: output / row["run"] / "metrics.jsonl" for name, row in rows.items() if "run" in row}
+    loss_curves(runs, output / "losses.svg")
+    bar_plot(result, output / "bars.svg")
+    report = sheet(result, METRICS)
+    write_text(output / "compare.md", as_markdown(report))
+    plots = [(output / name).read_text(encoding="utf-8") for name in ("losses.svg", "bars.svg")]
+    write_text(output / "compare.html", as_html(report, plots))
+
+
+def _measured(method: Method, comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Everything about a method; what cannot be trained says why under `failed`."""
+    training, output = comparison.training, comparison.output
+    grid: list[dict[str, Any]] = []
+    for rate in comparison.rates[method]:
+        folder = output / "grid" / f"{method}-{rate:.3g}"
+        try:
+            found = _trained(folder, _training(method, rate, comparison, comparison.grid_limit or training.limit))
+        except CommandError as error:
+            grid.append({"learning_rate": rate, "validation_loss": None, "failed": str(error)})
+            console.print(f"  learning rate {rate:.3g}: {error}", highlight=False, markup=False)
+            continue
+        grid.append({"learning_rate": rate, "validation_loss": _loss(found), "folder": folder})
+        told = f"validation loss {_loss(found):.4f} in {found['seconds']:.0f} s"
+        console.print(f"  learning rate {rate:.3g}: {told}", highlight=False)
+    done = [each for each in grid if each["validation_loss"] is not None]
+    if not done:
+        return {"failed": grid[0]["failed"], "grid": grid}
+    best = min(done, key=lambda each: each["validation_loss"])
+    folder = best["folder"]
+    if comparison.grid_limit is not None:
+        folder = output / "runs" / method
+        try:
+            _trained(folder, _training(method, best["learning_rate"], comparison, training.limit))
+        except CommandError as error:
+            return {"failed": str(error), "grid": _plain(grid)}
+    return {"grid": _plain(grid), **_account(folder, output), **_texts(method, folder, comparison, console)}
+
+
+def _plain(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each.items() if name != "folder"} for each in grid]
+
+
+def _loss(found: Mapping[str, Any]) -> float:
+    """A run's validation loss, on the base as it is where that was measured."""
+    loss = found["validation_loss"]
+    return float(loss.get("exact") or loss["after"])
+
+
+def _training(method: Method, rate: float, comparison: Comparison, limit: int | None) -> TrainSettings:
+    """The settings of one run."""
+    held = comparison.training.model_dump(mode="json", exclude_unset=True, exclude={"output", "limit"})
+    if comparison.training.precision == "int8" and method != "lora":
+        held["precision"] = "auto"  # whole numbers do not learn
+    return TrainSettings(**held, method=method, learning_rate=rate, limit=limit)
+
+
+def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
+    """What run.json of a finished run says; the run is made unless it is there."""
+    account = folder / "run.json"
+    wanted = wanted.model_copy(update={"output": folder})
+    if account.is_file():
+        found: dict[str, Any] = json.loads(account.read_text(encoding="utf-8"))
+        # The same folder may have another name from another working directory.
+        if {**found["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
+            raise SettingsError("holds a run of other settings", where=folder, hint="name another folder with --output")
+        if "finished" in found and not found["interrupted"]:
+            return found
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = folder.with_name(folder.name + ".yaml")
+    write_text(config, wanted.to_yaml())
+    found = run_command("train", str(config))
+    if found["validation_loss"]["after"] is None:
+        raise SettingsError("nothing to validate on", where="valid", hint="name records with --valid")
+    return found
+
+
+def _account(folder: Path, output: Path) -> dict[str, Any]:
+    """A run's sizes, times and memory."""
+    found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    saved = folder / found["saved"]
+    files = [saved] if saved.is_file() else [path for path in saved.rglob("*") if path.is_file()]
+    return {
+        "run": folder.relative_to(output).as_posix(),
+        "learning_rate": found["settings"]["learning_rate"],
+        "parameters": found["account"]["parameters"],
+        "saved_bytes": sum(path.stat().st_size for path in files),
+        "peak_memory_bytes": found["peak_memory_bytes"],
+        "peak_gpu_memory_bytes": found.get("peak_gpu_memory_bytes"),
+        "optimizer_bytes": found["optimizer_bytes"],
+        "seconds_per_step": statistics.median(seconds[1:] or seconds),  # the first makes buffers
+        "examples_per_second": found["examples_per_second"],
+        "steps": found["steps"],
+        "examples": found["examples"],
+        "seconds": found["seconds"],
+        "validation_loss": {"before": found["validation_loss"]["before"], "after": _loss(found)},
+        "precision": found["account"]["precision"],
+        "device": found["account"]["device"],
+    }
+
+
+def _texts(method: Method, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Texts with what was learnt, scored."""
+    training, output = comparison.training, comparison.output
+    if method == "lora":
+        model = ["--base", training.base, "--adapter", str(run / "adapter")]
+        return _written(method, model, comparison, console)
+    whole = run / "model"
+    if method != "full":
+        whole = output / "models" / method
+        shutil.rmtree(whole, ignore_errors=True)
+        run_command("merge", "--adapter", str(run), "--base", training.base, "--output", str(whole))
+    return _written(method, ["--base", str(whole)], comparison, console)
+
+
+def _written(name: str, model: Sequence[str], comparison: Comparison, console: Console) -> dict[str, Any]:
+    output = comparison.output
+    decoding = _generated(name, model, comparison)
+    folder = output / "scores" / name
+    texts = str(output / "texts" / f"{name}.jsonl")
+    command = ["--texts", texts, "--output", str(folder), "--draws", str(comparison.draws), *_test_data(comparison)]
+    metrics = ["--metrics", ",".join(comparison.metrics)] if comparison.metrics else []
+    scores = run_command("evaluate", *command, *metrics)["all"]
+    console.print(f"  {name}: {decoding['records']} texts", highlight=False)
+    return {"decoding": decoding, "scores": scores}
+
+
+def _generated(name: str, model: Sequence[str], comparison: Comparison) -> dict[str, Any]:
+    """Write greedy texts into a file: how many, and what computed them.
+
+    Their speed is not kept: one cold run of a few texts measures the machine's warm-up more than the method.
+    """
+    training, output = comparison.training, comparison.output
+    texts = output / "texts" / f"{name}.jsonl"
+    texts.parent.mkdir(exist_ok=True)
+    # An unfinished file of an earlier start may be one of other settings, which would be refused.
+    texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
+    form = ["--prompt-form", training.prompt_form, "--linearization", training.linearization]
+    command = [*model, *form, "--max-new-tokens", str(comparison.max_new_tokens), "--output", str(texts), "--gather"]
+    made = run_command("generate", *command, *_test_data(comparison))
+    kept = ("records", "completion_tokens", "backend", "precision", "device")
+    return {key: made[key] for key in kept}
+
+
+def _test_data(comparison: Comparison) -> list[str]:
+    """The flags that name the records to write about."""
+    training = comparison.training
+    source = comparison.test or training.data
+    splits = record_files.splits(source)
+    if comparison.test is None and "test" not in splits:
+        source = training.valid or training.data
+        splits = record_files.splits(source)
+    flags = ["--input", source]
+    if splits:
+        flags += ["--split", "test" if "test" in splits else "valid"]
+    if training.format is not None:
+        flags += ["--format", training.format]
+    if training.columns:
+        flags += ["--columns", spell_columns(training.columns)]
+    if training.language is not None:
+        flags += ["--language", training.language]
+    if training.all_texts:
+        flags.append("--all-texts")
+    limit = comparison.test_limit
+    return flags if limit is None else [*flags, "--limit", str(limit)]

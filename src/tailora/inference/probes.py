@@ -1,0 +1,119 @@
+"""Probes: texts on which two models are compared, and how far what they make of them is apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+
+from tailora.core.errors import CheckError, DataError
+from tailora.data import records as record_files
+from tailora.data.examples import Example, build_examples
+from tailora.data.prompts import PromptFormat
+from tailora.data.reading import ReadingSettings
+from tailora.data.values import Record
+from tailora.engine.decoding import Decoding
+from tailora.inference.attached import running_on
+from tailora.inference.texts import Prompt, generate
+from tailora.models.load import Base
+
+PROBES = 8
+
+
+class ProbeSettings(ReadingSettings):
+    """What to compare on."""
+
+    input: str | None = None
+    """Records with texts to compare on; by default bundled ones."""
+    split: str | None = None
+    """Which split of the input."""
+    limit: int = Field(PROBES, ge=1)
+    """Only so many records with texts, from the start."""
+    new_tokens: int = Field(32, ge=1)
+    """Length of the greedy texts that are compared."""
+    force: bool = False
+    """Accept an adapter that was trained on other weights than the base's."""
+
+    def records(self) -> list[Record]:
+        """The first records that have texts; none where no source is named.
+
+        Raises:
+            DataError: there are no such records.
+        """
+        if self.input is None:
+            return []
+        records = self.load(self.input, self.split, texts="optional").records
+        texts = [record for record in records if record.references][: self.limit]
+        if not texts:
+            raise DataError("no record has a text", where=self.input, hint="verify on records with texts")
+        return texts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of the probes.
+
+    Attributes:
+        logits: [positions, vocabulary] of all probes, in fp32.
+        perplexity: of the texts given their prompts, per token; None where no text has room in the context.
+        texts: greedy continuations of the prompts, as token ids.
+    """
+
+    logits: torch.Tensor
+    perplexity: float | None
+    texts: tuple[tuple[int, ...], ...]
+
+
+def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) -> list[Example]:
+    """Texts to compare on, one a record (bundled ones where there are none), prompted as an adapter was trained."""
+    chosen = records or record_files.read("restaurants", split="test")[:PROBES]
+    one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
+    prompts = PromptFormat.of_account(meta, base.tokenizer, base.folder)
+    return build_examples(one, base.tokenizer, prompts=prompts)[0]
+
+
+@torch.no_grad()
+def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Reading:
+    """What a model makes of the probes, in the type that it is loaded in."""
+    model = cast(Any, base.model)
+    context = int(model.config.max_position_embeddings)
+    parts, loss, scored = [], 0.0, 0
+    for probe in probes:
+        tokens = torch.tensor((*probe.prompt, *probe.completion)[:context])
+        logits = model(input_ids=tokens[None]).logits[0].float()
+        first = len(probe.prompt) - 1
+        if first + 1 < len(tokens):
+            chances = torch.log_softmax(logits[first:-1], -1)
+            loss -= float(chances.gather(1, tokens[first + 1 :, None]).sum())
+            scored += len(tokens) - first - 1
+        parts.append(logits)
+    prompts = [Prompt(probe.prompt) for probe in probes if len(probe.prompt) + new_tokens <= context]
+    generations = generate(running_on(base), prompts, Decoding(max_new_tokens=new_tokens))
+    texts = tuple(generation.token_ids for generation in generations)
+    return Reading(torch.cat(parts), math.exp(loss / scored) if scored else None, texts)
+
+
+def distance(one: Reading, other: Reading) -> dict[str, Any]:
+    """How far what two models make of the same probes is apart.
+
+    Raises:
+        CheckError: they have other vocabularies.
+    """
+    if one.logits.shape != other.logits.shape:
+        raise CheckError(
+            f"{one.logits.shape[-1]} tokens in the vocabulary against {other.logits.shape[-1]}",
+            where="model",
+            hint="name the base that the model was made of",
+        )
+    change = (one.logits - other.logits).abs()
+    return {
+        "largest": float(change.max()),
+        "mean": float(change.mean()),
+        "same_token": float((one.logits.argmax(-1) == other.logits.argmax(-1)).float().mean()),
+        "equal_texts": sum(a == b for a, b in zip(one.texts, other.texts, strict=True)),
+        "texts": len(one.texts),
+    }

@@ -1,0 +1,187 @@
+"""A job that writes a text for each record, and that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tailora.core.resume_log import ResumeLog
+from tailora.data.values import Record
+from tailora.inference.decoding_settings import DecodingSettings
+from tailora.inference.model_settings import ModelSettings
+from tailora.inference.outputs import output_row, write_outputs
+from tailora.inference.progress import WritingProgress
+from tailora.inference.record_prompts import check_prompts, prompts_of_records
+from tailora.inference.rerank import by_fidelity
+from tailora.inference.running import Running
+from tailora.inference.setup import Setup, resolve_models
+from tailora.inference.start import start_engine
+from tailora.inference.texts import Generation, Prompt, generate
+from tailora.metrics.slots import load_rules, vocabulary_of
+
+CACHE_TOKENS = 16384
+
+
+class WritingSettings(DecodingSettings, ModelSettings):
+    """What writes, and how."""
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenTexts:
+    """The rows of a job's records.
+
+    Attributes:
+        rows: of outputs.jsonl, one for each record.
+        summary: counts, seconds, tokens a second and what computed them, as JSON has them.
+        engine: precision and backend in words.
+    """
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    engine: str
+
+    def wrote(self, output: Path) -> str:
+        """What was written into a file, in words."""
+        counts = self.summary
+        before = f", {counts['resumed']} of them from before" if counts["resumed"] else ""
+        return (
+            f"wrote {output}: {len(self.rows)} texts{before}, {counts['completion_tokens']:,} tokens in "
+            f"{counts['seconds']:.1f} s ({counts['tokens_per_second']:,} tokens/s, {self.engine})"
+        )
+
+
+class TextJob:
+    """Texts for records by a base and its adapters, through one engine.
+
+    Args:
+        records: what to write about.
+        settings: what writes, and how.
+        source: where the records come from, for warnings.
+        console: for progress and messages.
+
+    Raises:
+        UserError: base or adapters cannot be read, or do not fit the records or each other.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], settings: WritingSettings, *, source: str | None, console: Console
+    ) -> None:
+        self._records, self._settings, self._console = records, settings, console
+        self._decoding = settings.decoding()
+        self._rules = load_rules(settings.slot_rules)
+        self._setup = resolve_models(settings.base, settings.adapters(), force=settings.force)
+        form, style = settings.prompt_form, settings.linearization
+        self._prompts = prompts_of_records(records, self._setup, form=form, style=style, source=source)
+        self._running = _started(self._setup, self._prompts, settings)
+        check_prompts(records, self._prompts, self._running)
+
+    def write(self, output: Path | None = None, stream: Callable[[int, str], None] | None = None) -> WrittenTexts:
+        """Write all texts; equal prompts share one.
+
+        Args:
+            output: file of JSON lines. Each text is kept beside it as soon as it is there, so that a job which was
+                killed goes on where it was; the file itself is written at the end.
+            stream: see `inference.texts.generate`; without it a progress bar is shown.
+
+        Raises:
+            UserError: see `inference.texts.generate`.
+            KeyboardInterrupt: on Ctrl-C; what is written is kept if there is an output.
+        """
+        began = time.perf_counter()
+        count = len(self._records)
+        rows: dict[int, dict[str, Any]] = {}
+        if output is None:
+            fresh = list(range(count))
+            self._write(fresh, rows.__setitem__, stream)
+        else:
+            with ResumeLog(output, self._digest()) as unfinished:
+                rows = unfinished.rows
+                fresh = [number for number in range(count) if number not in rows]
+                try:
+                    self._write(fresh, unfinished.add, stream)
+                except KeyboardInterrupt:
+                    kept = f"kept {len(rows)} texts in {unfinished.path}; the same command goes on from there"
+                    self._console.print(kept, soft_wrap=True, highlight=False, markup=False)
+                    raise
+                write_outputs(output, (rows[number] for number in range(count)))
+                unfinished.remove()
+        summary = self._summary(rows, fresh, time.perf_counter() - began)
+        return WrittenTexts([rows[number] for number in range(count)], summary, self._running.told)
+
+    def _write(
+        self,
+        numbers: Sequence[int],
+        keep: Callable[[int, dict[str, Any]], None],
+        stream: Callable[[int, str], None] | None,
+    ) -> None:
+        """Write the texts of some records, and hand over each row as soon as it is there."""
+        settings, running = self._settings, self._running
+        equal: dict[Prompt, list[int]] = {}
+        for number in numbers:
+            equal.setdefault(self._prompts[number], []).append(number)
+        prompts = list(equal)
+        vocabulary = vocabulary_of(self._records, self._rules)
+
+        def done(place: int, generation: Generation) -> None:
+            for number in equal[prompts[place]]:
+                record, best = self._records[number], generation
+                if settings.rerank:
+                    best = by_fidelity(record, generation, vocabulary, self._rules)
+                keep(number, output_row(record.id, prompts[place].adapter, best, logprobs=settings.logprobs))
+
+        if stream is not None:
+            generate(running, prompts, self._decoding, stop=settings.stop, done=done, stream=stream)
+            return
+        before = len(self._records) - len(numbers)
+        with WritingProgress(self._console, before + len(prompts), before) as report:
+            generate(running, prompts, self._decoding, stop=settings.stop, done=done, progress=report)
+
+    def _digest(self) -> str:
+        """A digest of all that the texts depend on."""
+        settings, running = self._settings, self._running
+        adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
+        ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
+        ways.append(self._rules.name)
+        parts = [self._setup.fingerprint, adapters, running.backend, running.precision, ways, self._prompts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _summary(self, rows: Mapping[int, dict[str, Any]], fresh: Sequence[int], seconds: float) -> dict[str, Any]:
+        """What a result says of the job."""
+        setup, running = self._setup, self._running
+        written = {self._prompts[number]: number for number in fresh}.values()  # equal prompts are written once
+        tokens = sum(rows[number]["completion_tokens"] for number in written)
+        return {
+            "base": setup.base.name,
+            "adapter": list(setup.adapters) if len(setup.adapters) > 1 else next(iter(setup.adapters), None),
+            "records": len(rows),
+            "resumed": len(rows) - len(fresh),
+            "cut_at_max_new_tokens": sum(row["finish_reason"] == "length" for row in rows.values()),
+            "completion_tokens": sum(row["completion_tokens"] for row in rows.values()),
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+            "backend": running.backend,
+            "precision": running.precision,
+            "device": running.device,
+        }
+
+
+def _started(setup: Setup, prompts: Sequence[Prompt], settings: WritingSettings) -> Running:
+    decoding = settings.decoding()
+    width = max(decoding.num_beams, decoding.num_candidates)
+    longest = max(len(prompt.tokens) for prompt in prompts) + decoding.max_new_tokens
+    return start_engine(
+        setup,
+        backend=settings.backend,
+        precision=settings.precision,
+        device=settings.device,
+        merged=settings.merged,
+        sequences=width * settings.batch_size,
+        cache_tokens=max(CACHE_TOKENS, width * (longest + 64)),
+    )
