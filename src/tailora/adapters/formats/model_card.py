@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from tailora.adapters.adapter import Adapter
-from tailora.families import HUB_IDS
+from tailora.adapters.base_names import hub_name, is_hub_id, split_revision
 
 FILE = "README.md"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def hub_id(base_name: str | None) -> str | None:
-    """What other programs know a base as: the hub's id of a catalogue name, None for a bundled model, else the name."""
-    return HUB_IDS.get(base_name, base_name) if base_name is not None else None
 
 
 def model_card(adapter: Adapter) -> str:
     """The card, with the metadata block that the hub reads; no line of it depends on the day or the machine."""
-    base, config = hub_id(adapter.base_name), adapter.config
+    (base, revision), config = hub_name(adapter.base_name), adapter.config
     tags = ["lora", "tailora", "data-to-text"]
     head = [
-        *([f"base_model: {base}"] if base and _HUB_ID.fullmatch(base) else []),
+        *([f"base_model: {base}"] if base and is_hub_id(base) else []),
         "library_name: peft",
         "pipeline_tag: text-generation",
         f"tags: {json.dumps(tags)}",
     ]
     facts: dict[str, Any] = {
-        "Base model": adapter.base_name or "not named",
+        "Base model": split_revision(adapter.base_name)[0] if adapter.base_name else "not named",
+        **({"Base revision": revision} if revision else {}),
         "Base fingerprint (SHA-256)": adapter.base_fingerprint or "not known",
         "Adapter (SHA-256)": adapter.content_hash,
         "Rank, alpha": f"{config.rank}, {config.alpha:g}{' (rank-stabilised)' if config.rslora else ''}",

@@ -20,9 +20,9 @@ import numpy as np
 
 import tailora
 from tailora.adapters.adapter import Adapter, LayerAdapter, LayerKind, LowRank
+from tailora.adapters.base_names import hub_name, pinned
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import model_card
-from tailora.adapters.formats.model_card import hub_id
 from tailora.adapters.formats.peft_files import (
     CONFIG_FILE,
     TAILORA_FILE,
@@ -147,12 +147,14 @@ def _peft_settings(adapter: Adapter, layers: Mapping[str, LayerTensors]) -> dict
     root = {name: math.sqrt(rank) if config.rslora else rank for name, rank in ranks.items()}
     alphas = {name: _plain(adapter.layers[name].branches[0].scale * root[name]) for name in layers}
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    base, revision = hub_name(adapter.base_name)
     return {
         "peft_type": "LORA",
         "peft_version": PEFT_VERSION,
         # PEFT asks a causal language model for methods that other networks lack.
         "task_type": None if adapter.base_name is None else "CAUSAL_LM",
-        "base_model_name_or_path": hub_id(adapter.base_name),
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
@@ -257,6 +259,7 @@ def _as_peft(found: PeftTensors, settings: PeftFile, folder: Path) -> Adapter:
         problems.append(f"{next(iter(found.biases))} is a trained bias, but {CONFIG_FILE} says there are none")
     _raise_problems(problems, folder)
     base = settings.base_model_name_or_path
+    base = base and pinned(base, settings.revision)
     return Adapter(config, layers, _narrowed(found.biases), base_name=base, unknown_base_reported=True)
 
 

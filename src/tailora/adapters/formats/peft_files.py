@@ -22,7 +22,7 @@ Rank = Annotated[int, Field(ge=1)]
 
 _HARMLESS = frozenset(
     {
-        *("task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version"),
+        *("auto_mapping", "inference_mode", "peft_version"),
         *("fan_in_fan_out", "layers_to_transform", "layers_pattern", "exclude_modules", "init_lora_weights"),
         *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
         *("merge_weights", "runtime_config"),
@@ -39,6 +39,8 @@ _CONVERT = (
     "for the base itself"
 )
 _TOKENWISE = ("alora_invocation_tokens", "arrow_config", "monteclora_config", "megatron_config")
+_TASKS = (None, "CAUSAL_LM")
+_OTHER_TASK = "train it for CAUSAL_LM on the language model itself, or use it with PEFT"
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 
 
@@ -62,6 +64,8 @@ class PeftFile(BaseModel):
     rank_pattern: dict[str, Rank] | None = None
     alpha_pattern: dict[str, Number] | None = None
     base_model_name_or_path: str | None = None
+    revision: str | None = None
+    task_type: str | None = None
     init_lora_weights: bool | str | None = True
     layers_to_transform: list[int] | int | None = None
     exclude_modules: list[str] | str | None = None
@@ -83,6 +87,11 @@ class PeftFile(BaseModel):
         """What the file asks for that Tailora has no word for, and the way out."""
         extras = {name: value for name, value in (self.model_extra or {}).items() if value and name not in _HARMLESS}
         found = [f"{name}={value!r}" for name, value in extras.items()]
+        if self.task_type not in _TASKS:
+            return [
+                *found,
+                f"task_type={self.task_type!r}, whose layers are not those of a language model",
+            ], _OTHER_TASK
         init = self.init_lora_weights
         if (init.lower() if isinstance(init, str) else init) not in (*_PLAIN_INITS, None):
             return [*found, f"init_lora_weights={init!r}, which changed the base it belongs on"], _CONVERT

