@@ -14,7 +14,7 @@ from gguf import GGUFReader, GGUFWriter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from bases import save_base
+from bases import META, save_base
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.arithmetic import difference
@@ -43,7 +43,8 @@ def save_adapter(tmp_path: Path, kind: str, config: LoraConfig | None = None) ->
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     made = inject.extract(loaded.model)
-    formats.save(dataclasses.replace(made, base_fingerprint=loaded.fingerprint, base_name=loaded.name), tmp_path / "a")
+    origin = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META}
+    formats.save(dataclasses.replace(made, **origin), tmp_path / "a")
     with torch.inference_mode():
         return tmp_path / "a", loaded.model(TOKENS).logits
 
@@ -68,6 +69,39 @@ def test_loralib_and_back(tmp_path: Path) -> None:
     assert result["verify"]["largest_relative_difference"] < 1e-6
     slices: dict[str, Any] = {"alpha": 8.0, "enable_lora": (True, False, True)}
     assert difference(formats.load(adapter), loralib.load(tmp_path / "lora.bin", **slices)) < 1e-6
+
+
+def test_how_the_adapter_was_trained_is_kept_or_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adapter, _ = save_adapter(tmp_path, "gpt2")
+    run(ConvertSettings(adapter=adapter, to="openvino-genai", output=tmp_path / "genai"))
+    assert formats.load(tmp_path / "genai").meta == META
+    assert not caplog.records
+    run(ConvertSettings(adapter=adapter, to="loralib", output=tmp_path / "lora.bin"))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path / 'lora.bin'}: loralib's form has no place for how the adapter was trained "
+        "(linearization, prompt_form); keep its own folder too"
+    )
+    loralib.save(formats.load(adapter), tmp_path / "noted.bin", wrapped=True)
+    assert formats.load(tmp_path / "noted.bin").meta == META
+    assert len(caplog.records) == 1
+
+
+def test_a_damaged_note_of_the_origin_is_an_error(tmp_path: Path) -> None:
+    save_base(tmp_path / "base", "gpt2")
+    writer = GGUFWriter(tmp_path / "lora.gguf", "gpt2")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_string("tailora.origin", '{"meta": 5}')
+    for factor, shape in (("a", (2, 32)), ("b", (96, 2))):
+        writer.add_tensor(f"blk.0.attn_qkv.weight.lora_{factor}", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    job = ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", base=str(tmp_path / "base"), output=tmp_path / "o")
+    with pytest.raises(AdapterError, match="the note on the adapter's base and prompts is damaged; convert"):
+        run(job)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -109,7 +143,7 @@ def test_from_gguf_and_back(tmp_path: Path, kind: str) -> None:
     assert difference(formats.load(adapter), formats.load(tmp_path / "back")) < 1e-6
     loaded = load_base(base)
     again = formats.load(tmp_path / "back")
-    assert again.base_fingerprint == loaded.fingerprint
+    assert (again.base_fingerprint, again.base_name, again.meta) == (loaded.fingerprint, loaded.name, META)
     inject.attach(loaded.model, again.config, again, model_type=loaded.model_type)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(TOKENS).logits, wanted, rtol=1e-4, atol=1e-4)

@@ -94,6 +94,8 @@ def _read(path: Path, base: str | None) -> Adapter:
     folder = resolve(base).folder
     modules = [canonical_name(n).removesuffix(".weight") for n in stored_tensors(folder) if n.endswith(".weight")]
     found = gguf.load(path, read_config(folder), modules)
+    if found.base_fingerprint is not None:
+        return found
     return replace(found, base_name=base, base_fingerprint=fingerprint_folder(folder))
 
 

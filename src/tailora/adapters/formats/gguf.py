@@ -12,9 +12,13 @@ import numpy as np
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.arithmetic import folded
 from tailora.adapters.config import LoraConfig
+from tailora.adapters.formats.origin import Origin
 from tailora.core.errors import AdapterError, MissingExtraError
 from tailora.core.files import atomic_path
 from tailora.families import is_tied
+
+_ORIGIN_KEY = "tailora.origin"
+"""Key of the metadata, which llama.cpp ignores, that holds where the adapter comes from, as JSON."""
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
@@ -80,6 +84,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", plain.config.alpha)
+        writer.add_string(_ORIGIN_KEY, Origin.of(adapter).model_dump_json())
         for name, values in tensors.items():
             writer.add_tensor(name, np.ascontiguousarray(values, np.float32))
         writer.write_header_to_file()
@@ -105,16 +110,15 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
     paths = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in modules}
     try:
         reader = gguf.GGUFReader(path)
-        told = {
-            key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "adapter."))
-        }
+        keys = ("general.", "adapter.", _ORIGIN_KEY)
+        fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(keys)}
         tensors = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
-        alpha = float(told.get("adapter.lora.alpha", 0.0))
+        alpha = float(fields.get("adapter.lora.alpha", 0.0))
     except (OSError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
         raise AdapterError("cannot be read as GGUF", where=path, hint="fetch it again") from error
-    if told.get("general.type") != "adapter" or told.get("general.architecture") != kind:
+    if fields.get("general.type") != "adapter" or fields.get("general.architecture") != kind:
         raise AdapterError(f"is not an adapter of a {kind} model", where=path, hint="name the adapter's own base")
-    if told.get("adapter.type") != "lora" or told.get("adapter.alora.invocation_tokens"):
+    if fields.get("adapter.type") != "lora" or fields.get("adapter.alora.invocation_tokens"):
         raise AdapterError("is not a plain LoRA adapter", where=path, hint="use one that applies to every token")
     layers: dict[str, LayerAdapter] = {}
     problems = []
@@ -134,8 +138,9 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         what = f"has no such pair of factors as the base needs: {', '.join(problems[:3]) or 'none at all'}"
         raise AdapterError(what, where=path, hint="name the adapter's own base")
     first = next(iter(layers.values())).branches[0]
-    found = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
-    return folded(Adapter(found, layers))
+    config = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
+    origin = Origin.read(fields.get(_ORIGIN_KEY), path)
+    return folded(Adapter(config, layers, {}, origin.base_fingerprint, origin.base_name, origin.meta))
 
 
 def _package() -> Any:

@@ -8,6 +8,7 @@ that Tailora wrote answers these questions itself, in a note that loralib's user
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from tailora.adapters.formats.tensors import check_claims, load_torch, torch_arr
 from tailora.core.errors import AdapterError, MissingExtraError
 from tailora.core.files import atomic_path
 
+log = logging.getLogger(__name__)
 _WRAPPER = "model_state_dict"
 _NOTE = "tailora"
 _GPT2_BODY = re.compile(r"(?:h\.\d+|wte|wpe|ln_f)(?:\.|$)")
@@ -61,9 +63,9 @@ def load(
         MissingExtraError: without torch.
     """
     path = Path(path)
-    given = Missing(alpha, enable_lora, fan_in_fan_out, embeddings, kernels or {})
+    answers = Missing(alpha, enable_lora, fan_in_fan_out, embeddings, kernels or {})
     state, note = _read(path)
-    settings, identity = with_note(given, note, path)
+    settings, origin = with_note(answers, note, path)
     faults: list[str] = []
     pairs, biases = _sort(_numbers(state, faults), ignore_base, faults)
     _raise_for(faults, path)
@@ -77,7 +79,8 @@ def load(
     _raise_for(faults, path)
     convolutions = {f"{module}.conv.bias": f"{module}.bias" for module, v in layers.items() if v.kind == "conv"}
     biases = {convolutions.get(name, name): bias for name, bias in biases.items()}
-    return Adapter(_config(layers, biases), layers, biases, *identity)
+    config = _config(layers, biases)
+    return Adapter(config, layers, biases, origin.base_fingerprint, origin.base_name, origin.meta)
 
 
 def save(
@@ -131,6 +134,12 @@ def save(
     content: dict[str, Any] = {prefix + name: torch.tensor(value) for name, value in state.items()}
     if wrapped:
         content = {_WRAPPER: content, _NOTE: note_of(adapter, factors)}
+    elif adapter.meta:
+        log.warning(
+            "%s: loralib's form has no place for how the adapter was trained (%s); keep its own folder too",
+            path,
+            ", ".join(sorted(adapter.meta)),
+        )
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
     return {module: pair.alpha for module, pair in factors.items()}

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind
 from tailora.adapters.config import matches
 from tailora.adapters.formats.loralib_layers import Factors, from_convolution, from_merged_linear, from_plain
+from tailora.adapters.formats.origin import Origin
 from tailora.core.errors import AdapterError
 
 _GPT2_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
@@ -152,18 +153,14 @@ def slices_of(module: str, layer: LayerAdapter, slices: Mapping[str, int] | None
     return 3 if _is_c_attn(module) and fits else None
 
 
-class _Note(BaseModel):
-    """The answers that Tailora puts beside a state dict, by full module path."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
+class _Note(Origin):
+    """The answers that Tailora puts beside a state dict, by full module path, and the adapter's origin."""
 
     alpha: dict[str, float]
     enable_lora: dict[str, list[bool]]
     fan_in_fan_out: list[str]
     embeddings: list[str]
     kernels: dict[str, list[int]]
-    base_fingerprint: str | None
-    base_name: str | None
 
 
 def note_of(adapter: Adapter, factors: Mapping[str, Factors]) -> str:
@@ -175,24 +172,26 @@ def note_of(adapter: Adapter, factors: Mapping[str, Factors]) -> str:
         fan_in_fan_out=[module for module, kind in kinds.items() if kind == "gpt2_conv1d"],
         embeddings=[module for module, kind in kinds.items() if kind == "embedding"],
         kernels={module: list(layer.kernel) for module, layer in factors.items() if layer.kernel},
-        base_fingerprint=adapter.base_fingerprint,
-        base_name=adapter.base_name,
+        **dict(Origin.of(adapter)),
     ).model_dump_json()
 
 
-def with_note(given: Missing, note: object, path: Path) -> tuple[Missing, tuple[str | None, str | None]]:
-    """The caller's answers, filled up from the note; and the base's fingerprint and name."""
+def with_note(answers: Missing, note: object, path: Path) -> tuple[Missing, Origin]:
+    """The caller's answers, completed from the note in the file, and the adapter's origin.
+
+    Raises:
+        AdapterError: the note is damaged.
+    """
     if note is None:
-        return given, (None, None)
+        return answers, Origin()
     try:
         known = _Note.model_validate_json(note if isinstance(note, str) else "")
     except ValidationError as error:
         raise AdapterError(
             "Tailora's note in it is damaged", where=path, hint="take the state dict out of the file and load it bare"
         ) from error
-    nothing = Missing()
-    answers = {
-        field.name: getattr(known if getattr(given, field.name) == getattr(nothing, field.name) else given, field.name)
-        for field in dataclasses.fields(Missing)
-    }
-    return Missing(**answers), (known.base_fingerprint, known.base_name)
+    open_, completed = Missing(), {}
+    for field in dataclasses.fields(Missing):
+        answer = getattr(answers, field.name)
+        completed[field.name] = getattr(known, field.name) if answer == getattr(open_, field.name) else answer
+    return Missing(**completed), known
