@@ -138,9 +138,9 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         what = f"has no such pair of factors as the base needs: {', '.join(problems[:3]) or 'none at all'}"
         raise AdapterError(what, where=path, hint="name the adapter's own base")
     first = next(iter(layers.values())).branches[0]
-    config = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
+    settings = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
     origin = Origin.read(fields.get(_ORIGIN_KEY), path)
-    return folded(Adapter(config, layers, {}, origin.base_fingerprint, origin.base_name, origin.meta))
+    return folded(Adapter(settings, layers, {}, origin.base_fingerprint, origin.base_name, origin.meta))
 
 
 def _package() -> Any:
