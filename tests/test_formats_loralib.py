@@ -381,6 +381,13 @@ class TestRefusals:
             return
         assert all(np.isfinite(branch.a).all() for branch in adapter.layers["fc"].branches)
 
+    def test_an_archive_that_claims_several_disks(self, tmp_path: Path) -> None:
+        path = self.saved(tmp_path, GOOD)
+        content = bytearray(path.read_bytes())
+        content[content.rindex(b"PK\x06\x07") + 16] = 2  # of the locator of the zip64 directory: how many disks
+        path.write_bytes(content)
+        assert "cannot be read as tensors: a damaged archive" in refused(path)
+
     def test_missing_and_folder(self, tmp_path: Path) -> None:
         assert "no such file" in refused(tmp_path / "none.pt")
         assert "no such file" in refused(tmp_path)

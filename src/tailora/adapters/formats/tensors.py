@@ -149,9 +149,9 @@ def _check_header(path: Path) -> None:
 
 def _check_archive(path: Path) -> None:
     """Refuse a zip archive that unpacks to far more than it takes: torch stores its tensors uncompressed."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError) as error:
