@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tailora import __version__
-from tailora.core.errors import EXIT_CODE, CheckError, SettingsError, UserError
+from tailora.core.errors import EXIT_CODE, CheckError, MissingExtraError, SettingsError, UserError
 
+# Dependencies that an environment made for serving alone does not have (requirements-serve.txt).
+LEFT_OUT = {"matplotlib", "sacrebleu", "torch", "transformers"}
 READER_LEFT = 141  # what a shell reports for a program whose reader closed the pipe
 
 
@@ -208,6 +210,9 @@ def _tell(error: BaseException) -> int:
 
 def _users(error: BaseException) -> UserError | None:
     """The mistake behind what the system refused: a full disk, a file that may not be written, no path that can be."""
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in LEFT_OUT:
+        hint = "install Tailora with all its dependencies: `pip install tailora`"
+        return MissingExtraError(f"this command needs the package {package}, which is not installed", hint=hint)
     if not isinstance(error, OSError):
         return None
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}

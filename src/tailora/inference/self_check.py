@@ -8,6 +8,7 @@ it found is kept in the cache folder.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -146,6 +147,11 @@ def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
 
     The other process keeps PyTorch, which takes seconds to load and some hundred megabytes, out of this one.
     """
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        log.warning(
+            "self-check skipped: %s not installed", " and ".join(missing) + (" is" if len(missing) == 1 else " are")
+        )
+        return None
     values = sum(path.stat().st_size for path in weight_files(folder)) * 2  # fp32 of what is mostly stored in 16 bits
     available = memory().available
     if available is not None and values > 0.7 * available:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 from tailora.core.errors import SettingsError
 
 
 def choose_device(device: str) -> str:
-    """Return the device to compute on: the one named, and for "auto" a GPU if PyTorch sees one.
+    """Return the device to compute on: the one named, and for "auto" a GPU if PyTorch is installed and sees one.
 
     Raises:
         SettingsError: PyTorch has no such device on this machine.
     """
+    if device == "auto" and importlib.util.find_spec("torch") is None:
+        return "cpu"
     import torch
 
     if device == "auto":
