@@ -1,0 +1,152 @@
+"""Commands that work on files, as functions: their flags are keyword arguments, `--json`'s object is the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from tailora.api.inputs import Source, as_place
+from tailora.commands import compare as compare_command
+from tailora.commands import convert as convert_command
+from tailora.commands import lint as lint_command
+from tailora.commands import merge as merge_command
+from tailora.commands import quantize as quantize_command
+from tailora.commands import tune as tune_command
+from tailora.commands import verify as verify_command
+
+if TYPE_CHECKING:
+    from tailora.api import options
+
+Place = str | os.PathLike[str]
+"""A file or folder; of an adapter also its run directory, or the `TrainingRun`."""
+
+
+def merge(adapter: Place | Sequence[Place], output: Place, **settings: Unpack[options.MergeOptions]) -> dict[str, Any]:
+    """Merge an adapter into its base model and write a model folder that transformers loads.
+
+    Args:
+        adapter: the adapter, or several, which are added.
+        output: the folder to write; it must not exist yet, or be empty.
+        settings: weights, svd, base, …; see `tailora merge --help`.
+
+    Returns:
+        Where the model is, its fingerprint and sizes, as `tailora merge --json` prints them.
+
+    Raises:
+        UserError: an adapter or the base cannot be read, they do not fit, or the output exists.
+        CheckError: the merged weights do not compute what base and adapter do; nothing is written.
+    """
+    places = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter)
+    chosen = merge_command.MergeSettings.from_values({**settings, "adapter": places, "output": output})
+    return merge_command.run(chosen)
+
+
+def convert(adapter: Place, output: Place, **settings: Unpack[options.ConvertOptions]) -> dict[str, Any]:
+    """Write an adapter in the form that PEFT, loralib, llama.cpp or OpenVINO GenAI reads.
+
+    Args:
+        adapter: the adapter.
+        output: what to write.
+        settings: to, base, …; see `tailora convert --help`.
+
+    Returns:
+        What was written, as `tailora convert --json` prints it.
+
+    Raises:
+        UserError: the adapter cannot be read, or the form cannot hold it.
+    """
+    chosen = convert_command.ConvertSettings.from_values({**settings, "adapter": adapter, "output": output})
+    return convert_command.run(chosen)
+
+
+def quantize(output: Place, **settings: Unpack[options.QuantizeOptions]) -> dict[str, Any]:
+    """Write a model in 8 or 16 bits, with an adapter beside it or merged into it, and measure what that costs.
+
+    Args:
+        output: the folder to write.
+        settings: base, adapter, bits, …; see `tailora quantize --help`.
+
+    Returns:
+        Sizes, perplexities and speed, as `tailora quantize --json` prints them.
+
+    Raises:
+        UserError: base or adapter cannot be read.
+        CheckError: the perplexity rises by more than the tolerance.
+    """
+    return quantize_command.run(quantize_command.QuantizeSettings.from_values({**settings, "output": output}))
+
+
+def verify(**settings: Unpack[options.VerifyOptions]) -> dict[str, Any]:
+    """Check that an adapter has an effect, or that a merged model still computes what base and adapter do.
+
+    Args:
+        settings: adapter, model, base, …; see `tailora verify --help`.
+
+    Returns:
+        Differences of logits, perplexities and texts, as `tailora verify --json` prints them.
+
+    Raises:
+        UserError: something cannot be read.
+        CheckError: the adapter changes nothing, or the model has drifted; `.result` has what was measured.
+    """
+    return verify_command.run(verify_command.VerifySettings.from_values(dict(settings)))
+
+
+def compare(data: Source, *, valid: Source | None = None, **settings: Unpack[options.CompareOptions]) -> dict[str, Any]:
+    """Train LoRA and other methods on the same data, each at its best learning rate, and measure them.
+
+    Args:
+        data: see `tailora.train`.
+        valid: see `tailora.train`.
+        settings: methods, learning_rates, …; see `tailora compare --help`.
+
+    Returns:
+        The comparison, as `tailora compare --json` prints it.
+
+    Raises:
+        UserError: see `tailora.train`.
+    """
+    return compare_command.run(compare_command.CompareSettings.from_values(_with_data(data, valid, settings)))
+
+
+def tune(data: Source, *, valid: Source | None = None, **settings: Unpack[options.TuneOptions]) -> dict[str, Any]:
+    """Search for the training settings with the lowest validation loss.
+
+    Args:
+        data: see `tailora.train`.
+        valid: see `tailora.train`.
+        settings: ranges, trials, …; see `tailora tune --help`.
+
+    Returns:
+        The trials and the best settings, as `tailora tune --json` prints them.
+
+    Raises:
+        UserError: see `tailora.train`.
+    """
+    return tune_command.run(tune_command.TuneSettings.from_values(_with_data(data, valid, settings)))
+
+
+def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any]:
+    """Describe what data holds, and fail on what looks wrong in it.
+
+    Args:
+        data: see `tailora.train`.
+        settings: allow, split, …; see `tailora lint --help`.
+
+    Returns:
+        Counts and findings, as `tailora lint --json` prints them.
+
+    Raises:
+        DataError: the data cannot be read.
+        CheckError: there are findings that `allow` does not name; `.result` has them all.
+    """
+    chosen = lint_command.LintSettings.from_values({**settings, "data": as_place(data, Path("runs") / "data")})
+    return lint_command.run(chosen)
+
+
+def _with_data(data: Source, valid: Source | None, settings: Any) -> dict[str, Any]:
+    folder = (Path("runs") if settings.get("output") is None else Path(settings["output"]).parent) / "data"
+    values = {**settings, "data": as_place(data, folder)}
+    return values if valid is None else values | {"valid": as_place(valid, folder)}

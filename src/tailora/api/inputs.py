@@ -1,0 +1,141 @@
+"""Data that a Python user has in hand: paths, dictionaries, data frames, records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard
+
+from tailora.core.errors import DataError
+from tailora.core.files import write_text
+from tailora.data import records as record_files
+from tailora.data.readers import jsonl
+from tailora.data.reading import ReadingSettings, announce
+from tailora.data.values import Record
+
+Row: TypeAlias = Mapping[str, Any] | Record
+Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
+"""A file, a folder of splits, the name of a data set, or rows in memory.
+
+Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, polars) or a data set of `datasets`."""
+
+
+def read_records(
+    source: Source, *, split: str | None = None, texts: record_files.Texts = "optional", **options: Any
+) -> list[Record]:
+    """Read records as `tailora train` and `tailora evaluate` do: rows with equal facts are one record.
+
+    Args:
+        source: a file, a folder of splits, the name of a data set, or rows in memory.
+        split: "train", "valid" or "test", of a folder or a data set's name.
+        texts: "required" refuses rows without a text, "optional" accepts them; "unused" gives one record for each row.
+        options: `format`, `columns`, `language` and `all_texts`, as of the commands.
+
+    Returns:
+        The records, in order of first appearance.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    data = read_data(source, split=split, texts=texts, **options)
+    return list(data.rows if texts == "unused" else data.records)
+
+
+def read_data(
+    source: Source, *, split: str | None = None, texts: record_files.Texts = "optional", **options: Any
+) -> record_files.DataFile:
+    """Read what `read_records` reads, rows and records; what the user should know is printed to standard error."""
+    reading = ReadingSettings.from_values(options)
+    if is_place(source):
+        return reading.load(os.fspath(source), split, texts=texts)
+    if split is not None:
+        raise DataError("rows in memory have no splits", where="split", hint="leave it out")
+    data = record_files.parse(as_json_lines(source), Path("records"), texts=texts, **reading.reader_options())
+    announce(data, texts)
+    return data
+
+
+def as_place(source: Source, folder: Path) -> str:
+    """The path or name of a source, for settings that name their data.
+
+    Rows in memory are first written to a file in `folder`, under a name made of their content: the run directory that
+    names the file stays valid, and the same rows are written once.
+    """
+    if is_place(source):
+        return os.fspath(source)
+    text = as_json_lines(source)
+    path = folder / f"records-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    return str(path)
+
+
+def is_place(source: Source) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether a source names a file or data set instead of holding rows."""
+    return isinstance(source, str | os.PathLike)
+
+
+def is_one_row(source: Source) -> bool:
+    """Whether a source is a single row: a dictionary, a `Record`, or the row of a data frame."""
+    return isinstance(source, Mapping | Record) or _is_series(source)
+
+
+def as_json_lines(source: Source) -> str:
+    """Rows in memory as the text of a file of JSON lines.
+
+    Raises:
+        DataError: the source holds something else than rows, or nothing.
+    """
+    rows = _rows(source)
+    if not rows:
+        raise DataError("there is no row", where="records", hint="give at least one dictionary or Record")
+    if all(isinstance(row, Record) for row in rows):
+        return jsonl.dump(rows)
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        fields = row.to_dict() if _is_series(row) else row
+        if not isinstance(fields, Mapping):
+            what = f"is of type {type(row).__name__}"
+            raise DataError(what, where=f"records[{number - 1}]", hint="give dictionaries, Records or a data frame")
+        lines.append(json.dumps({str(key): _plain(value) for key, value in fields.items()}, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rows(source: Any) -> Sequence[Any]:
+    if is_one_row(source):
+        return [source]
+    if hasattr(source, "to_dicts"):  # polars
+        return list(source.to_dicts())
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas
+        return list(source.to_dict(orient="records"))
+    if isinstance(source, Iterable):
+        return list(source)
+    hint = "give a path, dictionaries, Records or a data frame"
+    raise DataError(f"is of type {type(source).__name__}", where="records", hint=hint)
+
+
+def _is_series(value: Any) -> bool:
+    """Whether a value is a row of a pandas data frame."""
+    return hasattr(value, "to_dict") and hasattr(value, "index") and not hasattr(value, "columns")
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it: missing values are null, numpy's numbers are numbers, other objects are their text."""
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

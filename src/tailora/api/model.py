@@ -1,0 +1,334 @@
+"""`tailora.load`: a base model and its adapters in memory, for any number of texts and threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
+
+from rich.console import Console
+
+from tailora.adapters import formats
+from tailora.adapters.adapter import changes_nothing, check_base
+from tailora.api.inputs import Row, Source, is_one_row, read_records
+from tailora.core.errors import AdapterError, SettingsError
+from tailora.data.text_stream import TextStream
+from tailora.data.values import Record
+from tailora.engine.worker import Stream, Worker
+from tailora.inference.decoding_settings import DecodingSettings
+from tailora.inference.model_settings import ModelSettings
+from tailora.inference.progress import WritingProgress
+from tailora.inference.record_prompts import check_prompts, prompts_of_records
+from tailora.inference.rerank import by_fidelity
+from tailora.inference.running import Running
+from tailora.inference.setup import Setup, resolve_models
+from tailora.inference.start import AdapterCapacity, start_engine
+from tailora.inference.texts import Candidate, Generation, Prompt, generation_of
+from tailora.metrics.slots import load_rules, vocabulary_of
+
+if TYPE_CHECKING:
+    from tailora.api.options import DecodingOptions, EngineOptions
+
+BASE: Final = ""
+"""The name of the base model without an adapter."""
+ONLY: Final = "adapter"
+"""The name of an adapter that was given without one."""
+Place = str | os.PathLike[str]
+
+
+class Text(str):
+    """A generated text: a string that knows how it came about.
+
+    Attributes:
+        token_ids: the tokens, with the end-of-text token if the model wrote it.
+        logprob: sum of the tokens' log-probabilities under the model, in nats.
+        logprobs: of each token.
+        finish_reason: "stop", or "length" where the text was cut at `max_new_tokens`.
+        adapter: the name of the adapter that wrote it; None for the base model.
+        candidates: all texts for the record, the best first; empty where there is one.
+    """
+
+    token_ids: tuple[int, ...]
+    logprob: float
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    adapter: str | None
+    candidates: tuple[Text, ...]
+
+    @classmethod
+    def of(cls, candidate: Candidate, adapter: str | None, candidates: tuple[Text, ...] = ()) -> Text:
+        """The text of what an engine wrote."""
+        text = cls(candidate.text)
+        text.token_ids, text.logprobs = candidate.token_ids, candidate.logprobs
+        text.logprob, text.finish_reason = candidate.logprob, candidate.finish_reason
+        text.adapter, text.candidates = adapter, candidates
+        return text
+
+
+def load(
+    base: Place | None = None,
+    adapters: Mapping[str, Place] | Place | None = None,
+    *,
+    extra_adapters: int = 0,
+    max_rank: int = 16,
+    cache_tokens: int = 16384,
+    **settings: Unpack[EngineOptions],
+) -> Model:
+    """Load a base model with any number of adapters beside it.
+
+    Args:
+        base: a name (see `tailora models`), a folder or a hub id; by default the one that the adapters name.
+        adapters: name to adapter (its folder or file, a run directory, a `TrainingRun`); a single one needs no name.
+        extra_adapters: how many more `Model.add_adapter` can add later.
+        max_rank: the largest rank of those.
+        cache_tokens: tokens whose keys and values fit into the cache, of all texts in work together.
+        settings: precision, backend, device, merged, …, as of `tailora generate`.
+
+    Returns:
+        The model. Close it, or use it in a `with` statement, to free its memory.
+
+    Raises:
+        UserError: base or adapters cannot be read, or do not fit each other.
+    """
+    named = {} if adapters is None else adapters if isinstance(adapters, Mapping) else {ONLY: adapters}
+    for name in named:
+        if not name or not name.isprintable():
+            raise SettingsError("is not a name for an adapter", where=f"adapters[{name!r}]", hint="use a short text")
+    places = {name: Path(place) for name, place in named.items()}
+    chosen = ModelSettings.from_values(
+        {**settings, "base": base, "adapter": [f"{name}={place}" for name, place in places.items()]}
+    )
+    chosen.check_model()
+    setup = resolve_models(chosen.base, places, force=chosen.force)
+    running = start_engine(
+        setup,
+        backend=chosen.backend,
+        precision=chosen.precision,
+        device=chosen.device,
+        merged=chosen.merged,
+        sequences=chosen.batch_size,
+        cache_tokens=cache_tokens,
+        room=AdapterCapacity(len(places) + extra_adapters, max_rank) if extra_adapters else None,
+    )
+    return Model(setup, running, chosen)
+
+
+class Model:
+    """A base model and its adapters, ready to write. Every method may be called from any thread, at any time.
+
+    Texts that several threads ask for are written side by side.
+    """
+
+    def __init__(self, setup: Setup, running: Running, settings: ModelSettings) -> None:
+        self._setup, self._running, self._settings = setup, running, settings
+        self._worker = Worker(running.engine)
+
+    @property
+    def base(self) -> str:
+        """The base model's name or path."""
+        return self._setup.base.name
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters."""
+        return tuple(self._setup.adapters)
+
+    @property
+    def backend(self) -> str:
+        """What computes: "openvino" or "torch"."""
+        return self._running.backend
+
+    @property
+    def precision(self) -> str:
+        """The type of the matrix products: "int8", "bf16" or "fp32"."""
+        return self._running.precision
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a Source may be of any type
+        self, records: Row, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+    ) -> Text: ...
+
+    @overload
+    def generate(
+        self, records: Source, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+    ) -> list[Text]: ...
+
+    def generate(
+        self, records: Source, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+    ) -> Text | list[Text]:
+        """Write a text for each record.
+
+        Args:
+            records: one record or several: dictionaries of attribute to value, `Record`s, rows of a data frame, a data
+                frame, a file, or the name of a data set.
+            adapter: the name of the adapter; `tailora.BASE` for the base model alone. By default the one that a record
+                names, else the only adapter, else the base.
+            progress: whether a progress bar is shown for more than one record.
+            decoding: beams, max_new_tokens, temperature, seed, …, with the defaults of `tailora generate`.
+
+        Returns:
+            One text for each row, in the order of the rows; for a single record, its text.
+
+        Raises:
+            UserError: a record cannot be read, or no text can be written after it.
+        """
+        settings = DecodingSettings.from_values(dict(decoding))
+        rows = self._rows(records, adapter)
+        prompts = self._prompts(rows)
+        with WritingProgress(Console(stderr=True, quiet=not progress or len(rows) == 1), len(rows), 0) as report:
+            generations = self._write(prompts, settings, report)
+        texts = []
+        rules = load_rules(settings.slot_rules)
+        vocabulary = vocabulary_of(rows, rules)
+        for row, prompt, generation in zip(rows, prompts, generations, strict=True):
+            best = by_fidelity(row, generation, vocabulary, rules) if settings.rerank else generation
+            several = best.candidates if len(best.candidates) > 1 else ()
+            texts.append(Text.of(best, prompt.adapter, tuple(Text.of(one, prompt.adapter) for one in several)))
+        return texts[0] if is_one_row(records) else texts
+
+    def stream(self, record: Row, *, adapter: str | None = None, **decoding: Unpack[DecodingOptions]) -> Iterator[str]:
+        """Write a text for one record, piece by piece.
+
+        The text is cancelled when the iterator is closed or garbage-collected.
+
+        Args:
+            record: see `generate`.
+            adapter: see `generate`.
+            decoding: see `generate`; of beams and several candidates the best text comes in one piece.
+
+        Returns:
+            An iterator over the pieces, whose concatenation is the text.
+
+        Raises:
+            UserError: see `generate`; before the first piece is asked for.
+        """
+        settings = DecodingSettings.from_values(dict(decoding))
+        if settings.rerank:
+            raise SettingsError("a stream has one candidate", where="rerank", hint="use generate()")
+        (prompt,) = self._prompts(self._rows(record, adapter))
+        return self._pieces(self._begin(prompt, settings), settings.stop)
+
+    def prompt_ids(self, record: Row, *, adapter: str | None = None) -> list[int]:
+        """The token ids of the prompt that `generate` writes after.
+
+        Args:
+            record: see `generate`.
+            adapter: see `generate`.
+
+        Raises:
+            UserError: the record cannot be read.
+        """
+        (prompt,) = self._prompts(self._rows(record, adapter))
+        return list(prompt.tokens)
+
+    def add_adapter(self, name: str, adapter: Place) -> None:
+        """Add an adapter while the model is in use; see `extra_adapters` of `tailora.load`.
+
+        Args:
+            name: what to call it.
+            adapter: its folder or file, a run directory, or a `TrainingRun`.
+
+        Raises:
+            SettingsError: the name is taken.
+            AdapterError: the adapter cannot be read, does not fit the base, or there is no place for it.
+        """
+        if name in self._setup.adapters:
+            raise SettingsError(f"there is an adapter {name!r} already", where="name", hint="remove it first")
+        place = Path(adapter)
+        loaded = formats.load(formats.adapter_place(place))
+        if changes_nothing(loaded):
+            what = "the adapter changes nothing: all its updates are zero"
+            raise AdapterError(what, where=place, hint="train it again")
+        setup = self._setup
+        check_base(
+            loaded, fingerprint=setup.fingerprint, base_name=setup.base.name, place=str(place), force=setup.force
+        )
+        end = setup.prompts_of(loaded.meta, adapted=True).end
+        if end not in setup.ends:
+            what = f"ends its texts with the token {end}, which ends no text of the loaded models"
+            raise AdapterError(what, where=place, hint="name the adapter when the model is loaded")
+        self._worker.call(lambda engine: engine.backend.bank.register(name, loaded, force=setup.force))
+        self._setup = replace(setup, adapters={**setup.adapters, name: loaded})
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that no text in work uses.
+
+        Raises:
+            SettingsError: there is no adapter of this name.
+        """
+        if name not in self._setup.adapters:
+            known = ", ".join(self._setup.adapters) or "none"
+            raise SettingsError(f"there is no adapter {name!r}", where="name", hint=f"choose one of: {known}")
+        self._worker.call(lambda engine: engine.backend.bank.unregister(name))
+        self._setup = replace(
+            self._setup, adapters={own: value for own, value in self._setup.adapters.items() if own != name}
+        )
+
+    def close(self) -> None:
+        """Stop writing and free the memory; texts in work end with an error. Closing twice is allowed."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._setup.adapters) or "none"
+        return f"Model({self.base}; adapters: {names}; {self.precision} on {self.backend})"
+
+    def _rows(self, records: Source, adapter: str | None) -> list[Record]:
+        """One record for each row, with the adapter that the caller asks for."""
+        rows = read_records(records, texts="unused")
+        if adapter is None:
+            return rows
+        if adapter != BASE and adapter not in self._setup.adapters:
+            known = ", ".join(self._setup.adapters) or "none"
+            raise SettingsError(f"there is no adapter {adapter!r}", where="adapter", hint=f"choose one of: {known}")
+        return [replace(row, adapter=adapter) for row in rows]
+
+    def _prompts(self, rows: Sequence[Record]) -> list[Prompt]:
+        form, style = self._settings.prompt_form, self._settings.linearization
+        prompts = prompts_of_records(rows, self._setup, form=form, style=style)
+        check_prompts(rows, prompts, self._running)
+        return prompts
+
+    def _begin(self, prompt: Prompt, settings: DecodingSettings) -> Stream:
+        if not self._worker.alive:
+            raise SettingsError("the model is closed", hint="load it again")
+        request = self._running.request(prompt.tokens, settings.decoding(), prompt.adapter, settings.stop)
+        return self._worker.submit(request)
+
+    def _write(self, prompts: Sequence[Prompt], settings: DecodingSettings, report: Any) -> list[Generation]:
+        """What is written after each prompt; equal prompts are written once."""
+        streams: dict[Prompt, Stream] = {}
+        generations: dict[Prompt, Generation] = {}
+        try:
+            for prompt in dict.fromkeys(prompts):
+                streams[prompt] = self._begin(prompt, settings)
+            for prompt, stream in streams.items():
+                made = generation_of(self._running.tokenizer, len(prompt.tokens), stream.result(), settings.stop)
+                generations[prompt] = made
+                report(prompts.count(prompt), made.completion_tokens)
+        finally:
+            for prompt in streams.keys() - generations.keys():
+                with contextlib.suppress(RuntimeError):  # the worker is closed
+                    streams[prompt].cancel()
+        return [generations[prompt] for prompt in prompts]
+
+    def _pieces(self, stream: Stream, stop: Sequence[str]) -> Iterator[str]:
+        text = TextStream(self._running.tokenizer, stop)
+        try:
+            for event in stream:
+                fresh = event.result[0].token_ids if event.result is not None and not event.tokens else event.tokens
+                piece = text.add(fresh) + (text.end() if event.result is not None else "")
+                if piece:
+                    yield piece
+        finally:
+            with contextlib.suppress(RuntimeError):  # the worker is closed
+                stream.cancel()

@@ -1,0 +1,169 @@
+"""`tailora.evaluate`: scores of texts in memory or in files, shown as a table in a terminal and in a notebook."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.table import Table
+
+from tailora.api.inputs import Source, is_place, read_data
+from tailora.core.errors import DataError
+from tailora.core.files import write_text
+from tailora.data.reading import ReadingSettings
+from tailora.data.system_texts import InputRows, read_texts
+from tailora.data.values import Record
+from tailora.evaluation.parts import parts_of
+from tailora.evaluation.report import report_html, score_rows
+from tailora.evaluation.scoring import Evaluation, Scoring
+from tailora.metrics.statistics import Score
+from tailora.metrics.suite import METRICS, MetricName
+from tailora.metrics.tokenizers import TokenizerName
+
+Texts = Sequence[str] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Mapping[str, Score]):
+    """Scores by the metrics' names: `scores["bleu"].value`.
+
+    Values are fractions or the metric's own unit, as in scores.json; tables show them as papers print them.
+
+    Attributes:
+        records: how many texts were scored.
+        result: the content of scores.json.
+        against: metric to the difference from another system's texts; None where there are none.
+    """
+
+    records: int
+    result: dict[str, Any]
+    against: Mapping[str, Any] | None
+    _scores: Mapping[str, Score]
+    _table: tuple[tuple[str, str, str], ...]
+    _page: str
+
+    def __getitem__(self, name: str) -> Score:
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report page, with the worst texts and their slot errors, to an HTML file; returns its path."""
+        write_text(path, self._page)
+        return Path(path)
+
+    def __repr__(self) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title=f"{self.records} records")
+        for heading in ("score", "value", "95% interval"):
+            table.add_column(heading, justify="left" if heading == "score" else "right")
+        for row in self._table:
+            table.add_row(*map(escape, row))
+        yield table
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{heading}</th>" for heading in ("score", "value", "95% interval"))
+        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._table)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><caption>{self.records} records</caption><tr>{head}</tr>{body}</table>"
+
+
+def evaluate(
+    texts: Texts,
+    records: Source,
+    *,
+    split: str | None = None,
+    against: Texts | None = None,
+    metrics: Sequence[MetricName] | MetricName = (),
+    tokenizer: TokenizerName | None = None,
+    slot_rules: str | os.PathLike[str] | None = None,
+    draws: int = 1000,
+    show: int = 50,
+    **reading: Any,
+) -> Scores:
+    """Score one text for each record, as `tailora evaluate` does.
+
+    Args:
+        texts: one for each record, in their order, or a file of them.
+        records: with references; with facts for the slot error rate: `Record`s, dictionaries, a data frame, a file or
+            the name of a data set. Rows with equal facts are one record.
+        split: of a folder or a data set's name.
+        against: another system's texts for the same records, to compare with.
+        metrics: names; by default those that the field reports of such records.
+        tokenizer: a sacrebleu tokenizer for the metrics that count tokens; by default the official scripts' own.
+        slot_rules: file of rules how texts say values, beside the bundled ones.
+        draws: resamples of the records that the 95% intervals come from.
+        show: texts in the report page, the worst first.
+        reading: `format`, `columns`, `language` and `all_texts`; see `tailora.read_records`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: texts and records do not belong together, or a record has no reference.
+        MissingExtraError: no metric that was asked for can be computed on this machine.
+    """
+    data = read_data(records, split=split, texts="required", **reading)
+    names: Sequence[MetricName] = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise DataError(f"there is no metric {unknown[0]!r}", where="metrics", hint=f"choose from {', '.join(METRICS)}")
+    rules = None if slot_rules is None else Path(slot_rules)
+    scored, rows = list(data.records), InputRows.of(data)
+    scoring = Scoring(scored, names, tokenizer=tokenizer, slot_rules=rules, draws=draws)
+    parts = {"all": list(range(len(scored)))}
+    if is_place(records):
+        parts = parts_of(scored, os.fspath(records), ReadingSettings.from_values(reading))
+    first = _texts(texts, scored, rows, "texts")
+    second = None if against is None else _texts(against, scored, rows, "against")
+    if len(first) != len(scored) or (second is not None and len(second) != len(scored)):
+        # Rows of one record have different texts: each is scored against all references of its record.
+        first, second = rows.spread(first), None if second is None else rows.spread(second)
+        scored, parts = rows.spread(scored), {name: rows.numbers(numbers) for name, numbers in parts.items()}
+    evaluation = scoring.evaluate(scored, first, parts, second)
+    return _scores(evaluation, report_html(evaluation, [f"{len(scored)} records"], [], show))
+
+
+def _texts(texts: Texts, records: Sequence[Record], rows: InputRows, where: str) -> list[str]:
+    """One text for each record, or one for each row where rows of one record have different texts."""
+    if isinstance(texts, str | os.PathLike):
+        return read_texts(Path(texts), [record.id for record in records], rows=rows)
+    values = list(texts)
+    wrong = next((number for number, text in enumerate(values) if not isinstance(text, str)), None)
+    if wrong is not None:
+        what = f"is of type {type(values[wrong]).__name__}, not a text"
+        raise DataError(what, where=f"{where}[{wrong}]", hint="give a list of strings")
+    if len(values) == len(records):
+        return [str(text) for text in values]
+    if len(values) == len(rows.ids):
+        return rows.gathered([str(text) for text in values])
+    counts = f"{len(records)} records" + (f" ({len(rows.ids)} rows)" if len(rows.ids) != len(records) else "")
+    raise DataError(f"{len(values)} texts for {counts}", where=where, hint="give one text for each record or row")
+
+
+def _scores(evaluation: Evaluation, page: str) -> Scores:
+    table = tuple((row.name, row.value, row.interval or row.how) for row in score_rows(evaluation, "all"))
+    return Scores(
+        len(evaluation.records),
+        evaluation.as_json()["all"],
+        evaluation.against,
+        evaluation.scores["all"],
+        table,
+        page,
+    )

@@ -1,0 +1,129 @@
+"""`tailora.train`, and what a training run leaves behind."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from tailora.api.inputs import Source, as_place
+from tailora.core.errors import DataError
+from tailora.reports.plots import loss_figure
+from tailora.training.run import run as train_run
+from tailora.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailora.api.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished training run: the run directory on disk, and what it says.
+
+    A run is small and can be pickled; it reads its files when they are asked for. It is a path-like object, so that it
+    can be given wherever the path of an adapter is expected.
+
+    Attributes:
+        folder: the run directory.
+        result: the content of run.json: settings, losses, speed, machine.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> TrainingRun:
+        """Open a run directory that `tailora.train` or `tailora train` wrote.
+
+        Raises:
+            DataError: the folder is not a run directory.
+        """
+        path = Path(folder)
+        try:
+            result = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            result["validation_loss"]["after"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = "name the folder that `tailora train` reported"
+            raise DataError("is not the directory of a finished training run", where=path, hint=hint) from error
+        return cls(path, result)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter, in PEFT's form; of the methods full, bitfit and top2, of what they saved."""
+        return self.folder / str(self.result["saved"])
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: one for each update and one for each validation, in their order."""
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Mean nats per completion token after training, end-of-text token included; None without validation data."""
+        loss: float | None = self.result["validation_loss"]["after"]
+        return loss
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was stopped by the user; what it had learnt until then is saved."""
+        return bool(self.result["interrupted"])
+
+    def plot(self) -> Figure:
+        """Draw training and validation loss over the updates; a notebook shows the figure."""
+        return loss_figure(self.folder / "metrics.jsonl")
+
+    def _summary(self) -> dict[str, str]:
+        settings, loss = self.result["settings"], self.result["validation_loss"]
+        rows = {"base": settings["base"], "method": settings["method"], "updates": f"{self.result['steps']:,}"}
+        if loss["after"] is not None:
+            rows["validation loss"] = f"{loss['before']:.3f} before, {loss['after']:.3f} after (nats per token)"
+        rows["saved"] = str(self.adapter)
+        return rows
+
+    def __repr__(self) -> str:
+        return f"TrainingRun({', '.join(f'{name}: {value}' for name, value in self._summary().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>"
+            f"{html.escape(value)}</td></tr>"
+            for name, value in self._summary().items()
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+
+def train(data: Source, *, valid: Source | None = None, **settings: Unpack[TrainOptions]) -> TrainingRun:
+    """Train an adapter, or a whole model, on records with texts.
+
+    The settings are the flags of `tailora train`, with _ for -, and have the same defaults.
+
+    Args:
+        data: a file, a folder of splits, the name of a data set, or rows in memory: dictionaries with a "text" (or
+            "texts"), `Record`s, or a data frame. Rows in memory are kept beside the run directory, in a folder `data`.
+        valid: records to validate on, likewise; by default the data's own split `valid`, if it has splits.
+        settings: base, method, rank, targets, epochs, learning_rate, output, …; `tailora train --help` lists them.
+
+    Returns:
+        The run: `.adapter` is the folder of what was learnt, `.history` and `.plot()` show the losses.
+
+    Raises:
+        UserError: data, model or settings cannot be trained on.
+        TrainingInterrupted: by Ctrl-C or the notebook's stop button, after the first update; what was learnt is saved,
+            and `TrainingRun.open(error.folder)` opens it.
+    """
+    output = settings.get("output")
+    folder = (Path("runs") if output is None else Path(output).parent) / "data"
+    values: dict[str, Any] = {**settings, "data": as_place(data, folder)}
+    if valid is not None:
+        values["valid"] = as_place(valid, folder)
+    result = train_run(TrainSettings.from_values(values))
+    return TrainingRun(Path(result["run"]), {name: value for name, value in result.items() if name != "run"})
