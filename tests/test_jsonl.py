@@ -133,7 +133,7 @@ def test_what_is_no_value_is_no_text_id_or_group_either(tmp_path: Path, value: s
 def test_numbers_and_truths_are_values(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 0, "b": 1.50, "c": true, "d": false, "e": -2, "text": "A."}\n', encoding="utf-8")
-    assert [fact.value for fact in read(path)[0].facts] == ["0", "1.5", "yes", "no", "-2"]
+    assert [fact.value for fact in read(path)[0].facts] == ["0", "1.50", "yes", "no", "-2"]
 
 
 @pytest.mark.parametrize("content", ['[{"facts": {"a": "b"}, "text": "A."}', '[{"facts": {"a": "b"}} {"x": 1}]'])

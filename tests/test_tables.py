@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tailora.core.errors import DataError
 from tailora.data.readers import delimited, tables
-from tailora.data.records import DataWarning, Fact, load, read
+from tailora.data.records import DataWarning, Fact, Texts, load, read
 
 PLACES = [("Blue Door", "riverside"), ("The Oak", "old town")]
 
@@ -143,17 +143,80 @@ def test_columns_that_are_probably_no_facts(tmp_path: Path, column: str, values:
     assert all(clause in note and repr(column) in note for note in notes if clause)
 
 
-def test_the_column_id_is_the_id_of_the_rows(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.csv", "id,name,text\np7,Blue Door,A.\np8,The Oak,B.\n")
+@pytest.mark.parametrize("name", ["id", "ID", "record_id", "recordId", "Mã", "ma\u0303 so\u0302\u0301", "uuid"])
+@pytest.mark.parametrize("values", [("p7", "p8"), ("7", "7")], ids=["unique", "shared"])
+@pytest.mark.parametrize("texts", ["required", "unused"])
+def test_a_column_is_an_id_by_its_name_alone(
+    tmp_path: Path, name: str, values: tuple[str, str], texts: Texts
+) -> None:
+    """Not by the values of the file at hand, which may differ between training and writing."""
+    one, two = values
+    content = f"{name},name,text\n{one},Blue Door,A.\n{two},The Oak,B.\n{one},Blue Door,C.\n"
+    path = saved(tmp_path, "a.csv", content)
+    data = load(path, texts=texts)
+    assert [record.facts for record in data.records] == [facts(("name", "Blue Door")), facts(("name", "The Oak"))]
+    assert [row.id for row in data.rows] == ([one, two, one] if one != two else ["7", "7#2", "7"])
+    assert f"{name!r} is taken as the id of each row, not as a fact" in data.notes[0]
+    assert len(data.notes) == 1 + (one == two)
+    chosen = load(path, columns={"facts": [name, "name"]}, texts=texts)
+    assert chosen.records[0].facts == facts((name, one), ("name", "Blue Door"))
+    assert [record.id for record in chosen.records] == ["1", "2"]
+
+
+def test_of_two_ids_the_first_counts_and_none_is_a_fact(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "id,uuid,name,text\na,b,Cup,A cup.\n")
     data = load(path)
-    assert [(record.id, record.facts) for record in data.records] == [
-        ("p7", facts(("name", "Blue Door"))),
-        ("p8", facts(("name", "The Oak"))),
-    ]
-    assert "'id' is taken as the id" in data.notes[0]
-    shared = load(saved(tmp_path, "b.csv", "id,name,text\n7,Blue Door,A.\n7,The Oak,B.\n"))
-    assert shared.records[0].facts == facts(("id", "7"), ("name", "Blue Door")), "it does not tell the rows apart"
-    assert "looks like an id" in shared.notes[0]
+    assert (data.records[0].id, data.records[0].facts) == ("a", facts(("name", "Cup")))
+    assert "'uuid' is an id by its name and is not read" in data.notes[1]
+    chosen = load(path, columns={"id": "uuid"})
+    assert (chosen.records[0].id, chosen.records[0].facts) == ("b", facts(("name", "Cup")))
+    assert load(saved(tmp_path, "b.csv", "id,prompt,completion\na,Hello,Hi.\n")).records[0].id == "a"
+
+
+@pytest.mark.parametrize(("name", "role"), [("language", "language"), ("Group", "group"), ("Ngôn ngữ", "language")])
+def test_columns_named_like_roles_are_facts_and_reported(tmp_path: Path, name: str, role: str) -> None:
+    path = saved(tmp_path, "a.csv", f"{name},name,text\nen,Cup,A cup.\n")
+    data = load(path)
+    assert data.records[0].facts == facts((name, "en"), ("name", "Cup"))
+    (note,) = data.notes
+    assert f"the column {name!r} is read as a fact; if it is" in note
+    assert f"add --columns {role}=" in note
+
+
+def test_truth_values_and_numbers_are_the_same_text_in_every_format(tmp_path: Path) -> None:
+    table = saved(tmp_path, "a.csv", "a,b,c,d,text\nTrue,FALSE,1.50,1e3,A.\n")
+    nested = saved(tmp_path, "a.jsonl", '{"facts": {"a": true, "b": false, "c": 1.50, "d": 1e3}, "text": "A."}')
+    flat = saved(tmp_path, "b.jsonl", '{"a": true, "b": false, "c": 1.50, "d": 1e3, "text": "A."}')
+    dart = saved(tmp_path, "d.json", '[{"tripleset": [["x", "c", 1.50]], "annotations": [{"text": "A."}]}]')
+    expected = facts(("a", "yes"), ("b", "no"), ("c", "1.50"), ("d", "1e3"))
+    assert [load(path).records[0].facts for path in (table, nested, flat)] == [expected] * 3
+    assert load(dart).records[0].facts == (Fact("x", "c", "1.50"),)
+
+
+LONG = "Blue Door is a friendly little pub by the river that serves cheap Thai food to families."
+
+
+@pytest.mark.parametrize("name", ["câu", "Beschreibung", "説明"])
+def test_a_column_of_long_texts_is_reported_whatever_its_name(tmp_path: Path, name: str) -> None:
+    rows = "".join(f"n{number},pub,{LONG} {number},A text.\n" for number in range(4))
+    (note,) = load(saved(tmp_path, "a.csv", f"name,type,{name},text\n{rows}")).notes
+    assert f"if it holds the texts, add --columns text={name}" in note
+    unused = load(saved(tmp_path, "a.csv", f"name,type,{name},text\n{rows}"), texts="unused")
+    assert unused.notes == (note,)
+    with pytest.raises(DataError, match=f"there is no column 'text'; if '{name}' holds the texts, add --columns text="):
+        load(saved(tmp_path, "b.csv", f"name,type,{name}\n" + rows.replace(",A text.", "")))
+
+
+def test_short_columns_and_long_columns_alone_are_not_reported(tmp_path: Path) -> None:
+    rows = "".join(f"The {number}th of the little places by the river,A text.\n" for number in range(4))
+    assert not load(saved(tmp_path, "a.csv", f"name,text\n{rows}")).notes
+
+
+def test_a_markdown_table_is_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.md"):
+        path = saved(tmp_path, name, "| name | text |\n|------|:----:|\n| Cup | A cup. |\n")
+        with pytest.raises(DataError, match="is a Markdown table"):
+            load(path)
 
 
 @pytest.mark.parametrize(

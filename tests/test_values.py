@@ -177,3 +177,47 @@ def test_a_row_that_names_no_language_is_not_given_another_s(
     options: dict[str, Any] = {"columns": {"language": "language"}} if name == "a.csv" else {}
     data = loaded(tmp_path, name, rows, language=language, **options)
     assert [(record.language, record.references) for record in data.records] == expected
+
+
+@every_format
+def test_other_orders_and_spellings_of_the_same_facts_are_one_record(tmp_path: Path, name: str) -> None:
+    rows = [{"name": "Cốc", "kind": "bếp", "text": "A."}, {"kind": "bếp", "name": "Co\u0302\u0301c", "text": "B."}]
+    if name.endswith(".csv"):  # one order for all rows
+        rows[1] = {"name": rows[1]["name"], "kind": rows[1]["kind"], "text": "B."}
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text("name,kind,text\n" + "".join(",".join(row.values()) + "\n" for row in rows), encoding="utf-8")
+    elif name.startswith("flat"):
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        nested_rows = [{"facts": {k: v for k, v in row.items() if k != "text"}, "text": row["text"]} for row in rows]
+        path.write_text("\n".join(map(json.dumps, nested_rows)), encoding="utf-8")
+    data = load(path)
+    (record,) = data.records
+    assert record.references == ("A.", "B.")
+    assert [(fact.attribute, fact.value) for fact in record.facts] == [("name", "Cốc"), ("kind", "bếp")]
+    assert data.places == (0, 0)
+
+
+def test_prompts_in_other_spellings_are_one_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": "Cốc", "completion": "A."}, {"prompt": "Co\u0302\u0301c", "completion": "B."}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert [record.references for record in load(path).records] == [("A.", "B.")]
+
+
+def rows_in(*languages: str) -> list[Row]:
+    return [row("a", f"{number}.", language=language) for number, language in enumerate(languages)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_language_tags_are_compared_without_case(tmp_path: Path, name: str) -> None:
+    data = loaded(tmp_path, name, rows_in("EN", "en"))
+    assert [(record.language, record.references) for record in data.records] == [("EN", ("0.", "1."))]
+    for language, expected in {"en": ("0.", "1.", "3."), "en-us": ("1.",), "EN_US": ("1.",), "vi": ("2.",)}.items():
+        data = loaded(tmp_path, name, rows_in("en", "en-US", "vi", "en_GB"), language=language)
+        assert [record.references for record in data.records] == [expected]
+    with pytest.raises(DataError, match="no text in the language 'e'"):
+        loaded(tmp_path, name, rows_in("en", "vi"), language="e")
+    with pytest.raises(DataError, match=r"\(vi: 2, en: 1\); choose one with --language vi or --language en or"):
+        loaded(tmp_path, name, rows_in("en", "vi", "VI"))

@@ -23,6 +23,7 @@ from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.evaluation.training_record import training_settings
 from tailora.inference.decoding_settings import DecodingSettings
+from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob, WritingSettings
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.metrics.tokenizers import TokenizerName
@@ -95,7 +96,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     assert settings.output is not None
     assert settings.input is not None
     console = Console(stderr=True)
-    data = settings.load(settings.input, settings.split)
+    trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
+    data = settings.load(settings.input, settings.split, trained=trained)
     records = _with_references(data, settings)
     scoring = Scoring(
         records,
@@ -107,7 +109,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
     # Whatever can fail does so before texts are written, which may take hours.
-    parts, used = parts_of(records, settings.input, settings), _used(settings)
+    parts, used = parts_of(records, settings.input, settings, trained), _used(settings)
     check_writable(settings.output)
     rows = InputRows.of(data, settings.limit)
     ids = [record.id for record in records]

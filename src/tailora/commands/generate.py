@@ -11,7 +11,9 @@ from rich.console import Console
 from tailora.core.errors import DataError, SettingsError
 from tailora.data.readers import json_text, jsonl, piped
 from tailora.data.reading import ReadingSettings
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob, WritingSettings
 
 
@@ -52,7 +54,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         UserError: input, adapter or base cannot be read or do not fit each other.
     """
     console, output = Console(stderr=True), settings.output
-    records = read_records(settings)
+    records = read_records(settings, trained_reading(settings.base, settings.adapters()))
     job = TextJob(records, settings, source=settings.input, console=console)
     stream = _print_piece if output is None and len(records) == 1 and not settings.rerank else None
     texts = job.write(output, stream)
@@ -63,12 +65,17 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     return {**texts.summary, "outputs": texts.rows}
 
 
-def read_records(settings: GenerateSettings) -> list[Record]:
-    """The records to write about: one for each row of the input, unless rows are to be gathered."""
+def read_records(settings: GenerateSettings, trained: TrainedReading | None = None) -> list[Record]:
+    """The records to write about: one for each row of the input, unless rows are to be gathered.
+
+    Args:
+        settings: the input, and how it is read.
+        trained: how the adapter's training read its data, for what the settings leave open.
+    """
     if settings.record is not None:
         return [parse_record(settings.record)]
     assert settings.input is not None
-    data = settings.load(settings.input, settings.split, texts="unused")
+    data = settings.load(settings.input, settings.split, texts="unused", trained=trained)
     return list((data.records if settings.gather else data.rows)[: settings.limit])
 
 

@@ -71,6 +71,18 @@ def spell_columns(columns: Mapping[str, Any]) -> str:
     return json.dumps(columns, ensure_ascii=False)
 
 
+def show_columns(columns: Mapping[str, Any]) -> str:
+    """Return a checked column mapping as it is written on the command line, for messages."""
+    parts = []
+    for role, value in columns.items():
+        if isinstance(value, Mapping):
+            names = "+".join(f"{spell_name(column)} (as {attribute})" for column, attribute in value.items())
+        else:
+            names = "+".join(map(spell_name, [value] if isinstance(value, str) else value or ()))
+        parts.append(f"{role}={names}")
+    return ", ".join(parts)
+
+
 def spell_name(name: str) -> str:
     """Return a column's name as it is written on the command line."""
     plain = name == name.strip() and not set(name) & set(',+="') and name.lower() != "none"

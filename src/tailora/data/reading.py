@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from tailora.core.settings import Settings, Verbatim
-from tailora.data.columns import check_columns, parse_columns
+from tailora.data.columns import check_columns, parse_columns, show_columns
 from tailora.data.records import DataFile, Texts, load
+from tailora.data.trained_reading import TrainedReading, reading_meta
 
 
 def _columns(value: Any) -> Any:
@@ -44,14 +45,34 @@ class ReadingSettings(Settings):
             "all_texts": self.all_texts,
         }
 
-    def load(self, source: str, split: str | None = None, *, texts: Texts = "required") -> DataFile:
+    def reading_meta(self) -> dict[str, Any]:
+        """What an adapter keeps of these settings in its metadata, for `TrainedReading`."""
+        return reading_meta(self.format, self.columns, self.language)
+
+    def load(
+        self,
+        source: str,
+        split: str | None = None,
+        *,
+        texts: Texts = "required",
+        trained: TrainedReading | None = None,
+    ) -> DataFile:
         """Read a file as these settings say, and print what its owner should know to standard error.
+
+        Args:
+            source: see `data.records.load`.
+            split: see `data.records.load`.
+            texts: see `data.records.load`.
+            trained: how the training of the adapter in use read its data, for what these settings leave open.
 
         Raises:
             DataError: it cannot be read; see `data.records.load`.
         """
-        data = load(source, split=split, texts=texts, **self.reader_options())
+        data = load(source, split=split, texts=texts, trained=trained, **self.reader_options())
         announce(data, texts)
+        if data.columns_from_training and trained is not None:
+            line = f"{data.path}: read with the adapter's training columns ({show_columns(trained.columns)})"
+            Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
         return data
 
 

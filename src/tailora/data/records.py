@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, Literal
 from tailora.core.errors import DataError
 from tailora.data import download
 from tailora.data.columns import check_columns
+from tailora.data.languages import in_language
 from tailora.data.readers import delimited, jsonl, piped, tables, triples
-from tailora.data.readers.formats import FORMATS, detect
+from tailora.data.readers.formats import FORMATS, choose_format
 from tailora.data.text_files import PACKED, read_text
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Row, Text, gather, records_of_rows
 
 __all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "load", "locate", "read", "splits"]
@@ -51,6 +52,7 @@ class DataFile:
         notes: what is probably not as the file's owner means it, such as columns without a name.
         left_out: how many texts were left out because annotators marked them as faulty.
         listed: attributes to which some row gives a list of values.
+        columns_from_training: the rows were read with the columns of an adapter's training.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class DataFile:
     notes: tuple[str, ...]
     left_out: int
     listed: frozenset[str]
+    columns_from_training: bool = False
 
 
 def read(source: str | Path, **options: Any) -> list[Record]:
@@ -88,6 +91,7 @@ def load(
     language: str | None = None,
     all_texts: bool = False,
     texts: Texts = "required",
+    trained: TrainedReading | None = None,
 ) -> DataFile:
     """Read a file with records.
 
@@ -101,6 +105,7 @@ def load(
             file with texts in several languages is refused without it, unless the texts are unused.
         all_texts: of WebNLG, use texts that annotators marked as faulty ("toFix", "bad") as well.
         texts: see `Texts`.
+        trained: how the training of the adapter in use read its data: the default for format, columns and language.
 
     Raises:
         DataError: with file, line and hint, for anything that cannot be read, and for records without a text where
@@ -109,7 +114,14 @@ def load(
     """
     path = locate(source, split)
     return parse(
-        read_text(path), path, format=format, columns=columns, language=language, all_texts=all_texts, texts=texts
+        read_text(path),
+        path,
+        format=format,
+        columns=columns,
+        language=language,
+        all_texts=all_texts,
+        texts=texts,
+        trained=trained,
     )
 
 
@@ -122,6 +134,7 @@ def parse(
     language: str | None = None,
     all_texts: bool = False,
     texts: Texts = "required",
+    trained: TrainedReading | None = None,
 ) -> DataFile:
     """Read records from the text of a file.
 
@@ -133,20 +146,23 @@ def parse(
         language: see `load`.
         all_texts: see `load`.
         texts: see `load`.
+        trained: see `load`.
 
     Raises:
         DataError: see `load`.
         SettingsError: see `load`.
     """
-    kind = format or detect(path, text, columns)
+    kind = format or choose_format(path, text, columns, trained)
     if kind not in FORMATS:
         raise DataError(f"there is no format {kind!r}", where=path, hint=f"use one of {', '.join(FORMATS)}")
     where = str(path)
-    parsed = _parse(kind, text, where, None if columns is None else check_columns(columns), texts == "required")
+    chosen = None if columns is None else check_columns(columns)
+    parsed = _parse(kind, text, where, chosen, texts == "required", trained)
     if not parsed.rows:
         raise DataError("has no record", where=path, hint="give a file with records")
     left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
-    rows = _in_language(_usable(parsed.rows, all_texts, texts), where, language, texts)
+    usable = _usable(parsed.rows, all_texts, texts)
+    rows = in_language(usable, where, language, needed=texts != "unused", trained=trained and trained.language)
     records = records_of_rows(rows, where)
     gathered, places = gather(rows, records)
     return DataFile(
@@ -155,10 +171,22 @@ def parse(
         tuple(records),
         tuple(gathered),
         tuple(places),
-        tuple(parsed.notes),
+        (*parsed.notes, *_renamed(rows, records)),
         left_out,
         frozenset(parsed.listed),
+        parsed.columns_from_training,
     )
+
+
+def _renamed(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
+    """A note on ids that occur on rows with different content, where the id's column was recognised by its name."""
+    pairs = [(row.id, record.id) for row, record in zip(rows, records, strict=True) if row.id_by_name]
+    changed = [(own, name) for own, name in pairs if own is not None and own != name]
+    if not changed:
+        return []
+    own, name = changed[0]
+    what = "1 row has an id that" if len(changed) == 1 else f"{len(changed):,} rows have ids that"
+    return [f"{what} other rows with different content have; they get a number, for example {name!r} for {own!r}"]
 
 
 def splits(source: str | Path) -> tuple[str, ...]:
@@ -190,7 +218,14 @@ def locate(source: str | Path, split: str | None = None) -> Path:
     return files[0]
 
 
-def _parse(kind: str, text: str, where: str, columns: Mapping[str, Any] | None, needs_text: bool) -> Parsed:
+def _parse(
+    kind: str,
+    text: str,
+    where: str,
+    columns: Mapping[str, Any] | None,
+    needs_text: bool,
+    trained: TrainedReading | None,
+) -> Parsed:
     if columns is not None and kind not in ("e2e", "jsonl", "json", "csv", "tsv"):
         what = f"a column mapping does not apply to the format {kind}"
         raise DataError(what, where=where, hint="leave out --columns or --format")
@@ -198,16 +233,19 @@ def _parse(kind: str, text: str, where: str, columns: Mapping[str, Any] | None, 
         case "piped":
             return piped.parse(text, where, needs_text=needs_text)
         case "webnlg-json":
-            return triples.parse_webnlg_json(text, where)
+            return triples.parse_webnlg_json(text, where, plain_numbers=trained is None or trained.plain_values)
         case "webnlg-xml":
             return triples.parse_webnlg_xml(text, where)
         case "dart":
-            return (triples.parse_webnlg_xml if text.lstrip().startswith("<") else triples.parse_dart)(text, where)
+            if text.lstrip().startswith("<"):
+                return triples.parse_webnlg_xml(text, where)
+            return triples.parse_dart(text, where, plain_numbers=trained is None or trained.plain_values)
         case "jsonl" | "json":
-            return jsonl.parse(text, where, columns, needs_text=needs_text)
+            return jsonl.parse(text, where, columns, needs_text=needs_text, trained=trained)
         case _:
             delimiter = "\t" if kind == "tsv" and "\t" in delimited.first_line(text) else None
-            return tables.parse(text, where, columns, delimiter, needs_text=needs_text, e2e=kind == "e2e")
+            e2e = kind == "e2e"
+            return tables.parse(text, where, columns, delimiter, needs_text=needs_text, e2e=e2e, trained=trained)
 
 
 def _usable(rows: list[Row], all_texts: bool, texts: Texts) -> list[Row]:
@@ -237,50 +275,6 @@ def _refuse_blanks(rows: Sequence[Row]) -> None:
         more = f", as in {len(others):,} other rows ({shown}{rest})"
     hint = "fill it in, or remove the row; only `tailora generate` takes rows without a text"
     raise DataError(f"{what}{more}", where=first.where, hint=hint)
-
-
-def _in_language(rows: list[Row], where: str, language: str | None, texts: Texts) -> list[Row]:
-    """The rows with their texts in one language, each row's own language being that of its texts."""
-    counts = Counter(text.language for row in rows for text in row.texts if text.language is not None)
-    counts.update(row.language for row in rows if row.language is not None and not row.texts)
-    shown = ", ".join(f"{name}: {count:,}" for name, count in counts.most_common())
-    if language is None and texts == "unused":
-        return rows
-    if language is None and len(counts) > 1:
-        what = f"holds texts in several languages ({shown})"
-        hint = f"choose one with --language {counts.most_common()[-1][0]}, or --language all"
-        raise DataError(what, where=where, hint=hint)
-    if language is None or language == "all":
-        return [part for row in rows for part in _by_language(row)]
-    wanted = [name for name in counts if name.casefold() == language.casefold()]
-    if not wanted and not (texts == "unused" and not counts):
-        what = f"holds no text in the language {language!r}"
-        hint = f"choose one of those that it names ({shown})" if counts else "leave --language out: it names none"
-        raise DataError(what, where=where, hint=hint)
-    kept = []
-    for row in rows:
-        if row.language is not None and row.language not in wanted:
-            continue
-        own = tuple(text for text in row.texts if text.language in wanted)
-        if own or not row.texts or texts == "unused":
-            kept.append(_of_language(replace(row, texts=own), wanted[0] if wanted else None))
-    return kept
-
-
-def _of_language(row: Row, language: str | None) -> Row:
-    return replace(row, language=language) if language is not None and row.texts else row
-
-
-def _by_language(row: Row) -> list[Row]:
-    languages: dict[str | None, list[Text]] = {}
-    for text in row.texts:
-        languages.setdefault(text.language, []).append(text)
-    if len(languages) < 2:
-        return [_of_language(row, next(iter(languages), None))]
-    return [
-        replace(row, id=None if row.id is None else f"{row.id}/{name}", texts=tuple(own), language=name)
-        for name, own in languages.items()
-    ]
 
 
 def _folder(source: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -65,7 +66,8 @@ class Row:
         texts: all its references.
         id: None where the source gives none.
         language: the language that the row as a whole is in; None where the source names none.
-        entry: the source has gathered the texts of this row itself, so it stays a record of its own.
+        entry: the source has gathered the texts of this row itself, so it is a record on its own.
+        id_by_name: the id is from a column that nobody chose, recognised by its name.
     """
 
     where: str
@@ -77,6 +79,7 @@ class Row:
     adapter: str | None = None
     language: str | None = None
     entry: bool = False
+    id_by_name: bool = False
 
 
 @dataclass
@@ -87,17 +90,20 @@ class Parsed:
         rows: in the order of the file.
         notes: what the user should know, such as columns that were left out; one sentence each.
         listed: attributes to which some row gives a list of values.
+        columns_from_training: the rows were read with the columns of an adapter's training.
     """
 
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
+    columns_from_training: bool = False
 
 
 def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
     """Return one record for each row, in their order.
 
-    A row without an id is called by its ordinal number, from 1, or `row-N` where another row has that id.
+    A row without an id is called by its ordinal number, from 1, or `row-N` where another row has that id. The id of a
+    corpus entry, or one that was recognised by its column's name, gets the row's number where another row has it.
 
     Raises:
         DataError: two rows with different content have the same id.
@@ -107,8 +113,6 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
     records = []
     for number, row in enumerate(rows, start=1):
         name = row.id if row.id is not None else _free(str(number), f"row-{number}", taken)
-        if row.entry and name in owners:  # challenge files that were joined
-            name = _free(f"{name}#{number}", f"{name}#{number}#", set(owners))
         record = Record(
             name,
             row.facts,
@@ -118,7 +122,12 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
             row.adapter,
             row.language,
         )
-        if owners.setdefault(name, _content(record)) != _content(record):
+        content = content_key(record)
+        # Challenge files may be joined; an id column may identify the subject of several rows.
+        if (row.entry and name in owners) or (row.id_by_name and owners.get(name, content) != content):
+            name = _free(f"{name}#{number}", f"{name}#{number}#", set(owners))
+            record = replace(record, id=name)
+        if owners.setdefault(name, content) != content:
             raise DataError(
                 f"the id {name!r} is on two rows with different content",
                 where=row.where or file,
@@ -144,7 +153,7 @@ def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record]
     firsts: list[Record] = []
     places = []
     for position, (row, record) in enumerate(zip(rows, records, strict=True)):
-        key = (position,) if row.entry else _content(record)
+        key = (position,) if row.entry else content_key(record)
         number = numbers.setdefault(key, len(firsts))
         if number == len(firsts):
             firsts.append(record)
@@ -155,9 +164,22 @@ def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record]
     return gathered, places
 
 
-def _content(record: Record) -> tuple[object, ...]:
-    """What two rows share when they are about the same record."""
-    return (record.facts, record.prompt, record.group, record.adapter, record.language)
+def content_key(record: Record) -> tuple[object, ...]:
+    """Return what two rows have in common when they are about the same record.
+
+    The order of the facts, composed and decomposed letters (Unicode's NFC and NFD), and the case of a language tag make
+    no difference.
+    """
+    facts = tuple(sorted(_spelling(fact) for fact in record.facts))
+    prompt = None if record.prompt is None else unicodedata.normalize("NFC", record.prompt)
+    language = None if record.language is None else record.language.casefold()
+    return (facts, prompt, record.group, record.adapter, language)
+
+
+def _spelling(fact: Fact) -> tuple[str, ...]:
+    """A fact in NFC; the number of its parts tells whether it has a subject."""
+    parts = (fact.attribute, fact.value) if fact.subject is None else (fact.subject, fact.attribute, fact.value)
+    return tuple(part if part.isascii() else unicodedata.normalize("NFC", part) for part in parts)
 
 
 def _free(name: str, otherwise: str, taken: Container[str | None]) -> str:

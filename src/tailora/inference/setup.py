@@ -13,6 +13,7 @@ from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
@@ -70,6 +71,13 @@ class Setup:
         """The same for an account of how an adapter was trained."""
         usual: PromptForm = "paper" if adapted else "arrow"
         return PromptFormat.of_account(account, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
+
+    @property
+    def reading(self) -> TrainedReading | None:
+        """How the training of the only adapter, or of what is merged into the base, read its data."""
+        if len(self.adapters) > 1:
+            return None
+        return TrainedReading.of_meta(self.account(next(iter(self.adapters), None)))
 
     @property
     def ends(self) -> frozenset[int]:

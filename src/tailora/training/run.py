@@ -122,6 +122,7 @@ def _train(
     def keep(loss: float | None) -> Path:
         meta = {
             **prompts.meta,
+            **settings.reading_meta(),
             "data_fingerprint": account["data_fingerprint"],
             "scores": {"validation_loss": loss},
         }

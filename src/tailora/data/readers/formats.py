@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tailora.core.errors import DataError
-from tailora.data.readers import delimited, json_text, piped, tables
-from tailora.data.text_files import base_suffix
+from tailora.data.readers import delimited, json_text, piped
+from tailora.data.readers.meaning_representations import looks_like_e2e
+from tailora.data.text_files import base_suffix, lines_of
+from tailora.data.trained_reading import TrainedReading
 
 FORMATS = ("e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv")
 
 _USUAL_NAMES = {"text", "texts", "prompt", "completion"}
+_FAMILIES = (
+    frozenset(("webnlg-xml",)),
+    frozenset(("webnlg-json", "dart", "jsonl", "json")),
+    frozenset(("e2e", "piped", "csv", "tsv")),
+)
+"""Formats between which the content may leave a choice: XML, JSON, and lines."""
+_MARKDOWN_RULE = re.compile(r"\s*\|?(?:\s*:?-+:?\s*\|)+(?:\s*:?-+:?\s*)?")
+
+
+def choose_format(
+    path: Path,
+    text: str,
+    columns: Mapping[str, Any] | None = None,
+    trained: TrainedReading | None = None,
+) -> str:
+    """Return the format of a file for which the user names none.
+
+    It is detected. If the adapter's training named a format that the content may have, or if it named columns that
+    a table has, that counts first.
+
+    Args:
+        path: see `detect`.
+        text: see `detect`.
+        columns: see `detect`.
+        trained: how the adapter's training read its data.
+
+    Raises:
+        DataError: the format cannot be recognised.
+    """
+    if trained is not None and columns is None:
+        if trained.format is not None and any({trained.format, _rough_format(text)} <= own for own in _FAMILIES):
+            return trained.format
+        delimiter, header = delimited.header_of(text)
+        wanted = {name.casefold() for name in trained.input_columns}
+        if _rough_format(text) == "csv" and wanted and wanted <= {name.casefold() for name in header}:
+            return "tsv" if delimiter == "\t" else "csv"
+    return detect(path, text, columns)
 
 
 def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> str:
@@ -26,14 +66,15 @@ def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> s
     Raises:
         DataError: the format cannot be recognised.
     """
-    start = text.lstrip()
-    if start.startswith("<"):
-        return "webnlg-xml"
-    if start.startswith(("{", "[")):
+    rough = _rough_format(text)
+    if rough == "webnlg-xml":
+        return rough
+    if rough == "json":
         return "jsonl" if columns is not None else _json_format(text, str(path))
+    _refuse_markdown(path, text)
     line = delimited.first_line(text)
     delimiter, header = delimited.header_of(text)
-    if columns is None and tables.looks_like_e2e(header):
+    if columns is None and looks_like_e2e(header):
         return "e2e"
     if columns is None and _is_piped(line, base_suffix(path)):
         return "piped"
@@ -41,6 +82,20 @@ def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> s
     if by_content or base_suffix(path) in (".csv", ".tsv"):
         return "tsv" if delimiter == "\t" else "csv"
     raise DataError("its format cannot be recognised", where=path, hint=f"name it: one of {', '.join(FORMATS)}")
+
+
+def _rough_format(text: str) -> str:
+    """One format of the family that the first character decides."""
+    start = text.lstrip()[:1]
+    return "webnlg-xml" if start == "<" else "json" if start in ("{", "[") else "csv"
+
+
+def _refuse_markdown(path: Path, text: str) -> None:
+    lines = [line for line in lines_of(text[:10000]) if line.strip()]
+    if len(lines) > 1 and "|" in lines[0] and _MARKDOWN_RULE.fullmatch(lines[1]):
+        what = "is a Markdown table, not a data file"
+        hint = "remove the line of dashes and the bars at the line ends, or save the table as CSV"
+        raise DataError(what, where=path, hint=hint)
 
 
 def _json_format(text: str, where: str) -> str:

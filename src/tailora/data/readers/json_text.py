@@ -18,11 +18,28 @@ class RepeatedKeyError(ValueError):
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def values(text: str, where: str) -> Iterator[tuple[int, Any]]:
+class WrittenNumber(float):
+    """A number that remembers how its file writes it: `1.50`, `1e3`, `-0`."""
+
+    written: str
+
+    def __new__(cls, written: str) -> WrittenNumber:
+        """Return the number that a text spells."""
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
+def values(text: str, where: str, *, plain_numbers: bool = True) -> Iterator[tuple[int, Any]]:
     """Yield (line on which it begins, value) of each JSON value of a file; of a list, each of its items.
 
     JSON lines, a list of objects, and objects over several lines are all read. `NaN`, `Infinity` and numbers beyond
     the range of a float, which some programs write for a missing value, are None.
+
+    Args:
+        text: the file's content.
+        where: the file's name, for messages.
+        plain_numbers: numbers remember how they are written; without it `1.50` is 1.5.
 
     Raises:
         DataError: the text is not JSON, an object has a key twice with different values, or an escape spells half of a
@@ -37,7 +54,7 @@ def values(text: str, where: str) -> Iterator[tuple[int, Any]]:
         if text.startswith("]", position):
             position = _close(text, position, line, where)
     while position < len(text):
-        value, end = _decode(text, position, f"{where}:{line}", hint)
+        value, end = _decode(text, position, f"{where}:{line}", hint, _DECODER if plain_numbers else _SHORT_DECODER)
         yield line, value
         position, line = _advance(text, position, end, line)
         if in_list:
@@ -61,6 +78,8 @@ def whole(text: str, where: str, hint: str) -> Any:
 def plain(value: Any) -> str | None:
     """Return a JSON scalar as text, None where it means that there is no value (null, NaN, infinity, blank).
 
+    A number is written as in its file, so that the same value gives the same text in JSON and in a table.
+
     Raises:
         TypeError: the value is a list or an object.
     """
@@ -70,12 +89,14 @@ def plain(value: Any) -> str | None:
         return "yes" if value else "no"
     if isinstance(value, list | dict):
         raise TypeError(type(value).__name__)
-    return str(value).strip() or None
+    return value.written if isinstance(value, WrittenNumber) else str(value).strip() or None
 
 
-def _decode(text: str, position: int, where: str, hint: str) -> tuple[Any, int]:
+def _decode(
+    text: str, position: int, where: str, hint: str, decoder: json.JSONDecoder | None = None
+) -> tuple[Any, int]:
     try:
-        value, end = _DECODER.raw_decode(text, position)
+        value, end = (decoder or _DECODER).raw_decode(text, position)
         if "\\" in text[position:end]:
             _check_characters(value)
     except (ValueError, RecursionError) as error:
@@ -128,4 +149,15 @@ def _finite(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=lambda _: None, parse_float=_finite)
+def _written(number: str) -> float | None:
+    return WrittenNumber(number) if math.isfinite(float(number)) else None
+
+
+def _integer(number: str) -> int | float:
+    return WrittenNumber(number) if number == "-0" else int(number)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=unique_keys, parse_constant=lambda _: None, parse_float=_written, parse_int=_integer
+)
+_SHORT_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=lambda _: None, parse_float=_finite)

@@ -9,13 +9,32 @@ from typing import Any
 
 from tailora.core.errors import DataError
 from tailora.data.readers import json_text, tables
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Row, Text
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
+_OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
+    (frozenset({"settings", "account"}), "is the run.json of a training run, not a data file", "give a file of records"),
+    (
+        frozenset({"text", "finish_reason", "completion_tokens"}),
+        "holds texts that `tailora generate` wrote, not records",
+        "give the file with the records; `tailora evaluate --texts` scores such texts",
+    ),
+    (frozenset({"r", "lora_alpha", "target_modules"}), "is the settings file of an adapter", "give a file of records"),
+    (frozenset({"model_type", "architectures"}), "is the settings file of a model", "give a file of records"),
+)
+"""Keys by which a file is recognised as one that holds no records, what it is, and the hint."""
 
 
-def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, needs_text: bool = False) -> Parsed:
+def parse(
+    text: str,
+    where: str,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    needs_text: bool = False,
+    trained: TrainedReading | None = None,
+) -> Parsed:
     """Read JSON records, one object a line, in a list, or one after another.
 
     Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
@@ -27,14 +46,25 @@ def parse(text: str, where: str, columns: Mapping[str, Any] | None = None, *, ne
         where: the file's name, for messages.
         columns: see `tables.parse_rows`.
         needs_text: see `tables.parse_rows`.
+        trained: see `tables.parse_rows`; objects with `facts` or `prompt` need no columns.
+
+    Raises:
+        DataError: the file cannot be read.
     """
-    objects = [(line, _object(value, f"{where}:{line}")) for line, value in json_text.values(text, where)]
+    plain_numbers = trained is None or trained.plain_values
+    objects = [
+        (line, _object(value, f"{where}:{line}"))
+        for line, value in json_text.values(text, where, plain_numbers=plain_numbers)
+    ]
+    _refuse_other_files(objects[0][1] if objects else {}, where)
     if len(objects) == 1 and _is_whole_table(objects[0][1]):
         what = "is one object, with its values in columns or its rows under a key"
         hint = 'write one object for each row (pandas: to_json(orient="records"))'
         raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
-    if columns is not None or (objects and not any({"facts", "prompt"} & row.keys() for _, row in objects)):
-        return _table(objects, where, columns, needs_text)
+    keys = {key for _, row in objects for key in row}
+    named = trained is not None and bool(trained.input_columns) and set(trained.input_columns) <= keys
+    if columns is not None or (objects and (named or not {"facts", "prompt"} & keys)):
+        return _table(objects, where, columns, needs_text, trained)
     parsed = Parsed([])
     ignored: Counter[str] = Counter()
     for line, row in objects:
@@ -84,12 +114,24 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
     return stated
 
 
+def _refuse_other_files(first: dict[str, Any], where: str) -> None:
+    """Raise `DataError` for JSON files of Tailora's that hold no records."""
+    for keys, what, hint in _OTHER_FILES:
+        if keys <= first.keys():
+            raise DataError(what, where=where, hint=hint)
+
+
 def _table(
-    objects: list[tuple[int, dict[str, Any]]], where: str, columns: Mapping[str, Any] | None, needs_text: bool
+    objects: list[tuple[int, dict[str, Any]]],
+    where: str,
+    columns: Mapping[str, Any] | None,
+    needs_text: bool,
+    trained: TrainedReading | None,
 ) -> Parsed:
     """Objects as rows of a table; a list is a cell with several values."""
     header = list(dict.fromkeys(key for _, row in objects for key in row))
-    if columns is None and {"instruction", "output"} <= set(header):
+    unknown = columns is None and not (trained and trained.columns)
+    if unknown and {"instruction", "output"} <= set(header):
         what = "has neither 'facts' nor 'prompt', but 'instruction' and 'output'"
         hint = "say which key is what: --columns prompt=instruction,text=output (`input` is not read then)"
         raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
@@ -103,12 +145,12 @@ def _table(
                     tuple(v for item in (items if isinstance(items, list) else [items]) if (v := json_text.plain(item)))
                 )
             except TypeError as error:
-                if columns is None:
+                if unknown:
                     hint = "give one of the two, or say which key is what with --columns"
                     raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", hint=hint) from error
                 cells.append((json.dumps(items, ensure_ascii=False),))
         rows.append((line, cells))
-    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text)
+    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained)
 
 
 def _is_whole_table(row: dict[str, Any]) -> bool:

@@ -35,11 +35,11 @@ class _Lex:
     language: str
 
 
-def parse_webnlg_json(text: str, where: str) -> Parsed:
-    """Read WebNLG in its JSON form; see `parse_webnlg_xml`."""
+def parse_webnlg_json(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
+    """Read WebNLG in its JSON form; see `parse_webnlg_xml`, and `json_text.values` for `plain_numbers`."""
     rows: list[Row] = []
     texts: list[list[_Lex]] = []
-    for line, data in json_text.values(text, where):
+    for line, data in json_text.values(text, where, plain_numbers=plain_numbers):
         if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
             raise DataError("has no list under 'entries'", where=f"{where}:{line}", hint="give a WebNLG JSON file")
         for number, outer in enumerate(data["entries"], start=len(rows) + 1):
@@ -92,10 +92,13 @@ def parse_webnlg_xml(text: str, where: str) -> Parsed:
     return Parsed(_with_texts(rows, texts))
 
 
-def parse_dart(text: str, where: str) -> Parsed:
-    """Read DART's JSON: one record for each triple set, one reference for each annotation."""
+def parse_dart(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
+    """Read DART's JSON: one record for each triple set, one reference for each annotation.
+
+    `plain_numbers` is that of `json_text.values`.
+    """
     rows: list[Row] = []
-    for number, (line, entry) in enumerate(json_text.values(text, where), start=1):
+    for number, (line, entry) in enumerate(json_text.values(text, where, plain_numbers=plain_numbers), start=1):
         at = f"{where}:{line}"
         try:
             facts = [_fact(subject, relation, value) for subject, relation, value in entry["tripleset"]]

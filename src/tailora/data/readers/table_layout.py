@@ -1,0 +1,268 @@
+"""What each column of a table is: chosen by the user, known from training, or recognised by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from tailora.core.errors import DataError
+from tailora.data.columns import spell_name
+from tailora.data.readers.meaning_representations import (
+    E2E_CLEANED_COLUMNS,
+    MR_COLUMNS,
+    MR_TEXT_COLUMNS,
+    first_column,
+)
+from tailora.data.suspects import (
+    HOLDS_TEXTS,
+    is_id_name,
+    is_text_name,
+    is_unnamed,
+    long_texts,
+    not_a_fact,
+    plain_name,
+    suspicion,
+)
+from tailora.data.trained_reading import TrainedReading
+
+SINGLE_ROLES = ("id", "group", "language", "subject", "prompt", "mr")
+_LISTED = 5  # columns named in a note
+_ROLE_NAMES = {
+    "language": ("the language of the texts", ("language", "lang", "ngôn ngữ")),
+    "group": ("a group that the record belongs to", ("group", "nhóm")),
+}
+
+Cell = tuple[str, ...]
+"""The values of a cell: none if it is empty, several where a JSON list stands in it."""
+Rows = Sequence[tuple[int, Sequence[Cell]]]
+"""(line, cells) of each row."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of the columns in a row.
+
+    Attributes:
+        facts: (place, attribute) of each column of facts.
+        id_by_name: the id's column was recognised by its name, not chosen.
+    """
+
+    text: int | None
+    id: int | None
+    group: int | None
+    language: int | None
+    subject: int | None
+    prompt: int | None
+    mr: int | None
+    facts: list[tuple[int, str]]
+    id_by_name: bool = False
+
+
+def layout_of(
+    names: list[str],
+    rows: Rows,
+    columns: Mapping[str, Any],
+    where: str,
+    *,
+    needs_text: bool,
+    trained: TrainedReading | None = None,
+) -> tuple[Layout, list[str]]:
+    """Return what each column is, and notes on columns whose role nobody chose.
+
+    Args:
+        names: of the columns.
+        rows: the cells, which decide what a column looks like.
+        columns: the chosen roles; see `tables.parse_rows`.
+        where: file and line of the header, for messages.
+        needs_text: raise an error if there is no column of texts.
+        trained: how the adapter's training read its data.
+
+    Raises:
+        DataError: a chosen column is missing, has two roles, or two columns have one name.
+    """
+    header = _Header(names, where)
+    roles = {role: header.place(columns[role], role) for role in SINGLE_ROLES if columns.get(role) is not None}
+    if "facts" not in columns and not {"mr", "prompt"} & roles.keys():
+        roles |= _usual_role(names, rows, columns)
+    text = _text_place(header, rows, columns, roles, needs_text)
+    taken = set(roles.values()) | ({text} if text is not None else set())
+    ignored = _ignored(header, columns, taken, needs_text)
+    facts = _chosen_facts(header, columns["facts"], ignored) if "facts" in columns else None
+    left = [place for place in range(len(names)) if place not in taken | ignored]
+    chosen = {place for place, _ in facts or ()}
+    known = {plain_name(name) for name in (trained.attributes if trained else ())}
+    ids = [p for p in left if p not in chosen and is_id_name(names[p]) and plain_name(names[p]) not in known]
+    notes = [_id_note(names[place], first=place == ids[0] and "id" not in roles) for place in ids if facts is None]
+    id_by_name = bool(ids) and "id" not in columns
+    if id_by_name:
+        roles["id"] = ids[0]
+    left = [place for place in left if place not in ids]
+    if facts is None and {"mr", "prompt"} & roles.keys():
+        facts, notes = [], notes + _not_read(names, left, rows, "mr" in roles)
+    elif facts is None:
+        facts, more = _all_facts(names, left, rows)
+        notes += more
+    places = {role: roles.get(role) for role in SINGLE_ROLES}
+    return Layout(text=text, facts=facts, id_by_name=id_by_name, **places), notes
+
+
+def columns_of_training(trained: TrainedReading, names: Sequence[str], where: str) -> Mapping[str, Any]:
+    """Return the column roles of an adapter's training, as far as a table has the columns.
+
+    Raises:
+        DataError: the table lacks columns that prompts were made of.
+    """
+    header = _Header(names, where)
+    lacking = [name for name in trained.input_columns if header.find(name) is None]
+    if lacking:
+        shown = ", ".join(map(repr, lacking))
+        what = f"the adapter was trained on {'columns' if len(lacking) > 1 else 'a column'} {shown}, which are missing"
+        what = what if len(lacking) > 1 else what.replace("which are", "which is")
+        hint = f"add {'them' if len(lacking) > 1 else 'it'} (cells may be empty), or name the facts with --columns"
+        raise DataError(what, where=where, hint=f"{hint}; the file has {header.shown}")
+    fitting: dict[str, Any] = {}
+    for role, value in trained.columns.items():
+        if role == "ignore":
+            fitting[role] = tuple(name for name in value if header.find(name) is not None)
+        elif not isinstance(value, str) or header.find(value) is not None:
+            fitting[role] = value
+    return fitting
+
+
+class _Header:
+    """The names of a table's columns, found as they are written or without regard to case."""
+
+    def __init__(self, names: Sequence[str], where: str) -> None:
+        named = [name for name in names if not is_unnamed(name)]
+        if len(set(named)) < len(named):
+            twice = next(name for name in named if named.count(name) > 1)
+            raise DataError(f"two columns are called {twice!r}", where=where, hint="rename one")
+        self.names = names
+        self.where = where
+
+    @property
+    def shown(self) -> str:
+        """The names, for a message."""
+        return ", ".join(name or "(without a name)" for name in self.names)
+
+    def find(self, name: str) -> int | None:
+        """Return the place of a column, None if there is none of this name."""
+        if name in self.names:
+            return self.names.index(name)
+        places = [place for place, own in enumerate(self.names) if own.casefold() == name.strip().casefold()]
+        return places[0] if len(places) == 1 else None
+
+    def place(self, name: str, role: str) -> int:
+        """Like `find`; an error if there is none."""
+        place = self.find(name)
+        if place is None:
+            self.refuse(name, f"say which column it is with --columns {role}=NAME")
+        return place
+
+    def refuse(self, name: str, hint: str) -> NoReturn:
+        """Raise the error for a column that is missing."""
+        raise DataError(f"there is no column {name!r}", where=self.where, hint=f"{hint}; the file has {self.shown}")
+
+
+def _usual_role(names: Sequence[str], rows: Rows, columns: Mapping[str, Any]) -> dict[str, int]:
+    """The column of meaning representations, or else of prompts, where a table has one by its name."""
+    mr = first_column(names, MR_COLUMNS)
+    if "mr" not in columns and mr is not None and _holds_mrs(mr, names, rows):
+        return {"mr": mr}
+    prompt = first_column(names, ("prompt",))
+    return {"prompt": prompt} if "prompt" not in columns and prompt is not None else {}
+
+
+def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[tuple[int, str]]:
+    """The columns that the user names as facts, called as in the header or as the user maps them."""
+    places = [(header.place(column, "facts"), column) for column in chosen]
+    if both := [column for place, column in places if place in ignored]:
+        what = f"the column {both[0]!r} is among the facts and among the columns to ignore"
+        raise DataError(what, where=header.where, hint="name it once")
+    if isinstance(chosen, Mapping):
+        return [(place, chosen[column]) for place, column in places]
+    return [(place, header.names[place]) for place, _ in places]
+
+
+def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[list[tuple[int, str]], list[str]]:
+    """Every column that is left and has a name, with notes on those that are probably no facts."""
+    facts, notes = [], []
+    values = {place: [value for _, row in rows for value in row[place]] for place in left}
+    long = long_texts(values)
+    for place in left:
+        name = names[place]
+        if is_unnamed(name):
+            if values[place]:
+                notes.append(_unnamed_note(place, name))
+            continue
+        facts.append((place, name))
+        if role := next((role for role, (_, usual) in _ROLE_NAMES.items() if plain_name(name) in usual), None):
+            what = _ROLE_NAMES[role][0]
+            hint = f"if it is {what}, add --columns {role}={spell_name(name)}"
+            notes.append(f"the column {name!r} is read as a fact; {hint}")
+        elif clause := suspicion(name, values[place]) or (HOLDS_TEXTS if place in long else None):
+            notes.append(not_a_fact(name, clause))
+    return facts, notes
+
+
+def _text_place(
+    header: _Header, rows: Rows, columns: Mapping[str, Any], roles: Mapping[str, int], needs_text: bool
+) -> int | None:
+    """The column of the texts; None where there is none and none is needed."""
+    if "text" in columns:
+        name = columns["text"]
+        if name is None:
+            if needs_text:
+                hint = "name it with --columns text=NAME; training and scoring need texts"
+                raise DataError("no column of texts is chosen", where=header.where, hint=hint)
+            return None
+        return header.place(name, "text") if needs_text else header.find(name)
+    usual = MR_TEXT_COLUMNS if "mr" in roles else ("text", "texts", *(("completion",) if "prompt" in roles else ()))
+    places = [place for name in usual if (place := header.find(name)) is not None and place not in roles.values()]
+    if places or not needs_text:
+        return places[0] if places else None
+    values = {place: [value for _, row in rows for value in row[place]] for place in range(len(header.names))}
+    likely = [p for p, own in enumerate(header.names) if is_text_name(own)] or long_texts(values)
+    hint = "say which column it is with --columns text=NAME"
+    if len(likely) == 1:
+        own = header.names[likely[0]]
+        hint = f"if {own!r} holds the texts, add --columns text={spell_name(own)}"
+    header.refuse("ref" if "mr" in roles else "completion" if "prompt" in roles else "text", hint)
+
+
+def _ignored(header: _Header, columns: Mapping[str, Any], taken: set[int], needs_text: bool) -> set[int]:
+    """Columns to leave out; a file that is only written about may lack some of them."""
+    places = {header.place(name, "ignore") if needs_text else header.find(name) for name in columns.get("ignore", ())}
+    present = {place for place in places if place is not None}
+    if both := present & taken:
+        what = f"the column {header.names[min(both)]!r} has a role and is among the columns to ignore"
+        raise DataError(what, where=header.where, hint="name it once")
+    return present
+
+
+def _holds_mrs(place: int, names: Sequence[str], rows: Rows) -> bool:
+    """Whether the table has E2E's columns only, or its first meaning representation looks like one."""
+    known = {*MR_COLUMNS, *MR_TEXT_COLUMNS, *E2E_CLEANED_COLUMNS}
+    first = next((row[place][0] for _, row in rows if row[place]), "")
+    return {name.casefold() for name in names} <= known or ("[" in first and first.endswith("]"))
+
+
+def _not_read(names: Sequence[str], left: Iterable[int], rows: Rows, has_mr: bool) -> list[str]:
+    filled = [place for place in left if any(row[place] for _, row in rows)]
+    over = [names[place] for place in filled if names[place].casefold() not in E2E_CLEANED_COLUMNS]
+    if not over:
+        return []
+    beside = "the meaning representations" if has_mr else "the prompts"
+    shown = ", ".join(map(repr, over[:_LISTED])) + (f" and {len(over) - _LISTED} more" if len(over) > _LISTED else "")
+    return [f"beside {beside}, {'these columns are' if len(over) > 1 else 'this column is'} not read: {shown}"]
+
+
+def _id_note(name: str, *, first: bool) -> str:
+    what = "is taken as the id of each row, not as a fact" if first else "is an id by its name and is not read"
+    return f"the column {name!r} {what}; to read it as a fact, name all facts with --columns facts=…"
+
+
+def _unnamed_note(place: int, name: str) -> str:
+    label = f"is called {name!r}" if name else "has no name"
+    return f"column {place + 1} {label}, probably holds row numbers, and is left out; name it if it is a fact"
