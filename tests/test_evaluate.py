@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from bases import save_base
+from bases import META, save_adapter, save_base
 from tailora.commands.evaluate import EvaluateSettings, run
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.generate import run as generate
@@ -443,3 +443,14 @@ def test_what_generate_wrote_is_scored_as_evaluate_itself_scores_it(name: str, t
         assert by_texts["records"] == by_itself["records"] == 3
         assert by_texts["all"] == by_itself["all"]
         assert by_texts["all"]["chrf"]["value"] > 0
+
+
+def test_references_are_read_with_the_columns_of_training(tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    kept = {"format": None, "columns": {"text": "ref", "facts": ["name"]}, "language": None}
+    adapter = save_adapter(tmp_path / "run" / "adapter", str(tmp_path / "base"), meta={**META, "reading": kept})
+    table = tmp_path / "test.csv"
+    table.write_text("name,note,ref\nThe Mill,x,A pub.\nThe Mill,y,A small pub.\n", encoding="utf-8")
+    result = evaluate(tmp_path, table, adapter=(str(adapter),), max_new_tokens=2, metrics=("bleu",))
+    assert result["records"] == 1, "the notes are no facts"
+    assert "refs:2" in result["all"]["bleu"]["signature"]

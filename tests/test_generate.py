@@ -17,14 +17,14 @@ from transformers import AutoModelForCausalLM
 from bases import META, save_adapter, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.commands.generate import GenerateSettings, parse_record, run
+from tailora.commands.generate import GenerateSettings, parse_record, read_records, run
 from tailora.commands.merge import MergeSettings
 from tailora.commands.merge import run as merge
 from tailora.core.errors import AdapterError, DataError, SettingsError
 from tailora.core.files import write_json
 from tailora.core.flags import from_arguments, parser_for
 from tailora.inference import text_job
-from tailora.inference.setup import prompt_ids
+from tailora.inference.setup import prompt_ids, resolve_models
 from tailora.lora import inject
 from tailora.models.catalog import TINY_FOLDER
 from tailora.models.load import load_base
@@ -361,8 +361,94 @@ def test_columns_that_the_adapter_was_not_trained_on_are_reported(
     run(GenerateSettings(adapter=(str(adapter),), input=str(table), max_new_tokens=1))
     (reported,) = (line for line in caplog.messages if "was not trained on" in line)
     assert "shop.csv" in reported
-    assert "'Mã', 'Ghi chú';" in reported
+    assert "on 'Ghi chú';" in reported, "'Mã' is the id"
     caplog.clear()
     named = {"facts": ["Tên", "Loại"]}
     run(GenerateSettings(adapter=(str(adapter),), input=str(table), max_new_tokens=1, columns=named))
     assert not any("was not trained on" in line for line in caplog.messages)
+
+
+TRAINED_COLUMNS = {"text": "ref", "facts": ["Tên", "Loại"], "id": "key"}
+SHOP = "key,Tên,Loại,Ghi chú\nSP1,Cốc,bếp,mới\nSP2,Đèn,,cũ\n"
+
+
+def trained_on(base: str, place: Path, **reading: Any) -> Path:
+    """An adapter whose training read its data in some way."""
+    kept = {"format": None, "columns": TRAINED_COLUMNS, "language": None, **reading}
+    return save_adapter(place / "adapter", base, meta={**META, "attributes": ["Loại", "Tên"], "reading": kept})
+
+
+def test_a_table_is_read_with_the_columns_of_training(
+    base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = trained_on(base, tmp_path / "run")
+    table = tmp_path / "shop.csv"
+    table.write_text(SHOP, encoding="utf-8")
+    settings = GenerateSettings(adapter=(str(adapter),), input=str(table), max_new_tokens=1)
+    records = read_records(settings, resolve_models(base, settings.adapters()).reading)
+    assert [[fact.attribute for fact in record.facts] for record in records] == [["Tên", "Loại"], ["Tên"]]
+    assert [row["id"] for row in run(settings)["outputs"]] == ["SP1", "SP2"]
+    assert not any("was not trained on" in line for line in caplog.messages)
+    assert (
+        "shop.csv: read with the adapter's training columns (text=ref, facts=Tên+Loại, id=key)"
+        in capsys.readouterr().err
+    )
+    chosen = settings.model_copy(update={"columns": {"facts": ("Ghi chú",)}})
+    assert read_records(chosen, resolve_models(base, settings.adapters()).reading)[0].facts[0].value == "mới"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lacking"),
+    [
+        ("a.csv", "key,Tên,Ghi chú\nSP1,Cốc,mới\n", "a column 'Loại', which is missing"),
+        ("a.jsonl", '{"ten": "Cốc"}', "columns 'Tên', 'Loại', which are missing"),
+        ("a.csv", 'mr,ref\n"name[X]",A.\n', "columns 'Tên', 'Loại', which are missing"),
+    ],
+)
+def test_a_table_that_lacks_the_columns_of_training_is_refused(
+    base: str, tmp_path: Path, name: str, content: str, lacking: str
+) -> None:
+    adapter = trained_on(base, tmp_path / "run")
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=f"the adapter was trained on {lacking}; add .* --columns; the file has"):
+        run(GenerateSettings(adapter=(str(adapter),), input=str(path), max_new_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"facts": {"Tên": "Cốc"}}'),
+        ("a.txt", "Tên : Cốc"),
+        ("a.csv", "key,Tên,Loại,ref\nSP1,Cốc,,A text.\n"),
+    ],
+)
+def test_files_that_describe_themselves_need_no_columns(base: str, tmp_path: Path, name: str, content: str) -> None:
+    adapter = trained_on(base, tmp_path / "run")
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    settings = GenerateSettings(adapter=(str(adapter),), input=str(path))
+    (record,) = read_records(settings, resolve_models(base, settings.adapters()).reading)
+    assert [(fact.attribute, fact.value) for fact in record.facts] == [("Tên", "Cốc")]
+
+
+def test_the_format_and_values_of_training(base: str, tmp_path: Path) -> None:
+    """An adapter whose metadata does not describe its reading was trained on values as the first edition read them."""
+    table = tmp_path / "a.csv"
+    table.write_text("id,Tên,open\n1,Cốc,True\n", encoding="utf-8")
+    values = tmp_path / "a.jsonl"
+    values.write_text('{"facts": {"Tên": 1.50}}', encoding="utf-8")
+    old = save_adapter(tmp_path / "old" / "adapter", base, meta={**META, "attributes": ["Tên", "id", "open"]})
+    new = trained_on(base, tmp_path / "new", columns={})
+    for adapter, expected in ((old, [["1", "Cốc", "True"], ["1.5"]]), (new, [["Cốc", "yes"], ["1.50"]])):
+        found = []
+        for path in (table, values):
+            settings = GenerateSettings(adapter=(str(adapter),), input=str(path))
+            records = read_records(settings, resolve_models(base, settings.adapters()).reading)
+            found.append([fact.value for fact in records[0].facts])
+        assert found == expected
+    piped = tmp_path / "a.csv"
+    piped.write_text("name : A||\n", encoding="utf-8")
+    named = trained_on(base, tmp_path / "named", columns={}, format="piped")
+    settings = GenerateSettings(adapter=(str(named),), input=str(piped))
+    assert read_records(settings, resolve_models(base, settings.adapters()).reading)[0].facts[0].value == "A"

@@ -26,6 +26,7 @@ from tailora.adapters.adapter import changes_nothing
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
+from tailora.data.trained_reading import TrainedReading
 from tailora.models.load import load_base
 from tailora.models.provenance import merged_account
 from tailora.training import int8, loop, precision
@@ -453,3 +454,15 @@ def test_int8_runs_on_the_cpu_of_a_machine_with_a_gpu(
     monkeypatch.setattr(precision, "choose_device", lambda device: "cuda" if device == "auto" else device)
     result = run(settings(base, data, tmp_path / "run", precision="int8", device="auto", max_steps=2))
     assert (result["account"]["precision"], result["account"]["device"]) == ("int8", "cpu")
+
+
+def test_the_adapter_keeps_how_its_data_was_read(base: Path, tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("key,name,note,ref\n1,Cup,x,A cup.\n2,Mug,y,A mug.\n", encoding="utf-8")
+    columns = {"text": "ref", "facts": ["name"]}
+    run(TrainSettings(data=str(table), columns=columns, base=str(base), max_steps=1, output=tmp_path / "run"))
+    meta = json.loads((tmp_path / "run" / "adapter" / "tailora.json").read_text(encoding="utf-8"))["meta"]
+    assert meta["reading"] == {"format": None, "columns": columns, "language": None}
+    assert TrainedReading.of_meta(meta) == TrainedReading(
+        columns={"text": "ref", "facts": ("name",)}, attributes=frozenset({"name"})
+    )

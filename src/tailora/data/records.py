@@ -162,7 +162,7 @@ def parse(
         raise DataError("has no record", where=path, hint="give a file with records")
     left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
     usable = _usable(parsed.rows, all_texts, texts)
-    rows = in_language(usable, where, language, needed=texts != "unused", trained=trained and trained.language)
+    rows = in_language(usable, where, language, needed=texts != "unused", trained=trained.language if trained else None)
     records = records_of_rows(rows, where)
     gathered, places = gather(rows, records)
     return DataFile(

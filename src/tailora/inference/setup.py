@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,23 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
     for name, adapter in found.items():
         check_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
     return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, found, force)
+
+
+def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedReading | None:
+    """How the training of the only adapter, or of what is merged into a base, read its data; cheaper than a setup.
+
+    None where it is not known. A metadata file that cannot be read is left to `resolve_models` to report.
+    """
+    if len(adapters) > 1 or (not adapters and base is None):
+        return None
+    if not adapters and base is not None:
+        return TrainedReading.of_meta(training_metadata(resolve(base).folder))
+    account = formats.adapter_place(next(iter(adapters.values()))) / "tailora.json"
+    try:
+        meta = json.loads(account.read_text(encoding="utf-8"))["meta"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return TrainedReading.of_meta(meta) if isinstance(meta, dict) else None
 
 
 def prompt_ids(facts: Facts, *, adapter: str | Path | None = None, base: str | None = None) -> list[int]:

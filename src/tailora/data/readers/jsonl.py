@@ -15,7 +15,11 @@ from tailora.data.values import Fact, Parsed, Record, Row, Text
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
 _OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
-    (frozenset({"settings", "account"}), "is the run.json of a training run, not a data file", "give a file of records"),
+    (
+        frozenset({"settings", "account"}),
+        "is the run.json of a training run, not a data file",
+        "give a file of records",
+    ),
     (
         frozenset({"text", "finish_reason", "completion_tokens"}),
         "holds texts that `tailora generate` wrote, not records",
@@ -61,9 +65,9 @@ def parse(
         what = "is one object, with its values in columns or its rows under a key"
         hint = 'write one object for each row (pandas: to_json(orient="records"))'
         raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
-    keys = {key for _, row in objects for key in row}
-    named = trained is not None and bool(trained.input_columns) and set(trained.input_columns) <= keys
-    if columns is not None or (objects and (named or not {"facts", "prompt"} & keys)):
+    present = {key for _, row in objects for key in row}
+    named = trained is not None and bool(trained.input_columns) and set(trained.input_columns) <= present
+    if columns is not None or (objects and (named or not {"facts", "prompt"} & present)):
         return _table(objects, where, columns, needs_text, trained)
     parsed = Parsed([])
     ignored: Counter[str] = Counter()
