@@ -28,7 +28,7 @@ from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
 from tailora.models.load import load_base
-from tailora.models.provenance import merged_account
+from tailora.models.provenance import training_metadata
 from tailora.training import int8, loop, precision
 from tailora.training import run as run_module
 from tailora.training.methods import load_delta
@@ -146,7 +146,7 @@ def test_a_model_keeps_what_texts_begin_and_end_with(base: Path, data: Path, tmp
     assert (made / "chat_template.jinja").read_text(encoding="utf-8") == template
     assert (made / "additional_chat_templates" / "tool_use.jinja").is_file()
     assert Tokenizer.from_folder(made).end_ids == {0, 5}
-    assert merged_account(made)["prompt_form"] == "arrow"
+    assert training_metadata(made)["prompt_form"] == "arrow"
 
 
 def test_bf16_adapter_learns(base: Path, data: Path, tmp_path: Path) -> None:
