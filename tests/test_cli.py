@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import io
 import json
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,23 +15,23 @@ from typing import Any
 
 import pytest
 
-from tailora import __version__, cli
+from tailora import __version__, cli, commands
 from tailora.core.errors import DataError
 from tailora.core.settings import Settings
 
 
 class ToySettings(Settings):
-    """Settings of the toy verb."""
+    """Settings of the toy command."""
 
     times: int = 1
-    """how often"""
+    """How often."""
 
 
 RESULT = {"texts": ["Phở", None], "path": Path("runs") / "one"}
 
 
 def chatty(settings: ToySettings) -> dict[str, Any]:
-    """A verb that prints where it should not, and says so where it should."""
+    """A command that prints where it should not, and says so where it should."""
     for _ in range(settings.times):
         print("a library's remark")
     print("a table", file=sys.stderr)
@@ -39,12 +40,12 @@ def chatty(settings: ToySettings) -> dict[str, Any]:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ToySettings], Any]], None]:
-    """Put one verb, `toy`, in place of the table, with the function it is given."""
+    """Put one command, `toy`, in place of the table, with the function it is given."""
 
     def place(function: Callable[[ToySettings], Any]) -> None:
-        known = {"toy:Settings": ToySettings, "toy:run": function}
-        monkeypatch.setattr(cli, "VERBS", {"toy": cli.Verb("Do a thing.", "toy:Settings", "toy:run")})
-        monkeypatch.setattr(cli, "_load", known.__getitem__)
+        monkeypatch.setattr(cli, "COMMANDS", {"toy": commands.Command("Play", "Do a thing")})
+        monkeypatch.setattr(commands, "settings_class", {"toy": ToySettings}.__getitem__)
+        monkeypatch.setattr(commands, "function", {"toy": function}.__getitem__)
 
     return place
 
@@ -74,8 +75,8 @@ def test_without_json_the_result_is_not_printed(toy: Any, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["toi"], "tailora: toi: no such verb; did you mean toy?"),
-        (["zzz"], "tailora: zzz: no such verb; see `tailora --help`"),
+        (["toi"], "tailora: toi: no such command; did you mean toy?"),
+        (["zzz"], "tailora: zzz: no such command; see `tailora --help`"),
         (["toy", "--tims", "3"], "tailora: --tims: no such flag; did you mean --times?"),
         (["toy", "--times", "x"], "tailora: --times: must be a whole number, not 'x'"),
         (["toy", "none.yaml"], "tailora: none.yaml: cannot be read (No such file or directory); check the path"),
@@ -98,16 +99,16 @@ def test_a_mistake_is_one_line_on_stderr(
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "out.bin"),
-            "out.bin: No space left on device; free some space or name another place",
+            "out.bin: No space left on device; free some space or choose another place",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/root/x"),
-            "/root/x: Permission denied; check its permissions or name another place",
+            "/root/x: Permission denied; check its permissions or choose another place",
         ),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "f/x: Not a directory; name another place"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "f/x: Not a directory; choose another place"),
     ],
 )
-def test_what_the_user_can_mend_exits_with_2(
+def test_what_the_user_can_fix_exits_with_2(
     toy: Any, capsys: pytest.CaptureFixture[str], error: Exception, line: str
 ) -> None:
     toy(raising(error))
@@ -144,21 +145,22 @@ def test_a_result_that_json_cannot_hold_is_our_bug(
     assert capsys.readouterr().out == ""
 
 
-def test_help_of_a_verb(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     toy(raising(AssertionError("help runs nothing")))
     assert cli.main(["toy", "--help"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for text in ("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "--times N", "how often", "--json"):
+    usage = "usage: tailora toy [CONFIG.yaml] [--flags]"
+    for text in (usage, "Do a thing.", "--times N", "How often. (default: 1)", "--json"):
         assert text in out
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_the_overview_lists_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_overview_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert all(name in out and verb.summary in out for name, verb in cli.VERBS.items())
+    assert all(name in out and command.summary in out for name, command in cli.COMMANDS.items())
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,20 +168,22 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == (f"tailora {__version__}\n", "")
 
 
-@pytest.mark.parametrize("name", cli.VERBS)
-def test_every_verb_is_a_settings_class_and_a_function(name: str) -> None:
-    verb = cli.VERBS[name]
-    assert issubclass(cli._load(verb.settings), Settings)
-    assert callable(cli._load(verb.function))
-    assert "\n" not in verb.summary
-    assert not verb.summary.endswith(".")
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_a_settings_class_and_a_function(name: str) -> None:
+    assert issubclass(commands.settings_class(name), Settings)
+    assert callable(commands.function(name))
 
 
-@pytest.mark.parametrize("name", cli.VERBS)
-def test_every_flag_of_every_verb_says_what_it_is(name: str) -> None:
-    fields = cli._load(cli.VERBS[name].settings).model_fields
-    assert not [field for field, info in fields.items() if not info.description]
-    assert "json" not in fields
+def test_every_file_of_a_command_is_in_the_table() -> None:
+    assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_summaries_fit_on_a_line(name: str) -> None:
+    summary = cli.COMMANDS[name].summary
+    assert summary[0].isupper()
+    assert not summary.endswith(".")
+    assert len(f"  {name:<10}  {summary}") <= 100
 
 
 def test_texts_that_a_code_page_lacks_are_still_printed(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

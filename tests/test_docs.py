@@ -1,15 +1,14 @@
-"""The command lines in README and docs: each one's verb and flags exist (`test_snippets.py` runs them)."""
+"""The command lines in README and docs: each one's command and flags exist (`test_snippets.py` runs them)."""
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tailora.cli import VERBS
+from tailora.commands import COMMANDS, settings_class
 from tailora.core.flags import parser_for
 
 ROOT = Path(__file__).parents[1]
@@ -23,11 +22,8 @@ def command_lines(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_command_lines_name_verbs_and_flags_that_exist(page: Path) -> None:
+def test_command_lines_name_commands_and_flags_that_exist(page: Path) -> None:
     for line in command_lines(page):
         _, name, *arguments = shlex.split(line, comments=True)
-        assert name in VERBS, line
-        module, _, settings = VERBS[name].settings.partition(":")
-        parser = parser_for(getattr(importlib.import_module(module), settings), prog=name, description="")
-        parser.add_argument("--json", action="store_true")
-        parser.parse_strictly(arguments)
+        assert name in COMMANDS, line
+        parser_for(settings_class(name), prog=name, description="").parse_strictly(arguments)

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from live_server import get, post, save_models, served, settings_for
+from tailora.commands.key import KeySettings, run
 from tailora.core.errors import DataError, SettingsError
-from tailora.serve.keys import VARIABLE, KeyRing, KeySettings, read_keys, run
+from tailora.serve.keys import VARIABLE, KeyRing, read_keys
 from tailora.serve.server import Server
 
 
@@ -50,7 +51,7 @@ def test_keys_of_the_environment_come_beside_those_of_the_file(tmp_path: Path) -
 
 def test_a_name_comes_once(tmp_path: Path) -> None:
     make(tmp_path / "keys.yaml", "shop")
-    with pytest.raises(SettingsError, match="there is a key for 'shop' already"):
+    with pytest.raises(SettingsError, match="already has a key for 'shop'; remove its entry first"):
         make(tmp_path / "keys.yaml", "shop")
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from bases import META
 from live_server import post, save_models, served, settings_for, wait_until
-from tailora.serve.keys import KeySettings, read_keys, run
+from tailora.commands.key import KeySettings, run
+from tailora.serve.keys import read_keys
 from tailora.serve.server import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

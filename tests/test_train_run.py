@@ -360,7 +360,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
     if method == "lora":
         adapter = formats.load(formats.adapter_place(folder))
         assert adapter.meta["scores"]["validation_loss"] == written["validation_loss"]["after"]
-    assert cli._tell(failed.value) == 2
+    assert cli._report(failed.value) == 2
 
 
 def test_a_loss_that_is_not_finite_before_anything_was_better_keeps_nothing(

@@ -19,13 +19,13 @@ from tailora.commands.convert import ConvertSettings
 from tailora.commands.lint import LintSettings
 from tailora.commands.merge import MergeSettings
 from tailora.commands.quantize import QuantizeSettings
+from tailora.commands.train import TrainSettings
 from tailora.commands.tune import TuneSettings
 from tailora.commands.verify import VerifySettings
 from tailora.core.settings import Settings
 from tailora.data.reading import ReadingSettings
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.model_settings import ModelSettings
-from tailora.training.settings import TrainSettings
 
 TARGET = Path(__file__).parents[1] / "src" / "tailora" / "api" / "options.py"
 OPTIONS: dict[str, tuple[type[Settings], set[str]]] = {

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tailora.api.inputs import Source, as_place
+from tailora.commands.train import TrainSettings
+from tailora.commands.train import run as train_run
 from tailora.core.errors import DataError
 from tailora.reports.plots import loss_figure
-from tailora.training.run import run as train_run
-from tailora.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

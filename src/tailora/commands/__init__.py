@@ -1,1 +1,47 @@
-"""The verbs of the command line, one file each."""
+"""The commands: one file for each, with its settings, one call into the packages below and its printed result.
+
+A command NAME is the module `tailora.commands.NAME`, its settings are `NameSettings` there, and `run(settings)` returns
+its result as a dict. Nothing else is imported until a command is asked for, so that help and mistakes take no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """A command in the overview: the purpose that it is listed under, and what it does in one line."""
+
+    purpose: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command("Train", "Train, score and merge an adapter on the bundled model, offline, in minutes"),
+    "train": Command("Train", "Train an adapter, or other parts of a model, on records with texts"),
+    "tune": Command("Train", "Search for the training settings with the lowest validation loss"),
+    "compare": Command("Train", "Compare LoRA with full fine-tuning and other methods, each at its best learning rate"),
+    "generate": Command("Use", "Write texts for records with a base model and adapters"),
+    "evaluate": Command("Use", "Score texts against references and facts, with confidence intervals and a report"),
+    "serve": Command("Use", "Serve a base model and its adapters over HTTP: OpenAI's API, and an API for records"),
+    "key": Command("Use", "Create an API key for `tailora serve`"),
+    "merge": Command("Convert", "Merge adapters into their base model"),
+    "convert": Command("Convert", "Convert an adapter for PEFT, loralib, llama.cpp or OpenVINO GenAI"),
+    "quantize": Command("Convert", "Store a model in 8 or 16 bits and measure what that costs"),
+    "verify": Command("Check", "Check that an adapter has an effect, or that a merged model matches base + adapter"),
+    "lint": Command("Check", "Describe a data file and report what looks wrong in it"),
+    "models": Command("Check", "List the base models that have a name"),
+    "completion": Command("Command line", "Print a script that completes commands and flags in your shell"),
+    "schema": Command("Command line", "Print the JSON schema of a command's YAML file"),
+}
+
+
+def settings_class(name: str) -> Any:
+    """Return the settings class of a command."""
+    return getattr(importlib.import_module(f"tailora.commands.{name}"), f"{name.capitalize()}Settings")
+
+
+def function(name: str) -> Any:
+    """Return the function of a command, from its settings to its result."""
+    return importlib.import_module(f"tailora.commands.{name}").run

@@ -134,7 +134,7 @@ def default_text(field: FieldInfo) -> str:
         return "yes" if default else "no"
     if isinstance(default, tuple | list):
         return ",".join(map(str, default))
-    return str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def help_of(field: FieldInfo) -> str:

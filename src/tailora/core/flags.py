@@ -74,6 +74,7 @@ def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsP
         if name in cls.without_flag:
             continue
         _add_flag(parser.group(cls.heading_of(name)), name, field)
+    parser.group("output").add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.group("output").add_argument("-h", "--help", action="help", help="Show this help and exit.")
     return parser
 

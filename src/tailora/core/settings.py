@@ -42,7 +42,7 @@ class Settings(BaseModel):
 
     first: ClassVar[str | None] = None
     heading: ClassVar[str] = "options"
-    headings: ClassVar[Mapping[str, str]] = {}
+    headings: ClassVar[Mapping[str, str]] = {"output": "output"}
     without_flag: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(
         extra="forbid",

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.files import write_text
-from tailora.core.settings import Settings
 
 VARIABLE = "TAILORA_API_KEYS"
 _PREFIX = "tailora-"
@@ -93,37 +92,29 @@ def _parse(text: str, where: str) -> list[Key]:
     return keys
 
 
-class KeySettings(Settings):
-    """Settings of `tailora key`."""
+def add_key(path: Path, name: str, *, models: tuple[str, ...] | None = None, admin: bool = False) -> str:
+    """Make a key, add its hash to a file, and return the key, which is kept nowhere.
 
-    name: str = Field(min_length=1)
-    """Who or what the key is for; it stands in the server's log."""
-    model: tuple[str, ...] = ()
-    """A model that the key may use; again for more. By default all."""
-    admin: bool = False
-    """Let it load and unload adapters."""
-    output: Path
-    """File of keys to make, or to add to."""
-
-
-def run(settings: KeySettings) -> dict[str, Any]:
-    """Make a key, print it this once, and keep its hash.
+    Args:
+        path: a file of keys, which is created if it does not exist.
+        name: shown in logs.
+        models: those that it may use; None for all.
+        admin: whether it may load and unload adapters.
 
     Raises:
-        SettingsError: the file has a key of this name.
-        DataError: the file is something else.
+        SettingsError: the file already has a key of this name.
+        DataError: the file is not a file of keys.
     """
-    text = settings.output.read_text(encoding="utf-8") if settings.output.exists() else ""
-    keys = _parse(text, str(settings.output)) if _is_filled(text) else []
-    if any(key.name == settings.name for key in keys):
-        raise SettingsError(f"there is a key for {settings.name!r} already", where="name", hint="take its entry out")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    keys = _parse(text, str(path)) if _is_filled(text) else []
+    if any(key.name == name for key in keys):
+        raise SettingsError(f"{path} already has a key for {name!r}", where="name", hint="remove its entry first")
     key = _PREFIX + secrets.token_urlsafe(32)
-    entry: dict[str, Any] = {"name": settings.name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
-    entry |= {"models": list(settings.model)} if settings.model else {}
-    entry |= {"admin": True} if settings.admin else {}
-    write_text(settings.output, _with_entry(text, keys, entry))
-    print(key)
-    return {"name": settings.name, "key": key, "file": str(settings.output)}
+    entry: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    entry |= {"models": list(models)} if models else {}
+    entry |= {"admin": True} if admin else {}
+    write_text(path, _with_entry(text, keys, entry))
+    return key
 
 
 def _is_filled(text: str) -> bool:
