@@ -57,7 +57,7 @@ def measure(given: dict[str, Any], arm: str, *, precision: Any, new_tokens: int,
     )
     names = [f"a{number}" for number in range(count)]
     for number, name in enumerate(names):
-        backend.bank.register(name, random_adapter(folder, kind, number))
+        backend.adapter_slots.register(name, random_adapter(folder, kind, number))
     engine = Engine(backend, end=given["end"], sequences=640 if arm == "beams" else 64, prefix_cache=False)
     requests = _requests(given, arm, names, new_tokens)
     began = time.perf_counter()

@@ -42,7 +42,7 @@ def main() -> None:
         mark = "  chosen" if way == f"{chosen.precision} on {chosen.backend}" else ""
         print(f"{way:<18} {statistics.median(times):8.1f} ms  {times}{mark}")
     if arguments.json:
-        print(json.dumps({"chosen": chosen.told, "milliseconds": found}))
+        print(json.dumps({"chosen": chosen.description, "milliseconds": found}))
 
 
 def parse() -> argparse.Namespace:

@@ -106,7 +106,7 @@ def parse() -> argparse.Namespace:
 def read(running: Running, examples: Sequence[Example], adapter: str | None) -> tuple[float, int, list[np.ndarray]]:
     """Loss in nats over all completion tokens, how many they are, and the likeliest token at each, by example."""
     backend = running.engine.backend
-    slot = -1 if adapter is None or running.built_in else backend.bank.acquire(adapter)
+    slot = -1 if adapter is None or running.built_in else backend.adapter_slots.acquire(adapter)
     loss, tokens, best = 0.0, 0, []
     for start_ in range(0, len(examples), BATCH):
         batch = examples[start_ : start_ + BATCH]
@@ -120,7 +120,7 @@ def read(running: Running, examples: Sequence[Example], adapter: str | None) -> 
             best.append(scores.tokens[rows, 0].copy())
             tokens += len(targets)
     if slot is not None and slot >= 0 and adapter is not None:
-        backend.bank.release(adapter)
+        backend.adapter_slots.release(adapter)
     return loss, tokens, best
 
 

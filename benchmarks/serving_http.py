@@ -161,9 +161,9 @@ def measure_in_process(arguments: argparse.Namespace) -> Result:
         for _ in range(32):
             ask()
         time.sleep(arguments.warm)
-        before = worker.doing
+        before = worker.stats
         time.sleep(arguments.seconds)
-        after = worker.doing
+        after = worker.stats
         over.set()
     tokens = after.tokens - before.tokens
     level = {

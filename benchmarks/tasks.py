@@ -75,16 +75,16 @@ def _prompts(setup: Setup, name: str, data: str, arguments: argparse.Namespace) 
 
 def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int) -> dict[str, float]:
     """Medians of the ways to switch."""
-    bank = running.engine.backend.bank
+    adapter_slots = running.engine.backend.adapter_slots
     fills = []
     for _ in range(times):
         for name, adapter in setup.adapters.items():
-            bank.unregister(name)  # so that it is in no slot
-            bank.register(name, adapter)
+            adapter_slots.unregister(name)  # so that it is in no slot
+            adapter_slots.register(name, adapter)
             began = time.perf_counter()
-            bank.acquire(name)
+            adapter_slots.acquire(name)
             fills.append(time.perf_counter() - began)
-            bank.release(name)
+            adapter_slots.release(name)
     one = Decoding(max_new_tokens=1)
     same, other = [], []
     for number in range(times):

@@ -90,5 +90,5 @@ def get(server: Server, path: str, **options: Any) -> httpx.Response:
 
 def is_idle(server: Server) -> bool:
     """Whether the engine holds nothing, and no text is counted as under way."""
-    load = server.service.worker.doing.load
+    load = server.service.worker.stats.load
     return not server.service.asked and not load.running and not load.waiting and not load.blocks_used

@@ -43,72 +43,72 @@ def delta(of: Adapter, path: str) -> np.ndarray:
     return whole
 
 
-def assert_slot_is(bank: AdapterSlots, slot: int, of: Adapter) -> None:
-    for path in bank.factors:
-        a, b = bank.place(path, slot)
+def assert_slot_is(adapter_slots: AdapterSlots, slot: int, of: Adapter) -> None:
+    for path in adapter_slots.factors:
+        a, b = adapter_slots.place(path, slot)
         np.testing.assert_allclose(b @ a, delta(of, path), atol=1e-5)
 
 
-def bank_of(count: int, slots: int) -> tuple[AdapterSlots, list[Adapter]]:
-    bank = AdapterSlots(TARGETS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
+def adapter_slots_of(count: int, slots: int) -> tuple[AdapterSlots, list[Adapter]]:
+    adapter_slots = AdapterSlots(TARGETS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
     adapters = [adapter(seed) for seed in range(count)]
     for number, each in enumerate(adapters):
-        bank.register(str(number), each)
-    return bank, adapters
+        adapter_slots.register(str(number), each)
+    return adapter_slots, adapters
 
 
 def test_the_longest_idle_makes_room_and_those_in_use_stay() -> None:
-    bank, adapters = bank_of(4, slots=2)
-    first, second = bank.acquire("0"), bank.acquire("1")
+    adapter_slots, adapters = adapter_slots_of(4, slots=2)
+    first, second = adapter_slots.acquire("0"), adapter_slots.acquire("1")
     assert first is not None
     assert second is not None
-    assert bank.acquire("2") is None
-    bank.release("1")
-    assert bank.acquire("2") == second
-    assert_slot_is(bank, first, adapters[0])
-    assert_slot_is(bank, second, adapters[2])
-    bank.release("0")
-    bank.release("2")
-    assert bank.acquire("2") == second  # it is still there, and the other has been idle for longer
-    assert bank.acquire("3") == first
-    assert_slot_is(bank, first, adapters[3])
+    assert adapter_slots.acquire("2") is None
+    adapter_slots.release("1")
+    assert adapter_slots.acquire("2") == second
+    assert_slot_is(adapter_slots, first, adapters[0])
+    assert_slot_is(adapter_slots, second, adapters[2])
+    adapter_slots.release("0")
+    adapter_slots.release("2")
+    assert adapter_slots.acquire("2") == second  # it is still there, and the other has been idle for longer
+    assert adapter_slots.acquire("3") == first
+    assert_slot_is(adapter_slots, first, adapters[3])
 
 
 def test_a_name_can_be_given_again_once_it_is_free() -> None:
-    bank, _ = bank_of(1, slots=1)
-    old = bank.key("0")
-    slot = bank.acquire("0")
+    adapter_slots, _ = adapter_slots_of(1, slots=1)
+    old = adapter_slots.key("0")
+    slot = adapter_slots.acquire("0")
     with pytest.raises(AdapterError, match="0: is in use; wait"):
-        bank.unregister("0")
-    bank.release("0")
-    bank.unregister("0")
-    bank.register("0", adapter(5))
-    assert bank.key("0") != old
-    assert bank.acquire("0") == slot
-    assert_slot_is(bank, 0, adapter(5))
+        adapter_slots.unregister("0")
+    adapter_slots.release("0")
+    adapter_slots.unregister("0")
+    adapter_slots.register("0", adapter(5))
+    assert adapter_slots.key("0") != old
+    assert adapter_slots.acquire("0") == slot
+    assert_slot_is(adapter_slots, 0, adapter(5))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["acquire", "release"]), st.integers(0, 5)), max_size=60))
 def test_every_slot_in_use_holds_its_adapter(moves: list[tuple[str, int]]) -> None:
-    bank, adapters = bank_of(6, slots=3)
+    adapter_slots, adapters = adapter_slots_of(6, slots=3)
     users: Counter[int] = Counter()
     slots: dict[int, int] = {}
     for move, number in moves:
         if move == "acquire":
-            slot = bank.acquire(str(number))
+            slot = adapter_slots.acquire(str(number))
             assert (slot is None) == (number not in +users and len(+users) == 3)
             if slot is not None:
                 users[number] += 1
                 assert slots.get(number, slot) == slot
                 slots[number] = slot
         elif users[number]:
-            bank.release(str(number))
+            adapter_slots.release(str(number))
             users[number] -= 1
             if not users[number]:
                 del slots[number]
         assert len(set(slots.values())) == len(slots)
         for used, slot in slots.items():
-            assert_slot_is(bank, slot, adapters[used])
+            assert_slot_is(adapter_slots, slot, adapters[used])
 
 
 def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
@@ -136,17 +136,17 @@ def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
     ],
 )
 def test_what_slots_cannot_express_is_refused(given: Adapter, message: str) -> None:
-    bank = AdapterSlots(TARGETS, slots=2, rank=4, base_fingerprint="base")
+    adapter_slots = AdapterSlots(TARGETS, slots=2, rank=4, base_fingerprint="base")
     with pytest.raises(AdapterError, match=message):
-        bank.register("it", given)
-    assert bank.names == []
+        adapter_slots.register("it", given)
+    assert adapter_slots.names == []
 
 
 def test_names_that_are_taken_or_unknown() -> None:
-    bank, _ = bank_of(2, slots=1)
+    adapter_slots, _ = adapter_slots_of(2, slots=1)
     with pytest.raises(AdapterError, match="0: there is an adapter of this name already"):
-        bank.register("0", adapter(1))
+        adapter_slots.register("0", adapter(1))
     with pytest.raises(AdapterError, match="7: there is no adapter of this name; name one of: 0, 1"):
-        bank.acquire("7")
-    bank.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
-    assert bank.acquire("odd") == 0
+        adapter_slots.acquire("7")
+    adapter_slots.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
+    assert adapter_slots.acquire("odd") == 0

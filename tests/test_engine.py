@@ -69,7 +69,7 @@ def backend(request: pytest.FixtureRequest, folder: Path) -> Backend:
     else:
         made = TorchBackend(load_base(str(folder)), **room)
     for number in range(ADAPTERS):
-        made.bank.register(str(number), adapter(number))
+        made.adapter_slots.register(str(number), adapter(number))
     return made
 
 
@@ -249,7 +249,7 @@ def step_all(made: Engine) -> dict[int, Event]:
     [{}, {"num_beams": 3}, {"temperature": 1.0, "num_candidates": 2}, {"top_logprobs": 2}, {"max_new_tokens": 1}],
 )
 def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: dict[str, Any]) -> None:
-    backend.bank.register("huge", replaced(adapter(0), 3e38))
+    backend.adapter_slots.register("huge", replaced(adapter(0), 3e38))
     try:
         made = engine(backend)
         good = [Request((1, 2, 3)), Request(tuple(range(1, 40)), adapter="1")]
@@ -268,7 +268,7 @@ def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: 
         again = made.complete([Request(tuple(range(1, 60)), adapter="0")])  # over blocks that held what is not finite
         assert texts(again[0]) == alone(backend, Request(tuple(range(1, 60)), adapter="0"))
     finally:
-        backend.bank.unregister("huge")
+        backend.adapter_slots.unregister("huge")
 
 
 def replaced(made: Adapter, factor: float) -> Adapter:
@@ -282,14 +282,14 @@ def replaced(made: Adapter, factor: float) -> Adapter:
 
 def test_an_adapter_that_goes_while_a_request_waits_fails_that_request_alone(backend: Backend) -> None:
     for name in ("leaving", "staying"):
-        backend.bank.register(name, adapter(2))
+        backend.adapter_slots.register(name, adapter(2))
     try:
         made = engine(backend, sequences=1)
         ways = Decoding(max_new_tokens=12, ignore_end=True)
         running = made.submit(Request((1, 2, 3), ways, "0"))
         made.step()
         waiting = [made.submit(Request((1, 2, 3), ways, name)) for name in ("leaving", "staying", "leaving")]
-        backend.bank.unregister("leaving")
+        backend.adapter_slots.unregister("leaving")
         last = step_all(made)
         for number in (waiting[0], waiting[2]):
             assert isinstance(last[number].error, AdapterError)
@@ -298,7 +298,7 @@ def test_an_adapter_that_goes_while_a_request_waits_fails_that_request_alone(bac
         assert texts(last[waiting[1]].result or ()) == alone(backend, Request((1, 2, 3), ways, "staying"))
         assert made._pool.free == 12
     finally:
-        backend.bank.unregister("staying")
+        backend.adapter_slots.unregister("staying")
 
 
 def test_what_one_request_raises_ends_it_alone(backend: Backend) -> None:

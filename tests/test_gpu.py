@@ -135,7 +135,7 @@ def test_mixed_adapters_write_what_each_writes_alone_on_a_cpu(tmp_path: Path, de
                 rng.normal(size=(3, 32)).astype(np.float32), rng.normal(size=(32, 3)).astype(np.float32), 0.5
             )
             layers = {f"model.layers.{layer}.self_attn.q_proj": LayerAdapter("linear", (factors,)) for layer in (0, 1)}
-            made.bank.register(str(number), Adapter(LoraConfig(rank=3), layers))
+            made.adapter_slots.register(str(number), Adapter(LoraConfig(rank=3), layers))
         return made
 
     rng = np.random.default_rng(5)

@@ -29,9 +29,12 @@ def test_adapters_that_come_later_fit_whatever_the_names_of_the_layers(tmp_path:
     backends: tuple[BackendName, ...] = ("openvino", "torch") if model_type in ("gpt2", "llama") else ("torch",)
     for backend in backends:
         running = start_engine(
-            resolve_models(str(tmp_path / "base"), {}), backend=backend, precision="fp32", room=AdapterCapacity(2, 12)
+            resolve_models(str(tmp_path / "base"), {}),
+            backend=backend,
+            precision="fp32",
+            capacity=AdapterCapacity(2, 12),
         )
-        running.engine.backend.bank.register("one", formats.load(tmp_path / "one"))
-        assert running.engine.backend.bank.acquire("one") is not None
-        factors = running.engine.backend.bank.factors
+        running.engine.backend.adapter_slots.register("one", formats.load(tmp_path / "one"))
+        assert running.engine.backend.adapter_slots.acquire("one") is not None
+        factors = running.engine.backend.adapter_slots.factors
         assert all(np.isfinite(each.a).all() for each in factors.values())

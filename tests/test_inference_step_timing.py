@@ -51,7 +51,7 @@ def test_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(step_timing, "batch_milliseconds", lambda backend, limit: speeds[backend])
     first = choose(tmp_path, {"a": 1}, tuple(speeds), lambda name: name)  # type: ignore[arg-type,return-value]
     assert first.precision == "bf16"
-    assert first.told == "timed for a batch: int8 10 ms, bf16 3 ms, fp32 30 ms"
+    assert first.description == "timed for a batch: int8 10 ms, bf16 3 ms, fp32 30 ms"
     assert choose(tmp_path, {"a": 1}, tuple(speeds), never) == first
     with pytest.raises(pytest.fail.Exception, match="int8 was timed"):
         choose(tmp_path, {"a": 2}, tuple(speeds), never)
@@ -102,5 +102,5 @@ def test_an_engine_starts_in_the_precision_of_the_fastest_steps(
         if not merged or backend == "openvino":
             assert len(timed) == (3 if backend == "openvino" else 2)
         assert running.precision == ("fp32" if backend == "openvino" else "bf16")
-        assert running.told.startswith(f"{running.precision} on {backend}, timed for a batch: ")
-    assert start_engine(setup, backend=backend, device="cpu", precision="fp32").told == f"fp32 on {backend}"
+        assert running.description.startswith(f"{running.precision} on {backend}, timed for a batch: ")
+    assert start_engine(setup, backend=backend, device="cpu", precision="fp32").description == f"fp32 on {backend}"

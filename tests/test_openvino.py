@@ -92,16 +92,16 @@ def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str, grouped: int) 
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
         expected.append(logits_of(model, prompt))
-        backend.bank.register(str(seed), extract(model))
-        slot = backend.bank.acquire(str(seed))
+        backend.adapter_slots.register(str(seed), extract(model))
+        slot = backend.adapter_slots.acquire(str(seed))
         assert slot is not None
         slots.append(slot)
     assert np.abs(expected[1] - expected[0]).max() > 0.1
     rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).logits.copy()
     np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)
     # With the scale 0 an adapter is off; an overflow of one slot stays in its own rows.
-    for path in backend.bank.factors:
-        backend.bank.place(path, slots[2])[0][0] = np.inf
+    for path in backend.adapter_slots.factors:
+        backend.adapter_slots.place(path, slots[2])[0][0] = np.inf
     rows = backend.run(
         step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1])
     ).logits

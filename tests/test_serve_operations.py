@@ -117,10 +117,10 @@ def test_a_client_that_leaves_frees_its_blocks(server: Server) -> None:
                 body = json.dumps({**LONG, "stream": stream}).encode()
                 head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
                 connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-                wait_until(lambda: server.service.worker.doing.load.running == 1)
-            written = server.service.worker.doing.tokens
+                wait_until(lambda: server.service.worker.stats.load.running == 1)
+            written = server.service.worker.stats.tokens
             wait_until(lambda: is_idle(server))
-            assert server.service.worker.doing.tokens - written < LONG["max_tokens"]
+            assert server.service.worker.stats.tokens - written < LONG["max_tokens"]
 
 
 def test_a_full_queue_answers_429(server: Server) -> None:
@@ -237,7 +237,7 @@ def test_loading_an_adapter_takes_no_longer_than_it_may(models: Path) -> None:
             assert post(server, "/v1/unload_lora_adapter", {"lora_name": "three"}).status_code == 404
         wait_until(lambda: is_idle(server))
         assert post(server, "/v1/load_lora_adapter", body).status_code == 200
-        assert server.service.worker.call(lambda engine: len(engine.backend.bank.names)) == 3
+        assert server.service.worker.call(lambda engine: len(engine.backend.adapter_slots.names)) == 3
 
 
 def test_an_engine_that_stands_still_is_told_by_the_health(
@@ -250,7 +250,7 @@ def test_an_engine_that_stands_still_is_told_by_the_health(
     with Stuck(server):
         thread = threading.Thread(target=lambda: asked.append(post(server, "/v1/completions", LONG)))
         thread.start()
-        wait_until(lambda: service.worker.doing.load.waiting + service.worker.doing.load.running or service.asked)
+        wait_until(lambda: service.worker.stats.load.waiting + service.worker.stats.load.running or service.asked)
         assert not service.stalled
         with monkeypatch.context() as patched:
             patched.setattr("tailora.serve.service.time.monotonic", lambda: now + 3600)
@@ -284,7 +284,7 @@ def test_a_server_ends_soon_after_its_deadline(models: Path, caplog: pytest.LogC
             ]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: server.service.worker.doing.load.running == 3)
+            wait_until(lambda: server.service.worker.stats.load.running == 3)
             began = time.monotonic()
             server.handle_exit(signal.SIGTERM, None)
             wait_until(lambda: not server.servers or server.should_exit)
@@ -339,7 +339,7 @@ def test_a_draining_server_ends_what_it_began_and_takes_nothing_new(models: Path
         with Slow(server, 0.02):
             thread = threading.Thread(target=lambda: found.append(post(server, "/v1/completions", LONG)))
             thread.start()
-            wait_until(lambda: server.service.worker.doing.load.running == 1)
+            wait_until(lambda: server.service.worker.stats.load.running == 1)
             server.handle_exit(signal.SIGTERM, None)
             assert get(server, "/ready").status_code == 503
             assert get(server, "/health").status_code == 200

@@ -51,7 +51,7 @@ def names(server: Server) -> list[str]:
 
 
 def known_to_the_engine(server: Server) -> list[str]:
-    found: list[str] = server.service.worker.call(lambda engine: engine.backend.bank.names)
+    found: list[str] = server.service.worker.call(lambda engine: engine.backend.adapter_slots.names)
     return found
 
 

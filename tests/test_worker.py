@@ -98,11 +98,11 @@ def test_what_is_abandoned_before_it_was_queued_leaves_nothing(worker: Worker) -
 
 def test_what_it_does_is_counted(worker: Worker) -> None:
     assert worker.alive
-    before = worker.doing
+    before = worker.stats
     worker.submit(Request((5, 6), Decoding(max_new_tokens=4, ignore_end=True))).result()
     worker.submit(Request((5, 6), Decoding(max_new_tokens=4, num_beams=2, num_candidates=2, ignore_end=True))).result()
     worker.call(lambda engine: None)  # the count comes after the events
-    after = worker.doing
+    after = worker.stats
     assert after.tokens - before.tokens == 4 + 8
     assert after.steps - before.steps == 8
     assert after.busy_seconds > before.busy_seconds

@@ -77,14 +77,14 @@ class Backend(Protocol):
     Attributes:
         context: most tokens a sequence may have.
         vocabulary: how many token ids there are.
-        bank: the adapters.
+        adapter_slots: the adapters.
         block_size: tokens a block of the cache holds.
         blocks: how many there are.
     """
 
     context: int
     vocabulary: int
-    bank: AdapterSlots
+    adapter_slots: AdapterSlots
     block_size: int
     blocks: int
 

@@ -95,7 +95,7 @@ class Engine:
         self._pool = BlockPool(backend.blocks if blocks is None else blocks, backend.block_size)
         self._scheduler = Scheduler(
             self._pool,
-            backend.bank,
+            backend.adapter_slots,
             tokens=max(step_tokens, sequences),
             sequences=sequences,
             prefix_cache=prefix_cache,
@@ -111,7 +111,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        scheduler, bank = self._scheduler, self.backend.bank
+        scheduler, adapter_slots = self._scheduler, self.backend.adapter_slots
         return Load(
             running=sum(len(job.group.sequences) for job in scheduler.running),
             sequences=scheduler.sequences,
@@ -120,7 +120,7 @@ class Engine:
             blocks_used=self._pool.blocks - self._pool.free,
             blocks=self._pool.blocks,
             slots_used=len({job.slot for job in scheduler.running if job.slot >= 0}),
-            slots=bank.slots,
+            slots=adapter_slots.slots,
         )
 
     def submit(self, request: Request) -> int:
@@ -248,7 +248,7 @@ class Engine:
         if not np.isfinite(request.scale):
             raise SettingsError("must be a finite number", where="scale")
         if request.adapter is not None:
-            self.backend.bank.key(request.adapter)
+            self.backend.adapter_slots.key(request.adapter)
         room = min(decoding.max_new_tokens, backend.context - len(request.prompt))
         group = group_of(request, self.ends, room)
         if group.width > self._scheduler.sequences:

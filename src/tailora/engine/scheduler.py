@@ -70,17 +70,17 @@ class Scheduler:
 
     Args:
         pool: the cache's blocks.
-        bank: the adapters' slots.
+        adapter_slots: the adapters' slots.
         tokens: most that a step computes.
         sequences: most that run at once; no more than `tokens`.
         prefix_cache: whether what was computed for one sequence serves others that begin alike.
     """
 
     def __init__(
-        self, pool: BlockPool, bank: AdapterSlots, *, tokens: int, sequences: int, prefix_cache: bool = True
+        self, pool: BlockPool, adapter_slots: AdapterSlots, *, tokens: int, sequences: int, prefix_cache: bool = True
     ) -> None:
         assert sequences <= tokens
-        self.pool, self.bank = pool, bank
+        self.pool, self.adapter_slots = pool, adapter_slots
         self.tokens, self.sequences, self.prefix_cache = tokens, sequences, prefix_cache
         self.running: list[Job] = []
         self._queues: dict[str | None, deque[Job]] = {}
@@ -211,14 +211,14 @@ class Scheduler:
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
         job.rows.clear()
         if job.group.request.adapter is not None:
-            self.bank.release(job.group.request.adapter)
+            self.adapter_slots.release(job.group.request.adapter)
         job.slot = -1
 
     def _without_adapter(self) -> list[tuple[Job, AdapterError]]:
         """The waiting requests whose adapter has been unregistered. They stay queued until they are removed."""
         failed = []
         for adapter, queue in self._queues.items():
-            if adapter is not None and queue and adapter not in self.bank:
+            if adapter is not None and queue and adapter not in self.adapter_slots:
                 error = AdapterError("was unregistered while the request waited", where=adapter, hint="ask again")
                 failed += [(job, error) for job in queue]
         return failed
@@ -230,17 +230,17 @@ class Scheduler:
         busy = sum(job.group.width for job in self.running)
         self._queues = {adapter: queue for adapter, queue in self._queues.items() if queue}
         for adapter, queue in self._queues.items():
-            if adapter is not None and adapter not in self.bank:
+            if adapter is not None and adapter not in self.adapter_slots:
                 continue
             job = queue[0]
             if busy and busy + job.group.width > self.sequences:
                 return False  # smaller ones must not keep it waiting for ever
-            slot = -1 if adapter is None else self.bank.acquire(adapter)
+            slot = -1 if adapter is None else self.adapter_slots.acquire(adapter)
             if slot is None:
                 continue  # all slots are in use: those whose adapters have one may go on
             if not self._find_room(plan, job):
                 if adapter is not None:
-                    self.bank.release(adapter)
+                    self.adapter_slots.release(adapter)
                 return False
             queue.popleft()
             self._queues[adapter] = self._queues.pop(adapter)
@@ -281,4 +281,6 @@ class Scheduler:
 
     def _root(self, job: Job) -> bytes:
         request = job.group.request
-        return b"" if request.adapter is None else f"{self.bank.key(request.adapter)} {request.scale!r}".encode()
+        return (
+            b"" if request.adapter is None else f"{self.adapter_slots.key(request.adapter)} {request.scale!r}".encode()
+        )

@@ -71,7 +71,7 @@ class Stream:
         return result
 
     def cancel(self) -> None:
-        """TextRequest the engine to forget the request; without effect on one that is done. The stream then ends."""
+        """Ask the engine to forget the request; without effect on one that is done. The stream then ends."""
         self._worker.cancel(self.number)
 
 
@@ -82,7 +82,7 @@ class Worker:
         engine: used by this worker alone from now on.
 
     Attributes:
-        doing: what it has done so far; replaced after each step.
+        stats: what it has done so far; replaced after each step.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -91,7 +91,7 @@ class Worker:
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closed = False
-        self.doing = WorkerStats(engine.load)
+        self.stats = WorkerStats(engine.load)
         self._thread = threading.Thread(target=self._run, name="tailora engine", daemon=True)
         self._thread.start()
 
@@ -137,7 +137,7 @@ class Worker:
         return self.post(begin)
 
     def cancel(self, number: int) -> None:
-        """TextRequest the engine to forget a request; without effect on one that is done."""
+        """Ask the engine to forget a request; without effect on one that is done."""
         self._do(lambda: self._forget(number))
 
     def abandon(self, queued: Future[int]) -> None:
@@ -227,12 +227,12 @@ class Worker:
                 self._end(event.number)
 
     def _count(self, events: list[Event] | None = None, seconds: float = 0.0) -> None:
-        doing, tokens = self.doing, 0
+        stats, tokens = self.stats, 0
         for event in events or ():
             late = () if event.tokens or event.result is None else event.result
             tokens += len(event.tokens) + sum(len(completion.token_ids) for completion in late)
-        steps = doing.steps + (events is not None)
-        self.doing = WorkerStats(self._engine.load, steps, doing.tokens + tokens, doing.busy_seconds + seconds)
+        steps = stats.steps + (events is not None)
+        self.stats = WorkerStats(self._engine.load, steps, stats.tokens + tokens, stats.busy_seconds + seconds)
 
     def _forget(self, number: int) -> None:
         self._engine.cancel(number)

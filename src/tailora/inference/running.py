@@ -35,7 +35,7 @@ class Running:
     timed: str = ""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Precision and backend in words, with the times that decided."""
         return f"{self.precision} on {self.backend}" + (f", {self.timed}" if self.timed else "")
 

@@ -55,7 +55,7 @@ def start_engine(
     merged: bool = False,
     sequences: int = 32,
     cache_tokens: int = 16384,
-    room: AdapterCapacity | None = None,
+    capacity: AdapterCapacity | None = None,
 ) -> Running:
     """Start an engine.
 
@@ -68,7 +68,7 @@ def start_engine(
         merged: fold the only adapter into the weights.
         sequences: most sequences at once.
         cache_tokens: how many tokens the cache of keys and values holds.
-        room: for adapters on any linear layer of the blocks; by default for those of the setup alone.
+        capacity: for adapters on any linear layer of the blocks; by default for those of the setup alone.
 
     Raises:
         SettingsError: a combination that cannot be.
@@ -88,7 +88,7 @@ def start_engine(
     made: tuple[Backend, Choice, str] | None = None
     if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
         try:
-            made = _openvino(setup, precision, merged, cache_tokens, room)
+            made = _openvino(setup, precision, merged, cache_tokens, capacity)
             backend = "openvino"
         except ModelError as error:
             if backend == "openvino":
@@ -96,19 +96,21 @@ def start_engine(
             log.info("running on torch: %s", error)
     if made is None:
         backend = "torch"
-        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, room)
+        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, capacity)
     network, choice, place = made
     engine = Engine(network, end=setup.ends, sequences=sequences)
     built_in = merged or why_not is not None
-    return Running(engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.told)
+    return Running(
+        engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.description
+    )
 
 
 def _openvino(
-    setup: Setup, precision: Precision, merged: bool, cache_tokens: int, room: AdapterCapacity | None
+    setup: Setup, precision: Precision, merged: bool, cache_tokens: int, capacity: AdapterCapacity | None
 ) -> tuple[Backend, Choice, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
-    folder, slots = setup.base.folder, {"slots": 0} if merged else _slots(setup, room)
+    folder, slots = setup.base.folder, {"slots": 0} if merged else _slots(setup, capacity)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> OpenVinoBackend:
         adapter = next(iter(setup.adapters.values())) if merged else None
@@ -135,7 +137,7 @@ def _torch(
     built_in: bool,
     merged: bool,
     cache_tokens: int,
-    room: AdapterCapacity | None,
+    capacity: AdapterCapacity | None,
 ) -> tuple[Backend, Choice, str]:
     from tailora.engine.backends.torch import TorchBackend
     from tailora.inference.attached import DTYPES, apply_adapter  # the backend is chosen here
@@ -143,7 +145,7 @@ def _torch(
 
     if precision == "int8":
         raise SettingsError("int8 runs on a CPU with OpenVINO", where="precision", hint="use fp32 or bf16")
-    place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, room)
+    place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, capacity)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:
         base = load_base(setup.base.name, dtype=DTYPES[precision], device=place)
@@ -195,20 +197,20 @@ def _identity(setup: Setup) -> list[Any]:
 
 def _register(network: Backend, setup: Setup, built_in: bool) -> None:
     for name, adapter in {} if built_in else setup.adapters.items():
-        network.bank.register(name, adapter, force=setup.force)
+        network.adapter_slots.register(name, adapter, force=setup.force)
 
 
-def _slots(setup: Setup, room: AdapterCapacity | None) -> dict[str, Any]:
+def _slots(setup: Setup, capacity: AdapterCapacity | None) -> dict[str, Any]:
     """The room that the adapters need, and those that may come."""
     layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
     ends = {_end(path) for path, _ in layers}
-    if room is not None:
+    if capacity is not None:
         family = family_of(read_config(setup.base.folder).get("model_type"))
         ends |= {*family.attention.values(), *family.mlp}
     return {
-        "slots": min(len(setup.adapters), SLOTS) if room is None else room.slots,
+        "slots": min(len(setup.adapters), SLOTS) if capacity is None else capacity.slots,
         "rank": max(
-            [sum(branch.rank for branch in layer.branches) for _, layer in layers] + [room.rank if room else 1]
+            [sum(branch.rank for branch in layer.branches) for _, layer in layers] + [capacity.rank if capacity else 1]
         ),
         "layers": tuple(sorted(ends)),
     }

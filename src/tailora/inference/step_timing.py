@@ -42,7 +42,7 @@ class Choice:
     milliseconds: Mapping[str, float]
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The times in words; empty where there are none."""
         times = (f"{name} {each:.0f} ms" for name, each in self.milliseconds.items())
         return f"timed for a batch: {', '.join(times)}" if self.milliseconds else ""

@@ -113,7 +113,7 @@ class TextJob:
                 write_outputs(output, (rows[number] for number in range(count)))
                 unfinished.remove()
         summary = self._summary(rows, fresh, time.perf_counter() - began)
-        return WrittenTexts([rows[number] for number in range(count)], summary, self._running.told)
+        return WrittenTexts([rows[number] for number in range(count)], summary, self._running.description)
 
     def _write(
         self,

@@ -131,8 +131,8 @@ class _EngineCollector(Collector):
         self._worker = worker
 
     def collect(self) -> Iterable[Metric]:
-        doing = self._worker.doing
-        load = doing.load
+        stats = self._worker.stats
+        load = stats.load
         gauges = {
             "running_sequences": ("Sequences under way: the size of the next step's batch.", load.running),
             "max_sequences": ("Most sequences at once.", load.sequences),
@@ -143,9 +143,9 @@ class _EngineCollector(Collector):
             "adapter_slots": ("Adapter slots.", load.slots),
         }
         counters = {
-            "engine_steps": ("Steps computed.", doing.steps),
-            "engine_tokens": ("Tokens written by the engine.", doing.tokens),
-            "engine_busy_seconds": ("Seconds spent in steps.", doing.busy_seconds),
+            "engine_steps": ("Steps computed.", stats.steps),
+            "engine_tokens": ("Tokens written by the engine.", stats.tokens),
+            "engine_busy_seconds": ("Seconds spent in steps.", stats.busy_seconds),
             "preemptions": ("Times a request was put back for want of blocks.", load.preempted),
         }
         yield from (GaugeMetricFamily(f"tailora_{name}", told, value) for name, (told, value) in gauges.items())

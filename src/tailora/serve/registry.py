@@ -123,13 +123,13 @@ class Registry:
             engine_name = f"{name}#{next(self._numbers)}"
             force = self._setup.force
             registered = self._worker.post(
-                lambda engine: engine.backend.bank.register(engine_name, adapter, force=force)
+                lambda engine: engine.backend.adapter_slots.register(engine_name, adapter, force=force)
             )
             try:
                 await asyncio.wrap_future(registered)
             except asyncio.CancelledError:
                 if self._worker.alive:  # behind the registration, where that has begun
-                    self._worker.post(lambda engine: engine.backend.bank.unregister(engine_name))
+                    self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(engine_name))
                 raise
             model = self._models[name] = Model(name, engine_name, adapter.meta, prompts, rank=_rank(adapter))
             if old is not None:
@@ -166,7 +166,7 @@ class Registry:
         if model.retired and not model.users:
             name = model.engine_name
             assert name is not None
-            self._worker.post(lambda engine: engine.backend.bank.unregister(name))
+            self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(name))
 
 
 def require_safetensors(path: Path, *, shown: str | None = None) -> Path:

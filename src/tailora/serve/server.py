@@ -52,14 +52,14 @@ def run(settings: ServeSettings) -> dict[str, Any]:
     with opened(settings, read_keys(settings.api_keys, os.environ)) as server:
         server.told = _greeting(server, settings, time.monotonic() - began)
         server.run()
-        doing = server.service.worker.doing
+        stats = server.service.worker.stats
         return {
             "base": server.service.registry.base.name,
             "models": [model.name for model in server.service.registry],
             "address": server.address,
             "seconds": round(time.monotonic() - began, 1),
-            "tokens": doing.tokens,
-            "busy_seconds": round(doing.busy_seconds, 2),
+            "tokens": stats.tokens,
+            "busy_seconds": round(stats.busy_seconds, 2),
             "peak_memory_bytes": peak_rss(),
         }
 
@@ -97,7 +97,7 @@ def _start(settings: ServeSettings) -> tuple[Setup, Running]:
             raise SettingsError(f"two adapters are called {name}", where="adapter", hint="name them, as NAME=PATH")
         adapters[name] = path
     setup = resolve_models(settings.base, adapters, force=settings.force)
-    room = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
+    capacity = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
     running = start_engine(
         setup,
         backend=settings.backend,
@@ -105,7 +105,7 @@ def _start(settings: ServeSettings) -> tuple[Setup, Running]:
         device=settings.device,
         sequences=settings.sequences,
         cache_tokens=settings.cache_tokens,
-        room=room,
+        capacity=capacity,
     )
     return setup, running
 
@@ -197,7 +197,7 @@ def _greeting(server: Server, settings: ServeSettings, seconds: float) -> str:
     service = server.service
     base, running = service.registry.base.name, service.running
     names = ", ".join(model.name for model in service.registry if model.name != base) or "no adapter"
-    text = f"serving {base} with {names} at {server.address} ({running.told}, "
+    text = f"serving {base} with {names} at {server.address} ({running.description}, "
     text += f"ready after {seconds:.1f} s); Ctrl-C ends it"
     if not server.asks_keys and settings.host not in _LOCAL:
         text += "\nanybody who reaches this address may use it: make a key with `tailora key`"

@@ -79,7 +79,7 @@ class Service:
     @property
     def stalled(self) -> bool:
         """Whether the engine has computed nothing for long although there is something to compute."""
-        since = max(self._busy_since, self.worker.doing.progressed)
+        since = max(self._busy_since, self.worker.stats.progressed)
         return bool(self.asked) and time.monotonic() - since > STALL
 
     def room_for(self, prompt: Sequence[int], beams: int = 1) -> int:
@@ -89,7 +89,7 @@ class Service:
             prompt: its token ids.
             beams: written side by side, each of which takes its own room in the cache.
         """
-        blocks = self.worker.doing.load.blocks // beams
+        blocks = self.worker.stats.load.blocks // beams
         room = min(self.context, blocks * self.running.engine.backend.block_size)
         return max(1, room - len(prompt))
 
@@ -140,8 +140,8 @@ class Service:
 
     def _retry_after(self) -> int:
         """Seconds until about a text in eight of those asked for is done, by the speed so far."""
-        doing = self.worker.doing
-        speed = doing.tokens / doing.busy_seconds if doing.busy_seconds > 1 else 100.0
+        stats = self.worker.stats
+        speed = stats.tokens / stats.busy_seconds if stats.busy_seconds > 1 else 100.0
         return max(1, min(30, round(self.asked / 8 * 50 / max(speed, 1.0))))
 
 

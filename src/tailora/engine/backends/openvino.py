@@ -28,7 +28,7 @@ _HINT = {"int8": "bf16", "bf16": "bf16", "fp32": "f32"}
 
 
 class OpenVinoBackend:
-    """See `step.Backend`.
+    """See `backend.Backend`.
 
     Args:
         folder: the base in Hugging Face layout.
@@ -37,7 +37,7 @@ class OpenVinoBackend:
         slots: how many adapters a step can mix; 0 for a base alone.
         rank: most that an adapter may have.
         layers: the layers that adapters may sit on, by names that `adapters.config.matches` compares with module paths.
-        grouped: see `adapter_bank.AdapterSlots`.
+        grouped: see `adapter_slots.AdapterSlots`.
         merged: an adapter of linear layers to fold into the weights.
         threads: cores to use; by default all.
 
@@ -66,7 +66,9 @@ class OpenVinoBackend:
         if room is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         fingerprint = fingerprint_folder(folder)
-        self.bank = AdapterSlots(graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint)
+        self.adapter_slots = AdapterSlots(
+            graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint
+        )
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(_KERNELS)
@@ -80,13 +82,13 @@ class OpenVinoBackend:
         self._caches = _allocate(compiled, graph, self.blocks)
         for name, cache in self._caches.items():
             self._request.set_tensor(name, cache)
-        for path, factors in self.bank.factors.items():
-            # Shared, so that filling a slot is writing the bank's arrays.
+        for path, factors in self.adapter_slots.factors.items():
+            # Shared, so that filling a slot is writing these arrays.
             self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
             self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
 
     def run(self, step: Step) -> Scores:
-        """See `step.Backend`."""
+        """See `backend.Backend`."""
         lengths = step.past + np.diff(step.begins)
         given: dict[str, Any] = {
             "tokens": step.tokens,
@@ -99,9 +101,9 @@ class OpenVinoBackend:
             "sampled": step.sampled,
             "best": np.array(step.best, np.int32),
         }
-        if self.bank.slots:
+        if self.adapter_slots.slots:
             given |= self._grouped(step.slots, step.scales)
-            if "lm_head" in self.bank.factors:
+            if "lm_head" in self.adapter_slots.factors:
                 of_head = self._grouped(step.slots[step.sampled], step.scales[step.sampled])
                 given |= {f"head_{name}": values for name, values in of_head.items()}
         for name, values in given.items():
@@ -111,11 +113,11 @@ class OpenVinoBackend:
 
     def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
         """The inputs of `openvino_graph.GroupedRows` for rows with these slots."""
-        groups, rows = self.bank.groups, len(slots)
+        groups, rows = self.adapter_slots.groups, len(slots)
         if groups == 1:
             return {"slots": slots[None], "scales": scales[None]}
         # Rows without an adapter go anywhere; evenly, so that no group is made large by them.
-        group = np.where(slots < 0, np.arange(rows) % groups, slots // self.bank.grouped)
+        group = np.where(slots < 0, np.arange(rows) % groups, slots // self.adapter_slots.grouped)
         order = np.argsort(group, kind="stable")
         counts = np.bincount(group, minlength=groups)
         most = int(counts.max())
@@ -132,7 +134,7 @@ class OpenVinoBackend:
         }
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """See `step.Backend`."""
+        """See `backend.Backend`."""
         for source, target in pairs:
             for cache in self._caches.values():
                 cache.data[target] = cache.data[source]

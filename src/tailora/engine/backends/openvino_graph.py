@@ -37,7 +37,7 @@ class Graph:
     """A network to compile.
 
     Attributes:
-        model: its outputs are those of `step.Scores`. Its inputs are `tokens`, `positions`, `past_lens`,
+        model: its outputs are those of `backend.Scores`. Its inputs are `tokens`, `positions`, `past_lens`,
             `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled` and `best`,
             the caches, and with slots also each adapted layer's factors and those of `GroupedRows`, the latter a
             second time under names that begin with `head_` if the vocabulary projection is adapted.
@@ -61,7 +61,7 @@ class SlotShape:
         layers: names that `adapters.config.matches` compares with module paths: of linear layers ("attn.c_attn",
             "self_attn.q_proj"), of the token embedding ("wte", "embed_tokens"), of the vocabulary projection
             ("lm_head").
-        grouped: see `adapter_bank.AdapterSlots`.
+        grouped: see `adapter_slots.AdapterSlots`.
     """
 
     slots: int

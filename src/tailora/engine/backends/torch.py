@@ -26,7 +26,7 @@ BLOCK = 32  # tokens of a block
 
 
 class TorchBackend:
-    """See `step.Backend`.
+    """See `backend.Backend`.
 
     Args:
         base: the model, with an adapter attached or merged if all requests are to have it.
@@ -35,7 +35,7 @@ class TorchBackend:
         rank: most that an adapter may have.
         layers: the linear layers and embeddings of tokens that adapters may sit on, by names that
             `adapters.config.matches` compares with module paths.
-        grouped: see `adapter_bank.AdapterSlots`.
+        grouped: see `adapter_slots.AdapterSlots`.
     """
 
     def __init__(
@@ -56,17 +56,19 @@ class TorchBackend:
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
-        self.bank = AdapterSlots(targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint)
-        width = self.bank.groups * self.bank.grouped
+        self.adapter_slots = AdapterSlots(
+            targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint
+        )
+        width = self.adapter_slots.groups * self.adapter_slots.grouped
         self._owners = torch.arange(width, device=self._device).repeat_interleave(rank)
         self._own: Tensor | None = None  # [S, C, G · W] of the step that is running
         self._scales: Tensor | None = None  # [S, C, 1]
         for path, layer in chosen.items():
-            layer.register_forward_hook(self._branch(self.bank.factors[path]))
+            layer.register_forward_hook(self._branch(self.adapter_slots.factors[path]))
         self._caches: list[tuple[Tensor, Tensor]] = []
 
     def run(self, step: Step) -> Scores:
-        """See `step.Backend`."""
+        """See `backend.Backend`."""
         with torch.inference_mode():
             places = self._side_by_side(step)
             if len(places) == 1:
@@ -81,7 +83,7 @@ class TorchBackend:
         return Scores(logits, tokens, log_z)
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """See `step.Backend`."""
+        """See `backend.Backend`."""
         with torch.inference_mode():
             for source, target in pairs:
                 for part in itertools.chain.from_iterable(self._caches):
@@ -140,7 +142,7 @@ class TorchBackend:
 
     def _choose(self, step: Step, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         """Lay out, for the branches, whose columns each token keeps and how much they count."""
-        if not self.bank.slots:
+        if not self.adapter_slots.slots:
             return
         slots = np.full(shape, -1, np.int64)
         scales = np.ones((*shape, 1), np.float32)

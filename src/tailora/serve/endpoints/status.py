@@ -40,7 +40,7 @@ def operation_routes(service: Service, monitor: Monitor) -> APIRouter:
 
     @router.get("/v1/status", summary="How busy the server is, and the last requests")
     async def status(request: Request) -> dict[str, Any]:
-        load, key = service.worker.doing.load, key_of(request)
+        load, key = service.worker.stats.load, key_of(request)
         recent = [each for each in monitor.recent() if key is None or key.may_use(each["model"])]
         return {
             "uptime_seconds": round(time.monotonic() - began, 1),
@@ -65,10 +65,10 @@ class _Speed:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._marks = [(time.monotonic(), service.worker.doing.tokens)]
+        self._marks = [(time.monotonic(), service.worker.stats.tokens)]
 
     def read(self) -> float:
-        now, tokens = time.monotonic(), self._service.worker.doing.tokens
+        now, tokens = time.monotonic(), self._service.worker.stats.tokens
         self._marks.append((now, tokens))
         while len(self._marks) > 2 and now - self._marks[1][0] > 5:
             del self._marks[0]
