@@ -112,7 +112,7 @@ def load(
         merged=chosen.merged,
         sequences=chosen.batch_size,
         cache_tokens=cache_tokens,
-        room=AdapterCapacity(len(places) + extra_adapters, max_rank) if extra_adapters else None,
+        capacity=AdapterCapacity(len(places) + extra_adapters, max_rank) if extra_adapters else None,
     )
     return Model(setup, running, chosen)
 
@@ -251,7 +251,7 @@ class Model:
         if end not in setup.ends:
             what = f"ends its texts with the token {end}, which ends no text of the loaded models"
             raise AdapterError(what, where=place, hint="name the adapter when the model is loaded")
-        self._worker.call(lambda engine: engine.backend.bank.register(name, loaded, force=setup.force))
+        self._worker.call(lambda engine: engine.backend.adapter_slots.register(name, loaded, force=setup.force))
         self._setup = replace(setup, adapters={**setup.adapters, name: loaded})
 
     def remove_adapter(self, name: str) -> None:
@@ -263,7 +263,7 @@ class Model:
         if name not in self._setup.adapters:
             known = ", ".join(self._setup.adapters) or "none"
             raise SettingsError(f"there is no adapter {name!r}", where="name", hint=f"choose one of: {known}")
-        self._worker.call(lambda engine: engine.backend.bank.unregister(name))
+        self._worker.call(lambda engine: engine.backend.adapter_slots.unregister(name))
         self._setup = replace(
             self._setup, adapters={own: value for own, value in self._setup.adapters.items() if own != name}
         )
