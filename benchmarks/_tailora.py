@@ -17,7 +17,8 @@ from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
 from tailora.lora.inject import attach, extract
 from tailora.training.loop import first_batch
-from tailora.training.precision import Arithmetic, apply, choose
+from tailora.training.precision import Arithmetic, apply
+from tailora.training.precision_choice import choose
 from tailora.training.settings import Precision, TrainSettings
 from tailora.training.trees.forward import TreeModel, training_mode
 from tailora.training.trees.prefix_tree import TreeBatch, batches, build

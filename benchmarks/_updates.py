@@ -12,7 +12,8 @@ from tailora.data.examples import build_examples
 from tailora.models.load import load_base
 from tailora.training.loop import first_batch
 from tailora.training.methods import prepare
-from tailora.training.precision import ORDER, fastest, measure
+from tailora.training.precision import ORDER
+from tailora.training.precision_choice import fastest, measure
 from tailora.training.run import read_records
 from tailora.training.settings import Method, TrainSettings
 

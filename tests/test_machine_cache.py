@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,29 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
         keep("kind", KEY, [1])
         assert recall("kind", KEY, any_value) is None
     assert "the result cannot be kept" in caplog.text
+
+
+_WRITER = """
+import logging, sys
+from tailora.core.machine_cache import are_times, keep, recall
+logging.basicConfig(level=logging.WARNING)
+for count in range(1, 201):
+    keep("kind", {"model": "llama"}, {"a": count, "b": float(sys.argv[1])})
+    assert recall("kind", {"model": "llama"}, lambda kept: are_times(kept, ("a", "b"))) is not None
+"""
+
+
+def test_two_processes_share_a_cache(cache: Path) -> None:
+    """Each reads what either has written, whole: no damaged file, no warning, nothing left beside it."""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(number)], stderr=subprocess.PIPE, text=True)
+        for number in (1, 2)
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert (writer.returncode, errors) == (0, "")
+    assert recall("kind", {"model": "llama"}, any_value) in [{"a": 200, "b": number} for number in (1.0, 2.0)]
+    assert len(list((cache / "kind").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
 from tailora.models.load import load_base
 from tailora.models.provenance import training_metadata
-from tailora.training import int8, loop, precision
+from tailora.training import int8, loop, precision, precision_choice
 from tailora.training import run as run_module
 from tailora.training.methods import load_delta
 from tailora.training.optimizer import learning_rate
@@ -393,17 +393,17 @@ def test_runs_that_start_together_have_names_of_their_own(
 def test_the_probe_changes_no_bit_of_what_is_learnt(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "SHORT", 0)
+    monkeypatch.setattr(precision_choice, "SHORT", 0)
     hashes = {}
     for seconds in ({"fp32": 1.0, "bf16": 2.0}, {"fp32": 2.0, "bf16": 1.0}, {"fp32": 3.0, "bf16": 3.0, "int8": 1.0}):
         taken = min(seconds, key=seconds.__getitem__)
         if taken == "int8" and not int8.supported():
             continue
-        measure = precision.measure
+        measure = precision_choice.measure
         with monkeypatch.context() as patched:
             patched.setenv("TAILORA_CACHE", str(tmp_path / taken / "cache"))
             # The real measurement is made, and its result replaced.
-            patched.setattr(precision, "measure", lambda *given, s=seconds, m=measure: (m(*given), s)[1])
+            patched.setattr(precision_choice, "measure", lambda *given, s=seconds, m=measure: (m(*given), s)[1])
             result = run(settings(base, data, tmp_path / taken / "auto", precision="auto", epochs=1, dropout=0.1))
         assert result["account"]["precision"] == taken
         assert result["account"]["choice"] == {
@@ -424,8 +424,8 @@ def test_the_choice_is_announced(
 ) -> None:
     run(settings(base, data, tmp_path / "short", precision="auto", max_steps=1))
     assert "precision: fp32 (too short a run to time others)" in capsys.readouterr().err
-    monkeypatch.setattr(precision, "SHORT", 0)
-    monkeypatch.setattr(precision, "measure", lambda *_: {"fp32": 0.004, "bf16": 0.002})
+    monkeypatch.setattr(precision_choice, "SHORT", 0)
+    monkeypatch.setattr(precision_choice, "measure", lambda *_: {"fp32": 0.004, "bf16": 0.002})
     result = run(settings(base, data, tmp_path / "timed", precision="auto", max_steps=1))
     said = " ".join(capsys.readouterr().err.split())
     assert "precision: bf16 (timed: an update takes fp32 4 ms, bf16 2 ms)" in said

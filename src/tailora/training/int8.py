@@ -9,6 +9,7 @@ norms, attention and the loss stay in fp32.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -46,10 +47,7 @@ class _Int8Matrix:
 
     def product(self, rows: Tensor, zero: int, count: int) -> Tensor:
         """The first `count` rows that `_bytes` made, with a zero point, times the matrix: fp32 [count, out]."""
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, zero, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return out[:count]
+        return _product(rows, zero, self.packed, self.scales, self.zeros)[:count]
 
 
 def _bytes(rows: Tensor) -> Tensor:
@@ -241,9 +239,26 @@ def supported() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx2_supported())  # type: ignore[no-untyped-call]
 
 
+@cache
 def _sums_in_32_bits() -> bool:
-    """Whether products of 8 bits are added up in 32 bits at once, as VNNI's instructions do."""
-    return bool(torch.cpu._is_vnni_supported())
+    """Whether sums of 8-bit products are exact, as with VNNI instructions, and not cut off at 16 bits.
+
+    Found by a product, not by the CPU's flags: `ONEDNN_MAX_CPU_ISA` may choose other instructions than the best.
+    """
+    size, largest = 64, 127
+    matrix = torch.ops.onednn.qlinear_prepack(torch.full((size, size), largest, dtype=torch.int8), None)
+    product = _product(
+        torch.full((size, size), 255, dtype=torch.uint8), 0, matrix, torch.ones(size), torch.zeros(size, dtype=torch.int64)
+    )
+    return bool((product == size * largest * 255).all())
+
+
+def _product(rows: Tensor, zero: int, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Multiply u8 rows [rows, in] with zero point `zero` by a packed int8 matrix: fp32 [rows, out]."""
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, zero, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return product
 
 
 def require() -> None:

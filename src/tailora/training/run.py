@@ -32,7 +32,8 @@ from tailora.reports.plots import loss_plot
 from tailora.training.estimate import arithmetic, peak_bytes, seconds, workload
 from tailora.training.loop import Outcome, first_batch, fit, mean_loss
 from tailora.training.methods import prepare, save_result
-from tailora.training.precision import Choice, apply, choose, device_for
+from tailora.training.precision import apply, device_for
+from tailora.training.precision_choice import Choice, choose
 from tailora.training.run_folder import run_folder, sigterm_interrupts
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.check import ROUNDED, check_trees
