@@ -247,9 +247,8 @@ def _sums_in_32_bits() -> bool:
     """
     size, largest = 64, 127
     matrix = torch.ops.onednn.qlinear_prepack(torch.full((size, size), largest, dtype=torch.int8), None)
-    product = _product(
-        torch.full((size, size), 255, dtype=torch.uint8), 0, matrix, torch.ones(size), torch.zeros(size, dtype=torch.int64)
-    )
+    rows = torch.full((size, size), 255, dtype=torch.uint8)
+    product = _product(rows, 0, matrix, torch.ones(size), torch.zeros(size, dtype=torch.int64))
     return bool((product == size * largest * 255).all())
 
 
