@@ -11,7 +11,7 @@ CODE := $(wildcard src tests tools benchmarks examples)
 # Test files run side by side; a process takes about two gigabytes of memory.
 PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test test-slow clients check lint types tests format clean
+.PHONY: help quickstart test test-slow clients check lint types tests format docs docs-serve clean
 
 help:
 	@echo "make quickstart  train, score and merge an adapter on the bundled model (about half a minute, offline)"
@@ -20,6 +20,8 @@ help:
 	@echo "make clients     environments in .clients for the tests with other people's clients (lm-eval, LangChain, …)"
 	@echo "make check       lint and types only"
 	@echo "make format      put the code in its one format"
+	@echo "make docs        the documentation site in build/site; a broken link or a missing page fails"
+	@echo "make docs-serve  the site at http://127.0.0.1:8001, built again whenever a page changes"
 	@echo "make clean       remove .venv and caches"
 
 quickstart: $(VENV)/installed
@@ -52,8 +54,21 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
+docs: $(VENV)/installed-docs | .docs-cache/mermaid.min.js
+	$(BIN)/mkdocs build
+
+docs-serve: $(VENV)/installed-docs | .docs-cache/mermaid.min.js
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
+
+# The site draws its diagrams with its own copy of Mermaid, so that it works offline. Without npm the browser fetches one.
+.docs-cache/mermaid.min.js:
+	@mkdir -p $(@D)
+	@npm pack --silent --pack-destination $(@D) mermaid@11.12.0 >/dev/null && \
+	  tar -xzf $(@D)/mermaid-11.12.0.tgz -C $(@D) --strip-components 2 package/dist/mermaid.min.js && rm $(@D)/*.tgz || \
+	  echo "npm is not available: browsers will fetch Mermaid from the network"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf .docs-cache $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with its venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
@@ -66,3 +81,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable ".[docs]"
+	@touch $@

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tailora
 from tailora.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +28,13 @@ REASONS = ("network", "GPU", "hub model", "hours", "Windows", "other program", "
 # The bases and the data that pages name but tests cannot have, and what takes their place.
 BASES = re.compile(r"(?<![\w/.-])(smollm2-135m|distilgpt2|gpt2(-medium|-large|-xl)?)(?![\w/.-])")
 DATA = re.compile(r"""(--data |--input |tailora lint |\bdata: |\bdata=["']|read_records\(["'])e2e(?![\w/.-])""")
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TINY = Path(tailora.__file__).parent / "models" / "tiny"
 ADDRESS = "127.0.0.1:8000"
 # Numbers that keep a command short: each caps the flag's value, or is added where the flag is missing.
 SMALLER = {
     "quickstart": {"--epochs": 1, "--limit": 40},
-    "train": {"--max-steps": 2, "--batch-size": 4, "--valid-limit": 4},
+    "train": {"--max-steps": 8, "--batch-size": 8, "--valid-limit": 8},
     "tune": {"--trials": 2, "--max-steps": 2, "--batch-size": 4, "--valid-limit": 4},
     "compare": {"--limit": 8, "--batch-size": 4, "--valid-limit": 4, "--test-limit": 4, "--max-new-tokens": 4},
     "generate": {"--max-new-tokens": 8},
@@ -96,7 +99,7 @@ def _blocks(page: Path, lines: Sequence[str]) -> Iterator[Block]:
             end = number
             while not lines[end].strip().startswith(fence["fence"]):
                 end += 1
-            code = "\n".join(each.removeprefix(fence["indent"]) for each in lines[number:end]) + "\n"
+            code = "\n".join(code_line.removeprefix(fence["indent"]) for code_line in lines[number:end]) + "\n"
             block = Block(page, number + 1, fence["language"], code, notes.get("not run"), notes.get("file"))
             yield replace(block, exit_code=int(notes.get("exit", 0)))
             number, notes = end + 1, {}
@@ -104,7 +107,7 @@ def _blocks(page: Path, lines: Sequence[str]) -> Iterator[Block]:
             end = number
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1
-            yield Block(page, number, "indented", "\n".join(each[4:] for each in lines[number - 1 : end]))
+            yield Block(page, number, "indented", "\n".join(code_line[4:] for code_line in lines[number - 1 : end]))
             number = end
         elif line.strip():
             notes = {}
@@ -194,6 +197,7 @@ class PageRunner:
 
 def substituted(text: str) -> str:
     """The text with `tiny` and `restaurants` in place of the bases and the data that need the network."""
+    text = text.replace(HUB_NAME, str(TINY))
     return DATA.sub(r"\1restaurants", BASES.sub("tiny", text))
 
 

@@ -25,6 +25,7 @@ def marked(page: Path) -> object:
     return pytest.param(page, id=name(page), marks=() if page.name in ORDINARY else pytest.mark.slow)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of other people's packages, such as PEFT
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,7 +71,7 @@ def test_bases_and_data_that_need_the_network_are_substituted() -> None:
 
 def test_commands_are_made_shorter() -> None:
     assert smaller(["train", "--max-steps", "1", "--batch-size", "32"]) == [
-        *("train", "--max-steps", "1", "--batch-size", "4", "--valid-limit", "4")
+        *("train", "--max-steps", "1", "--batch-size", "8", "--valid-limit", "8")
     ]
 
 
