@@ -113,6 +113,13 @@ def _blocks(page: Path, lines: Sequence[str]) -> Iterator[Block]:
             notes = {}
 
 
+def without_code(text: str) -> str:
+    """A page's text without its code blocks, comments and inline code."""
+    text = re.sub(r"^<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *(```+).*?^ *\1 *$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+
+
 def commands(block: Block) -> list[str]:
     """The commands of a shell block, one a line: comments removed, lines that end in a backslash joined."""
     text = block.text
