@@ -80,10 +80,10 @@ def command_reference() -> str:
     from tailora.core.flags import parser_for
 
     parts = [
-        "# Commands\n\nEvery command with its flags, as `tailora COMMAND --help` prints them. Each flag can be a "
-        "line of a YAML file (`tailora train train.yaml`), written with `_` instead of `-`; flags override the file. `--json` "
-        "prints the result as one JSON object on stdout. Exit codes: 0 done, 2 an error that you can fix, 1 a bug in "
-        "Tailora, 130 interrupted.\n"
+        "# Commands\n\nEvery command with its flags, as `tailora COMMAND --help` prints them. Each flag can be a line "
+        "of a YAML file (`tailora train train.yaml`), written with `_` instead of `-`; flags override the file. "
+        "`--json` prints the result as one JSON object on stdout. Exit codes: 0 done, 2 an error that you can fix, "
+        "1 a bug in Tailora, 130 interrupted.\n"
     ]
     for purpose in dict.fromkeys(command.purpose for command in COMMANDS.values()):
         parts.append(f"## {purpose[:1].upper()}{purpose[1:]}\n")
