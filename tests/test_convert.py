@@ -22,9 +22,11 @@ from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats import gguf, loralib
 from tailora.commands.convert import ConvertSettings, run
 from tailora.core.errors import AdapterError, CheckError, SettingsError
+from tailora.families import FAMILIES
 from tailora.lora import inject
 from tailora.models.load import load_base
 
+LLAMA_CPP = [kind for kind, family in FAMILIES.items() if family.llama_cpp]
 TOKENS = torch.tensor([[5, 9, 200, 31, 7]])
 
 
@@ -213,7 +215,7 @@ def test_architectures_whose_rows_are_not_known_are_refused(tmp_path: Path, mode
         gguf.save(formats.load(adapter), tmp_path / "lora.gguf", config)
 
 
-@pytest.mark.parametrize("model_type", gguf.ARCHITECTURES)
+@pytest.mark.parametrize("model_type", LLAMA_CPP)
 def test_each_architecture_s_rows_are_llama_cpp_s(tmp_path: Path, model_type: str) -> None:
     """B numbers its rows, of 4 heads (2 of keys) with 8 outputs each; what llama.cpp's converters do was worked out."""
     pairs = [0, 4, 1, 5, 2, 6, 3, 7]

@@ -25,11 +25,10 @@ from bases import save_tokenizer
 from tailora.adapters import formats
 from tailora.adapters.arithmetic import difference
 from tailora.adapters.config import LoraConfig
-from tailora.adapters.formats.gguf import ARCHITECTURES
 from tailora.commands.convert import ConvertSettings, run
 from tailora.lora import inject
 from tailora.models.load import load_base, quiet_transformers
-from test_convert import TOKENS, save_adapter
+from test_convert import LLAMA_CPP, TOKENS, save_adapter
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 SOURCE = os.environ.get("LLAMA_CPP_SOURCE")
@@ -225,7 +224,7 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, kind: str) -> None:
 
 
 @needs_source
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", LLAMA_CPP)
 def test_llama_cpp_computes_the_same_on_what_its_own_converter_wrote(tmp_path: Path, model_type: str) -> None:
     base = tmp_path / "base"
     model = save_family(base, model_type)

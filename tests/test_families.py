@@ -7,9 +7,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora.adapters.config import matches
 from tailora.core.errors import SettingsError
-from tailora.families import FAMILIES, UNKNOWN, Target, family_of, fused_rows, is_tied
+from tailora.families import FAMILIES, UNKNOWN, Target, ends_in, family_of, fused_rows, is_tied
 from tailora.lora.targets import plan_targets
 
 SMALL = {
@@ -45,9 +44,9 @@ def test_every_name_stands_in_the_network_of_its_family(model_type: str) -> None
     model = network(model_type)
     family = family_of(model_type)
     modules = dict(model.named_modules())
-    ends = [*family.attention.values(), *family.mlp, family.embedding, family.head, family.final_norm, family.blocks]
-    for end in ends:
-        assert any(matches(end, name) for name in modules), end
+    names = [*family.attention.values(), *((end,) for end in family.mlp), family.embedding, family.head]
+    for ends in [*names, (family.final_norm,), (family.blocks,)]:
+        assert any(ends_in(name, ends) for name in modules), ends
     assert len(plan_targets(model, ["attention"], family)) == len(set(family.attention.values()))
     assert len(plan_targets(model, ["mlp"], family)) == len(family.mlp)
     assert [modules[name] for name in plan_targets(model, ["head"], family)] == [model.get_output_embeddings()]
@@ -73,12 +72,12 @@ def test_what_is_tied_where_config_json_says_nothing(model_type: str) -> None:
 
 def test_the_parts_of_a_fused_projection() -> None:
     gpt2 = family_of("gpt2")
-    assert gpt2.targets("attention.qv") == (Target("attn.c_attn", ("q", "v")),)
-    assert gpt2.targets("attention.vqo") == (Target("attn.c_attn", ("q", "v")), Target("attn.c_proj"))
-    assert gpt2.targets("attention") == (Target("attn.c_attn"), Target("attn.c_proj"))
+    assert gpt2.targets("attention.qv") == (Target(("attn.c_attn",), ("q", "v")),)
+    assert gpt2.targets("attention.vqo") == (Target(("attn.c_attn",), ("q", "v")), Target(("attn.c_proj",)))
+    assert gpt2.targets("attention") == (Target(("attn.c_attn",)), Target(("attn.c_proj",)))
     assert gpt2.targets("attention.x") is None
     assert gpt2.targets("c_attn") is None
-    assert family_of("llama").targets("attention.qv") == (Target("self_attn.q_proj"), Target("self_attn.v_proj"))
+    assert family_of("llama").targets("attention.qv") == (Target(("self_attn.q_proj",)), Target(("self_attn.v_proj",)))
 
 
 def test_other_networks_try_the_usual_names() -> None:
@@ -96,5 +95,5 @@ def test_fused_rows_tile_the_outputs(head: int, groups: int) -> None:
 
 @pytest.mark.parametrize(("out", "hidden"), [(8, 8), (9, 8), (11, 8), (64, 8), (4, 8)])
 def test_no_stack_of_q_k_and_v(out: int, hidden: int) -> None:
-    with pytest.raises(SettingsError, match="no stack of q, k and v; adapt the whole layer"):
+    with pytest.raises(SettingsError, match="not a stack of q, k and v; adapt the whole layer"):
         fused_rows("q", out, hidden)

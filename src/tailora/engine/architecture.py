@@ -13,8 +13,8 @@ from typing import Any
 
 from tailora.core.errors import ModelError
 from tailora.engine.config_fields import WITHOUT_EFFECT
+from tailora.families import family_of, is_tied
 
-SUPPORTED = ("gpt2", "llama")
 _ON_TORCH = "use --backend torch"
 _FETCH = "fetch the model again"
 
@@ -92,7 +92,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         ModelError: another family, or a variant of these two that the engine's graphs do not implement.
     """
     model_type = config.get("model_type")
-    if model_type not in SUPPORTED:
+    if not isinstance(model_type, str) or not family_of(model_type).openvino:
         raise ModelError(f"the engine has no graph for the architecture {model_type!r}", hint=_ON_TORCH)
     fields = _Fields(config)
     return _gpt2(fields) if model_type == "gpt2" else _llama(fields)
@@ -147,7 +147,7 @@ def _gpt2(fields: _Fields) -> Architecture:
         context=fields.size("n_positions"),
         epsilon=fields.number("layer_norm_epsilon", 1e-5),
         rope_theta=None,
-        tied=bool(fields.config.get("tie_word_embeddings", True)),
+        tied=is_tied(fields.config),
     )
 
 
@@ -166,7 +166,7 @@ def _llama(fields: _Fields) -> Architecture:
         context=fields.size("max_position_embeddings"),
         epsilon=fields.number("rms_norm_eps", 1e-6),
         rope_theta=_rope_theta(fields),
-        tied=bool(fields.config.get("tie_word_embeddings", False)),
+        tied=is_tied(fields.config),
     )
 
 

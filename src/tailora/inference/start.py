@@ -206,7 +206,7 @@ def _slots(setup: Setup, capacity: AdapterCapacity | None) -> dict[str, Any]:
     ends = {_end(path) for path, _ in layers}
     if capacity is not None:
         family = family_of(read_config(setup.base.folder).get("model_type"))
-        ends |= {*family.attention.values(), *family.mlp}
+        ends |= {end for part in family.attention.values() for end in part} | {*family.mlp}
     return {
         "slots": min(len(setup.adapters), SLOTS) if capacity is None else capacity.slots,
         "rank": max(

@@ -10,7 +10,7 @@ from torch import nn
 
 from tailora.adapters.config import matches
 from tailora.core.errors import SettingsError
-from tailora.families import MEANINGS, Family, Part, Target, fused_rows
+from tailora.families import MEANINGS, UNKNOWN, Family, Part, ends_in, fused_rows
 from tailora.lora.layers import kind_of
 
 Rows = tuple[int, int]
@@ -46,13 +46,13 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
     return {name: _rows_of(modules[name], parts[name]) for name in modules if name in parts}
 
 
-def head_of(model: nn.Module, family: Family) -> nn.Module | None:
+def head_of(model: nn.Module, family: Family = UNKNOWN) -> nn.Module | None:
     """The vocabulary projection: what the model itself says, else the module with the family's name for it."""
     getter = getattr(model, "get_output_embeddings", None)
     if callable(getter):
         head = getter()
         return head if isinstance(head, nn.Module) else None
-    return next((module for name, module in model.named_modules() if matches(family.head, name)), None)
+    return next((module for name, module in model.named_modules() if ends_in(name, family.head)), None)
 
 
 def _modules_of(
@@ -65,12 +65,14 @@ def _modules_of(
     if target == "head":
         head = head_of(model, family)
         return {name: None for name, module in modules.items() if module is head and kind_of(module)}
-    wanted = family.targets(target) or (Target(target),)
+    meant = family.targets(target)
+    if meant is None:  # a pattern of the user's
+        return {name: None for name, module in modules.items() if matches(target, name) and kind_of(module)}
     return {
-        name: each.parts
-        for each in wanted
+        name: layer.parts
+        for layer in meant
         for name, module in modules.items()
-        if matches(each.pattern, name) and kind_of(module)
+        if ends_in(name, layer.ends) and kind_of(module)
     }
 
 

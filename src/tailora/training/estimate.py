@@ -15,9 +15,10 @@ import torch
 
 from tailora.core.hardware.memory import rss
 from tailora.data.examples import Example
+from tailora.lora.targets import head_of
 from tailora.models.load import Base
 from tailora.training.settings import TrainSettings
-from tailora.training.trees.loss import CHUNK, head_of
+from tailora.training.trees.loss import CHUNK
 from tailora.training.trees.prefix_tree import batches, build
 
 SHARE_REACHED = {"fp32": 0.5, "tf32": 0.5, "bf16": 0.5, "int8": 0.95}
@@ -57,9 +58,11 @@ def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
 def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
     """Operations of an epoch: forward and the gradients of the inputs, and with `full` those of the weights as well."""
     model: Any = base.model
-    head = sum(parameter.numel() for parameter in head_of(model).parameters())
+    projection = head_of(model)
+    assert projection is not None, "a causal language model has one"
+    head = sum(parameter.numel() for parameter in projection.parameters())
     embedding = model.get_input_embeddings().weight
-    tied = embedding is getattr(head_of(model), "weight", None)
+    tied = embedding is getattr(projection, "weight", None)
     everything = sum(parameter.numel() for parameter in model.parameters())
     body = everything - head - (0 if tied else embedding.numel())
     each = 6 if settings.method == "full" else 4

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,41 +14,12 @@ from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats.origin import Origin
 from tailora.core.errors import AdapterError, MissingExtraError
 from tailora.core.files import atomic_path
-from tailora.families import is_tied
+from tailora.families import FAMILIES, LlamaCpp, family_of, is_tied
 
 _ORIGIN_KEY = "tailora.origin"
 """Key of the metadata, which llama.cpp ignores, that holds where the adapter comes from, as JSON."""
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-
-RowOrder = Literal["same", "rotary pairs", "stacked"]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How llama.cpp stores a family of networks.
-
-    Attributes:
-        name: what it calls the architecture.
-        rows: the order of the outputs of attention's projections. "rotary pairs": in q and k, outputs that are rotated
-            together are neighbours, where transformers has them half a head apart. "stacked": all of q, then k, then
-            v, where transformers interleaves them head by head. "same": as in transformers.
-    """
-
-    name: str
-    rows: RowOrder = "same"
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    **{kind: Architecture("llama", "rotary pairs") for kind in ("llama", "mistral")},
-    **{kind: Architecture(kind, "rotary pairs") for kind in ("smollm3", "granite", "olmo")},
-    **{kind: Architecture(kind) for kind in ("gpt2", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "stablelm")},
-    **{kind: Architecture("olmo2") for kind in ("olmo2", "olmo3")},
-    "gemma3_text": Architecture("gemma3"),
-    "gpt_neox": Architecture("gptneox", "stacked"),
-    "bloom": Architecture("bloom", "stacked"),
-}
-"""By transformers' `model_type`: read in ggml-org/llama.cpp, `conversion/`, and each held against llama.cpp itself."""
 
 
 def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
@@ -65,7 +35,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
-    architecture = _architecture(config)
+    storage = _storage(config)
     names = _names(gguf, config)
     plain = folded(adapter)
     tensors: dict[str, Array] = {}
@@ -80,7 +50,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         tensors[f"{name}.lora_a"] = branch.a.T if layer.kind == "embedding" else branch.a
         tensors[f"{name}.lora_b"] = _rows(b, module, config)
     with atomic_path(path) as scratch:
-        writer = gguf.GGUFWriter(scratch, architecture.name)
+        writer = gguf.GGUFWriter(scratch, storage.name)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", plain.config.alpha)
@@ -106,7 +76,7 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
-    kind, names = _architecture(config).name, _names(gguf, config)
+    kind, names = _storage(config).name, _names(gguf, config)
     paths = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in modules}
     try:
         reader = gguf.GGUFReader(path)
@@ -151,20 +121,22 @@ def _package() -> Any:
     return gguf
 
 
-def _architecture(config: Mapping[str, Any]) -> Architecture:
+def _storage(config: Mapping[str, Any]) -> LlamaCpp:
+    """How llama.cpp stores the base."""
     kind = str(config.get("model_type"))
-    if kind not in ARCHITECTURES:
+    if (storage := family_of(kind).llama_cpp) is None:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.llama_cpp)
         raise AdapterError(
-            f"how llama.cpp stores the weights of {kind!r} is not known here, only of {', '.join(ARCHITECTURES)}",
+            f"how llama.cpp stores the weights of {kind!r} is not known here, only of {known}",
             where="base",
             hint="merge it with `tailora merge` and convert the model with llama.cpp's own program",
         )
-    return ARCHITECTURES[kind]
+    return storage
 
 
 def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
     """What llama.cpp calls the layers of such a network."""
-    name = _architecture(config).name
+    name = _storage(config).name
     number = next((number for number, each in gguf.MODEL_ARCH_NAMES.items() if each == name), None)
     if number is None:
         raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", hint="update gguf")
@@ -185,7 +157,7 @@ def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) 
 
 def _rows(b: Array, module: str, config: Mapping[str, Any], *, back: bool = False) -> Array:
     """The rows of B in llama.cpp's order; `back` takes them from there to transformers'."""
-    order = _architecture(config).rows
+    order = _storage(config).rows
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 0)
     if order == "rotary pairs" and module.endswith(("q_proj", "k_proj")):
         if module.endswith("k_proj"):

@@ -36,7 +36,7 @@ class OpenVinoBackend:
         cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
         slots: how many adapters a step can mix; 0 for a base alone.
         rank: most that an adapter may have.
-        layers: the layers that adapters may sit on, by names that `adapters.config.matches` compares with module paths.
+        layers: the layers that adapters may sit on, by the ends of their module paths (`families.ends_in`).
         grouped: see `adapter_slots.AdapterSlots`.
         merged: an adapter of linear layers to fold into the weights.
         threads: cores to use; by default all.

@@ -19,10 +19,10 @@ from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from tailora.adapters.adapter import Adapter, LayerAdapter
-from tailora.adapters.config import matches
 from tailora.core.errors import AdapterError, ModelError
 from tailora.engine.adapter_slots import GROUPED, grouping
 from tailora.engine.architecture import Architecture
+from tailora.families import ends_in
 from tailora.models.fingerprint import canonical_name
 from tailora.models.rounding import round_rows
 from tailora.models.weights import StoredTensor, stored_tensors
@@ -58,9 +58,8 @@ class SlotShape:
     Attributes:
         slots: how many adapters fit side by side.
         rank: most that one may have.
-        layers: names that `adapters.config.matches` compares with module paths: of linear layers ("attn.c_attn",
-            "self_attn.q_proj"), of the token embedding ("wte", "embed_tokens"), of the vocabulary projection
-            ("lm_head").
+        layers: ends of module paths (`families.ends_in`): of linear layers ("attn.c_attn", "self_attn.q_proj"), of
+            the token embedding ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
         grouped: see `adapter_slots.AdapterSlots`.
     """
 
@@ -407,7 +406,7 @@ class _Builder:
         return ops.add(y, self.rows.update(ops.matmul(self.rows.take(x), a, False, True), b))
 
     def _has_room(self, name: str) -> bool:
-        return self.room is not None and any(matches(pattern, name) for pattern in self.room.layers)
+        return self.room is not None and ends_in(name, self.room.layers)
 
     def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
         """A layer's factors as inputs of the graph, of all slots: [G, W, in] and [G, out, W]."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tailora.adapters.config import matches
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots, Factors
 from tailora.engine.backend import Scores, Step
+from tailora.families import ends_in
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
 
@@ -33,8 +33,8 @@ class TorchBackend:
         cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
         slots: how many adapters a step can mix; 0 for the base as it is.
         rank: most that an adapter may have.
-        layers: the linear layers and embeddings of tokens that adapters may sit on, by names that
-            `adapters.config.matches` compares with module paths.
+        layers: the linear layers and token embeddings that adapters may sit on, by the ends of their module paths
+            (`families.ends_in`).
         grouped: see `adapter_slots.AdapterSlots`.
     """
 
@@ -156,14 +156,15 @@ class TorchBackend:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             assert self._own is not None
             assert self._scales is not None
+            tokens = self._own.shape[:2]  # OPT's feed-forward layers see them in one flat row
             if kind_of(layer) == "embedding":
                 low = F.embedding(inputs[0], a.to(self._device).t()) * self._scales
             else:
-                low = inputs[0].float() @ a.to(self._device).t() * self._scales
+                low = inputs[0].float().reshape(*tokens, -1) @ a.to(self._device).t() * self._scales
             # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
             own = torch.where(self._own, low, 0.0)
             added = torch.einsum("scgw,gow->sco", own.reshape(*own.shape[:-1], len(b), -1), b.to(self._device))
-            return output + added.to(output.dtype)
+            return output + added.to(output.dtype).reshape(output.shape)
 
         return add
 
@@ -236,7 +237,7 @@ def _context(config: Any) -> int | None:
 
 
 def _ends(path: str, layer: nn.Module, layers: tuple[str, ...]) -> bool:
-    return any(matches(name, path) for name in layers) and kind_of(layer) in ("linear", "gpt2_conv1d", "embedding")
+    return ends_in(path, layers) and kind_of(layer) in ("linear", "gpt2_conv1d", "embedding")
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tailora.training.trees.prefix_tree import TreeBatch
@@ -178,9 +178,3 @@ def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
 def _exact(dtype: torch.dtype) -> torch.dtype:
     """The dtype that losses are summed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The vocabulary projection of a transformers causal language model."""
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    return head
