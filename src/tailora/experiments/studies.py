@@ -182,7 +182,7 @@ def _started(pid: int) -> str | None:
             return f"{boot}:{fields[19]}"
         if sys.platform == "darwin":
             command = ["ps", "-o", "lstart=", "-p", str(pid)]
-            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+            return subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip() or None
     except (OSError, IndexError):
         pass
     return None

@@ -171,7 +171,9 @@ def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
             json.dumps(prompt),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             log.warning("no self-check: %s", error)
             return None

@@ -29,6 +29,7 @@ def read_kilobytes(path: Path) -> dict[str, int]:
 def output_of(*command: str) -> str:
     """Return what a system command prints; empty where there is no such command."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout.strip()
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=5)
+        return done.stdout.strip()
     except OSError:
         return ""
