@@ -1,28 +1,40 @@
 # Two commands on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
-# Each sets up what it needs in .venv, once; `make help` lists the rest.
+# Each sets up what it needs in .venv, once; `make help` lists the others.
 
 VENV := .venv
-BIN := $(VENV)/bin
+ifeq ($(OS),Windows_NT)
+  BIN := $(VENV)/Scripts
+  EXE := .exe
+else
+  BIN := $(VENV)/bin
+endif
 # The first Python that is new enough and can make a virtual environment.
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# An empty value (make CONSTRAINTS=) takes the newest releases.
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 CODE := $(wildcard src tests tools benchmarks examples)
-# Test files run side by side; a process takes about two gigabytes of memory.
+# Test files run in parallel; a process takes about two gigabytes of memory.
 PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test test-slow clients check lint types tests format docs docs-serve clean
+.PHONY: help quickstart test test-slow coverage clients check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
 
 help:
-	@echo "make quickstart  train, score and merge an adapter on the bundled model (about half a minute, offline)"
-	@echo "make test        lint, types and tests: what CI runs"
-	@echo "make test-slow   the longer tests as well"
-	@echo "make clients     environments in .clients for the tests with other people's clients (lm-eval, LangChain, …)"
-	@echo "make check       lint and types only"
-	@echo "make format      put the code in its one format"
-	@echo "make docs        the documentation site in build/site; a broken link or a missing page fails"
-	@echo "make docs-serve  the site at http://127.0.0.1:8001, built again whenever a page changes"
-	@echo "make clean       remove .venv and caches"
+	@echo "make quickstart   train, score and merge an adapter on the bundled model (about half a minute, offline)"
+	@echo "make test         check the code and run the tests, as CI does"
+	@echo "make test-slow    check nothing, run all tests, the slow ones included"
+	@echo "make coverage     run the tests and report the lines that they do not reach"
+	@echo "make check        check lint, format and types without running tests"
+	@echo "make format       format the code and apply the linter's fixes"
+	@echo "make dist         build the sdist and the wheel in dist/"
+	@echo "make wheel-check  install the wheel into an empty environment and run the quickstart (PYTHON=python3.12 selects a Python)"
+	@echo "make image        build the container image of the server (needs Docker)"
+	@echo "make readme       write the tables of README.md from benchmarks/results.json"
+	@echo "make docs         build the documentation site in build/site; a broken link or a missing page is an error"
+	@echo "make docs-serve   show the site at http://127.0.0.1:8001 and rebuild it whenever a page changes"
+	@echo "make clients      install the clients for tests/test_serve_clients.py in .clients (lm-eval, LangChain, …)"
+	@echo "make clean        remove .venv, build folders and caches"
 
 quickstart: $(VENV)/installed
 	$(BIN)/tailora quickstart
@@ -41,14 +53,38 @@ types: $(VENV)/installed-dev
 tests: $(VENV)/installed-dev
 	$(PYTEST)
 
-# Each client of the server has an environment of its own: their requirements exclude one another.
+test-slow: $(VENV)/installed-dev
+	$(PYTEST) -m "slow or not slow"
+
+coverage: $(VENV)/installed-dev
+	$(PYTEST) --cov --cov-report term:skip-covered --cov-report xml
+
+# Each client has its own environment, because their requirements exclude one another.
 clients: $(VENV)/installed-dev
 	for client in langchain:langchain-openai litellm:litellm llm:llm 'lm-eval:lm_eval[api] torch transformers'; do \
 	  $(BIN)/python -m venv .clients/$${client%%:*} && \
 	  .clients/$${client%%:*}/bin/python -m pip install --quiet $${client#*:} || exit 1; done
 
-test-slow: $(VENV)/installed-dev
-	$(PYTEST) -m "slow or not slow"
+dist: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+wheel-check: dist
+	rm -rf build/wheel-check
+	$(PYTHON) -m venv build/wheel-check
+	build/wheel-check/$(notdir $(BIN))/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) dist/*.whl
+	cd build/wheel-check && $(notdir $(BIN))/tailora quickstart
+
+# Needs Docker.
+image:
+	docker build --tag tailora .
+
+# Fails unless TAG is v and the version of the package.
+release-check: $(VENV)/installed
+	@test "$(TAG)" = "v$$($(BIN)/python -c 'import tailora; print(tailora.__version__)')"
+
+readme: $(VENV)/installed-dev
+	$(BIN)/python tools/update_readme.py
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix $(CODE)
@@ -68,20 +104,20 @@ docs-serve: $(VENV)/installed-docs | .docs-cache/mermaid.min.js
 	  echo "npm is not available: browsers will fetch Mermaid from the network"
 
 clean:
-	rm -rf .docs-cache $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) .docs-cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage coverage.xml build dist
 
-$(BIN)/python:
+$(BIN)/python$(EXE):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with its venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-docs: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
 	$(PIP_INSTALL) --editable ".[docs]"
 	@touch $@

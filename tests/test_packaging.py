@@ -87,3 +87,14 @@ def test_a_missing_package_is_named(arguments: list[str], package: str) -> None:
         f"tailora: this command needs the package {package}, which is not installed; "
         "install Tailora with all its dependencies: `pip install tailora`"
     )
+
+
+def test_the_image_is_made_by_the_tested_step() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    steps = re.findall(r"pip install (.+?)(?: \\)?$", text, re.MULTILINE)
+    assert [step.replace("--no-cache-dir ", "") for step in steps] == [
+        "--no-deps -r requirements-serve.txt",
+        "--no-deps .",
+    ]
+    assert re.search(r"^USER (?!root)\w+", text, re.MULTILINE)
+    assert "HEALTHCHECK" in text
