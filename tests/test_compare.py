@@ -16,7 +16,7 @@ from tailora import cli
 from tailora.commands import compare
 from tailora.commands.compare import CompareSettings
 from tailora.core.errors import SettingsError, TrainingError
-from tailora.experiments import comparison, processes
+from tailora.experiments import comparison, decoding_runs, processes
 from tailora.reports.comparison import as_html, disk, sheet
 from tailora.reports.tables import as_markdown
 
@@ -53,6 +53,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return found
 
     monkeypatch.setattr(comparison, "run_command", tailora)
+    monkeypatch.setattr(decoding_runs, "run_module", lambda _, model: decoding_runs.measure(json.loads(model)))
     return verbs
 
 
@@ -78,6 +79,10 @@ def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -
     for name, row in rows.items():
         assert row["scores"]["bleu"]["low"] <= row["scores"]["bleu"]["value"] <= row["scores"]["bleu"]["high"]
         assert row["decoding"]["records"] == 2
+        speed = row["decoding"]["speed"]
+        assert 0 < speed["lowest"] <= speed["highest"]
+        assert (speed["rounds"], speed["laps"], speed["texts"]) == (3, 9, 16)
+        assert 1 <= speed["tokens"] <= 32
         if name == "base":
             continue
         trainable = row["parameters"]["trainable"]
@@ -93,7 +98,7 @@ def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -
     assert json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))["methods"] == rows
     markdown = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
-    for name in ("LoRA", "full fine-tuning", "biases only", "top two blocks", "optimiser state"):
+    for name in ("LoRA", "full fine-tuning", "biases only", "top two blocks", "optimiser state", "decoding, tokens/s"):
         assert name in markdown
         assert name in page
     assert page.count("<svg") == 2

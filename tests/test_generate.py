@@ -452,3 +452,23 @@ def test_the_format_and_values_of_training(base: str, tmp_path: Path) -> None:
     named = trained_on(base, tmp_path / "named", columns={}, format="piped")
     settings = GenerateSettings(adapter=(str(named),), input=str(piped))
     assert read_records(settings, resolve_models(base, settings.adapters()).reading)[0].facts[0].value == "A"
+
+
+def test_earlier_texts_that_are_replaced_are_reported(
+    base: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"base": base, "input": str(data), "precision": "fp32", "output": tmp_path / "out.jsonl"}
+    first = run(GenerateSettings(**options, max_new_tokens=2))
+    assert first["replaced"] is None
+    assert "replaced" not in capsys.readouterr().err
+    again = run(GenerateSettings(**options, max_new_tokens=3, limit=2))
+    assert again["replaced"] == first["records"]
+    assert f"replaced {first['records']} earlier texts" in capsys.readouterr().err
+    assert run(GenerateSettings(**options, max_new_tokens=3))["replaced"] == 2
+
+
+def test_the_input_is_not_written_over(base: str, data: Path) -> None:
+    before = data.read_bytes()
+    with pytest.raises(SettingsError, match="is the input itself"):
+        run(GenerateSettings(base=base, input=str(data), output=data))
+    assert data.read_bytes() == before

@@ -76,6 +76,9 @@ def read_records(settings: GenerateSettings, trained: TrainedReading | None = No
         return [parse_record(settings.record)]
     assert settings.input is not None
     data = settings.load(settings.input, settings.split, texts="unused", trained=trained)
+    output = settings.output
+    if output is not None and output.exists() and data.path.exists() and output.samefile(data.path):
+        raise SettingsError("is the input itself", where=output, hint="name another file with --output")
     return list((data.records if settings.gather else data.rows)[: settings.limit])
 
 

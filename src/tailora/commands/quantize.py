@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,13 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import CheckError, SettingsError
 from tailora.core.files import atomic_folder, write_json
 from tailora.data.examples import Example
-from tailora.engine.decoding import Decoding
 from tailora.inference.attached import apply_adapter, load_adapted
+from tailora.inference.decoding_speed import measure_speed
 from tailora.inference.model_settings import Precision
 from tailora.inference.probes import ProbeSettings, Reading, distance, probes_of, reading_of
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
-from tailora.inference.texts import Prompt, generate
+from tailora.inference.texts import Prompt
 from tailora.models.load import fingerprint_module, load_base
 from tailora.models.provenance import training_metadata
 from tailora.models.save import QuantizedType, save_quantized
@@ -162,7 +161,7 @@ def _speed(
     new_tokens: int,
     force: bool,
 ) -> dict[str, Any]:
-    """Tokens a second of greedy texts after the probes' prompts, side by side, and what ran them; None if none fits."""
+    """The median speed of writing after the probes' prompts, and what ran it; None if no prompt leaves room."""
     setup = resolve_models(base, {}, force=force)
     adapter = beside or merging
     if adapter is not None:
@@ -172,12 +171,15 @@ def _speed(
     prompts = [Prompt(probe.prompt, name) for probe in probes if len(probe.prompt) <= room]
     if not prompts:
         return {"value": None, "backend": running.backend, "precision": running.precision}
-    generate(running, prompts[:1], Decoding(max_new_tokens=2))  # the first step allocates
-    began = time.perf_counter()
-    texts = generate(running, prompts, Decoding(max_new_tokens=new_tokens))
-    seconds = time.perf_counter() - began
-    tokens = sum(text.completion_tokens for text in texts)
-    return {"value": tokens / seconds, "backend": running.backend, "precision": running.precision}
+    speed = measure_speed(running, prompts, new_tokens).as_json()
+    return {
+        "value": speed["tokens_per_second"],
+        "lowest": speed["lowest"],
+        "highest": speed["highest"],
+        "laps": speed["laps"],
+        "backend": running.backend,
+        "precision": running.precision,
+    }
 
 
 def _tell(result: Mapping[str, Any], output: Path) -> None:

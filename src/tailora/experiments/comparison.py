@@ -21,6 +21,8 @@ from tailora.core.files import write_json, write_text
 from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
 from tailora.data.columns import spell_columns
+from tailora.data.reading import ReadingSettings
+from tailora.experiments.decoding_runs import speeds_of
 from tailora.experiments.processes import CommandError, run_command
 from tailora.metrics.suite import METRICS
 from tailora.models.catalog import resolve
@@ -82,7 +84,8 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     failed = [row["failed"] for row in rows.values() if "failed" in row]
     if len(failed) == len(rows):
         raise TrainingError(f"no method could be trained; {next(iter(rows))}: {failed[0]}", where=output)
-    rows["base"] = _written("base", ["--base", training.base], comparison, console)
+    rows["base"] = _written("base", comparison, console)
+    _measure_speeds(rows, comparison, console)
     result = {
         "base": base.name,
         "base_bytes": sum(path.stat().st_size for path in weight_files(base.folder)),
@@ -205,21 +208,51 @@ def _account(folder: Path, output: Path) -> dict[str, Any]:
 
 def _texts(method: Method, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
     """Texts with what was learnt, scored."""
-    training, output = comparison.training, comparison.output
-    if method == "lora":
-        model = ["--base", training.base, "--adapter", str(run / "adapter")]
-        return _written(method, model, comparison, console)
-    whole = run / "model"
-    if method != "full":
-        whole = output / "models" / method
+    if method in ("bitfit", "top2"):
+        whole = comparison.output / "models" / method
         shutil.rmtree(whole, ignore_errors=True)
-        run_command("merge", "--adapter", str(run), "--base", training.base, "--output", str(whole))
-    return _written(method, ["--base", str(whole)], comparison, console)
+        base = comparison.training.base
+        run_command("merge", "--adapter", str(run), "--base", base, "--output", str(whole))
+    return _written(method, comparison, console, run)
 
 
-def _written(name: str, model: Sequence[str], comparison: Comparison, console: Console) -> dict[str, Any]:
+def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Path | None]:
+    """The base model and the adapter that write the texts of a row of the comparison."""
+    if run is None:
+        return comparison.training.base, None
+    if name == "lora":
+        return comparison.training.base, run / "adapter"
+    return str(run / "model" if name == "full" else comparison.output / "models" / name), None
+
+
+def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, console: Console) -> None:
+    """Measure how fast every model that wrote texts decodes, and put it into its row."""
+    training = comparison.training
+    source, split = _test_source(comparison)
+    models = {}
+    for name, row in rows.items():
+        if "failed" in row:
+            continue
+        base, adapter = _model(name, comparison, comparison.output / row["run"] if "run" in row else None)
+        models[name] = {
+            "base": base,
+            "adapter": None if adapter is None else str(adapter),
+            "input": source,
+            "split": split,
+            "reading": training.model_dump(mode="json", include=set(ReadingSettings.model_fields)),
+            "prompt_form": training.prompt_form,
+            "linearization": training.linearization,
+        }
+    console.print("decoding speed:", highlight=False)
+    for name, speed in speeds_of(models).items():
+        rows[name]["decoding"]["speed"] = speed
+        spread = f"{speed['lowest']:,.0f} to {speed['highest']:,.0f}"
+        console.print(f"  {name}: {speed['tokens_per_second']:,.0f} tokens/s ({spread})", highlight=False)
+
+
+def _written(name: str, comparison: Comparison, console: Console, run: Path | None = None) -> dict[str, Any]:
     output = comparison.output
-    decoding = _generated(name, model, comparison)
+    decoding = _generated(name, comparison, run)
     folder = output / "scores" / name
     texts = str(output / "texts" / f"{name}.jsonl")
     command = ["--texts", texts, "--output", str(folder), "--draws", str(comparison.draws), *_test_data(comparison)]
@@ -229,34 +262,38 @@ def _written(name: str, model: Sequence[str], comparison: Comparison, console: C
     return {"decoding": decoding, "scores": scores}
 
 
-def _generated(name: str, model: Sequence[str], comparison: Comparison) -> dict[str, Any]:
-    """Write greedy texts into a file: how many, and what computed them.
-
-    Their speed is not kept: one cold run of a few texts measures the machine's warm-up more than the method.
-    """
+def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str, Any]:
+    """Write greedy texts into a file: how many, and what computed them. Their speed is measured apart."""
     training, output = comparison.training, comparison.output
     texts = output / "texts" / f"{name}.jsonl"
     texts.parent.mkdir(exist_ok=True)
     # An unfinished file of an earlier start may be one of other settings, which would be refused.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
     form = ["--prompt-form", training.prompt_form, "--linearization", training.linearization]
+    base, adapter = _model(name, comparison, run)
+    model = ["--base", base, *([] if adapter is None else ["--adapter", str(adapter)])]
     command = [*model, *form, "--max-new-tokens", str(comparison.max_new_tokens), "--output", str(texts), "--gather"]
     made = run_command("generate", *command, *_test_data(comparison))
     kept = ("records", "completion_tokens", "backend", "precision", "device")
     return {key: made[key] for key in kept}
 
 
-def _test_data(comparison: Comparison) -> list[str]:
-    """The flags that name the records to write about."""
+def _test_source(comparison: Comparison) -> tuple[str, str | None]:
+    """What the records to write about are read from, and their split."""
     training = comparison.training
     source = comparison.test or training.data
     splits = record_files.splits(source)
     if comparison.test is None and "test" not in splits:
         source = training.valid or training.data
         splits = record_files.splits(source)
-    flags = ["--input", source]
-    if splits:
-        flags += ["--split", "test" if "test" in splits else "valid"]
+    return source, ("test" if "test" in splits else "valid") if splits else None
+
+
+def _test_data(comparison: Comparison) -> list[str]:
+    """The flags that name the records to write about."""
+    training = comparison.training
+    source, split = _test_source(comparison)
+    flags = ["--input", source, *([] if split is None else ["--split", split])]
     if training.format is not None:
         flags += ["--format", training.format]
     if training.columns:

@@ -1,4 +1,4 @@
-"""Commands run in processes of their own, so that a peak of memory is that command's."""
+"""Commands run in processes of their own, so that a peak of memory, or a speed, is that command's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from tailora.core.errors import TrainingError
 
 
 class CommandError(TrainingError):
-    """A command in a process of its own ended with a mistake that it reported in a line."""
+    """A command in a process of its own ended with a user's mistake, or was killed."""
 
 
 def run_command(*arguments: str) -> dict[str, Any]:
-    """Run a verb in a process of its own, and take its result.
+    """Run a `tailora` command in a process of its own, and take its result.
 
     Raises:
-        CommandError: it ended with a mistake, or was killed.
+        CommandError: it ended with a user's mistake, or was killed.
         RuntimeError: it ended with a bug of ours.
     """
-    command = [sys.executable, "-P", "-m", "tailora", *arguments, "--json"]
+    return run_module("tailora", *arguments, "--json")
+
+
+def run_module(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of this package as a program that prints one JSON object; see `run_command`."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode == 0:
         result: dict[str, Any] = json.loads(done.stdout)
@@ -30,7 +35,7 @@ def run_command(*arguments: str) -> dict[str, Any]:
     if done.returncode == 2:
         raise CommandError(last.removeprefix("tailora: "))
     if done.returncode < 0:
-        raise CommandError(f"killed by signal {-done.returncode}, as for want of memory")
+        raise CommandError(f"killed by signal {-done.returncode}, possibly for lack of memory")
     if done.returncode == 130:
         raise KeyboardInterrupt
-    raise RuntimeError(f"tailora {arguments[0]} ended with {done.returncode}: {done.stderr}")
+    raise RuntimeError(f"{' '.join((module, *arguments[:1]))} ended with {done.returncode}: {done.stderr}")

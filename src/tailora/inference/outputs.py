@@ -40,3 +40,9 @@ def _told(text: Candidate, logprobs: bool) -> dict[str, Any]:
 def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write outputs.jsonl whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def count_texts(path: Path) -> int:
+    """How many lines of a file are not blank: the texts that an outputs.jsonl holds."""
+    with path.open("rb") as file:
+        return sum(not line.isspace() for line in file)

@@ -16,7 +16,7 @@ from tailora.core.resume_log import ResumeLog
 from tailora.data.values import Record
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.model_settings import ModelSettings
-from tailora.inference.outputs import output_row, write_outputs
+from tailora.inference.outputs import count_texts, output_row, write_outputs
 from tailora.inference.progress import WritingProgress
 from tailora.inference.record_prompts import check_prompts, prompts_of_records
 from tailora.inference.rerank import by_fidelity
@@ -39,11 +39,13 @@ class WrittenTexts:
 
     Attributes:
         rows: of outputs.jsonl, one for each record.
+        replaced: earlier texts that the output held and that these took the place of; None without such a file.
         summary: counts, seconds, tokens a second and what computed them, as JSON has them.
         engine: precision and backend in words.
     """
 
     rows: list[dict[str, Any]]
+    replaced: int | None
     summary: dict[str, Any]
     engine: str
 
@@ -51,9 +53,10 @@ class WrittenTexts:
         """What was written into a file, in words."""
         counts = self.summary
         before = f", {counts['resumed']} of them from before" if counts["resumed"] else ""
+        replaced = "" if self.replaced is None else f"; replaced {self.replaced:,} earlier texts"
         return (
             f"wrote {output}: {len(self.rows)} texts{before}, {counts['completion_tokens']:,} tokens in "
-            f"{counts['seconds']:.1f} s ({counts['tokens_per_second']:,} tokens/s, {self.engine})"
+            f"{counts['seconds']:.1f} s ({counts['tokens_per_second']:,} tokens/s, {self.engine}){replaced}"
         )
 
 
@@ -95,6 +98,7 @@ class TextJob:
             KeyboardInterrupt: on Ctrl-C; what is written is kept if there is an output.
         """
         began = time.perf_counter()
+        replaced = None
         count = len(self._records)
         rows: dict[int, dict[str, Any]] = {}
         if output is None:
@@ -110,10 +114,11 @@ class TextJob:
                     kept = f"kept {len(rows)} texts in {unfinished.path}; the same command goes on from there"
                     self._console.print(kept, soft_wrap=True, highlight=False, markup=False)
                     raise
+                replaced = count_texts(output) if output.exists() else None
                 write_outputs(output, (rows[number] for number in range(count)))
                 unfinished.remove()
-        summary = self._summary(rows, fresh, time.perf_counter() - began)
-        return WrittenTexts([rows[number] for number in range(count)], summary, self._running.description)
+        summary = {**self._summary(rows, fresh, time.perf_counter() - began), "replaced": replaced}
+        return WrittenTexts([rows[number] for number in range(count)], replaced, summary, self._running.description)
 
     def _write(
         self,

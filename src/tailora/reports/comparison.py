@@ -94,11 +94,25 @@ def _main(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
         ["validation loss before", *trained(lambda row: f"{row['validation_loss']['before']:.3f}")],
         ["validation loss after", *trained(lambda row: f"{row['validation_loss']['after']:.3f}")],
     ]
+    table += _speeds(rows)
     scored = dict.fromkeys(name for row in rows.values() for name in row["scores"])
     for name in scored:
         label, scale = scores[name]
         table.append([label, *(_score(row["scores"].get(name), scale) for row in rows.values())])
     return ("Measured", ["", *(NAMES[name] for name in rows)], table)
+
+
+def _speeds(rows: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of decoding speeds; none for a comparison without them."""
+    speeds = [row.get("decoding", {}).get("speed") for row in rows.values()]
+    measured = next((speed for speed in speeds if speed), None)
+    if measured is None:
+        return []
+    label = f"decoding, tokens/s ({measured['texts']} texts at once; median of {measured['laps']} warm laps)"
+    cells = [
+        f"{s['tokens_per_second']:,.0f} ({s['lowest']:,.0f} to {s['highest']:,.0f})" if s else _NONE for s in speeds
+    ]
+    return [[label, *cells], ["decoded in", *(f"{s['precision']}, {s['backend']}" if s else _NONE for s in speeds)]]
 
 
 def _grid(rows: Mapping[str, Any]) -> Table:
