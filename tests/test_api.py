@@ -272,3 +272,13 @@ def test_every_name_can_be_imported() -> None:
 def test_the_options_are_the_settings() -> None:
     tool = Path(__file__).parents[1] / "tools" / "api_options.py"
     subprocess.run([sys.executable, str(tool), "--check"], check=True)
+
+
+def test_rows_are_read_with_the_columns_of_training(tmp_path: Path) -> None:
+    rows = [{"name": name, "note": f"x{name}", "ref": f"{name} is here."} for name in ("Ada", "Bob", "Cy")]
+    columns = {"text": "ref", "facts": ["name"]}
+    trained = tailora.train(rows, columns=columns, output=tmp_path / "run", **QUICK)
+    with tailora.load(adapters={"shop": trained.adapter}, precision="fp32") as model:
+        expected = model.generate({"name": "Ada"}, max_new_tokens=8)
+        assert model.generate(rows[0], max_new_tokens=8) == expected
+        assert model.generate(rows[0], adapter="shop", max_new_tokens=8) == expected

@@ -400,9 +400,9 @@ def test_a_table_is_read_with_the_columns_of_training(
 @pytest.mark.parametrize(
     ("name", "content", "lacking"),
     [
-        ("a.csv", "key,Tên,Ghi chú\nSP1,Cốc,mới\n", "a column 'Loại', which is missing"),
-        ("a.jsonl", '{"ten": "Cốc"}', "columns 'Tên', 'Loại', which are missing"),
-        ("a.csv", 'mr,ref\n"name[X]",A.\n', "columns 'Tên', 'Loại', which are missing"),
+        ("a.csv", "key,Tên,Ghi chú\nSP1,Cốc,mới\n", "the column 'Loại', which"),
+        ("a.jsonl", '{"ten": "Cốc"}', "the columns 'Tên', 'Loại', which"),
+        ("a.csv", 'mr,ref\n"name[X]",A.\n', "the columns 'Tên', 'Loại', which"),
     ],
 )
 def test_a_table_that_lacks_the_columns_of_training_is_refused(
@@ -411,7 +411,9 @@ def test_a_table_that_lacks_the_columns_of_training_is_refused(
     adapter = trained_on(base, tmp_path / "run")
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=f"the adapter was trained on {lacking}; add .* --columns; the file has"):
+    with pytest.raises(
+        DataError, match=f"the adapter was trained on {lacking} the file does not have; add .* --columns;"
+    ):
         run(GenerateSettings(adapter=(str(adapter),), input=str(path), max_new_tokens=1))
 
 
@@ -421,6 +423,7 @@ def test_a_table_that_lacks_the_columns_of_training_is_refused(
         ("a.jsonl", '{"facts": {"Tên": "Cốc"}}'),
         ("a.txt", "Tên : Cốc"),
         ("a.csv", "key,Tên,Loại,ref\nSP1,Cốc,,A text.\n"),
+        ("b.jsonl", '{"Tên": "Cốc", "Ghi chú": "mới"}'),
     ],
 )
 def test_files_that_describe_themselves_need_no_columns(base: str, tmp_path: Path, name: str, content: str) -> None:

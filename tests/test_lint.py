@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tailora.commands.lint import LintSettings, run
-from tailora.core.errors import CheckError
+from tailora.core.errors import CheckError, SettingsError
 from tailora.data.lint import KINDS, lint
 from tailora.data.records import load
 from tailora.data.values import Fact, Record
@@ -31,7 +33,7 @@ def test_findings() -> None:
 
 
 def test_clean() -> None:
-    assert str(lint([record("1", "A pub.", ("type", "pub"))])) == "1 records, 1 texts: nothing found"
+    assert str(lint([record("1", "A pub.", ("type", "pub"))])) == "1 record, 1 text: no findings"
 
 
 def test_a_code_that_texts_say_in_other_words_is_no_finding() -> None:
@@ -140,3 +142,57 @@ def test_two_values_that_are_no_list_are_a_conflict(tmp_path: Path, name: str, c
 def test_every_kind_can_be_allowed() -> None:
     for kind in KINDS:
         assert LintSettings(data="x", allow=(kind,)).allow == (kind,)
+
+
+def test_the_command_counts_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_text('{"facts": {"name": "Ada"}, "text": "Bob."}\n{"facts": {"name": "Cy"}, "text": "Cy."}\n', "utf-8")
+    result = run(LintSettings(data=str(file), allow=("unsaid value",)))
+    assert (result["records"], result["texts"]) == (2, 2)
+    assert result["findings"] == {"unsaid value": 1}
+    err = capsys.readouterr().err
+    assert "all: 2 records, 2 texts" in err
+    assert re.search(r"0-9 █+ 2", err)
+    assert re.search(r"│ unsaid value │ +1 │ no text of the record", err)
+    with pytest.raises(CheckError, match=r"1 finding \(unsaid value: 1\)") as failed:
+        run(LintSettings(data=str(file)))
+    assert failed.value.result == result
+    with pytest.raises(SettingsError, match="no finding called 'typo'"):
+        LintSettings(data=str(file), allow=("typo",))
+
+
+def test_one_of_anything_is_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("name,text\nAda,Ada.\n", encoding="utf-8")
+    run(LintSettings(data=str(path)))
+    assert "all: 1 record, 1 text\n" in capsys.readouterr().err
+
+
+def test_records_without_texts_are_reported_once_for_each_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("name,text\n" + "".join(f"n{n},{'n0.' if n == 0 else ''}\n" for n in range(40)), encoding="utf-8")
+    with pytest.raises(CheckError, match=r"39 findings \(no text: 39\)"):
+        run(LintSettings(data=str(path)))
+    assert capsys.readouterr().err.count("no text:\n  all: 39 of 40 records, the first is 2\n") == 1
+
+
+def test_the_same_facts_in_two_languages_are_no_duplicates(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [("en", "A cup."), ("vi", "Cốc A."), ("vi", "Cái cốc A.")]
+    lines = [{"facts": {"name": "A"}, "language": language, "text": text} for language, text in rows]
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    result = run(LintSettings(data=str(path), language="all"))
+    assert (result["records"], result["findings"]) == (2, {})
+
+
+def test_other_orders_and_spellings_of_the_same_facts_are_duplicates() -> None:
+    one, two = (("name", "Cốc"), ("type", "x")), (("type", "x"), ("name", "Co\u0302\u0301c"))
+    assert lint([record("1", "Cốc x.", *one), record("2", "Cốc x.", *two)]).counts()["duplicate record"] == 1
+
+
+def test_an_attribute_of_long_texts_is_reported() -> None:
+    text = "Ada is a friendly little pub by the river that serves cheap Thai food to families, number"
+    rows = [record(str(n), f"{text} {n}.", ("name", "Ada"), ("câu trả", f"{text} {n}")) for n in range(3)]
+    assert lint(rows).counts() == {"odd attribute": 1}

@@ -108,6 +108,12 @@ def test_texts_without_a_record(text: str) -> None:
     assert parse_record(text) is None
 
 
+@pytest.mark.parametrize("text", ["a : b |", "a : b | | c : d", "| a : b"])
+def test_a_line_with_an_empty_fact_is_no_record_in_any_style(text: str) -> None:
+    """The style "plain" must not read it as an attribute "a " with the value "b |"."""
+    assert parse_record(text, "plain") is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

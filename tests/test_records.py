@@ -102,3 +102,47 @@ def test_a_text_is_read_as_its_file_is(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("name,text\nBlue Spice,It is there.\nBlue Spice,There it is.\n", encoding="utf-8")
     assert parse_text(path.read_text(encoding="utf-8"), path) == load(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        ({"run.json": "{}", "adapter/adapter_config.json": "{}"}, "is the directory of a training run, not data"),
+        ({"adapter_config.json": "{}"}, "is an adapter, not data"),
+        ({"config.json": "{}", "model.safetensors": ""}, "is a model, not data"),
+        ({"scores.json": "{}", "outputs.jsonl": "{}"}, "is the output folder of `tailora evaluate`, not data"),
+        ({"notes.md": "x"}, "is a folder without data files"),
+    ],
+)
+@pytest.mark.parametrize("split", [None, "train"])
+def test_folders_that_hold_no_data_say_what_they_are(
+    tmp_path: Path, files: dict[str, str], what: str, split: str | None
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=what):
+        read(tmp_path, split=split)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("model.safetensors", b'\x10\x00\x00\x00\x00\x00\x00\x00{"__metadata__":{}}', "is a file of tensors"),
+        ("a.gguf", b"GGUF\x03\x00\x00\x00", "is a GGUF model or adapter"),
+        ("a.pdf", b"%PDF-1.7\n", "is a PDF document"),
+        ("run.json", b'{"settings": {"data": "x"}, "account": {}}', "is the run.json of a training run"),
+        ("adapter_config.json", b'{"r": 8, "lora_alpha": 16, "target_modules": []}', "settings file of an adapter"),
+        ("config.json", b'{"model_type": "gpt2", "architectures": []}', "settings file of a model"),
+        (
+            "outputs.jsonl",
+            b'{"id": "1", "text": "A.", "finish_reason": "stop", "completion_tokens": 3}\n',
+            "holds texts that `tailora generate` wrote",
+        ),
+    ],
+)
+def test_files_that_hold_no_records_say_what_they_are(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=what):
+        read(path)

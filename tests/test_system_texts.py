@@ -161,13 +161,13 @@ WRONG = [
     ('{"text": "a"}\nb\n{"text": "c"}\n', r":2: "),
     ('{"text": "a", "prediction": "b"}\n' * 3, r":1: has 'text' and 'prediction'"),
     ('[{"text": "a"}, {"text": null}, {"text": "c"}]', r": entry 2: the text is null"),
-    ('["a", null, "c"]', r": (entry 2: the text is null|holds 1 texts for 3)"),
+    ('["a", null, "c"]', r": (entry 2: the text is null|holds 1 text for 3)"),
     ('{"text": "a"}\n{"text": "b"}\n', r": holds 2 texts for 3 records"),
     ('{"id": 1, "text": "a"}\n{"id": 3, "text": "b"}\n', r": holds 2 texts for 3 records, .* is '2'"),
     ('{"text": "a"}\n{"text": "b \\ud83d"}\n{"text": "c"}\n', r":2: the text has half of a surrogate pair"),
     ('["a", "b", "\\udc00"]', r": entry 3: the text has half of a surrogate pair"),
     ('{"text": "a"}\n{"text": "b", "text": "c"}\n{"text": "d"}\n', r":2: the key 'text' occurs twice"),
-    ('["a", "b"]', r": holds (2|1) texts for 3 records"),
+    ('["a", "b"]', r": holds (2 texts|1 text) for 3 records"),
     ('{"a": "x", "b": "y", "c": "z"}', r":1: has no 'text'"),
     (
         '{"custom_id": "1", "response": null, "error": {"message": "too long"}}\n' * 3,
@@ -196,7 +196,7 @@ def test_files_that_say_they_are_json_and_are_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["a\nb\n", "a\nb\nc\nd\n", "a\nb\nc\n\nd\n", "\n"])
 def test_other_numbers_of_lines(content: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds \d texts for 3 records; give one text for each record"):
+    with pytest.raises(DataError, match=r"holds \d texts? for 3 records; give one text for each record"):
         read_texts(saved(tmp_path, "a.txt", content), IDS)
 
 
@@ -227,7 +227,7 @@ def test_named_rows_are_put_into_the_records_order(key: str, names: list[Any], i
     [
         (["a", "b", "b"], r":3: the id 'b' occurs on line 2 already"),
         (["a", "b", None], r":3: has no id, and other rows have one"),
-        (["a", "b", "d"], r": the ids are not those of the records: there is none for 'c'"),
+        (["a", "b", "d"], r": the ids are not those of the records: 'c' is missing"),
         (["r9", "r4", "r5"], r": the ids are not those of the records"),
     ],
 )
@@ -247,3 +247,14 @@ def test_any_texts_come_back_from_json(tmp_path_factory: pytest.TempPathFactory,
     path = tmp_path_factory.mktemp("texts") / "a.txt"
     path.write_text("\n".join(json.dumps({"text": text}, indent=indent) for text in texts), encoding="utf-8")
     assert read_texts(path, list(map(str, range(len(texts))))) == texts
+
+
+@pytest.mark.parametrize("header", ["text", "id,text", "id\tPrediction", '"id","text"', "index;generated_text"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_the_header_of_a_table_is_not_a_text(header: str, name: str, tmp_path: Path) -> None:
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+    rows = [text if delimiter not in header else f"{n}{delimiter}{text}" for n, text in enumerate(["A.", "B.", "C."])]
+    path = saved(tmp_path, name, "\n".join([header, *rows]) + "\n")
+    with pytest.raises(DataError, match=r":1: is a table: its first line is the header .*; write one text per line"):
+        read_texts(path, IDS)
+    assert read_texts(path, ["0", *IDS])[0] == header, "as many lines as records are texts"

@@ -1,18 +1,13 @@
-"""The check that an architecture honours trees, the estimates, and the `lint` verb."""
+"""The check that an architecture honours trees and the estimates."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from networks import gpt2, llama, network
-from tailora.commands.lint import LintSettings
-from tailora.commands.lint import run as check_data
-from tailora.core.errors import CheckError, ModelError, SettingsError
+from tailora.core.errors import ModelError
 from tailora.data.examples import Example
 from tailora.training.estimate import seconds, workload
 from tailora.training.settings import TrainSettings
@@ -107,20 +102,3 @@ def test_workload_counts_every_scored_node() -> None:
     assert work.scored <= work.nodes <= sum(len(e) - 1 for e in EXAMPLES)
     assert work.largest_pass <= 5
     assert seconds(1e9, "fp32", "cpu") == pytest.approx(0.1 * seconds(1e10, "fp32", "cpu"), rel=2)
-
-
-def test_data_verb_counts_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "some.jsonl"
-    file.write_text('{"facts": {"name": "Ada"}, "text": "Bob."}\n{"facts": {"name": "Cy"}, "text": "Cy."}\n', "utf-8")
-    result = check_data(LintSettings(data=str(file), allow=("unsaid value",)))
-    assert (result["records"], result["texts"]) == (2, 2)
-    assert result["findings"] == {"unsaid value": 1}
-    err = capsys.readouterr().err
-    assert "all: 2 records, 2 texts" in err
-    assert re.search(r"0-9 █+ 2", err)
-    assert re.search(r"│ unsaid value │ +1 │ no text of the record", err)
-    with pytest.raises(CheckError, match=r"1 findings \(unsaid value: 1\)") as failed:
-        check_data(LintSettings(data=str(file)))
-    assert failed.value.result == result
-    with pytest.raises(SettingsError, match="no finding called 'typo'"):
-        LintSettings(data=str(file), allow=("typo",))

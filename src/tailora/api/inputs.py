@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, TypeGuard
 
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
-from tailora.data import records as record_files
 from tailora.data.readers import jsonl
 from tailora.data.reading import ReadingSettings, announce
+from tailora.data.records import DataFile, Texts, parse
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 
 Row: TypeAlias = Mapping[str, Any] | Record
@@ -25,7 +26,7 @@ Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, po
 
 
 def read_records(
-    source: Source, *, split: str | None = None, texts: record_files.Texts = "optional", **options: Any
+    source: Source, *, split: str | None = None, texts: Texts = "optional", **options: Any
 ) -> list[Record]:
     """Read records as `tailora train` and `tailora evaluate` do: rows with equal facts are one record.
 
@@ -46,15 +47,24 @@ def read_records(
 
 
 def read_data(
-    source: Source, *, split: str | None = None, texts: record_files.Texts = "optional", **options: Any
-) -> record_files.DataFile:
-    """Read what `read_records` reads, rows and records; what the user should know is printed to standard error."""
+    source: Source,
+    *,
+    split: str | None = None,
+    texts: Texts = "optional",
+    trained: TrainedReading | None = None,
+    **options: Any,
+) -> DataFile:
+    """Read what `read_records` reads, rows and records; what the user should know is printed to standard error.
+
+    `trained` is how the training of the adapter in use read its data, for what the options leave open.
+    """
     reading = ReadingSettings.from_values(options)
     if is_place(source):
-        return reading.load(os.fspath(source), split, texts=texts)
+        return reading.load(os.fspath(source), split, texts=texts, trained=trained)
     if split is not None:
         raise DataError("rows in memory have no splits", where="split", hint="leave it out")
-    data = record_files.parse(as_json_lines(source), Path("records"), texts=texts, **reading.reader_options())
+    text = as_json_lines(source)
+    data = parse(text, Path("records"), texts=texts, trained=trained, **reading.reader_options())
     announce(data, texts)
     return data
 

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, check_base
-from tailora.api.inputs import Row, Source, is_one_row, read_records
+from tailora.api.inputs import Row, Source, is_one_row, read_data
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.text_stream import TextStream
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.engine.worker import Stream, Worker
 from tailora.inference.decoding_settings import DecodingSettings
@@ -284,7 +285,10 @@ class Model:
 
     def _rows(self, records: Source, adapter: str | None) -> list[Record]:
         """One record for each row, with the adapter that the caller asks for."""
-        rows = read_records(records, texts="unused")
+        setup = self._setup
+        known_adapter = adapter is not None and adapter in setup.adapters
+        trained = TrainedReading.of_meta(setup.account(adapter)) if known_adapter else setup.reading
+        rows = list(read_data(records, texts="unused", trained=trained if adapter != BASE else None).rows)
         if adapter is None:
             return rows
         if adapter != BASE and adapter not in self._setup.adapters:

@@ -471,6 +471,6 @@ class LintOptions(TypedDict, total=False):
     all_texts: bool
     """Use the texts of WebNLG that its annotators marked as faulty as well."""
     allow: Sequence[str]
-    """Kinds of findings to let pass, as the table calls them; `all` for every one."""
+    """Kinds of findings to accept, by their names in the table; `all` accepts every kind."""
     show: int
-    """Findings to show of each kind."""
+    """How many findings of each kind to show."""

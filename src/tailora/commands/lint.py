@@ -1,4 +1,4 @@
-"""`tailora lint`: what a file or data set holds, and what looks wrong in it."""
+"""`tailora lint`: count what a file or data set holds, and report what looks wrong in it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.core.errors import CheckError, SettingsError
-from tailora.data import records as record_files
+from tailora.core.plural import plural
 from tailora.data.linearize import linearize
 from tailora.data.lint import KINDS, LintReport, lint
 from tailora.data.reading import ReadingSettings
+from tailora.data.records import splits as splits_of
 
 _BAR = 40  # characters of the longest bar
 
@@ -25,9 +26,9 @@ class LintSettings(ReadingSettings):
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
     allow: tuple[str, ...] = ()
-    """Kinds of findings to let pass, as the table calls them; `all` for every one."""
+    """Kinds of findings to accept, by their names in the table; `all` accepts every kind."""
     show: int = Field(5, ge=0)
-    """Findings to show of each kind."""
+    """How many findings of each kind to show."""
 
     @field_validator("allow")
     @classmethod
@@ -42,18 +43,21 @@ class LintSettings(ReadingSettings):
 def run(settings: LintSettings) -> dict[str, Any]:
     """Read everything, count it, and report what looks wrong; nothing is changed.
 
+    Returns:
+        Counts of records, texts and findings, and notes on how the files were read.
+
     Raises:
-        CheckError: something looks wrong that `allow` does not let pass.
+        CheckError: something looks wrong that `allow` does not accept.
         DataError: the data cannot be read.
     """
-    names: tuple[str | None, ...] = record_files.splits(settings.data) or (None,)
+    names: tuple[str | None, ...] = splits_of(settings.data) or (None,)
     files = {name or "all": settings.load(settings.data, name, texts="optional") for name in names}
-    read = {name: data.records for name, data in files.items()}
+    by_split = {name: data.records for name, data in files.items()}
     listed = frozenset[str]().union(*(data.listed for data in files.values()))
-    report = lint(read if len(read) > 1 else next(iter(read.values())), listed=listed)
+    report = lint(by_split if len(by_split) > 1 else next(iter(by_split.values())), listed=listed)
     splits = {
         name: {"records": len(records), "texts": sum(len(record.references) for record in records)}
-        for name, records in read.items()
+        for name, records in by_split.items()
     }
     result = {
         "splits": splits,
@@ -63,41 +67,42 @@ def run(settings: LintSettings) -> dict[str, Any]:
         "findings": report.counts(),
         "notes": [note for data in files.values() for note in data.notes],
     }
-    first = next(iter(read.values()))[0]
-    _tell(splits, first.prompt if first.prompt is not None else linearize(first), report, settings.show)
+    first = next(iter(by_split.values()))[0]
+    _show(splits, first.prompt if first.prompt is not None else linearize(first), report, settings.show)
     refused = {kind: count for kind, count in report.counts().items() if not {kind, "all"} & set(settings.allow)}
     if refused:
         counts = ", ".join(f"{kind}: {count:,}" for kind, count in refused.items())
-        hint = "look at them, then let kinds pass with --allow"
-        raise CheckError(
-            f"{sum(refused.values()):,} findings ({counts})", where=settings.data, hint=hint, result=result
-        )
+        what = f"{plural(sum(refused.values()), 'finding')} ({counts})"
+        hint = "correct the data, or accept kinds of findings with --allow"
+        raise CheckError(what, where=settings.data, hint=hint, result=result)
     return result
 
 
-def _tell(splits: Mapping[str, Mapping[str, int]], example: str, report: LintReport, show: int) -> None:
+def _show(splits: Mapping[str, Mapping[str, int]], example: str, report: LintReport, show: int) -> None:
+    """Print the counts, the first record's prompt, the lengths and the findings."""
     console = Console(stderr=True)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     for name, counts in splits.items():
-        say(f"{name}: {counts['records']:,} records, {counts['texts']:,} texts")
-    say(f"the first: {example}")
+        say(f"{name}: {plural(counts['records'], 'record')}, {plural(counts['texts'], 'text')}")
+    say(f"first record: {example}")
     most = max(report.lengths.values(), default=1)
-    say("\nwords of a text:")
+    if report.lengths:
+        say("\nwords per text:")
     for words, count in report.lengths.items():
         say(f"{words:>9} {'█' * round(_BAR * count / most)}{' ' if count else ''}{count:,}")
     if not report.findings:
-        say("\nnothing looks wrong")
+        say("\nno findings")
         return
-    table = Table("looks wrong")
-    table.add_column("how often", justify="right")
-    table.add_column("what it is")
+    table = Table("finding")
+    table.add_column("count", justify="right")
+    table.add_column("meaning")
     for kind, count in report.counts().items():
         table.add_row(kind, f"{count:,}", KINDS[kind])
     console.print(table)
     for kind in report.counts():
         say(f"\n{kind}:")
-        for finding in [each for each in report.findings if each.kind == kind][:show]:
+        for finding in [finding for finding in report.findings if finding.kind == kind][:show]:
             say(f"  {finding.record}: {finding.detail}")

@@ -20,7 +20,7 @@ PromptForm = Literal["paper", "arrow", "chat"]
 Source = Literal["facts", "text", "mixed"]
 ARROW = "=>"
 _MOST_ATTRIBUTES = 500  # more than that are no table's columns
-_PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]+): ([^;]*\S)")
+_PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]*[^:;,\s]): ([^;]*\S)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tailora.core.errors import DataError
 from tailora.data import download
@@ -33,6 +33,13 @@ _SPLIT_STEMS = {
 }
 _SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xml", ".txt")
 _SHOWN = 5  # rows named in an error
+_OTHER_FOLDERS = (
+    ("run.json", "the directory of a training run", "give records; use the run with --adapter"),
+    ("adapter_config.json", "an adapter", "give records; use the adapter with --adapter"),
+    ("scores.json", "the output folder of `tailora evaluate`", "give records"),
+    ("config.json", "a model", "give records; use the model with --base"),
+)
+"""Files by which a folder that holds no data is recognised, what it is, and the hint."""
 
 
 class DataWarning(UserWarning):
@@ -202,10 +209,8 @@ def locate(source: str | Path, split: str | None = None) -> Path:
         if split is not None and path.exists():
             raise DataError(f"is one file and has no split {split!r}", where=path, hint="leave the split out")
         return path
-    if split is None:
-        raise DataError(
-            "is a folder of splits", where=path, hint=f"name a split: {', '.join(splits(path)) or 'none here'}"
-        )
+    if split is None or not splits(path):
+        _refuse_folder(path)
     if split not in _SPLIT_STEMS:
         raise DataError(f"there is no split {split!r}", where=path, hint=f"use one of {', '.join(_SPLIT_STEMS)}")
     files = _split_files(path, split)
@@ -216,6 +221,17 @@ def locate(source: str | Path, split: str | None = None) -> Path:
         names = ", ".join(file.name for file in files)
         raise DataError(f"has several files of the split {split!r} ({names})", where=path, hint="name the file itself")
     return files[0]
+
+
+def _refuse_folder(path: Path) -> NoReturn:
+    """Raise `DataError` for a folder in place of a file, saying what the folder is."""
+    if names := splits(path):
+        raise DataError("is a folder of splits", where=path, hint=f"name a split with --split: {', '.join(names)}")
+    for file, what, hint in _OTHER_FOLDERS:
+        if (path / file).exists():
+            raise DataError(f"is {what}, not data", where=path, hint=hint)
+    what = "is a folder without data files"
+    raise DataError(what, where=path, hint="name the file itself, or put train.csv, valid.csv or test.csv there")
 
 
 def _parse(

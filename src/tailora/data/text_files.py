@@ -6,6 +6,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,10 @@ _FOREIGN = {
     b"PAR1": ("a Parquet file", "write it as CSV or as JSON lines"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it, or compress it with gzip"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    b"%PDF": ("a PDF document", "give the data as CSV or as JSON lines"),
+    b"GGUF": ("a GGUF model or adapter", "give a file of records"),
 }
+_SAFETENSORS = re.compile(rb"[\s\S]{8}\{\s*\"")  # the length of the header as 8 bytes, then the header, a JSON object
 # The marks of UTF-32 come first: the little-endian one begins as that of UTF-16 does.
 _WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -38,7 +42,7 @@ _SAVE = "save the file as UTF-8 (in Excel: CSV UTF-8)"
 
 
 def read_text(path: Path, *, blank: bool = False) -> str:
-    """Return the text of a file, without its byte-order mark; line ends are left as they are.
+    """Return the text of a file, without its byte-order mark; line ends are kept.
 
     gzip, bzip2 and xz are recognised by the content, not by the name. The text is UTF-8, or UTF-16 or UTF-32 with a
     byte-order mark.
@@ -85,9 +89,11 @@ def _unpack(raw: bytes, path: Path) -> bytes:
     for magic, (what, hint) in _FOREIGN.items():
         if raw.startswith(magic):
             raise DataError(f"is {what}, not a text file", where=path, hint=hint)
+    if _SAFETENSORS.match(raw) and b"\x00" in raw[:8]:
+        raise DataError("is a file of tensors (safetensors)", where=path, hint="give a file of records")
     suffix = path.suffix.lower()
     if suffix in PACKED:
-        what = f"is named {suffix} but is not compressed so"
+        what = f"is called {suffix} but is not compressed that way"
         raise DataError(what, where=path, hint="rename it, or fetch the file again")
     return raw
 

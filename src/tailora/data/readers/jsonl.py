@@ -154,7 +154,7 @@ def _table(
                     raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", hint=hint) from error
                 cells.append((json.dumps(items, ensure_ascii=False),))
         rows.append((line, cells))
-    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained)
+    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained, sparse=True)
 
 
 def _is_whole_table(row: dict[str, Any]) -> bool:

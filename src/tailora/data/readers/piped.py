@@ -1,8 +1,8 @@
 r"""The LoRA paper's text form: `name : Blue Spice | Type : pub||A pub called Blue Spice.`, one text a line.
 
 Source of the form: microsoft/LoRA, examples/NLG. A fact has two parts (attribute, value) or three (subject,
-attribute, value). Where a part itself contains a separator we write it escaped (`\|`, `\:`), so that what
-`data.linearize` writes reads back; files made elsewhere have no such escapes and read as ever.
+attribute, value). A separator within a part is written with a backslash (`\|`, `\:`), so that what
+`data.linearize` writes can be read back. Files from other programs contain no such escapes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ _RESERVED = re.compile(r"[\\|]|(?<!\S):(?!\S)")
 
 
 def escape(part: str) -> str:
-    """Write one part of a fact so that it cannot be taken for a separator; white space becomes single spaces."""
+    """Escape the separators in one part of a fact; white space becomes single spaces."""
     return _RESERVED.sub(lambda match: "\\" + match[0], " ".join(part.split()))
 
 
 def parse_facts(text: str) -> tuple[Fact, ...]:
-    """Parse `attribute : value | subject : attribute : value`; ValueError names the part that is no fact."""
+    """Parse `attribute : value | subject : attribute : value`.
+
+    Raises:
+        ValueError: a part is not a fact; the message is that part.
+    """
     facts = []
     for piece in _split_facts(text):
         parts = [_ESCAPED.sub(r"\1", part.strip()) for part in _PART_MARK.split(piece.strip(), maxsplit=2)]
@@ -37,12 +41,15 @@ def parse_facts(text: str) -> tuple[Fact, ...]:
 
 
 def parse(text: str, where: str, *, needs_text: bool = False) -> Parsed:
-    """Read a file of `facts||text` lines; blank lines are passed over.
+    """Read a file of `facts||text` lines; blank lines are skipped.
 
     Args:
         text: the file's content.
         where: the file's name, for messages.
-        needs_text: a line without `||` is an error; else it is facts without a text.
+        needs_text: a line without `||` is an error; otherwise it holds facts without a text.
+
+    Raises:
+        DataError: a line cannot be read.
     """
     parsed = Parsed([])
     known: dict[str, tuple[Fact, ...]] = {}

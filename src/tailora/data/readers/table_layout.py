@@ -107,27 +107,40 @@ def layout_of(
     return Layout(text=text, facts=facts, id_by_name=id_by_name, **places), notes
 
 
-def columns_of_training(trained: TrainedReading, names: Sequence[str], where: str) -> Mapping[str, Any]:
-    """Return the column roles of an adapter's training, as far as a table has the columns.
+def columns_of_training(
+    trained: TrainedReading, names: Sequence[str], where: str, *, sparse: bool
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the column roles of an adapter's training, as far as a table has the columns, and notes.
+
+    Args:
+        trained: how the training read its data.
+        names: of the table's columns.
+        where: file and line of the header, for messages.
+        sparse: the rows are JSON objects, which leave out what has no value.
 
     Raises:
-        DataError: the table lacks columns that prompts were made of.
+        DataError: the table lacks columns that prompts were made of; in a sparse one, all of them.
     """
     header = _Header(names, where)
     lacking = [name for name in trained.input_columns if header.find(name) is None]
-    if lacking:
-        shown = ", ".join(map(repr, lacking))
-        what = f"the adapter was trained on {'columns' if len(lacking) > 1 else 'a column'} {shown}, which are missing"
-        what = what if len(lacking) > 1 else what.replace("which are", "which is")
-        hint = f"add {'them' if len(lacking) > 1 else 'it'} (cells may be empty), or name the facts with --columns"
+    if lacking and not (sparse and len(lacking) < len(trained.input_columns)):
+        what = f"the adapter was trained on {_columns(lacking)}, which the file does not have"
+        hint = "add what is missing (cells may be empty), or name the facts with --columns"
         raise DataError(what, where=where, hint=f"{hint}; the file has {header.shown}")
     fitting: dict[str, Any] = {}
     for role, value in trained.columns.items():
-        if role == "ignore":
+        if isinstance(value, Mapping):
+            fitting[role] = {name: attribute for name, attribute in value.items() if header.find(name) is not None}
+        elif isinstance(value, tuple):
             fitting[role] = tuple(name for name in value if header.find(name) is not None)
-        elif not isinstance(value, str) or header.find(value) is not None:
+        elif value is None or header.find(value) is not None:
             fitting[role] = value
-    return fitting
+    notes = [f"no record has a value for {_columns(lacking)}, which the adapter was trained on"] if lacking else []
+    return fitting, notes
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"the column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 class _Header:

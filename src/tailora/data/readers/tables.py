@@ -67,6 +67,7 @@ def parse_rows(
     needs_text: bool = False,
     trained: TrainedReading | None = None,
     truths: Mapping[str, str] | None = None,
+    sparse: bool = False,
 ) -> Parsed:
     """Read the rows of a table.
 
@@ -83,6 +84,7 @@ def parse_rows(
         needs_text: raise an error if there is no column of texts.
         trained: how the adapter's training read its data; its columns are the default for `columns`.
         truths: how values of facts that are truth values are read.
+        sparse: the rows are JSON objects, which leave out what has no value.
 
     Cells that are empty, or say NaN or null, make no fact.
 
@@ -92,11 +94,12 @@ def parse_rows(
     cells = list(rows)
     names = list(header)
     from_training = columns is None and trained is not None and bool(trained.columns)
+    lacking: list[str] = []
     if from_training and trained is not None:
-        columns = columns_of_training(trained, names, at_header)
+        columns, lacking = columns_of_training(trained, names, at_header, sparse=sparse)
     layout, notes = layout_of(names, cells, columns or {}, at_header, needs_text=needs_text, trained=trained)
     mrs: dict[str, tuple[Fact, ...]] = {}
-    parsed = Parsed([_row(row, f"{where}:{line}", layout, mrs, truths or {}) for line, row in cells], notes)
+    parsed = Parsed([_row(row, f"{where}:{line}", layout, mrs, truths or {}) for line, row in cells], lacking + notes)
     parsed.listed = {name for place, name in layout.facts if any(len(row[place]) > 1 for _, row in cells)}
     parsed.columns_from_training = from_training
     return parsed
