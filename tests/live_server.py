@@ -16,7 +16,7 @@ import tailora
 from bases import save_adapter, save_base
 from tailora.core.files import write_json
 from tailora.serve.keys import KeyRing
-from tailora.serve.server import Server, opened
+from tailora.serve.server import Server, open_server
 from tailora.serve.settings import ServeSettings
 
 CHAT = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -59,7 +59,7 @@ def settings_for(models: Path, **changes: Any) -> ServeSettings:
 @contextmanager
 def served(settings: ServeSettings, keys: KeyRing | None = None) -> Iterator[Server]:
     """A server that answers."""
-    with opened(settings, keys or KeyRing()) as server:
+    with open_server(settings, keys or KeyRing()) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -91,4 +91,4 @@ def get(server: Server, path: str, **options: Any) -> httpx.Response:
 def is_idle(server: Server) -> bool:
     """Whether the engine holds nothing, and no text is counted as under way."""
     load = server.service.worker.stats.load
-    return not server.service.asked and not load.running and not load.waiting and not load.blocks_used
+    return not server.service.open_texts and not load.running and not load.waiting and not load.blocks_used

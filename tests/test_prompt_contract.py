@@ -224,7 +224,7 @@ def test_conversations_with_an_adapter_of_records(world: World) -> None:
         for messages, told in (
             ([system, user], "without system messages"),
             ([{**system, "role": "developer"}, user], "without system messages"),
-            ([user, answer], "not the user's"),
+            ([user, answer], "must be a user message"),
             ([{"role": "user", "content": "Hello!"}, answer, user], "not one"),
         ):
             assert told in world.refused("/v1/chat/completions", model=name, messages=messages)

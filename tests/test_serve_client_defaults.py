@@ -209,7 +209,7 @@ def test_an_assistants_turn_comes_in_many_forms(connection: httpx.Client) -> Non
     def answer_after(turn: dict[str, Any]) -> Any:
         body = {**ASK, "messages": [USER, turn, {"role": "user", "content": "And again?"}]}
         answer = connection.post("/v1/chat/completions", json=body)
-        return choices(answer), answer.json()["usage"]
+        return choices(answer), answer.json()["usage"]["prompt_tokens"]
 
     for forms, text in ((ASSISTANT, "Hello."), (EMPTY, "")):
         plain = answer_after({"role": "assistant", "content": text})
@@ -239,7 +239,7 @@ def test_turns_that_need_something_missing_are_refused(connection: httpx.Client)
         ({"role": "system", "content": None}, "content", "is missing"),
         ({"role": "tool", "content": "1", "tool_call_id": "c1"}, "role", "'assistant'"),
         ({"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls", "tool calls are not supported"),
-        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio", "no such field"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio", "does not exist"),
         ({"role": "user", "content": [image]}, "content", "'image_url' is not supported; send text"),
         ({"role": "user", "content": "x", "type": "image"}, "type", "'text' or 'message'"),
     ):

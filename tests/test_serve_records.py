@@ -150,8 +150,8 @@ def test_the_time_limit_counts_the_search_for_facts(models: Path, monkeypatch: p
         made = pool.submit(post, server, "/v1/records", body)
         assert begun.wait(30)
         try:
-            assert server.service.asked == 1
-            assert (made.result(30).status_code, server.service.asked) == (504, 0)
+            assert server.service.open_texts == 1
+            assert (made.result(30).status_code, server.service.open_texts) == (504, 0)
             assert "timeout" in post(server, "/v1/records", {**body, "stream": True}).text
         finally:
             go_on.set()
@@ -166,15 +166,15 @@ def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ({}, "give one of facts and records"),
+        ({}, "send either facts (one record) or records (several)"),
         ({"facts": {}}, "'facts' is empty"),
         ({"facts": [["a"]]}, "'facts' cannot be read"),
         ({"facts": {"a": None, "b": " "}}, "every value of 'facts' is missing"),
         ({"records": [FACTS, [["a", "b", "c", "d"]]]}, "records[1]"),
-        ({"facts": FACTS, "rerank": "fidelity"}, "raise beams"),
+        ({"facts": FACTS, "rerank": "fidelity"}, "raise beams, or n with a temperature"),
         ({"facts": FACTS, "beams": 2, "temperature": 1}, "beams are not sampled"),
         ({"facts": FACTS, "n": 3, "beams": 2}, "more than there are beams"),
-        ({"facts": {"a": "x" * 100}}, "the model takes 96 with the text"),
+        ({"facts": {"a": "x" * 100}}, "maximum context length is 96 tokens"),
         ({"facts": FACTS, "beams": 40}, "sequences side by side where 32 run at most"),
     ],
 )
@@ -189,7 +189,7 @@ def test_bad_records_are_told(server: Server, body: dict[str, Any], told: str) -
     [
         ({"facts": "name : Blue"}, "facts"),
         ({"facts": {"name": {"first": "Blue"}}}, "facts.name"),
-        ({"records": [{"facts": {"name": "Blue"}}]}, "records.0.facts"),
+        ({"records": [{"facts": {"name": {"first": "Blue"}}}]}, "records.0.facts.name"),
     ],
 )
 def test_the_place_of_an_error_is_a_field_of_the_body(server: Server, body: dict[str, Any], field: str) -> None:

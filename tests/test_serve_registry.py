@@ -118,7 +118,7 @@ def test_nothing_outside_the_folder_is_read(server: Server, models: Path, tmp_pa
         answers = [load(server, "new", place) for place in places]
         assert [answer.status_code for answer in answers] == [409] * len(places)
         assert all(answer.json()["error"]["param"] is None for answer in answers)
-        assert all("no adapter there" in answer.json()["error"]["message"] for answer in answers)
+        assert all("no adapter is there" in answer.json()["error"]["message"] for answer in answers)
     finally:
         (later / "link").unlink()
         shutil.rmtree(later / "linked")
@@ -132,7 +132,7 @@ def test_no_pickle_is_opened(server: Server, models: Path) -> None:
     torch.save({"x": torch.zeros(1)}, pickled / "adapter_model.bin")
     answer = load(server, "new", "pickled")
     assert answer.status_code == 409
-    assert "holds no adapter_model.safetensors" in answer.json()["error"]["message"]
+    assert "adapter_model.safetensors is missing" in answer.json()["error"]["message"]
     shutil.rmtree(pickled)
 
 
@@ -152,16 +152,16 @@ def test_without_a_folder_there_are_no_such_routes(models: Path) -> None:
 
 def test_what_cannot_be_served_is_told_at_the_start(models: Path, tmp_path: Path) -> None:
     with (
-        pytest.raises(AdapterError, match=r"holds no adapter_config\.json"),
+        pytest.raises(AdapterError, match=r"adapter_config\.json is missing"),
         served(settings_for(models, adapter=(f"x={tmp_path}",))),
     ):
         pass
     with (
-        pytest.raises(SettingsError, match="as the base is"),
+        pytest.raises(SettingsError, match="has the name of the base"),
         served(settings_for(models, adapter=(f"base={models / 'one'}",))),
     ):
         pass
-    with pytest.raises(SettingsError, match="is no folder"):
+    with pytest.raises(SettingsError, match="is not a folder"):
         settings_for(models, adapter_folder=tmp_path / "none")
-    with pytest.raises(SettingsError, match="neither a base model nor an adapter"):
+    with pytest.raises(SettingsError, match="neither a base model nor an adapter is named"):
         settings_for(models, base=None, adapter=())

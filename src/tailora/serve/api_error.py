@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API tells them."""
+"""Errors in the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """A response that reports an error.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: what is wrong and what to do, in one line.
-        param: the field of the request that it is about.
-        code: OpenAI's word for it, for programs.
-        headers: to send with it.
+        param: field of the request that is wrong.
+        code: short name of the error, for programs.
+        headers: headers of the response.
     """
 
     def __init__(
@@ -45,26 +45,26 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The error object."""
+        """The JSON body of the response."""
         type_ = _TYPES.get(self.status, "server_error")
         return {"error": {"message": str(self), "type": type_, "param": self.param, "code": self.code}}
 
 
 def from_user_error(error: UserError, renamed: Mapping[str, str] | None = None) -> ApiError:
-    """The answer to a mistake that Tailora found.
+    """Return the response to an error of the user.
 
     Args:
-        error: the mistake; its place is taken for a field, unless it is about an adapter.
-        renamed: what the API calls fields that Tailora names otherwise.
+        error: its place is a field of the request, unless it is about an adapter.
+        renamed: what the API calls fields that have other names elsewhere in Tailora.
     """
     status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
     where = (renamed or {}).get(error.where or "", error.where)
-    told = " ".join(f"{where or ''}: {error.what}".removeprefix(": ").split())
+    message = " ".join(f"{where or ''}: {error.what}".removeprefix(": ").split())
     field = None if isinstance(error, AdapterError) else where  # whose place is a file or a layer
-    return ApiError(status, f"{told}; {error.hint}" if error.hint else told, param=field)
+    return ApiError(status, f"{message}; {error.hint}" if error.hint else message, param=field)
 
 
 def no_model(name: str) -> ApiError:
-    """The answer where a model is unknown, or not for this key."""
-    told = f"The model {name!r} does not exist or you do not have access to it; GET /v1/models lists what there is"
-    return ApiError(404, told, param="model", code="model_not_found")
+    """Return the response to a model name that does not exist, or that the API key may not use."""
+    message = f"The model {name!r} does not exist or you do not have access to it; GET /v1/models lists your models"
+    return ApiError(404, message, param="model", code="model_not_found")

@@ -1,9 +1,8 @@
-"""The HTTP application: routes, errors, and the page."""
+"""The HTTP application: routes, middleware, errors and the page."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,15 +16,21 @@ from tailora import __version__
 from tailora.data.chat_template import ChatTemplate
 from tailora.metrics.slots import load_rules
 from tailora.serve.api_error import ApiError
-from tailora.serve.endpoints import adapters, chat, completions, models, records, status
+from tailora.serve.endpoints.adapters import adapter_routes
+from tailora.serve.endpoints.chat import chat_routes
+from tailora.serve.endpoints.completions import completion_routes
+from tailora.serve.endpoints.models import model_routes
+from tailora.serve.endpoints.records import record_routes
+from tailora.serve.endpoints.status import status_routes
 from tailora.serve.keys import KeyRing
-from tailora.serve.metrics import Monitor
-from tailora.serve.middleware import Gate
+from tailora.serve.metrics import ServerMetrics
+from tailora.serve.middleware import RequestMiddleware
 from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings
+from tailora.serve.validation import invalid_body
 
 PAGE = Path(__file__).with_name("page")
-_OPEN = ("/health", "/ready")
+_WITHOUT_KEY = ("/health", "/ready", "/")
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -35,51 +40,50 @@ _PAGE_HEADERS = {
 
 
 def build_app(
-    service: Service, settings: ServeSettings, keys: KeyRing, template: ChatTemplate | None, monitor: Monitor
+    service: Service, settings: ServeSettings, keys: KeyRing, template: ChatTemplate | None, metrics: ServerMetrics
 ) -> FastAPI:
-    """The application on a running service.
+    """Return the application on a running service.
 
     Args:
-        service: what writes.
-        settings: which routes there are, and the limits.
-        keys: that are asked for.
-        template: of the base's conversations, if it has one.
-        monitor: counts.
+        service: engine.
+        settings: which routes exist, and their limits.
+        keys: API keys that are accepted; an empty ring asks for none.
+        template: chat template of the base, if it has one.
+        metrics: counters of requests.
     """
     app = FastAPI(
         title="Tailora",
         version=__version__,
-        description="Texts from records and prompts, by a base model and its LoRA adapters.",
+        description="Writes texts about records and after prompts with a base model and its LoRA adapters.",
         docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
     )
-    texts = {"log_texts": settings.log_texts}
-    app.include_router(completions.routes(service, **texts))
-    app.include_router(chat.routes(service, template, **texts))
-    app.include_router(records.routes(service, load_rules(), **texts))
-    app.include_router(models.model_routes(service.registry))
+    app.include_router(completion_routes(service, log_texts=settings.log_texts))
+    app.include_router(chat_routes(service, template, log_texts=settings.log_texts))
+    app.include_router(record_routes(service, load_rules(), log_texts=settings.log_texts))
+    app.include_router(model_routes(service.registry))
     if settings.adapter_folder is not None:
-        app.include_router(adapters.adapter_routes(service.registry, settings.timeout))
-    app.include_router(status.operation_routes(service, monitor))
+        app.include_router(adapter_routes(service.registry, settings.timeout))
+    app.include_router(status_routes(service, metrics))
     _add_page(app)
     app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Gate, monitor=monitor, keys=keys, guarded=_guarded, max_body=settings.max_body)
+    app.add_middleware(RequestMiddleware, metrics=metrics, keys=keys, needs_key=_needs_key, max_body=settings.max_body)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors),
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own; only origins are chosen
+            allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own; origins are what is chosen
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return app
 
 
-def _guarded(path: str) -> bool:
-    """Whether a path needs a key, where there are keys: all but whether the server lives, and the page's own files."""
-    return path not in (*_OPEN, "/") and not path.startswith("/page/")
+def _needs_key(path: str) -> bool:
+    """Whether a path needs a key if the server has keys: all but the probes and the page's own files."""
+    return path not in _WITHOUT_KEY and not path.startswith("/page/")
 
 
 def _add_page(app: FastAPI) -> None:
@@ -93,7 +97,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class _PageFiles(StaticFiles):
-    """The page's files, with headers that keep it from loading or being put into anything else."""
+    """The page's files, with headers that forbid it other hosts' scripts, and other pages to frame it."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -106,55 +110,16 @@ async def _api_error(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body, error.status, error.headers)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
-    """One line for all that is wrong with a body."""
+async def _invalid_body(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told: dict[str, list[str]] = {}
-    for each in error.errors():
-        place, message = _problem(each, error.body)
-        told.setdefault(place, []).append(message)
-    problems = [(place, " or ".join(dict.fromkeys(messages))) for place, messages in told.items()]
-    places = [place for place, _ in problems if place]
-    shown = "; ".join(f"{place}: {text}" if place else text for place, text in problems[:3])
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    answer = ApiError(400, shown + more, param=places[0] if places else None)
-    return JSONResponse(answer.body, answer.status)
-
-
-_SCALARS = ("str", "int", "float", "bool")
-
-
-def _place(error: Any, body: Any) -> str:
-    """The path of a field in the body, without pydantic's names for the alternatives of its type."""
-    path = error["loc"][1:] if error["loc"][:1] == ("body",) else error["loc"]
-    kept, value = [], body
-    for number, part in enumerate(path):
-        inside = part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int)
-        if inside:
-            value = value[part]
-        elif number + 1 < len(path) or not isinstance(value, dict) or "[" in str(part) or part in _SCALARS:
-            continue  # an alternative's name; a field that is absent from its object stays
-        kept.append(str(part))
-    return ".".join(kept)
-
-
-def _problem(error: Any, body: Any) -> tuple[str, str]:
-    place = _place(error, body)
-    told = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "json_invalid":
-        return "", f"the body is no JSON ({error.get('ctx', {}).get('error', told)}); send one JSON object"
-    if error["type"] == "model_attributes_type" and not place:
-        return "", "the body is no JSON object; send one, with `Content-Type: application/json`"
-    if error["type"] == "extra_forbidden":
-        return place, "there is no such field; leave it out"
-    if error["type"] == "missing":
-        return place, "is missing"
-    return place, told
+    problem = invalid_body(error)
+    return JSONResponse(problem.body, problem.status)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {404: f"there is nothing at {request.url.path}", 405: f"{request.url.path} takes no {request.method}"}
-    what = told.get(error.status_code, str(error.detail))
-    answer = ApiError(error.status_code, f"{what}; /openapi.json describes what there is", headers=error.headers)
-    return JSONResponse(answer.body, answer.status, answer.headers)
+    path = request.url.path
+    messages = {404: f"{path} does not exist", 405: f"{path} does not accept {request.method}"}
+    message = f"{messages.get(error.status_code, str(error.detail))}; GET /openapi.json lists all routes"
+    response = ApiError(error.status_code, message, headers=error.headers)
+    return JSONResponse(response.body, response.status, response.headers)

@@ -12,25 +12,25 @@ from tailora.engine.decoding import Alternatives, Completion
 
 
 def text_of(tokenizer: Tokenizer, completion: Completion, stop: Sequence[str]) -> str:
-    """What was written, as it was written, up to a stop string."""
+    """Return the text of a completion, up to a stop string."""
     return cut_at(tokenizer.decode_written(completion.token_ids), stop)
 
 
 def without_end(tokenizer: Tokenizer, completion: Completion) -> int:
-    """How many tokens there are before the one that ended the text, if a special token did."""
+    """Return the number of tokens without a special token that ended the text."""
     return len(completion.token_ids) - ends_unseen(tokenizer, completion.token_ids, completion.finish_reason)
 
 
 def ends_unseen(tokenizer: Tokenizer, ids: Sequence[int], reason: str | None) -> bool:
-    """Whether the last token ended a text that it is no part of."""
+    """Return whether the last token is a special token that ended the text, and is not part of it."""
     return reason == "stop" and bool(ids) and ids[-1] in tokenizer.special_ids
 
 
 class CompletionLogprobs:
-    """Log-probabilities as /v1/completions tells them, of one text's tokens as they come.
+    """Log-probabilities of one text's tokens in the form of /v1/completions, in several parts.
 
     Args:
-        tokenizer: of the tokens.
+        tokenizer: of the base.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -47,13 +47,13 @@ class CompletionLogprobs:
         *,
         prompt: bool = False,
     ) -> dict[str, Any]:
-        """What is to be told of some more tokens.
+        """Return the log-probabilities of the next tokens.
 
         Args:
-            ids: the tokens.
-            logprobs: of each; None where nothing is known.
-            top: what else was likely in each place; may be empty.
-            prompt: whether the tokens are the prompt's, whose special tokens have no place in the text.
+            ids: token ids.
+            logprobs: of each token; None where it is not known.
+            top: most likely tokens in each place; may be empty.
+            prompt: whether the tokens belong to the prompt, whose special tokens are not part of the text.
         """
         offsets, words = [], []
         for token in ids:
@@ -63,33 +63,33 @@ class CompletionLogprobs:
                 offsets.append(self._offset)
                 continue
             self._begun = True
-            told = self._tokenizer.token_bytes(token, begins=begins)
-            # Bytes of a character that this token does not go on with are a replacement character before it.
-            offsets.append(self._offset + (not _goes_on(self._decoder.getstate()[0], told)))
-            self._offset += len(self._decoder.decode(told))
-        likely = [
+            data = self._tokenizer.token_bytes(token, begins=begins)
+            # Bytes of a character that this token does not continue become a replacement character before it.
+            offsets.append(self._offset + (not _continues(self._decoder.getstate()[0], data)))
+            self._offset += len(self._decoder.decode(data))
+        alternatives = [
             None if place is None else {self._word(token): value for token, value in place} for place in top[: len(ids)]
         ]
         return {
             "tokens": words,
             "token_logprobs": list(logprobs[: len(ids)]),
-            "top_logprobs": likely or None,
+            "top_logprobs": alternatives or None,
             "text_offset": offsets,
         }
 
     def _word(self, token: int, *, begins: bool = False) -> str:
-        """A token as text; OpenAI's form for one that is a part of a character."""
-        told = self._tokenizer.token_bytes(token, begins=begins)
+        """A token as text, or in OpenAI's notation for bytes if it is a part of a character."""
+        data = self._tokenizer.token_bytes(token, begins=begins)
         try:
-            return told.decode()
+            return data.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in told)
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def _goes_on(begun: bytes, told: bytes) -> bool:
-    """Whether the first bytes of a character, if any, may be followed by these."""
+def _continues(begun: bytes, data: bytes) -> bool:
+    """Whether these bytes may follow the first bytes of a character, if there are any."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(begun + told[:1])
+        codecs.getincrementaldecoder("utf-8")().decode(begun + data[:1])
     except UnicodeDecodeError:
         return not begun
     return True
@@ -98,7 +98,7 @@ def _goes_on(begun: bytes, told: bytes) -> bool:
 def chat_logprobs(
     tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[Alternatives]
 ) -> dict[str, Any]:
-    """Log-probabilities as /v1/chat/completions tells them; arguments as above."""
+    """Return log-probabilities in the form of /v1/chat/completions; arguments as for `CompletionLogprobs.add`."""
     places: list[Alternatives] = [*top, *[()] * (len(ids) - len(top))]
     return {
         "content": [
@@ -112,5 +112,5 @@ def chat_logprobs(
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
-    told = tokenizer.token_bytes(token)
-    return {"token": told.decode(errors="replace"), "logprob": value, "bytes": list(told)}
+    data = tokenizer.token_bytes(token)
+    return {"token": data.decode(errors="replace"), "logprob": value, "bytes": list(data)}

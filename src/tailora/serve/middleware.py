@@ -1,45 +1,43 @@
-"""What every request passes on its way in: an id, the key, the size of its body; and on its way out: the account, and
-the end of what it held.
-"""
+"""What every request passes: on its way in an id, its API key and its body; on its way out metrics and log."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailora.serve.api_error import ApiError
 from tailora.serve.keys import Key, KeyRing
-from tailora.serve.metrics import Account, Monitor
+from tailora.serve.metrics import ServerMetrics
+from tailora.serve.request_body import read_body
+from tailora.serve.request_log import RequestStats, log_request
 
 log = logging.getLogger("tailora.serve")
 _ID = re.compile(r"[\w.:-]{1,64}")
-GIVEN_UP = 499  # nginx's status for a client that closed its connection before the answer was whole
+CLIENT_GONE = 499  # nginx's status for a client that closed its connection before the answer was complete
 
 
-class Gate:
-    """ASGI middleware.
+class RequestMiddleware:
+    """ASGI middleware around all routes.
 
     Args:
-        app: what it guards.
-        monitor: is told each request's end.
-        keys: that are asked for; an empty ring asks for none.
-        guarded: whether a path needs a key.
-        max_body: most bytes of a body.
+        app: application behind it.
+        metrics: counts each request when it ends.
+        keys: API keys; an empty ring asks for none.
+        needs_key: returns whether a path needs a key.
+        max_body: largest number of bytes of a body.
     """
 
     def __init__(
-        self, app: ASGIApp, monitor: Monitor, keys: KeyRing, guarded: Callable[[str], bool], max_body: int
+        self, app: ASGIApp, metrics: ServerMetrics, keys: KeyRing, needs_key: Callable[[str], bool], max_body: int
     ) -> None:
-        self._app, self._monitor, self._keys = app, monitor, keys
-        self._guarded, self._max_body = guarded, max_body
+        self._app, self._metrics, self._keys = app, metrics, keys
+        self._needs_key, self._max_body = needs_key, max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -47,48 +45,47 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        account = Account(_request_id(headers), scope["method"])
-        scope.setdefault("state", {})["account"] = account
-        scope["state"]["held"] = held = ExitStack()
-        answer = _Answer(send, account.id)
+        stats = RequestStats(_request_id(headers), scope["method"])
+        state = scope.setdefault("state", {})
+        state["stats"] = stats
+        response = _Response(send, stats.id)
         scope = _as_routed(scope)
+        resources = state["resources"] = ExitStack()
         try:
-            scope["state"]["key"] = key = self._key(scope["path"], headers)
-            account.key = None if key is None else key.name
-            _refuse_encoded(headers)
-            body = await _read(receive, headers, self._max_body)
-            _refuse_half_characters(body)
-            await self._app(scope, _replay(body, receive), answer.send)
+            state["key"] = key = self._key(scope["path"], headers)
+            stats.key = None if key is None else key.name
+            body = await read_body(receive, headers, self._max_body)
+            state["body_size"] = len(body)
+            await self._app(scope, _replay(body, receive), response.send)
         except ApiError as error:
-            await _tell(answer, scope, receive, error)
+            await _send_error(response, scope, receive, error)
         except Exception:
-            log.exception("failed", extra={"told": {"id": account.id}})
-            await _tell(
-                answer,
-                scope,
-                receive,
-                ApiError(500, f"this is a bug of the server's; its log says more under {account.id}"),
-            )
+            log.exception("failed", extra={"fields": {"id": stats.id}})
+            message = f"this is a bug in the server; its log has the details under the request id {stats.id}"
+            stats.error = ApiError(500, message)
+            await _send_error(response, scope, receive, stats.error)
         finally:
-            held.close()
-            account.route = getattr(scope.get("route"), "path", "other")
-            self._monitor.ended(account, answer.status if answer.whole else GIVEN_UP)
+            resources.close()
+            stats.route = getattr(scope.get("route"), "path", "other")
+            ended = CLIENT_GONE if stats.error is None else stats.error.status
+            status = response.status if response.whole and stats.error is None else ended
+            self._metrics.count(stats, status)
+            log_request(stats, status)
 
     def _key(self, path: str, headers: dict[bytes, bytes]) -> Key | None:
-        if not len(self._keys) or not self._guarded(path):
+        if not len(self._keys) or not self._needs_key(path):
             return None
-        kind, _, presented = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        key = self._keys.find(presented.strip()) if kind.lower() == "bearer" else None
+        scheme, _, presented = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        key = self._keys.find(presented.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             what = "Incorrect API key provided" if presented else "You didn't provide an API key"
-            ask = {"WWW-Authenticate": "Bearer"}
-            told = f"{what}; send it as `Authorization: Bearer KEY`"
-            raise ApiError(401, told, code="invalid_api_key", headers=ask)
+            message = f"{what}; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return key
 
 
-class _Answer:
-    """Sends an answer on, and keeps what became of it."""
+class _Response:
+    """Sends a response on, and remembers its status and whether it was sent to its end."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self._id = send, request_id
@@ -104,34 +101,14 @@ class _Answer:
             self.whole = True
 
 
-async def _tell(answer: _Answer, scope: Scope, receive: Receive, error: ApiError) -> None:
-    if not answer.status:  # once an answer has begun it can only break off
-        await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer.send)
+async def _send_error(response: _Response, scope: Scope, receive: Receive, error: ApiError) -> None:
+    if not response.status:  # a response that has begun can only break off
+        await JSONResponse(error.body, error.status, error.headers)(scope, receive, response.send)
 
 
-def _request_id(headers: MutableMapping[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if _ID.fullmatch(given) else secrets.token_hex(12)
-
-
-async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body, which is small: longer ones are refused before they are read."""
-    told = headers.get(b"content-length", b"0")
-    too_large = ApiError(413, f"the body is larger than {limit:,} bytes; send less at once", code="body_too_large")
-    if told.isdigit() and int(told) > limit:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message: dict[str, Any] = dict(await receive())
-        if message["type"] == "http.disconnect":
-            return b""
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise too_large
-        if not message.get("more_body", False):
-            return b"".join(parts)
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    proposed = headers.get(b"x-request-id", b"").decode("latin-1")
+    return proposed if _ID.fullmatch(proposed) else secrets.token_hex(12)
 
 
 def _as_routed(scope: Scope) -> Scope:
@@ -146,34 +123,15 @@ def _as_routed(scope: Scope) -> Scope:
     return {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
 
 
-def _refuse_encoded(headers: dict[bytes, bytes]) -> None:
-    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    if coding not in ("", "identity"):
-        told = f"the body is sent with Content-Encoding: {coding}; send it as it is, without Content-Encoding"
-        raise ApiError(415, told, headers={"Accept-Encoding": "identity"})
-
-
-def _refuse_half_characters(body: bytes) -> None:
-    r"""Refuse JSON that spells one half of a surrogate pair (\ud800 alone), which no text and no answer can hold."""
-    if b"\\ud" not in body.lower():
-        return
-    try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ApiError(400, "the body holds half of a surrogate pair; send whole characters") from error
-    except (ValueError, RecursionError):  # not JSON: for the route to say
-        return
-
-
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body first, and then what the server has to say: that the client has gone."""
-    given = False
+    """A `receive` that returns the body first, and then what the server reports: that the client has gone."""
+    replayed = False
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return receive_again

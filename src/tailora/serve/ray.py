@@ -1,10 +1,10 @@
-"""The server as a Ray Serve application: replicas of the engine on any number of machines, each adapter kept to few.
+"""The server as a Ray Serve application: replicas of the engine on any number of machines.
 
     serve run tailora.serve.ray:app base=smollm2-135m adapters='{"e2e": "/models/e2e"}' replicas=2
 
-Requests that name an adapter go to a replica that has it in memory, where there is one (Ray's model multiplexing);
-a replica reads an adapter when it is first asked for it, and lets go of the one it used longest ago. The base and the
-adapters' folders have to be at the same place on every machine.
+A request that names an adapter goes to a replica that has it in memory, if there is one (Ray's model multiplexing). A
+replica loads an adapter for the first request that names it, and unloads the least recently used one. The base and the
+adapters' folders must have the same paths on every machine.
 """
 
 from __future__ import annotations
@@ -24,111 +24,119 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.keys import KeyRing
-from tailora.serve.server import Server, opened
+from tailora.serve.request_body import read_body
+from tailora.serve.server import Server, open_server
 from tailora.serve.settings import ServeSettings
-from tailora.serve.shared_adapters import HeldAdapters
+from tailora.serve.shared_adapters import SharedAdapters
 
-_NOT_PASSED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection"}
-_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/records")
+Headers = list[tuple[bytes, bytes]]
 REPLICA = "x-tailora-replica"
+_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/records")
+_HOP_HEADERS = {b"host", b"content-length", b"transfer-encoding", b"connection", b"content-encoding"}  # not forwarded
 
 
 class Writer:
-    """One replica: the engine and the application of `tailora serve`, asked in messages instead of over a socket.
+    """A replica: the engine and the application of `tailora serve`, called directly rather than over a socket.
 
     Args:
-        settings: of `tailora serve`, without adapters.
-        adapters: folders by name.
+        settings: settings of `tailora serve`, without adapters.
+        adapters: folders of the adapters, by name.
     """
 
     def __init__(self, settings: Mapping[str, Any], adapters: Mapping[str, str]) -> None:
-        self._adapters = dict(adapters)
+        self._names = set(adapters)
         self._stack = ExitStack()
-        self._server: Server = self._stack.enter_context(opened(ServeSettings(**{**settings, "port": 0}), KeyRing()))
-        self._held = HeldAdapters(self._server.service.registry, self._adapters)
+        self._server: Server = self._stack.enter_context(
+            open_server(ServeSettings(**{**settings, "port": 0}), KeyRing())
+        )
+        self._adapters = SharedAdapters(self._server.service.registry, adapters)
         self._id: str = ray.get_runtime_context().get_actor_id() or ""
 
     async def check_health(self) -> None:
-        """Asked by Ray; raises when the replica has to be replaced."""
+        """Raise if the replica has to be replaced. Called by Ray."""
         service = self._server.service
         if service.stalled or not service.worker.alive:
-            raise RuntimeError("the engine does not go on")
+            raise RuntimeError("the engine has stopped or stalled")
 
-    async def hold(self, name: str) -> Held:
-        """Load an adapter; see `limited`, which lets Ray know of it."""
-        await self._held.hold(name)
-        return Held(self._held, name)
+    async def lease(self, name: str) -> AdapterLease:
+        """Load an adapter for Ray; see `writer_class`, which lets Ray count the leases."""
+        await self._adapters.acquire(name)
+        return AdapterLease(self._adapters, name)
 
     async def answer(
-        self, path: str, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> AsyncGenerator[tuple[int, list[tuple[bytes, bytes]]] | bytes, None]:
-        """Answer a POST: status and headers first, then the body in pieces."""
+        self, path: str, headers: Headers, body: bytes
+    ) -> AsyncGenerator[tuple[int, Headers] | bytes, None]:
+        """Answer a POST request: yield status and headers first, then the body in pieces."""
         name = serve.get_multiplexed_model_id()
-        if name not in self._adapters:
+        if name not in self._names:
             async for part in self._parts(path, headers, body):
                 yield part
             return
         try:
-            await self.hold(name)  # which tells Ray; others may let it unload the adapter at any time after
-            await self._held.hold(name)
+            await self.lease(name)  # which reports it to Ray; other requests may make Ray end the lease at any time
+            await self._adapters.acquire(name)
         except (AdapterError, SettingsError) as error:
-            told = from_user_error(error)
-            yield told.status, [(b"content-type", b"application/json")]
-            yield json.dumps(told.body).encode()
+            response = from_user_error(error)
+            yield response.status, [(b"content-type", b"application/json")]
+            yield json.dumps(response.body).encode()
             return
         try:
             async for part in self._parts(path, headers, body):
                 yield part
         finally:
-            await self._held.let_go(name)
+            await self._adapters.release(name)
 
     async def _parts(
-        self, path: str, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> AsyncGenerator[tuple[int, list[tuple[bytes, bytes]]] | bytes, None]:
-        async for message in _asked(self._server.config.app, path, headers, body):
+        self, path: str, headers: Headers, body: bytes
+    ) -> AsyncGenerator[tuple[int, Headers] | bytes, None]:
+        async for message in _messages(self._server.config.app, path, headers, body):
             if message["type"] == "http.response.start":
-                own = (REPLICA.encode(), self._id.encode())
-                yield message["status"], [*message["headers"], own]
+                yield message["status"], [*message["headers"], (REPLICA.encode(), self._id.encode())]
             elif message.get("body"):
                 yield message["body"]
 
 
-class Held:
-    """An adapter in a replica's memory; Ray calls `__del__` when others need the room, and Python may do so again."""
+class AdapterLease:
+    """Ray's use of an adapter; Ray calls `__del__` when other adapters need the room, and Python may do so again."""
 
-    def __init__(self, adapters: HeldAdapters, name: str) -> None:
+    def __init__(self, adapters: SharedAdapters, name: str) -> None:
         self._adapters, self._name = adapters, name
         self._loop = asyncio.get_running_loop()
-        self._over = False
+        self._ended = False
 
     def __del__(self) -> None:
-        if not self._over and not self._loop.is_closed():
-            self._over = True
-            asyncio.run_coroutine_threadsafe(self._adapters.let_go(self._name), self._loop)
+        if not self._ended and not self._loop.is_closed():
+            self._ended = True
+            asyncio.run_coroutine_threadsafe(self._adapters.release(self._name), self._loop)
 
 
-def limited(loaded: int) -> type[Writer]:
-    """Writers that hold so many adapters at most; those used longest ago go first."""
+def writer_class(loaded: int) -> type[Writer]:
+    """Return a class of replicas that hold a limited number of adapters, the least recently used leaving first.
+
+    Args:
+        loaded: largest number of adapters in a replica.
+    """
 
     class LimitedWriter(Writer):
         @serve.multiplexed(max_num_models_per_replica=loaded)  # type: ignore[untyped-decorator]
-        async def hold(self, name: str) -> Held:
-            return await Writer.hold(self, name)
+        async def lease(self, name: str) -> AdapterLease:
+            return await Writer.lease(self, name)
 
     return LimitedWriter
 
 
 class Ingress:
-    """Takes HTTP requests and hands each to a replica that has its adapter.
+    """Accepts HTTP requests and forwards each to a replica that has its adapter.
 
     Args:
-        writer: handle of the replicas.
-        base: what clients call the base.
-        adapters: their names.
+        writer: Ray's handle of the replicas.
+        base: name that clients use for the base.
+        adapters: names of the adapters.
+        max_body: largest number of bytes of a body.
     """
 
-    def __init__(self, writer: Any, base: str, adapters: list[str]) -> None:
-        self._writer, self._base, self._adapters = writer, base, adapters
+    def __init__(self, writer: Any, base: str, adapters: list[str], max_body: int) -> None:
+        self._writer, self._base, self._adapters, self._max_body = writer, base, adapters, max_body
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
@@ -139,16 +147,21 @@ class Ingress:
         if request.method == "GET" and path in ("/health", "/ready"):
             return JSONResponse({"status": "ok"})
         if request.method != "POST" or path not in _ROUTES:
-            return _told(ApiError(404, "there is no such route"))
-        body = await request.body()
-        headers = [(name, value) for name, value in request.headers.raw if name not in _NOT_PASSED_ON]
+            return _error(
+                ApiError(404, f"{request.method} {path} does not exist; use {', '.join(_ROUTES)} or /v1/models")
+            )
+        try:
+            body = await read_body(request.receive, dict(request.headers.raw), self._max_body)
+        except ApiError as error:
+            return _error(error)
+        headers = [(name, value) for name, value in request.headers.raw if name not in _HOP_HEADERS]
         name = _model_of(body)
         handle = self._writer.options(stream=True, multiplexed_model_id=name if name in self._adapters else "")
         parts = handle.answer.remote(path, headers, body)
-        status, given = await anext(parts)
-        answer = StreamingResponse(parts, status)
-        answer.raw_headers = [(name, value) for name, value in given if name.lower() not in _NOT_PASSED_ON]
-        return answer
+        status, response_headers = await anext(parts)
+        response = StreamingResponse(parts, status)
+        response.raw_headers = [(name, value) for name, value in response_headers if name.lower() not in _HOP_HEADERS]
+        return response
 
     def _model(self, name: str) -> dict[str, Any]:
         parent = None if name == self._base else self._base
@@ -156,24 +169,24 @@ class Ingress:
 
 
 def app(arguments: Mapping[str, Any]) -> Any:
-    """The application, for `serve.run` and `serve run`.
+    """Return the application, for `serve.run` and `serve run`.
 
     Args:
-        arguments: `base`; `adapters`, folders by name, or the same as JSON; `replicas`; `loaded`, how many adapters a
-            replica holds; and any other setting of `tailora serve` but keys, which the gateway before Ray asks for.
+        arguments: `base`; `adapters`, folders by name, or the same as JSON; `replicas`; `loaded`, the largest number of
+            adapters in a replica; `cpus`, what Ray counts for a replica; and any other setting of `tailora serve`
+            except keys, which the gateway in front of Ray asks for.
 
     Raises:
-        SettingsError: a setting that cannot be.
+        SettingsError: a setting is not valid.
     """
-    given = dict(arguments)
-    adapters = given.pop("adapters", {})
+    options = dict(arguments)
+    adapters = options.pop("adapters", {})
     adapters = json.loads(adapters) if isinstance(adapters, str) else dict(adapters)
-    replicas, loaded = int(given.pop("replicas", 1)), int(given.pop("loaded", 8))
-    cpus = float(given.pop("cpus", 1))
-    folder = Path(given.pop("adapter_folder", "/"))
-    settings = ServeSettings(**given, adapter_folder=folder)
-    settings_given = settings.model_dump(exclude_defaults=True, mode="json")
-    writer = serve.deployment(limited(loaded)).options(
+    replicas, loaded = int(options.pop("replicas", 1)), int(options.pop("loaded", 8))
+    cpus = float(options.pop("cpus", 1))
+    folder = Path(options.pop("adapter_folder", "/"))
+    settings = ServeSettings(**options, adapter_folder=folder)
+    writer = serve.deployment(writer_class(loaded)).options(
         name="Writer",
         num_replicas=replicas,
         ray_actor_options={"num_cpus": cpus},
@@ -181,28 +194,26 @@ def app(arguments: Mapping[str, Any]) -> Any:
     )
     base = Path(settings.base).name if settings.base and Path(settings.base).exists() else settings.base
     ingress = serve.deployment(Ingress).options(max_ongoing_requests=settings.queue * replicas)
-    return ingress.bind(writer.bind(settings_given, adapters), base, list(adapters))
+    replica_settings = settings.model_dump(exclude_defaults=True, mode="json")
+    return ingress.bind(writer.bind(replica_settings, adapters), base, list(adapters), settings.max_body)
 
 
-async def _asked(
-    application: Any, path: str, headers: list[tuple[bytes, bytes]], body: bytes
-) -> AsyncGenerator[dict[str, Any], None]:
-    """TextRequest an ASGI application, and give its messages as they come; its work ends when nobody reads any more."""
+async def _messages(application: Any, path: str, headers: Headers, body: bytes) -> AsyncGenerator[dict[str, Any], None]:
+    """Call an ASGI application and yield its messages as they come; it is cancelled when nobody reads on."""
     messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-    given, gone = [{"type": "http.request", "body": body, "more_body": False}], asyncio.Event()
+    received, gone = False, asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        if given:
-            return given.pop()
+        nonlocal received
+        if not received:
+            received = True
+            return {"type": "http.request", "body": body, "more_body": False}
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: dict[str, Any]) -> None:
-        await messages.put(message)
-
-    async def run() -> None:
+    async def call() -> None:
         try:
-            await application(scope, receive, send)
+            await application(scope, receive, messages.put)
         finally:
             await messages.put(None)
 
@@ -219,7 +230,7 @@ async def _asked(
         "client": None,
         "server": None,
     }
-    task = asyncio.create_task(run())
+    task = asyncio.create_task(call())
     try:
         while (message := await messages.get()) is not None:
             yield message
@@ -230,7 +241,7 @@ async def _asked(
 
 
 def _model_of(body: bytes) -> str:
-    """The model that a request names; "" where it names none, which the replica then tells."""
+    """The model that a request names; "" if it names none, which the replica then reports."""
     try:
         name = json.loads(body)["model"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -238,5 +249,5 @@ def _model_of(body: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _told(error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status)
+def _error(error: ApiError) -> Response:
+    return JSONResponse(error.body, error.status, error.headers)

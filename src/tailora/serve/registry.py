@@ -1,12 +1,13 @@
-"""The models that clients can name: the base, and adapters that come and go while requests go on.
+"""The models that clients can name: the base, and adapters that are loaded and unloaded while requests run.
 
 The engine knows each version of an adapter by a name of its own, so that requests keep the version they began with;
-a version that was replaced or unloaded is forgotten when its last request is done. Used by the event loop's thread.
+a version that was replaced or unloaded is removed when its last request is done. Used by the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tailora import __version__
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, check_base
 from tailora.adapters.formats import peft
@@ -22,6 +24,7 @@ from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
+from tailora.inference.running import Running
 from tailora.inference.setup import Setup
 
 _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
@@ -29,25 +32,29 @@ _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
 
 @dataclass(eq=False)
 class Model:
-    """Something that requests can name.
+    """A base or an adapter that requests can name.
 
     Attributes:
-        name: as clients say it.
-        engine_name: the engine's own name for this version; None for the base.
-        account: how it was trained: prompt form and linearisation, as far as that is known.
-        prompts: how its training wrote prompts.
-        created: when it was loaded, in seconds since 1970.
-        rank: of the adapter; 0 for the base.
-        users: requests that write with it.
+        name: name that clients use.
+        engine_name: name of this version in the engine; None for the base.
+        meta: how it was trained: prompt form and linearisation, as far as known.
+        prompts: how its prompts are built.
+        system_fingerprint: identifies all that a text depends on besides the request: weights, precision, version.
+        rank: largest rank of a branch; 0 for the base.
+        slot_rank: rank that it takes of an adapter slot: the largest sum of ranks on one layer.
+        created: time of loading, in seconds since 1970.
+        users: number of requests that write with it.
         retired: whether it was replaced or unloaded.
     """
 
     name: str
     engine_name: str | None
-    account: Mapping[str, Any]
+    meta: Mapping[str, Any]
     prompts: PromptFormat
-    created: int = field(default_factory=lambda: int(time.time()))
+    system_fingerprint: str
     rank: int = 0
+    slot_rank: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
     retired: bool = False
 
@@ -56,70 +63,72 @@ class Registry:
     """Models by name.
 
     Args:
-        setup: the base, and the adapters that the engine begins with.
-        worker: of the engine that has them.
-        folder: whence adapters may be loaded; None for nowhere.
-        built_in: whether the network itself carries the only adapter, so that there is no base to name.
+        setup: base, and the adapters that the engine starts with.
+        running: engine.
+        worker: thread of the engine.
+        folder: folder that adapters may be loaded from; None if none may.
     """
 
-    def __init__(self, setup: Setup, worker: Worker, *, folder: Path | None = None, built_in: bool = False) -> None:
-        self._setup, self._worker = setup, worker
+    def __init__(self, setup: Setup, running: Running, worker: Worker, *, folder: Path | None = None) -> None:
+        self._setup, self._running, self._worker = setup, running, worker
         self._folder = None if folder is None else folder.resolve()
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
         name = setup.base.name
-        # A path would tell clients how the server's disk is laid out.
-        shown = Path(name).name if Path(name).exists() else name
-        base = Model(shown, None, setup.account(None), setup.prompts(None))
-        self.base = base
-        self._models: dict[str, Model] = {} if built_in else {base.name: base}
+        # A path would show clients how the server's disk is laid out.
+        public = Path(name).name if Path(name).exists() else name
+        self.base = Model(public, None, setup.account(None), setup.prompts(None), self._system_fingerprint(None))
+        self._models: dict[str, Model] = {} if running.built_in else {public: self.base}
         for own, adapter in setup.adapters.items():
             if own in self._models:
-                raise SettingsError(f"an adapter is called {own}, as the base is", where="adapter", hint="rename it")
-            prompts = setup.prompts(own)
-            self._models[own] = Model(own, None if built_in else own, adapter.meta, prompts, rank=_rank(adapter))
+                raise SettingsError(
+                    f"the adapter {own} has the name of the base", where="adapter", hint="give it another name"
+                )
+            engine_name = None if running.built_in else own
+            self._models[own] = self._model(own, engine_name, adapter, setup.prompts(own))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
 
     def find(self, name: str) -> Model | None:
-        """The model of this name, if there is one."""
+        """Return the model of this name, if there is one."""
         return self._models.get(name)
 
     @contextmanager
     def use(self, model: Model) -> Iterator[None]:
-        """Keep a version known to the engine for so long."""
+        """Keep a version in the engine within this context."""
         model.users += 1
         try:
             yield
         finally:
             model.users -= 1
-            self._forget_unused(model)
+            self._remove_unused(model)
 
     async def load(self, name: str, path: str, *, replace: bool = False) -> Model:
-        """Load an adapter from the folder that adapters may come from.
+        """Load an adapter from the folder that adapters may be loaded from.
 
         Args:
-            name: what clients will call it.
-            path: of its folder, absolute or in that folder.
-            replace: let it take the place of an adapter of this name.
+            name: name that clients will use.
+            path: of the adapter's folder, absolute or relative to that folder.
+            replace: replace an adapter of this name.
 
         Raises:
-            AdapterError: it is not there, is no whole adapter in safetensors, or does not belong to the base.
-            SettingsError: the name is taken, or no name.
+            AdapterError: no adapter in safetensors is there, or it does not belong to the base.
+            SettingsError: the name is taken or not valid.
         """
         assert self._folder is not None
         if not name.strip() or len(name) > 200 or not name.isprintable():
-            raise SettingsError("is no name", where="lora_name", hint="use a short text")
+            raise SettingsError("is not a valid name", where="lora_name", hint="use up to 200 printable characters")
         async with self._changing:
             old = self._models.get(name)
             if old is self.base or (old is not None and not replace):
-                raise SettingsError(f"there is a model {name!r} already", where="lora_name", hint="unload it first")
+                hint = "choose another name" if old is self.base else "unload it first, or set load_inplace"
+                raise SettingsError(f"a model {name!r} exists already", where="lora_name", hint=hint)
             adapter = await asyncio.to_thread(self._read, path)
             prompts = self._setup.prompts_of(adapter.meta, adapted=True)
             if prompts.end not in self._setup.ends:
-                hint = "name the adapter with --adapter when the server starts"
-                raise AdapterError(f"ends its texts with the token {prompts.end}, which ends no text here", hint=hint)
+                what = f"its texts end with the token {prompts.end}, which does not end texts on this server"
+                raise AdapterError(what, hint="name the adapter with --adapter when the server starts")
             engine_name = f"{name}#{next(self._numbers)}"
             force = self._setup.force
             registered = self._worker.post(
@@ -128,16 +137,16 @@ class Registry:
             try:
                 await asyncio.wrap_future(registered)
             except asyncio.CancelledError:
-                if self._worker.alive:  # behind the registration, where that has begun
+                if self._worker.alive:  # queued behind the registration, if that has begun
                     self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(engine_name))
                 raise
-            model = self._models[name] = Model(name, engine_name, adapter.meta, prompts, rank=_rank(adapter))
+            model = self._models[name] = self._model(name, engine_name, adapter, prompts)
             if old is not None:
                 self._retire(old)
             return model
 
     async def unload(self, name: str) -> bool:
-        """Forget an adapter; requests under way keep it to their ends. False if there is none of this name."""
+        """Unload an adapter, which requests in progress keep to their ends; return False if none has this name."""
         async with self._changing:
             model = self._models.get(name)
             if model is None or model.engine_name is None:
@@ -145,6 +154,19 @@ class Registry:
             del self._models[name]
             self._retire(model)
             return True
+
+    def _model(self, name: str, engine_name: str | None, adapter: Adapter, prompts: PromptFormat) -> Model:
+        ranks = [[branch.rank for branch in layer.branches] for layer in adapter.layers.values()]
+        rank = max((max(each, default=0) for each in ranks), default=0)
+        slot_rank = max(map(sum, ranks), default=0)
+        fingerprint = self._system_fingerprint(adapter)
+        return Model(name, engine_name, adapter.meta, prompts, fingerprint, rank=rank, slot_rank=slot_rank)
+
+    def _system_fingerprint(self, adapter: Adapter | None) -> str:
+        running = self._running
+        weights = (self._setup.fingerprint, "" if adapter is None else adapter.content_hash)
+        text = " ".join((__version__, running.backend, running.precision, running.device, *weights))
+        return f"fp_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _read(self, path: str) -> Adapter:
         assert self._folder is not None
@@ -160,9 +182,9 @@ class Registry:
 
     def _retire(self, model: Model) -> None:
         model.retired = True
-        self._forget_unused(model)
+        self._remove_unused(model)
 
-    def _forget_unused(self, model: Model) -> None:
+    def _remove_unused(self, model: Model) -> None:
         if model.retired and not model.users:
             name = model.engine_name
             assert name is not None
@@ -170,35 +192,30 @@ class Registry:
 
 
 def require_safetensors(path: Path, *, shown: str | None = None) -> Path:
-    """The folder of an adapter whose tensors are in safetensors: a server opens no pickle.
+    """Return the folder of an adapter whose tensors are in safetensors: a server opens no pickle.
 
     Args:
         path: the folder, or a run directory.
-        shown: what to call it in messages.
+        shown: name of the folder in messages.
 
     Raises:
-        AdapterError: it is something else.
+        AdapterError: the folder holds something else.
     """
     place = formats.adapter_place(path)
     missing = [file for file in _FILES if not (place / file).is_file()]
     if missing:
-        hint = "give a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
-        raise AdapterError(f"holds no {missing[0]}", where=shown or path, hint=hint)
+        hint = "name a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
+        raise AdapterError(f"{missing[0]} is missing", where=shown or path, hint=hint)
     return place
 
 
 def _inside(folder: Path, path: str, *, shown: str | None = None) -> Path:
-    """A path in a folder, links followed; the answer is the same whether a place outside exists or not."""
+    """A path in a folder, links followed; the error is the same whether a place outside exists or not."""
     try:
         place = (folder / path).resolve()
         if place.is_relative_to(folder) and place.exists():
             return place
     except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, links in a circle
         pass
-    raise AdapterError(
-        "no adapter there", where=shown or path, hint="name one in the folder that the server reads from"
-    )
-
-
-def _rank(adapter: Adapter) -> int:
-    return max((sum(branch.rank for branch in layer.branches) for layer in adapter.layers.values()), default=0)
+    hint = "name a folder inside the server's folder of adapters"
+    raise AdapterError("no adapter is there", where=shown or path, hint=hint)

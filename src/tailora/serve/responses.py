@@ -1,4 +1,4 @@
-"""How answers go out: whole, unless the client has gone, or as server-sent events."""
+"""Two ways to send an answer: whole, unless the client has gone, or as server-sent events."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tailora.serve.api_error import ApiError
-from tailora.serve.middleware import GIVEN_UP
+from tailora.serve.middleware import CLIENT_GONE
+from tailora.serve.request_log import RequestStats
 
 T = TypeVar("T")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do some work for a client, and stop when the client has closed its connection.
+    """Run a coroutine for a client, and cancel it when the client closes its connection.
 
     Raises:
-        ApiError: it has; nobody will read the answer.
+        ApiError: the client has closed it; nobody will read the answer.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ApiError(GIVEN_UP, "the client has closed its connection")
+            raise ApiError(CLIENT_GONE, "the client has closed its connection")
         return task.result()
     finally:
         task.cancel()
@@ -36,42 +37,46 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, closed with the connection. Make it with `stream_of`."""
+    """Server-sent events, whose source is closed with the connection. Make it with `event_stream`."""
 
-    def __init__(self, parts: AsyncGenerator[str, None]) -> None:
-        super().__init__(parts, media_type="text/event-stream", headers=_HEADERS)
-        self._parts = parts
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `starlette.responses.Response`."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._parts.aclose()
+            await self._events.aclose()
 
 
-async def stream_of(chunks: AsyncGenerator[Mapping[str, Any] | None, None]) -> EventStream:
-    """Begin to stream.
+async def event_stream(chunks: AsyncGenerator[Mapping[str, Any] | None, None], stats: RequestStats) -> EventStream:
+    """Start a stream.
 
     Args:
-        chunks: None once the work has begun, then what to send. What is raised before the None becomes an answer with
-            a status of its own; what is raised later is told in the stream.
+        chunks: None as soon as the work has begun, then the events. An error before the None becomes a response with
+            its own status; a later one becomes the last event.
+        stats: of the request; get the error that ends the stream.
     """
     await anext(chunks)
-    return EventStream(_events(chunks))
+    return EventStream(_events(chunks, stats))
 
 
-async def _events(chunks: AsyncGenerator[Mapping[str, Any] | None, None]) -> AsyncGenerator[str, None]:
+async def _events(
+    chunks: AsyncGenerator[Mapping[str, Any] | None, None], stats: RequestStats
+) -> AsyncGenerator[str, None]:
     try:
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
     except ApiError as error:
+        stats.error = error
         yield f"data: {json.dumps(error.body, ensure_ascii=False)}\n\n"
     else:
         yield "data: [DONE]\n\n"

@@ -1,4 +1,4 @@
-"""`tailora serve`: from settings to a process that serves, and to its end."""
+"""The server as a process: from settings to a listening socket, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.start import AdapterCapacity, start_engine
 from tailora.serve.app import build_app
 from tailora.serve.keys import KeyRing, read_keys
-from tailora.serve.metrics import JsonLines, Monitor
+from tailora.serve.metrics import ServerMetrics
 from tailora.serve.registry import Registry, require_safetensors
+from tailora.serve.request_log import JsonLogFormatter
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings
 
-LAST_WORDS = 0.5  # seconds after the deadline in which answers may still reach their clients, or the engine end a step
+LAST_SECONDS = 0.5  # after the deadline, for error responses to reach their clients and for the engine to end a step
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -43,14 +44,14 @@ def run(settings: ServeSettings) -> dict[str, Any]:
         What was served, and how much.
 
     Raises:
-        SettingsError: the address cannot be had, or a combination of settings.
-        ModelError, AdapterError: see `inference.resolve_models` and `inference.start`.
+        SettingsError: the address is not available, or settings contradict each other.
+        ModelError, AdapterError: see `inference.setup.resolve_models` and `inference.start.start_engine`.
         DataError: the file of API keys cannot be read.
     """
     began = time.monotonic()
     _log_to_stderr()
-    with opened(settings, read_keys(settings.api_keys, os.environ)) as server:
-        server.told = _greeting(server, settings, time.monotonic() - began)
+    with open_server(settings, read_keys(settings.api_keys, os.environ)) as server:
+        server.greeting = _greeting(server, settings, time.monotonic() - began)
         server.run()
         stats = server.service.worker.stats
         return {
@@ -65,36 +66,37 @@ def run(settings: ServeSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
-    """A server whose engine is started; it has its address and answers once it is run.
+def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
+    """Start an engine and yield a server on it, which has its address, and answers once its `run` is called.
 
     Raises:
         SettingsError, ModelError, AdapterError: see `run`.
     """
     listener = _bind(settings.host, settings.port)
     try:
-        setup, running = _start(settings)
+        setup, running = _start_engine(settings)
         worker = Worker(running.engine)
         try:
-            registry = Registry(setup, worker, folder=settings.adapter_folder, built_in=running.built_in)
+            registry = Registry(setup, running, worker, folder=settings.adapter_folder)
             limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
-            app = build_app(service, settings, keys, template, Monitor(worker))
-            yield Server(app, service, listener, drain=settings.drain, asks_keys=len(keys) > 0)
+            app = build_app(service, settings, keys, template, ServerMetrics(worker))
+            yield Server(app, service, listener, drain=settings.drain, needs_key=len(keys) > 0)
         finally:
-            worker.close(patience=LAST_WORDS)
+            worker.close(patience=LAST_SECONDS)
     finally:
         listener.close()
 
 
-def _start(settings: ServeSettings) -> tuple[Setup, Running]:
+def _start_engine(settings: ServeSettings) -> tuple[Setup, Running]:
     adapters: dict[str, Path] = {}
     for name, path in named_adapters(settings.adapter).items():
         require_safetensors(path)
         name = path.name if name == str(path) else name
         if name in adapters:
-            raise SettingsError(f"two adapters are called {name}", where="adapter", hint="name them, as NAME=PATH")
+            hint = "give each its own name, as NAME=PATH"
+            raise SettingsError(f"two adapters are named {name}", where="adapter", hint=hint)
         adapters[name] = path
     setup = resolve_models(settings.base, adapters, force=settings.force)
     capacity = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
@@ -111,42 +113,42 @@ def _start(settings: ServeSettings) -> tuple[Setup, Running]:
 
 
 class Server(uvicorn.Server):
-    """A server that, told to end, first lets requests under way end, and tells new ones that it is about to.
+    """A server that shuts down gracefully: open requests may end, and new ones are refused.
 
     Args:
-        app: the application.
-        service: what it asks.
-        listener: bound, not listening yet.
-        drain: seconds that requests under way have to end.
-        asks_keys: whether requests need a key.
+        app: application.
+        service: engine of the application.
+        listener: socket that is bound and does not listen yet.
+        drain: seconds that open requests have to end.
+        needs_key: whether requests need an API key.
 
     Attributes:
-        address: where it answers, as a URL.
-        told: said on stderr once it does.
+        address: URL of the server.
+        greeting: message for stderr once the server answers.
     """
 
     def __init__(
-        self, app: FastAPI, service: Service, listener: socket.socket, *, drain: float, asks_keys: bool
+        self, app: FastAPI, service: Service, listener: socket.socket, *, drain: float, needs_key: bool
     ) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
         config.timeout_graceful_shutdown = 1  # connections are aborted before; see `shutdown`
         super().__init__(config)
-        self.service, self.asks_keys = service, asks_keys
+        self.service, self.needs_key = service, needs_key
         self._listener, self._drain, self._deadline = listener, drain, 0.0
         self.address = _address(listener)
-        self.told = ""
+        self.greeting = ""
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer until the end."""
+        """Answer requests until the end."""
         super().run(sockets or [self._listener])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
         await super().startup(sockets)
-        Console(stderr=True).print(self.told, soft_wrap=True, highlight=False, markup=False)
+        Console(stderr=True).print(self.greeting, soft_wrap=True, highlight=False, markup=False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """See `uvicorn.Server`. A second signal ends at once."""
+        """See `uvicorn.Server`. A second signal ends the process at once."""
         if self.service.draining:
             self.should_exit = self.force_exit = True
         self.service.draining = True
@@ -154,15 +156,15 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """See `uvicorn.Server`; it is called ten times a second."""
-        if self.service.draining and (not self.service.asked or time.monotonic() > self._deadline):
+        if self.service.draining and (not self.service.open_texts or time.monotonic() > self._deadline):
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`. Open requests get an error; clients that do not take it are cut off."""
+        """See `uvicorn.Server`. Open requests end with an error; clients that do not read it are disconnected."""
         self.service.draining = True
         self.service.end_all()
-        asyncio.get_running_loop().call_later(LAST_WORDS, self._abort_connections)
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self._abort_connections)
         await super().shutdown(sockets)
 
     def _abort_connections(self) -> None:
@@ -171,7 +173,7 @@ class Server(uvicorn.Server):
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the address before the model is loaded, so that a port in use is told at once."""
+    """Bind a socket before the model is loaded, so that a port in use is reported at once."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -184,7 +186,8 @@ def _bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SettingsError(f"cannot listen on {host}:{port} ({reason})", where="port", hint="name another") from error
+        hint = "choose another port, or stop the program that uses it"
+        raise SettingsError(f"cannot listen on {host}:{port} ({reason})", where="port", hint=hint) from error
     return listener
 
 
@@ -198,15 +201,15 @@ def _greeting(server: Server, settings: ServeSettings, seconds: float) -> str:
     base, running = service.registry.base.name, service.running
     names = ", ".join(model.name for model in service.registry if model.name != base) or "no adapter"
     text = f"serving {base} with {names} at {server.address} ({running.description}, "
-    text += f"ready after {seconds:.1f} s); Ctrl-C ends it"
-    if not server.asks_keys and settings.host not in _LOCAL:
-        text += "\nanybody who reaches this address may use it: make a key with `tailora key`"
+    text += f"ready after {seconds:.1f} s); press Ctrl-C to stop"
+    if not server.needs_key and settings.host not in _LOCAL:
+        text += "\nWARNING: no API key is required at this address; create one with `tailora key`"
     return text
 
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLogFormatter())
     for name, level in (("tailora.serve", logging.INFO), ("uvicorn", logging.WARNING), ("tailora", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""The engine for an event loop: requests admitted, written, cancelled, and counted."""
+"""The engine as an event loop uses it: requests are admitted, started, read, cancelled and counted."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.metrics import Account
 from tailora.serve.registry import Model, Registry
+from tailora.serve.request_log import RequestStats
 
 T = TypeVar("T")
-STALL = 60.0  # seconds without a step, with requests waiting, after which the engine counts as hung
+STALL = 60.0  # seconds without a step, with texts waiting, after which the engine counts as stalled
 _FIELDS = {"max_new_tokens": "max_tokens", "num_candidates": "n", "top_logprobs": "logprobs"}
 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A text to write: the prompt's token ids, how, strings that end it, and whether the prompt is to be scored."""
+    """One text to write.
+
+    Attributes:
+        prompt: token ids.
+        decoding: how to write.
+        stop: strings that end the text.
+        score_prompt: whether to report the log-probabilities of the prompt's tokens.
+    """
 
     prompt: tuple[int, ...]
     decoding: Decoding
@@ -37,12 +44,12 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """Limits of a server.
 
     Attributes:
-        queue: most texts under way or waiting.
-        timeout: seconds for a request.
-        max_prompt: tokens of a prompt; None for what the model takes.
+        queue: largest number of texts in progress or waiting.
+        timeout: seconds that a request may take.
+        max_prompt: largest number of tokens of a prompt; None for what the model takes.
     """
 
     queue: int
@@ -51,18 +58,18 @@ class Limits:
 
 
 class Service:
-    """Used by the event loop's thread.
+    """Runs the requests of an event loop on the engine. Used by the event loop's thread.
 
     Args:
-        running: the engine, handed to `worker`.
-        worker: its owner.
-        registry: the models.
-        limits: what is taken on.
+        running: engine, owned by `worker`.
+        worker: thread of the engine.
+        registry: models.
+        limits: what is accepted.
 
     Attributes:
-        draining: whether new requests are refused because the server is to end.
-        asked: texts under way or waiting.
-        aside: held by whoever computes in another thread beside the engine's, so that one does at a time.
+        draining: whether new requests are refused because the server is about to stop.
+        open_texts: number of texts in progress or waiting.
+        search_lock: held while facts are searched for in another thread, which one request does at a time.
     """
 
     def __init__(self, running: Running, worker: Worker, registry: Registry, limits: Limits) -> None:
@@ -70,125 +77,151 @@ class Service:
         self.tokenizer = running.tokenizer
         self.context: int = running.engine.backend.context
         self.draining = False
-        self.asked = 0
-        self.aside = asyncio.Lock()
+        self.open_texts = 0
+        self.search_lock = asyncio.Lock()
         self._outbox = _Outbox()
-        self._flights: set[PendingTexts] = set()
+        self._pending: set[PendingTexts] = set()
         self._busy_since = 0.0  # when there began to be something to compute
 
     @property
     def stalled(self) -> bool:
-        """Whether the engine has computed nothing for long although there is something to compute."""
+        """Whether the engine has computed nothing for `STALL` seconds although texts wait for it."""
         since = max(self._busy_since, self.worker.stats.progressed)
-        return bool(self.asked) and time.monotonic() - since > STALL
+        return bool(self.open_texts) and time.monotonic() - since > STALL
 
-    def room_for(self, prompt: Sequence[int], beams: int = 1) -> int:
-        """How many tokens of a text fit after a prompt, in the context and in the cache; at least 1.
+    def token_limit(
+        self, prompt: Sequence[int], requested: int | None, *, default: int | None = None, beams: int = 1
+    ) -> int:
+        """Return how many tokens a text may have after a prompt.
 
         Args:
-            prompt: its token ids.
-            beams: written side by side, each of which takes its own room in the cache.
-        """
-        blocks = self.worker.stats.load.blocks // beams
-        room = min(self.context, blocks * self.running.engine.backend.block_size)
-        return max(1, room - len(prompt))
-
-    def end_all(self) -> None:
-        """End every request under way with an error, since the server stops."""
-        for flight in tuple(self._flights):
-            flight.end(
-                ApiError(503, "the server stops before the text is complete; ask another", code="server_stopped")
-            )
-
-    @asynccontextmanager
-    async def write(self, model: Model, asks: Sequence[TextRequest], account: Account) -> AsyncIterator[PendingTexts]:
-        """Begin with some texts of one request; what is not done at the end of the context is cancelled.
+            prompt: token ids.
+            requested: limit of the request, which has to fit into the model's context; None for the default.
+            default: used as far as it fits into the context and the cache; None for all that fits.
+            beams: number of texts searched side by side, each of which needs room in the cache.
 
         Raises:
-            ApiError: there are too many requests, the server is to end, or the engine refuses a text.
+            ApiError: the prompt is longer than the server's limit, or does not fit into the context with the text.
         """
-        self._admit(len(asks))
-        if not self.asked:
+        length, limit = len(prompt), self.limits.max_prompt
+        if limit is not None and length > limit:
+            raise _too_long("prompt", f"the prompt has {length} tokens, and this server accepts {limit}; shorten it")
+        context = f"This model's maximum context length is {self.context} tokens"
+        if length >= self.context:
+            raise _too_long("prompt", f"{context}, and the prompt has {length}; shorten it to leave room for the text")
+        if requested is None:
+            room = self._room(length, beams)
+            return room if default is None else min(default, room)
+        if length + requested > self.context:
+            message = (
+                f"{context}, and the request needs {length + requested}: {length} for the prompt and {requested} for "
+                f"the text; lower max_tokens to {self.context - length} or less, or shorten the prompt"
+            )
+            raise _too_long("max_tokens", message)
+        return requested
+
+    def _room(self, length: int, beams: int) -> int:
+        """How many tokens fit after a prompt of some length, in the context and in the cache; at least 1."""
+        blocks = self.worker.stats.load.blocks // beams
+        return max(1, min(self.context, blocks * self.running.engine.backend.block_size) - length)
+
+    def end_all(self) -> None:
+        """End every open request with an error because the server stops."""
+        for pending in tuple(self._pending):
+            message = "the server stops before the text is complete; send the request to another server"
+            pending.end(ApiError(503, message, code="server_stopped"))
+
+    @asynccontextmanager
+    async def write(
+        self, model: Model, requests: Sequence[TextRequest], stats: RequestStats
+    ) -> AsyncIterator[PendingTexts]:
+        """Start the texts of one HTTP request; what is not done at the end of the context is cancelled.
+
+        Raises:
+            ApiError: too many texts are open, the server is about to stop, or the engine refuses a text.
+        """
+        self._admit(len(requests))
+        if not self.open_texts:
             self._busy_since = time.monotonic()
-        flight = PendingTexts(self, account)
-        self._flights.add(flight)
-        self.asked += len(asks)
+        pending = PendingTexts(self, stats)
+        self._pending.add(pending)
+        self.open_texts += len(requests)
         try:
             try:
-                for place, ask in enumerate(asks):
-                    await flight.begin(place, model, ask)
-                yield flight
+                for number, request in enumerate(requests):
+                    await pending.start(number, model, request)
+                yield pending
             finally:
-                flight.close()
+                pending.close()
         except UserError as error:
             raise from_user_error(error, _FIELDS) from error
         finally:
-            self._flights.discard(flight)
-            self.asked -= len(asks)
+            self._pending.discard(pending)
+            self.open_texts -= len(requests)
 
     def _admit(self, count: int) -> None:
         if self.draining:
-            raise ApiError(503, "the server is about to stop; ask another", headers={"Retry-After": "5"})
+            message = "the server is about to stop; send the request to another server"
+            raise ApiError(503, message, headers={"Retry-After": "5"})
         if not self.worker.alive:
-            raise ApiError(503, "the engine has stopped; the server has to be started again")
-        if self.asked + count > self.limits.queue:
-            what = f"{self.asked} texts are under way or waiting, and at most {self.limits.queue} may be"
-            if count > self.limits.queue:
-                raise ApiError(400, f"{count} texts in one request, and at most {self.limits.queue} may be under way")
-            retry = {"Retry-After": str(self._retry_after())}
-            raise ApiError(429, f"{what}; try again later", code="rate_limit_exceeded", headers=retry)
+            raise ApiError(503, "the engine has stopped; restart the server")
+        limit = self.limits.queue
+        if count > limit:
+            raise ApiError(400, f"the request asks for {count} texts, and the limit is {limit}; split the request")
+        if self.open_texts + count > limit:
+            message = f"{self.open_texts} texts are in progress or waiting, and the limit is {limit}; try again later"
+            headers = {"Retry-After": str(self._retry_after())}
+            raise ApiError(429, message, code="rate_limit_exceeded", headers=headers)
 
     def _retry_after(self) -> int:
-        """Seconds until about a text in eight of those asked for is done, by the speed so far."""
+        """Seconds until about one open text in eight is done, at the speed so far and 50 tokens a text."""
         stats = self.worker.stats
         speed = stats.tokens / stats.busy_seconds if stats.busy_seconds > 1 else 100.0
-        return max(1, min(30, round(self.asked / 8 * 50 / max(speed, 1.0))))
+        return max(1, min(30, round(self.open_texts / 8 * 50 / max(speed, 1.0))))
+
+
+def _too_long(param: str, message: str) -> ApiError:
+    return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
 class PendingTexts:
-    """The texts of one request on their way."""
+    """The texts of one HTTP request in progress: iterating gives their events up to the end of the last."""
 
-    def __init__(self, service: Service, account: Account) -> None:
-        self._service, self._account = service, account
+    def __init__(self, service: Service, stats: RequestStats) -> None:
+        self._service, self._stats = service, stats
         self._arrived: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue()
         self._open: dict[int, Future[int]] = {}
         loop, limit = asyncio.get_running_loop(), service.limits.timeout
         self._ended: asyncio.Future[ApiError] = loop.create_future()
-        # No `asyncio.timeout`: it belongs to one task, and a stream is begun in one and read in another.
-        late = ApiError(504, f"the request took longer than {limit:g} s; ask for fewer tokens", code="timeout")
-        self._alarm = loop.call_later(limit, self.end, late)
+        # Not `asyncio.timeout`: it belongs to one task, and a stream starts in one task and is read in another.
+        message = f"the request took longer than {limit:g} s; lower max_tokens, or ask for fewer texts"
+        self._timer = loop.call_later(limit, self.end, ApiError(504, message, code="timeout"))
 
     def end(self, error: ApiError) -> None:
-        """End the request with an error, wherever it waits."""
+        """End the request with an error, whatever it waits for."""
         if not self._ended.done():
+            self._stats.error = error
             self._ended.set_result(error)
             self._arrived.put_nowait((-1, error))
 
-    async def begin(self, place: int, model: Model, ask: TextRequest) -> None:
+    async def start(self, number: int, model: Model, request: TextRequest) -> None:
         """Queue a text.
 
         Raises:
-            ApiError: the prompt is too long, or the request has been ended meanwhile; see `end`.
+            ApiError: the request has been ended meanwhile; see `end`.
         """
         service = self._service
-        limit = service.limits.max_prompt
-        if limit is not None and len(ask.prompt) > limit:
-            what = f"the prompt has {len(ask.prompt)} tokens; this server takes {limit}"
-            raise ApiError(400, what, param="prompt", code="context_length_exceeded")
-        if len(ask.prompt) >= service.context:
-            what = f"the prompt has {len(ask.prompt)} tokens; the model takes {service.context} with the text"
-            raise ApiError(400, what, param="prompt", code="context_length_exceeded")
-        request = service.running.request(
-            ask.prompt, ask.decoding, model.engine_name, ask.stop, score_prompt=ask.score_prompt
+        engine_request = service.running.request(
+            request.prompt, request.decoding, model.engine_name, request.stop, score_prompt=request.score_prompt
         )
-        box, arrived, worker = service._outbox, self._arrived, service.worker
+        outbox, arrived = service._outbox, self._arrived
 
         def sink(item: Event | BaseException | None) -> None:
-            box.put(arrived, place, item)
+            outbox.put(arrived, number, item)
 
-        box.loop = asyncio.get_running_loop()
-        self._open[place] = worker.begin(request, sink)
-        await self.unless_ended(asyncio.wrap_future(self._open[place]))
+        outbox.loop = asyncio.get_running_loop()
+        self._open[number] = service.worker.begin(engine_request, sink)
+        await self.unless_ended(asyncio.wrap_future(self._open[number]))
 
     async def unless_ended(self, work: Awaitable[T]) -> T:
         """Wait for some work of the request.
@@ -206,32 +239,37 @@ class PendingTexts:
             task.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        """The texts' numbers with what came of them, as it comes, up to the end of the last."""
+        """Yield each event with its text's number, as it arrives.
+
+        Raises:
+            ApiError: the request has been ended, or the engine failed.
+            UserError: the engine refuses to go on with a text.
+        """
         while self._open:
-            place, item = await self._arrived.get()
-            if isinstance(item, ModelError):  # of its numbers, not of its name, for which 404 would stand
+            number, item = await self._arrived.get()
+            if isinstance(item, ModelError):  # about the model's numbers; its name exists, so the status is not 404
                 raise ApiError(500, str(item)) from item
             if isinstance(item, (UserError, ApiError)):
                 raise item
             if isinstance(item, BaseException):
-                raise ApiError(500, "the engine failed; the server's log says more") from item
+                raise ApiError(500, "the engine failed; the server's log has the details") from item
             if item is None:
-                self._open.pop(place, None)
+                self._open.pop(number, None)
                 continue
-            self._account.note(item)
-            yield place, item
+            self._stats.count(number, item)
+            yield number, item
 
     async def results(self) -> list[tuple[Completion, ...]]:
-        """Wait for all ends; the completions of each text, the best first."""
-        found: dict[int, tuple[Completion, ...]] = {}
-        async for place, event in self:
+        """Wait until all texts are done; return each one's completions, the best first."""
+        results: dict[int, tuple[Completion, ...]] = {}
+        async for number, event in self:
             if event.result is not None:
-                found[place] = event.result
-        return [found[place] for place in sorted(found)]
+                results[number] = event.result
+        return [results[number] for number in sorted(results)]
 
     def close(self) -> None:
-        """Cancel what is not done."""
-        self._alarm.cancel()
+        """Cancel the texts that are not done."""
+        self._timer.cancel()
         for queued in self._open.values():
             if self._service.worker.alive:
                 self._service.worker.abandon(queued)
@@ -239,24 +277,24 @@ class PendingTexts:
 
 
 class _Outbox:
-    """Carries events from the engine's thread to the loop's, many at each crossing."""
+    """Carries events from the engine's thread to the event loop's, as many as there are at each crossing."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._items: deque[tuple[asyncio.Queue[tuple[int, Event | BaseException | None]], int, object]] = deque()
         self._woken = False
 
-    def put(self, target: asyncio.Queue[tuple[int, Event | BaseException | None]], place: int, item: object) -> None:
-        """Called by the engine's thread."""
+    def put(self, target: asyncio.Queue[tuple[int, Event | BaseException | None]], number: int, item: object) -> None:
+        """Hand over an item. Called by the engine's thread."""
         assert self.loop is not None
-        self._items.append((target, place, item))
+        self._items.append((target, number, item))
         if not self._woken:
             self._woken = True
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._woken = False  # first: what comes from now on wakes the loop again
+        self._woken = False  # first: an item that arrives from here on wakes the loop again
         while self._items:
-            target, place, item = self._items.popleft()
-            target.put_nowait((place, item))  # type: ignore[arg-type]
+            target, number, item = self._items.popleft()
+            target.put_nowait((number, item))  # type: ignore[arg-type]

@@ -16,53 +16,55 @@ class ServeSettings(Settings):
     """Settings of `tailora serve`."""
 
     base: str | None = None
-    """Base model: a name (see `tailora models`), a folder or a hub id; by default the one that the adapters name."""
+    """Base model: a name (see `tailora models`), a folder or a hub id. By default the one that the adapters name."""
     adapter: Annotated[tuple[str, ...], Verbatim()] = ()
-    """An adapter as NAME=PATH; requests choose it by its name. Again for more."""
+    """Adapter as NAME=PATH; requests select it by its name. Repeat the flag for several."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine alone, 0.0.0.0 from any."""
+    """Address to listen on. The default accepts connections from this machine only, 0.0.0.0 from any machine."""
     port: int = Field(8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 chooses a free one."""
     backend: BackendName = "auto"
-    """What computes: openvino, torch, or auto."""
+    """Inference engine. auto uses OpenVINO on a CPU if it supports the model, and torch otherwise."""
     precision: Precision = "auto"
-    """Of the products: int8, bf16, fp32, or auto."""
+    """Precision of the matrix products. auto chooses the fastest by timing them on this machine."""
     device: str = "auto"
-    """cpu, cuda, or auto."""
+    """Device to compute on: cpu, cuda, or auto."""
     sequences: int = Field(32, ge=1)
-    """Most texts written at once, beams counted; requests beyond wait."""
+    """Largest number of texts written at the same time, each beam counted; further requests wait."""
     cache_tokens: int = Field(16384, ge=64)
-    """Tokens that the cache of keys and values holds, for all requests together."""
+    """Size of the key-value cache in tokens, for all requests together."""
     adapter_folder: Path | None = None
-    """Let clients load adapters from this folder, and unload adapters, while the server runs; off unless named."""
+    """Folder that clients may load adapters from while the server runs. By default they cannot load adapters."""
     slots: int = Field(8, ge=1)
-    """Adapters that a step can mix, where adapters may be loaded later."""
+    """Largest number of adapters in one step of the engine, if clients may load adapters."""
     max_rank: int = Field(16, ge=1)
-    """Most rank that an adapter loaded later may have."""
+    """Largest rank of an adapter that clients load."""
     api_keys: Path | None = None
-    """File of hashed API keys (see `tailora key`); without one, and without TAILORA_API_KEYS, none is asked for."""
+    """File of hashed API keys (see `tailora key`). Without it and TAILORA_API_KEYS requests need no key."""
     queue: int = Field(256, ge=1)
-    """Most texts under way or waiting; a request beyond is answered with 429."""
+    """Largest number of texts in progress or waiting; further requests get status 429."""
     timeout: float = Field(300.0, gt=0)
-    """Seconds that a request may take."""
+    """Seconds that a request may take, waiting included; then it gets status 504."""
     drain: float = Field(30.0, ge=0)
-    """Seconds that requests under way have to end after SIGTERM; new ones are refused."""
+    """Seconds that open requests have to end after SIGTERM or Ctrl-C; new requests get status 503."""
     max_body: int = Field(1 << 20, ge=1024)
-    """Most bytes of a request's body."""
+    """Largest size of a request's body in bytes, after decompression; larger ones get status 413."""
     max_prompt: int | None = Field(None, ge=1)
-    """Most tokens of a prompt; by default what the model's context takes."""
+    """Largest number of tokens of a prompt. By default what the model's context allows."""
     cors: tuple[str, ...] = ()
-    """Origins whose pages may call this server from a browser, as https://example.org; again for more."""
+    """Origin whose web pages may call this server, such as https://example.org. Repeat the flag for several."""
     log_texts: bool = False
-    """Write prompts and texts into the log."""
+    """Write prompts and texts to the log."""
     force: bool = False
-    """Accept adapters that were trained on other weights than the base has."""
+    """Accept adapters that were trained on a base with other weights."""
 
     @model_validator(mode="after")
-    def _combination(self) -> Self:
+    def _check_combination(self) -> Self:
         if not self.adapter and self.base is None:
-            raise SettingsError("neither a base model nor an adapter", where="base", hint="name one of them")
+            what = "neither a base model nor an adapter is named"
+            raise SettingsError(what, where="base", hint="name one with --base or --adapter")
         if self.adapter_folder is not None and not self.adapter_folder.is_dir():
-            raise SettingsError(f"{self.adapter_folder} is no folder", where="adapter_folder", hint="make it first")
+            what = f"{self.adapter_folder} is not a folder"
+            raise SettingsError(what, where="adapter_folder", hint="create it first")
         named_adapters(self.adapter)
         return self

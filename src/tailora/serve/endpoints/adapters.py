@@ -15,36 +15,39 @@ from tailora.serve.schema.adapters import LoadBody, UnloadBody
 
 
 def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
-    """vLLM's routes for adapters at run time.
+    """Return the routes.
 
     Args:
-        registry: where adapters are loaded and unloaded.
-        timeout: seconds for a request.
+        registry: models.
+        timeout: seconds that a request may take.
     """
-    late = ApiError(504, f"the engine did not take it within {timeout:g} s; see GET /health", code="timeout")
+    message = f"the engine was busy for {timeout:g} s and did not answer; check GET /health, and try again"
+    too_late = ApiError(504, message, code="timeout")
     router = APIRouter(tags=["adapters"])
 
     @router.post("/v1/load_lora_adapter", summary="Load an adapter")
     async def load(body: LoadBody, request: Request) -> Response:
+        """Load an adapter from the server's folder of adapters (`--adapter-folder`)."""
         require_admin(request)
         try:
             async with asyncio.timeout(timeout):
                 await registry.load(body.lora_name, body.lora_path, replace=body.load_inplace)
         except TimeoutError as error:
-            raise late from error
+            raise too_late from error
         except UserError as error:
             raise from_user_error(error) from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @router.post("/v1/unload_lora_adapter", summary="Unload an adapter")
     async def unload(body: UnloadBody, request: Request) -> Response:
+        """Unload an adapter; requests in progress keep it to their ends."""
         require_admin(request)
         try:
             async with asyncio.timeout(timeout):
-                found = await registry.unload(body.lora_name)
+                unloaded = await registry.unload(body.lora_name)
         except TimeoutError as error:
-            raise late from error
-        if not found:
+            raise too_late from error
+        if not unloaded:
             raise no_model(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 

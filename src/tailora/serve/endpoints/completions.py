@@ -2,123 +2,98 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from tailora.data.text_stream import TextStream
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.serve.api_error import ApiError
-from tailora.serve.dependencies import account_of, find_model
-from tailora.serve.logprobs import CompletionLogprobs, ends_unseen, text_of, without_end
-from tailora.serve.metrics import Account
+from tailora.serve.dependencies import find_model, prepare, stats_of
+from tailora.serve.endpoints.answer import respond
+from tailora.serve.endpoints.choices import ChoicesAnswer
+from tailora.serve.logprobs import CompletionLogprobs, without_end
 from tailora.serve.prompts import text_prompt
 from tailora.serve.registry import Model
-from tailora.serve.responses import stream_of, unless_gone
+from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.completions import CompletionBody
-from tailora.serve.service import Service, TextRequest
-from tailora.serve.usage import usage
+from tailora.serve.service import PendingTexts, Service, TextRequest
 
-USUAL_MAX_TOKENS = 16  # OpenAI's
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-@dataclass(frozen=True)
-class _Prompt:
+class CompletionPrompt(NamedTuple):
+    """A prompt as token ids, and as the text that `echo` returns."""
+
     ids: tuple[int, ...]
     text: str
 
 
-@dataclass(frozen=True)
-class _Work:
-    """One request, taken apart: its prompts, and the texts to write for each, one prompt's after the other's."""
+def completion_routes(service: Service, *, log_texts: bool = False) -> APIRouter:
+    """Return the route.
 
-    body: CompletionBody
-    model: Model
-    prompts: list[_Prompt]
-    asks: list[TextRequest]
-    account: Account
-    head: dict[str, Any]
-
-    @property
-    def n(self) -> int:
-        return self.body.n or 1
-
-    @property
-    def asks_each(self) -> int:
-        return len(self.asks) // len(self.prompts)
-
-    @property
-    def usage(self) -> Any:
-        return usage(self.account.prompt_tokens, self.account.completion_tokens)
-
-
-def routes(service: Service, *, log_texts: bool = False) -> APIRouter:
-    """The route."""
+    Args:
+        service: engine.
+        log_texts: write prompts and texts to the log.
+    """
     router = APIRouter(tags=["OpenAI"])
 
     @router.post("/v1/completions", summary="Continue a text")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        work = _take_apart(service, body, request)
-        if log_texts:
-            work.account.texts += [prompt.text for prompt in work.prompts]
-        if not work.asks:
-            choices = [_choice(n, work.prompts[n // work.n].text, "length") for n in range(len(work.prompts) * work.n)]
-            return JSONResponse({**work.head, "choices": choices, "usage": work.usage})
-        if body.stream:
-            return await stream_of(_stream(service, work))
-        choices = await unless_gone(request, _whole(service, work))
-        if log_texts:
-            work.account.texts += [choice["text"] for choice in choices]
-        return JSONResponse({**work.head, "choices": choices, "usage": work.usage})
+        """OpenAI's completions.
+
+        An adapter that was trained on records takes a record as its prompt: JSON facts, or one line such as
+        `name : Blue Spice | Type : pub`.
+        """
+        model = find_model(request, service.registry, body.model)
+        answer = await prepare(request, _answer, service, body, model, stats_of(request))
+        return await respond(request, service, answer, log_texts=log_texts)
 
     return router
 
 
-def _take_apart(service: Service, body: CompletionBody, request: Request) -> _Work:
-    model, account = find_model(request, service.registry, body.model), account_of(request)
+def _answer(service: Service, body: CompletionBody, model: Model, stats: RequestStats) -> CompletionAnswer:
     scored = bool(body.echo) and body.logprobs is not None
     if scored and body.stream:
-        raise ApiError(400, "a prompt's log-probabilities are not streamed; leave out one of the three", param="echo")
+        message = "log-probabilities of a prompt are not streamed; remove echo, logprobs or stream"
+        raise ApiError(400, message, param="echo")
     prompts = _prompts(service, model, body)
-    account.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
-    count = body.best_of or body.n or 1
-    most = USUAL_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    top = body.logprobs or 0
-    asks = []
-    for prompt in prompts if most or scored else ():
-        # Greedy texts of one prompt are all the same, and written once.
-        ways = body.decodings(max(most, 1), 1 if body.greedy or not most else count, top)
-        asks += [TextRequest(prompt.ids, decoding, body.stops, scored) for decoding in ways]
-    head = {"id": f"cmpl-{account.id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
-    return _Work(body, model, prompts, asks, account, head)
+    stats.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    requests = []
+    for prompt in prompts:
+        limit = service.token_limit(prompt.ids, body.max_tokens, default=DEFAULT_MAX_TOKENS)
+        if not limit and not scored:
+            continue
+        # The greedy texts of one prompt are all the same, and written once.
+        count = 1 if body.greedy or not limit else body.best_of or body.n or 1
+        decodings = body.decodings(max(limit, 1), count, body.logprobs or 0)
+        requests += [TextRequest(prompt.ids, decoding, body.stops, scored) for decoding in decodings]
+    return CompletionAnswer(body, model, stats, service.tokenizer, requests, prompts)
 
 
-def _prompts(service: Service, model: Model, body: CompletionBody) -> list[_Prompt]:
-    tokenizer, given = service.tokenizer, body.prompt
-    if isinstance(given, str):
-        texts: list[Any] = [given]
+def _prompts(service: Service, model: Model, body: CompletionBody) -> list[CompletionPrompt]:
+    tokenizer, prompt = service.tokenizer, body.prompt
+    if isinstance(prompt, str):
+        inputs: list[Any] = [prompt]
     else:
-        texts = [given] if given and isinstance(given[0], int) else list(given)
-    if not texts or any(isinstance(each, list) and not each for each in texts):
-        raise ApiError(400, "there is no prompt; give a text or token ids", param="prompt")
-    if len(texts) > service.limits.queue:
-        raise ApiError(400, f"{len(texts)} prompts; at most {service.limits.queue} at once", param="prompt")
+        inputs = [prompt] if prompt and isinstance(prompt[0], int) else list(prompt)
+    if not inputs or any(isinstance(each, list) and not each for each in inputs):
+        raise ApiError(400, "the prompt is empty; send a text or token ids", param="prompt")
+    if len(inputs) > service.limits.queue:
+        message = f"the request has {len(inputs)} prompts, and the limit is {service.limits.queue}; split the request"
+        raise ApiError(400, message, param="prompt")
     prompts = []
-    for each in texts:
+    for each in inputs:
         if isinstance(each, str):
             ids = _document(model, tokenizer, each) or text_prompt(model, each)
-            prompts.append(_Prompt(ids, tokenizer.decode(ids) if model.prompts.trained else each))
+            prompts.append(CompletionPrompt(ids, tokenizer.decode(ids) if model.prompts.trained else each))
         elif all(0 <= token < tokenizer.vocab_size for token in each):
-            prompts.append(_Prompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
+            prompts.append(CompletionPrompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
         else:
-            what = f"token ids go from 0 to {tokenizer.vocab_size - 1}"
-            raise ApiError(400, what, param="prompt")
+            raise ApiError(400, f"token ids must be from 0 to {tokenizer.vocab_size - 1}", param="prompt")
     return prompts
 
 
@@ -134,94 +109,85 @@ def _document(model: Model, tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return (*tokenizer.encode(head, special=True), *tokenizer.encode(text[len(head) :]))
 
 
-async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
-    async with service.write(work.model, work.asks, work.account) as flight:
-        results = await flight.results()
-    choices = []
-    for number, prompt in enumerate(work.prompts):
-        of_prompt = results[number * work.asks_each : (number + 1) * work.asks_each]
-        found = [completion for result in of_prompt for completion in result]
-        for place, completion in enumerate(_best(found, work.n)):
-            text = text_of(service.tokenizer, completion, work.body.stops) if work.body.max_tokens != 0 else ""
-            logprobs = None if work.body.logprobs is None else _logprobs(service, work, prompt, completion, text)
-            echoed = prompt.text if work.body.echo else ""
-            reason = "length" if work.body.max_tokens == 0 else completion.finish_reason
-            choices.append(_choice(number * work.n + place, echoed + text, reason, logprobs))
-    return choices
+class CompletionAnswer(ChoicesAnswer):
+    """A request for continuations of one or several prompts; `body` is what it sent."""
 
+    body: CompletionBody
+    id_prefix = "cmpl"
+    object_name = chunk_name = "text_completion"
 
-def _best(found: Sequence[Completion], count: int) -> list[Completion]:
-    """The likeliest by log-probability a token, where there are more than asked for; copies of one where less."""
-    if len(found) > count:
-        found = sorted(found, key=lambda each: -each.logprob / max(1, len(each.token_ids)))
-    return [found[place % len(found)] for place in range(count)]
+    def __init__(
+        self,
+        body: CompletionBody,
+        model: Model,
+        stats: RequestStats,
+        tokenizer: Tokenizer,
+        requests: Sequence[TextRequest],
+        prompts: Sequence[CompletionPrompt],
+    ) -> None:
+        super().__init__(body, model, stats, tokenizer, requests, prompts=len(prompts))
+        self._prompts = prompts
+        self._piece_logprobs = [CompletionLogprobs(tokenizer) for _ in requests]
 
+    @property
+    def prompt_texts(self) -> list[str]:
+        """See `Answer`."""
+        return [prompt.text for prompt in self._prompts]
 
-def _logprobs(service: Service, work: _Work, prompt: _Prompt, completion: Completion, text: str) -> dict[str, Any]:
-    """Of the text's tokens up to a stop string, and of the prompt's where it is echoed.
+    async def whole(self, results: list[tuple[Completion, ...]], pending: PendingTexts) -> dict[str, Any]:
+        """See `Answer`. Without results the prompts alone are echoed."""
+        nothing = Completion((), (), "length")
+        return await super().whole(results or [(nothing,)] * self.prompts, pending)
 
-    A token that ends the text is listed only beside an echoed prompt: evaluation harnesses ask for one token after a
-    prompt, and leave out the last entry.
-    """
-    parts, length, ids = CompletionLogprobs(service.tokenizer), len(text), completion.token_ids
-    told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    if work.body.echo:
-        none: tuple[Any, ...] = (None,)  # nothing says how likely the first token was
-        tops = (*none, *completion.prompt_top) if work.body.logprobs else ()
-        told = parts.add(prompt.ids, (*none, *completion.prompt_logprobs), tops, prompt=True)
-        length += len(prompt.text)
-        ids = () if work.body.max_tokens == 0 else ids
-    else:
-        ids = ids[: without_end(service.tokenizer, completion)]
-    more = parts.add(ids, completion.logprobs[: len(ids)], completion.top[: len(ids)])
-    kept = sum(offset < length for offset in more["text_offset"]) if work.body.stops else len(ids)
-    return {
-        name: [*(told[name] or ()), *(values or ())[:kept]] or (None if name == "top_logprobs" else [])
-        for name, values in more.items()
-    }
+    def opening(self) -> Iterable[dict[str, Any]]:
+        """See `Answer`."""
+        if self.body.echo:
+            reason = None if self.requests else "length"
+            for index in range(self.prompts * self.n):
+                yield self._chunk(self.piece(index, self._prompt(index).text, reason))
 
+    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
+        """See `ChoicesAnswer`."""
+        options, prompt = self.body, self._prompt(index)
+        text = self.written[index] = "" if options.max_tokens == 0 else self.text(completion)
+        logprobs = None if options.logprobs is None else self._logprobs(prompt, completion, text)
+        reason = "length" if options.max_tokens == 0 else completion.finish_reason
+        return self.piece(index, prompt.text + text if options.echo else text, reason, logprobs)
 
-async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:
-    options = work.body.stream_options
-    told_usage = options is not None and options.include_usage
-    more: dict[str, Any] = {"usage": None} if told_usage else {}
-    async with service.write(work.model, work.asks, work.account) as flight:
-        yield None
-        if work.body.echo:
-            for number in range(len(work.prompts) * work.n):
-                yield {**work.head, "choices": [_choice(number, work.prompts[number // work.n].text, None)], **more}
-        streams = [TextStream(service.tokenizer, work.body.stops, strip=False) for _ in work.asks]
-        logprobs = [CompletionLogprobs(service.tokenizer) for _ in work.asks]
-        async for place, event in flight:
-            for choice in _pieces(service, work, place, event, streams[place], logprobs[place]):
-                yield {**work.head, "choices": [choice], **more}
-    if told_usage:
-        yield {**work.head, "choices": [], "usage": work.usage}
+    def piece(self, index: int, text: str, reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        """See `ChoicesAnswer`."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
+    def piece_logprobs(self, number: int, event: Event) -> dict[str, Any] | None:
+        """See `ChoicesAnswer`."""
+        if self.body.logprobs is None:
+            return None
+        alternatives = event.top if self.body.logprobs else ()
+        return self._piece_logprobs[number].add(event.tokens, event.logprobs, alternatives)
 
-def _pieces(
-    service: Service, work: _Work, place: int, event: Event, stream: TextStream, told: CompletionLogprobs
-) -> list[dict[str, Any]]:
-    """What is to be told of an event: a piece of one choice, or whole choices where they are beams or copies."""
-    first, within = divmod(place, work.asks_each)
-    index = first * work.n + within
-    if not event.tokens:
-        texts = [text_of(service.tokenizer, c, work.body.stops) for c in event.result or ()]
-        reasons = [c.finish_reason for c in event.result or ()]
-        return [_choice(index + n, text, reason) for n, (text, reason) in enumerate(zip(texts, reasons, strict=True))]
-    piece = stream.add(event.tokens)
-    reason = None
-    if event.result is not None:
-        piece += stream.end()
-        reason = event.result[0].finish_reason
-    logprobs = None
-    if work.body.logprobs is not None and not ends_unseen(service.tokenizer, event.tokens, reason):
-        logprobs = told.add(event.tokens, event.logprobs, event.top if work.body.logprobs else ())
-    if not piece and reason is None and logprobs is None:
-        return []
-    copies = work.n if work.asks_each < work.n else 1
-    return [_choice(index + copy, piece, reason, logprobs) for copy in range(copies)]
+    def _prompt(self, index: int) -> CompletionPrompt:
+        return self._prompts[index // self.n]
 
+    def _logprobs(self, prompt: CompletionPrompt, completion: Completion, text: str) -> dict[str, Any]:
+        """Of the text's tokens up to a stop string, and of the prompt's if it is echoed.
 
-def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        A token that ends the text is listed only after an echoed prompt: evaluation harnesses ask for one token after a
+        prompt, and drop the last entry.
+        """
+        options, logprobs = self.body, CompletionLogprobs(self.tokenizer)
+        length, ids = len(text), completion.token_ids
+        head: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        if options.echo:
+            none: tuple[Any, ...] = (None,)  # the first token has no log-probability
+            tops = (*none, *completion.prompt_top) if options.logprobs else ()
+            head = logprobs.add(prompt.ids, (*none, *completion.prompt_logprobs), tops, prompt=True)
+            length += len(prompt.text)
+            ids = () if options.max_tokens == 0 else ids
+        else:
+            ids = ids[: without_end(self.tokenizer, completion)]
+        tail = logprobs.add(ids, completion.logprobs[: len(ids)], completion.top[: len(ids)])
+        kept = sum(offset < length for offset in tail["text_offset"]) if options.stops else len(ids)
+        return {
+            name: [*(head[name] or ()), *(values or ())[:kept]] or (None if name == "top_logprobs" else [])
+            for name, values in tail.items()
+        }

@@ -6,40 +6,52 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from tailora.serve.dependencies import account_of, find_model, key_of
+from tailora.serve.dependencies import find_model, key_of, stats_of
 from tailora.serve.registry import Model, Registry
 
 
 def model_routes(registry: Registry) -> APIRouter:
-    """GET /v1/models, and one of them."""
+    """Return the routes.
+
+    Args:
+        registry: models.
+    """
     router = APIRouter(tags=["OpenAI"])
 
-    @router.get("/v1/models", summary="The base and its adapters")
+    @router.get("/v1/models", summary="List the base and its adapters")
     async def models(request: Request) -> dict[str, Any]:
-        key = key_of(request)
-        shown = [model for model in registry if key is None or key.may_use(model.name)]
-        return {"object": "list", "data": [_described(model, registry) for model in shown]}
+        """List the models that the request's API key may use.
 
-    @router.get("/v1/models/{name:path}", summary="One of them")
+        Of an adapter, `parent` is the base, `rank` the rank it was trained with, and `slot_rank` the rank that it takes
+        of an adapter slot (compare `--max-rank`): several branches on one layer need the sum of their ranks.
+        """
+        key = key_of(request)
+        visible = [model for model in registry if key is None or key.may_use(model.name)]
+        return {"object": "list", "data": [_description(model, registry) for model in visible]}
+
+    @router.get("/v1/models/{name:path}", summary="Describe one model")
     async def model(name: str, request: Request) -> dict[str, Any]:
+        """Describe the base or an adapter, as in the list."""
         found = find_model(request, registry, name)
-        account_of(request).model = None  # nothing is written with it
-        return _described(found, registry)
+        stats_of(request).model = None  # nothing is written with it
+        return _description(found, registry)
 
     return router
 
 
-def _described(model: Model, registry: Registry) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _description(model: Model, registry: Registry) -> dict[str, Any]:
+    is_base = model is registry.base
+    description: dict[str, Any] = {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "tailora",
         "root": model.name,
-        "parent": None if model is registry.base else registry.base.name,
+        "parent": None if is_base else registry.base.name,
     }
-    if model is not registry.base:
-        told |= {"rank": model.rank}
+    if not is_base:
+        description |= {"rank": model.rank, "slot_rank": model.slot_rank}
     for name in ("prompt_form", "linearization"):
-        told |= {name: model.account[name]} if model.account.get(name) else {}
-    return told
+        if model.meta.get(name):
+            description[name] = model.meta[name]
+    return description

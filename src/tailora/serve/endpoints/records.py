@@ -1,135 +1,158 @@
-"""POST /v1/records: texts for records, with what each says of its facts."""
+"""POST /v1/records: texts about records, with the facts that each text states, misses and adds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tailora.core.errors import UserError
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.text_stream import TextStream
-from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Completion
+from tailora.engine.engine import Event
 from tailora.inference.rerank import candidate_reports, fewest_errors_first
 from tailora.inference.texts import Candidate, generation_of
 from tailora.metrics.slots import Rules, SlotReport, Vocabulary, vocabulary_of
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.dependencies import account_of, find_model
-from tailora.serve.metrics import Account
+from tailora.serve.dependencies import find_model, prepare, stats_of
+from tailora.serve.endpoints.answer import Answer, respond
 from tailora.serve.registry import Model
-from tailora.serve.responses import stream_of, unless_gone
+from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.records import RecordsBody
-from tailora.serve.service import Service, TextRequest
+from tailora.serve.service import PendingTexts, Service, TextRequest
 from tailora.serve.usage import usage
 
-
-@dataclass(frozen=True)
-class _Work:
-    body: RecordsBody
-    model: Model
-    records: list[Record]
-    asks: list[TextRequest]
-    vocabulary: Vocabulary
-    rules: Rules
-    account: Account
-    head: dict[str, Any]
+DEFAULT_MAX_TOKENS = 100  # of `tailora generate` too
 
 
-def routes(service: Service, rules: Rules, *, log_texts: bool = False) -> APIRouter:
-    """The route."""
+def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) -> APIRouter:
+    """Return the route.
+
+    Args:
+        service: engine.
+        rules: how facts are found in texts.
+        log_texts: write records and texts to the log.
+    """
     router = APIRouter(tags=["records"])
 
-    @router.post("/v1/records", summary="Write texts for records")
+    @router.post("/v1/records", summary="Write texts about records")
     async def records(body: RecordsBody, request: Request) -> Response:
-        work = _take_apart(service, body, request, rules)
-        if log_texts:
-            work.account.texts += [repr(facts) for facts in body.given]
-        if body.stream:
-            return await stream_of(_stream(service, work))
-        data = await unless_gone(request, _whole(service, work))
-        if log_texts:
-            work.account.texts += [each["text"] for each in data]
-        counts = usage(work.account.prompt_tokens, work.account.completion_tokens)
-        return JSONResponse({**work.head, "object": "records", "data": data, "usage": counts})
+        """Write a text about each record.
+
+        The answer lists for each text which facts it states, misses, adds and repeats, and where.
+        """
+        model = find_model(request, service.registry, body.model)
+        answer = await prepare(request, _answer, service, rules, body, model, stats_of(request))
+        return await respond(request, service, answer, log_texts=log_texts)
 
     return router
 
 
-def _take_apart(service: Service, body: RecordsBody, request: Request, rules: Rules) -> _Work:
-    model, account = find_model(request, service.registry, body.model), account_of(request)
-    records = []
+def _answer(service: Service, rules: Rules, body: RecordsBody, model: Model, stats: RequestStats) -> RecordsAnswer:
+    if len(body.all_facts) > service.limits.queue:
+        message = f"the request has {len(body.all_facts)} records, and the limit is {service.limits.queue}; split it"
+        raise ApiError(400, message, param="records")
     try:
-        for number, facts in enumerate(body.given):
+        records = []
+        for number, facts in enumerate(body.all_facts):
             where = "facts" if body.facts is not None else f"records[{number}]"
             records.append(Record(str(number), parse_facts(facts, where), ()))
-        decoding = body.decoding()
+        prompts = model.prompts.encode(records)
+        stats.prompt_tokens = sum(map(len, prompts))
+        requests = []
+        for prompt in prompts:
+            limit = service.token_limit(prompt, body.max_tokens, default=DEFAULT_MAX_TOKENS, beams=body.beams)
+            requests.append(TextRequest(prompt, body.decoding(limit), tuple(body.stop)))
     except UserError as error:
         raise from_user_error(error, {"num_beams": "beams", "num_candidates": "n"}) from error
-    if len(records) > service.limits.queue:
-        raise ApiError(400, f"{len(records)} records; at most {service.limits.queue} at once", param="records")
-    prompts = _encoded(model, records)
-    account.prompt_tokens = sum(map(len, prompts))
-    asks = [TextRequest(prompt, decoding, tuple(body.stop)) for prompt in prompts]
-    head = {"id": f"rec-{account.id}", "object": "record.chunk", "created": int(time.time()), "model": body.model}
-    return _Work(body, model, records, asks, vocabulary_of(records, rules), rules, account, head)
+    return RecordsAnswer(service, body, model, stats, requests, records, rules)
 
 
-def _encoded(model: Model, records: list[Record]) -> list[tuple[int, ...]]:
-    try:
-        return model.prompts.encode(records)
-    except UserError as error:
-        raise from_user_error(error) from error
+class RecordsAnswer(Answer):
+    """A request for texts about records, one text each."""
 
+    def __init__(
+        self,
+        service: Service,
+        body: RecordsBody,
+        model: Model,
+        stats: RequestStats,
+        requests: Sequence[TextRequest],
+        records: Sequence[Record],
+        rules: Rules,
+    ) -> None:
+        super().__init__(model, stats, requests, streamed=body.stream)
+        self._service, self._body, self._records, self._rules = service, body, records, rules
+        self._vocabulary: Vocabulary = vocabulary_of(records, rules)
+        self._streams = [TextStream(service.tokenizer, body.stop) for _ in requests]
+        self._head = {
+            "id": f"rec-{stats.id}",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": model.system_fingerprint,
+        }
 
-async def _whole(service: Service, work: _Work) -> list[dict[str, Any]]:
-    async with service.write(work.model, work.asks, work.account) as flight:
-        results = await flight.results()
-        told = [await flight.unless_ended(_told(service, work, *numbered)) for numbered in enumerate(results)]
-    return [{"index": number, **each} for number, each in enumerate(told)]
+    @property
+    def prompt_texts(self) -> list[str]:
+        """See `Answer`."""
+        return [repr(facts) for facts in self._body.all_facts]
 
+    async def whole(self, results: list[tuple[Completion, ...]], pending: PendingTexts) -> dict[str, Any]:
+        """See `Answer`."""
+        data = []
+        for number, result in enumerate(results):
+            entry = await self._entry(number, result, pending)
+            self.written[number] = entry["text"]
+            data.append({"index": number, **entry})
+        stats = self.stats
+        counts = usage(stats.prompt_tokens, stats.completion_tokens, sum(stats.cached_tokens.values()))
+        return {**self._head, "object": "records", "data": data, "usage": counts}
 
-async def _stream(service: Service, work: _Work) -> AsyncGenerator[dict[str, Any] | None, None]:
-    async with service.write(work.model, work.asks, work.account) as flight:
-        yield None
-        streams = [TextStream(service.tokenizer, work.body.stop) for _ in work.asks]
-        async for number, event in flight:
-            piece = streams[number].add(event.tokens)
-            if event.result is None:
-                if piece:
-                    yield {**work.head, "index": number, "delta": piece}
-                continue
-            piece += streams[number].end()
-            last = await flight.unless_ended(_told(service, work, number, event.result))
-            yield {**work.head, "index": number, "delta": piece, **last}
+    async def chunks(self, number: int, event: Event, pending: PendingTexts) -> list[dict[str, Any]]:
+        """See `Answer`."""
+        head = {**self._head, "object": "record.chunk", "index": number}
+        piece = self._streams[number].add(event.tokens)
+        if event.result is None:
+            self.written[number] += piece
+            return [{**head, "delta": piece}] if piece else []
+        piece += self._streams[number].end()
+        entry = await self._entry(number, event.result, pending)
+        self.written[number] = entry["text"]
+        return [{**head, "delta": piece, **entry}]
 
+    async def _entry(self, number: int, result: tuple[Completion, ...], pending: PendingTexts) -> dict[str, Any]:
+        return await pending.unless_ended(self._judged_aside(number, result))
 
-async def _told(service: Service, work: _Work, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
-    """What is told of a record's texts; computed in another thread, since facts are looked for in every text."""
-    async with service.aside:
-        return await asyncio.to_thread(_judged, service.tokenizer, work, number, result)
+    async def _judged_aside(self, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
+        async with self._service.search_lock:
+            return await asyncio.to_thread(self._judged, number, result)
 
-
-def _judged(tokenizer: Tokenizer, work: _Work, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
-    prompt_tokens = len(work.asks[number].prompt)
-    made = generation_of(tokenizer, prompt_tokens, result, work.body.stop)
-    reports = candidate_reports(work.records[number], made, work.vocabulary, work.rules)
-    if work.body.rerank:
-        made = fewest_errors_first(made, reports)
-    told = _text(made, reports[made.text])
-    if work.body.n > 1:
-        told["candidates"] = [_text(each, reports[each.text]) for each in made.candidates[: work.body.n]]
-    written = sum(len(completion.token_ids) for completion in result)
-    return {**told, "usage": usage(prompt_tokens, written)}
+    def _judged(self, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
+        """The entry of a record; slow where many facts are searched for in many texts, so called in a thread."""
+        body, prompt_tokens = self._body, len(self.requests[number].prompt)
+        generation = generation_of(self._service.tokenizer, prompt_tokens, result, body.stop)
+        reports = candidate_reports(self._records[number], generation, self._vocabulary, self._rules)
+        if body.rerank:
+            generation = fewest_errors_first(generation, reports)
+        entry = _text(generation, reports[generation.text])
+        if body.n > 1:
+            candidates = generation.candidates[: body.n]
+            entry["candidates"] = [_text(candidate, reports[candidate.text]) for candidate in candidates]
+        written = sum(len(completion.token_ids) for completion in result)
+        return {**entry, "usage": usage(prompt_tokens, written, self.stats.cached_tokens.get(number, 0))}
 
 
 def _text(candidate: Candidate, report: SlotReport) -> dict[str, Any]:
+    mentions = [
+        {"start": mention.start, "end": mention.end, **_fact(mention.fact), "added": mention.added}
+        for mention in report.mentions
+    ]
     return {
         "text": candidate.text,
         "finish_reason": candidate.finish_reason,
@@ -140,10 +163,7 @@ def _text(candidate: Candidate, report: SlotReport) -> dict[str, Any]:
             "missing": [_fact(fact) for fact in report.missing],
             "added": [_fact(fact) for fact in report.added],
             "repeated": [_fact(fact) for fact in report.repeated],
-            "mentions": [
-                {"start": each.start, "end": each.end, **_fact(each.fact), "added": each.added}
-                for each in report.mentions
-            ],
+            "mentions": mentions,
         },
     }
 

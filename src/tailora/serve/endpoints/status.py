@@ -1,4 +1,4 @@
-"""Health, readiness, Prometheus metrics and the status that the page shows."""
+"""Health, readiness, Prometheus metrics, and the status that the page shows."""
 
 from __future__ import annotations
 
@@ -10,38 +10,48 @@ from starlette.responses import PlainTextResponse, Response
 
 from tailora.serve.api_error import ApiError
 from tailora.serve.dependencies import key_of
-from tailora.serve.metrics import Monitor
+from tailora.serve.metrics import ServerMetrics
 from tailora.serve.service import Service
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_WINDOW = 5.0  # seconds over which the speed is averaged
 
 
-def operation_routes(service: Service, monitor: Monitor) -> APIRouter:
-    """Health, readiness, numbers for Prometheus and for the page."""
+def status_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
+    """Return the routes.
+
+    Args:
+        service: engine.
+        metrics: counters of requests.
+    """
     router = APIRouter(tags=["operations"])
     speed = _Speed(service)
     began = time.monotonic()
 
-    @router.get("/health", summary="Whether the server lives")
+    @router.get("/health", summary="Check that the engine works")
     async def health() -> dict[str, str]:
+        """Liveness probe: 503 if the engine has stopped or stalled, and the server has to be restarted."""
         if not service.worker.alive or service.stalled:
-            raise ApiError(503, "the engine does not go on; start the server again")
+            raise ApiError(503, "the engine has stopped or stalled; restart the server")
         return {"status": "ok"}
 
-    @router.get("/ready", summary="Whether it takes requests")
+    @router.get("/ready", summary="Check that requests are accepted")
     async def ready() -> dict[str, str]:
+        """Readiness probe: 503 while the server shuts down, and if its engine has stopped or stalled."""
         if service.draining or not service.worker.alive or service.stalled:
-            raise ApiError(503, "the server takes no requests")
+            raise ApiError(503, "the server accepts no requests; send them to another server")
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        return Response(monitor.exposition(), media_type=_EXPOSITION)
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def exposition() -> Response:
+        """Counters of requests and tokens, latencies by model, and the load of the engine."""
+        return Response(metrics.exposition(), media_type=_EXPOSITION)
 
-    @router.get("/v1/status", summary="How busy the server is, and the last requests")
+    @router.get("/v1/status", summary="Load of the server and latest requests")
     async def status(request: Request) -> dict[str, Any]:
+        """Load of the engine, tokens per second over the last seconds, and the latest requests without their texts."""
         load, key = service.worker.stats.load, key_of(request)
-        recent = [each for each in monitor.recent() if key is None or key.may_use(each["model"])]
+        recent = [entry for entry in metrics.recent() if key is None or key.may_use(entry["model"])]
         return {
             "uptime_seconds": round(time.monotonic() - began, 1),
             "draining": service.draining,
@@ -61,16 +71,16 @@ def operation_routes(service: Service, monitor: Monitor) -> APIRouter:
 
 
 class _Speed:
-    """Tokens a second over the last seconds."""
+    """Tokens per second since the reading before the last `_WINDOW` seconds."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._marks = [(time.monotonic(), service.worker.stats.tokens)]
+        self._readings = [(time.monotonic(), service.worker.stats.tokens)]
 
     def read(self) -> float:
         now, tokens = time.monotonic(), self._service.worker.stats.tokens
-        self._marks.append((now, tokens))
-        while len(self._marks) > 2 and now - self._marks[1][0] > 5:
-            del self._marks[0]
-        then, before = self._marks[0]
+        self._readings.append((now, tokens))
+        while len(self._readings) > 2 and now - self._readings[1][0] > _WINDOW:
+            del self._readings[0]
+        then, before = self._readings[0]
         return (tokens - before) / max(now - then, 1e-3)

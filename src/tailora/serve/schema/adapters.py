@@ -8,20 +8,20 @@ from tailora.serve.schema.body import Body
 
 
 class LoadBody(Body):
-    """Of POST /v1/load_lora_adapter, as vLLM has it."""
+    """Body of POST /v1/load_lora_adapter, as vLLM has it."""
 
     lora_name: str = Field(min_length=1, max_length=200)
-    """What clients will call the adapter."""
+    """Name that clients will use for the adapter, up to 200 characters."""
     lora_path: str = Field(min_length=1, max_length=4096)
-    """Its folder, in the folder that the server reads adapters from."""
+    """Folder of the adapter, inside the server's folder of adapters (`--adapter-folder`)."""
     load_inplace: bool = False
-    """Let it take the place of an adapter of this name; requests under way keep the one they began with."""
+    """Replace an adapter of this name; requests in progress keep the version that they started with."""
 
 
 class UnloadBody(Body):
-    """Of POST /v1/unload_lora_adapter, as vLLM has it."""
+    """Body of POST /v1/unload_lora_adapter, as vLLM has it."""
 
     lora_name: str = Field(min_length=1, max_length=200)
-    """The adapter."""
+    """Name of the adapter."""
     lora_int_id: int | None = None
-    """Taken without effect."""
+    """Accepted for compatibility and ignored."""

@@ -1,4 +1,4 @@
-"""The rules that every JSON body of a request follows, and a check for fields that may only ask for nothing."""
+"""Base class of all bodies, and a validator for fields that may only have their default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Body(BaseModel):
     """A JSON object of a request.
 
     A field that is null counts as absent, whether it is known or not, and so does an unknown field that is an empty
-    list: neither asks for anything. Every other unknown field is refused.
+    list, because neither asks for anything. Every other unknown field is refused.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -29,11 +29,11 @@ class Body(BaseModel):
 
 
 def default_only(*accepted: Any, hint: str) -> AfterValidator:
-    """A validator for a field that may be present but may not ask for anything.
+    """Return a validator for a field that may be present but may not ask for anything.
 
     Args:
-        accepted: the values that ask for nothing.
-        hint: what is not supported and what to do, for the error of any other value.
+        accepted: values that ask for nothing.
+        hint: error for any other value: what is not supported and what to do.
     """
 
     def check(value: Any) -> Any:

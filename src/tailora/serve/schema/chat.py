@@ -12,23 +12,24 @@ from tailora.serve.schema.messages import Message
 
 
 class ChatBody(Sampling, ChatDefaults):
-    """Of POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    """The conversation so far."""
+    """The conversation so far, from 1 to 1000 messages."""
     max_tokens: int | None = Field(None, ge=1, le=MOST)
-    """Most tokens of the answer; by default what the context leaves."""
+    """Largest number of tokens of the answer; conversation and answer together must fit into the model's context.
+    Default: what the context and the cache leave."""
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST)
-    """The same, in newer words."""
+    """The newer name of max_tokens, which it overrides."""
     logprobs: bool | None = False
-    """Tell log-probabilities."""
+    """Report the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    """Tell so many of the likeliest tokens in each place."""
+    """Number of most likely tokens, from 0 to 20, to report for each token; needs logprobs. Default: 0."""
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _check_combination(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs")
+            raise ValueError("top_logprobs needs logprobs; set logprobs to true")
         if self.use_beam_search and self.logprobs:
-            raise ValueError("logprobs are not told of beams")
+            raise ValueError("beam search does not report logprobs; remove one of the two")
         return self

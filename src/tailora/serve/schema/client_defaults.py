@@ -1,7 +1,7 @@
-"""Fields that clients of OpenAI's API and of vLLM send with every request although they ask for nothing here.
+"""Fields of OpenAI's API and of vLLM that clients send with every request, and that have no effect here.
 
-Each is accepted with the values that leave a plain text as it is. A value that asks for something which the server
-does not have is refused.
+Each is accepted with the values that leave a text unchanged. A value that asks for a feature that the server does not
+have is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TEXT_ONLY = default_only(["text"], [], hint="only ['text'] is supported; remove
 
 
 class ClientDefaults(Body):
-    """Fields that are accepted and have no effect."""
+    """Fields of both routes that are accepted and have no effect."""
 
     tools: Annotated[list[Any], _NO_TOOLS] | None = None
     """Must be empty: tools are not supported."""
@@ -38,23 +38,23 @@ class ClientDefaults(Body):
     verbosity: str | None = None
     """Has no effect: limit a text with max_tokens."""
     prediction: dict[str, Any] | None = None
-    """Has no effect on a text: a prediction may only make it faster."""
+    """Has no effect: a prediction could only make the text faster."""
     store: bool | None = None
     """Has no effect: the server stores no request."""
     metadata: dict[str, Any] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     user: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     safety_identifier: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     service_tier: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     prompt_cache_key: str | None = None
-    """Has no effect: prompts that begin alike share the cache by themselves."""
+    """Has no effect: prompts with the same beginning share the cache automatically."""
     prompt_cache_retention: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     prompt_cache_options: dict[str, Any] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     priority: Literal[0] | None = None
     """Must be 0, as in vLLM's defaults: requests are answered in the order in which they arrive."""
     min_tokens: Literal[0] | None = None
@@ -72,12 +72,12 @@ class ClientDefaults(Body):
 
 
 class ChatDefaults(ClientDefaults):
-    """The same for chats."""
+    """Fields of chats that are accepted and have no effect."""
 
     echo: Literal[False] | None = None
     """Must be false, as in vLLM's defaults."""
     best_of: Literal[1] | None = None
-    """Must be 1: use /v1/completions to choose the likeliest of several texts."""
+    """Must be 1: /v1/completions can return the most likely of several texts."""
     add_generation_prompt: Literal[True] | None = None
     """Must be true, as in vLLM's defaults."""
     continue_final_message: Literal[False] | None = None

@@ -9,35 +9,38 @@ from pydantic import BeforeValidator, Field, model_validator
 from tailora.serve.schema.decoding import MOST, Sampling
 
 
-def _unless_false(value: Any) -> Any:
-    """None for false, which chats take for the same."""
+def _none_for_false(value: Any) -> Any:
+    """Accept false, which means the same in chats."""
     return None if value is False else value
 
 
 class CompletionBody(Sampling):
-    """Of POST /v1/completions."""
+    """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    """A text or several, or their token ids. The empty text stands for the end-of-text token."""
+    """A text or token ids, or a list of them. An empty text stands for the end-of-text token."""
     max_tokens: int | None = Field(None, ge=0, le=MOST)
-    """Most tokens of a text; by default 16."""
+    """Largest number of tokens of a text; prompt and text together must fit into the model's context. 0 is possible
+    with echo. Default: 16, or what the context leaves."""
     best_of: int | None = Field(None, ge=1, le=128)
-    """Write so many texts and give the n likeliest by log-probability a token."""
-    logprobs: Annotated[int | None, BeforeValidator(_unless_false)] = Field(None, ge=0, le=20)
-    """Tell log-probabilities, and so many of the likeliest tokens in each place."""
+    """Number of texts to write for each prompt, of which the n with the highest mean log-probability of a token are
+    returned. Default: n."""
+    logprobs: Annotated[int | None, BeforeValidator(_none_for_false)] = Field(None, ge=0, le=20)
+    """Number of most likely tokens, from 0 to 20, to report with their log-probabilities for each token of the text.
+    Default: no log-probabilities."""
     echo: bool | None = False
-    """Give the prompt back before the text."""
+    """Return the prompt in front of the text."""
     suffix: str | None = Field(None, max_length=0)
-    """Only empty: these models write forward."""
+    """Must be empty: inserting text before a suffix is not supported."""
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _check_combination(self) -> Self:
         if self.best_of is not None and self.best_of < (self.n or 1):
             raise ValueError("best_of must be at least n")
         if self.best_of is not None and self.best_of > (self.n or 1) and self.stream:
-            raise ValueError("best_of cannot be streamed: the best is known at the end")
+            raise ValueError("best_of cannot be streamed, because the best text is known only at the end; remove one")
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens may be 0 only with echo")
+            raise ValueError("max_tokens may be 0 only with echo; raise it, or set echo")
         if self.use_beam_search and self.logprobs is not None:
-            raise ValueError("logprobs are not told of beams")
+            raise ValueError("beam search does not report logprobs; remove one of the two")
         return self

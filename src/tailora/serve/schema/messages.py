@@ -1,4 +1,4 @@
-"""The messages of a chat request, as OpenAI's clients write them and as they return the server's own."""
+"""Messages of a chat request, in the forms that OpenAI's clients send, the server's own answers included."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ _PARTS = ("text", "input_text", "output_text", "refusal")
 
 
 class TextPart(Body):
-    """A text of a message that is written in parts."""
+    """A text part of a message."""
 
     type: Literal["text", "input_text", "output_text"]
-    """Kind of the part: text."""
+    """Kind of the part."""
     text: str
     """The text."""
     annotations: Annotated[list[Any], _NO_ANNOTATIONS] | None = None
     """Must be empty."""
     cache_control: dict[str, Any] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     prompt_cache_breakpoint: dict[str, Any] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
 
 
 class RefusalPart(Body):
-    """A part in which an assistant says why it does not answer."""
+    """A refusal of an assistant as a part of a message."""
 
     type: Literal["refusal"]
-    """Kind of the part: a refusal."""
+    """Kind of the part."""
     refusal: str
     """The text."""
 
 
 def _check_parts(content: Any) -> Any:
-    """Name the kind of a part that is not text in one short error."""
+    """Refuse a part that is not text with one short error that names its kind."""
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and kind not in _PARTS:
@@ -48,30 +48,30 @@ def _check_parts(content: Any) -> Any:
 
 
 class Message(Body):
-    """A turn of a conversation."""
+    """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    """Speaker of the turn. A developer's turn is read as a system turn."""
+    """Author of the message. A developer message is treated as a system message."""
     content: Annotated[str | list[str | TextPart | RefusalPart] | None, BeforeValidator(_check_parts)] = Field(
         None, validate_default=True
     )
-    """The text, whole or in parts; only an assistant's turn may be without one."""
+    """The text, as one string or as a list of text parts; required except from an assistant."""
     refusal: str | None = None
-    """The text of an assistant's turn that has no content."""
+    """Text of an assistant's message that has no content."""
     name: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     type: Literal["text", "message"] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     id: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     status: str | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
     annotations: Annotated[list[Any], _NO_ANNOTATIONS] | None = None
     """Must be empty."""
     tool_calls: Annotated[list[Any], _NO_CALLS] | None = None
     """Must be empty."""
     cache_control: dict[str, Any] | None = None
-    """Has no effect."""
+    """Accepted for compatibility and ignored."""
 
     @field_validator("content")
     @classmethod
@@ -82,12 +82,12 @@ class Message(Body):
 
     @property
     def speaker(self) -> str:
-        """The role in the words of chat templates, which know no developer."""
+        """The role as chat templates name it, which have no developer."""
         return "system" if self.role == "developer" else self.role
 
     @property
     def text(self) -> str:
-        """The whole text of the turn."""
+        """The whole text of the message."""
         content = self.content
         if content is None:
             return self.refusal or ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tailora.engine.decoding import Decoding
 from tailora.serve.schema.body import Body
@@ -14,75 +14,101 @@ Scalar = str | int | float | bool
 Facts = dict[str, Scalar | list[Scalar | None] | None] | list[list[Scalar | None]]
 
 
+class RecordItem(Body):
+    """A record as an object around its facts, as in a data file."""
+
+    facts: Facts
+    """Facts as {attribute: value}, [[attribute, value], …] or [[subject, attribute, value], …]."""
+
+
+def _kind(item: Any) -> str:
+    """Tell a record whose facts are in a field of their own from facts, which may have an attribute of this name."""
+    facts = item.get("facts") if isinstance(item, dict) else None
+    nested = isinstance(facts, dict) or (isinstance(facts, list) and any(isinstance(row, list) for row in facts))
+    return "item" if nested or isinstance(item, RecordItem) else "facts"
+
+
+RecordInput = Annotated[Annotated[RecordItem, Tag("item")] | Annotated[Facts, Tag("facts")], Discriminator(_kind)]
+
+
 class RecordsBody(Body):
-    """Of POST /v1/records."""
+    """Body of POST /v1/records."""
 
     model: str
     """Name of the base or of an adapter, as GET /v1/models lists them."""
     facts: Facts | None = None
-    """One record: {attribute: value}, [[attribute, value], …] or [[subject, attribute, value], …]."""
-    records: list[Facts] | None = Field(None, min_length=1, max_length=1000)
-    """Several records."""
-    max_tokens: int = Field(100, ge=1, le=MOST)
-    """Most tokens of a text."""
+    """Facts of one record as {attribute: value}, where a value may be a list of values, [[attribute, value], …] or
+    [[subject, attribute, value], …]."""
+    records: list[RecordInput] | None = Field(None, min_length=1, max_length=1000)
+    """Several records, each in a form of facts, or as {"facts": …}."""
+    max_tokens: int | None = Field(None, ge=1, le=MOST)
+    """Largest number of tokens of a text; prompt and text together must fit into the model's context. Default: 100, or
+    what the context leaves."""
     beams: int = Field(1, ge=1, le=64)
-    """Beams kept side by side; 1 is greedy search, or sampling if the temperature is above 0."""
+    """Number of beams, from 1 to 64; 1 is greedy search, or sampling if the temperature is above 0."""
     n: int = Field(1, ge=1, le=64)
-    """Texts to give of each record: the best beams, or so many draws."""
+    """Number of texts for each record, from 1 to 64: the best beams, or samples."""
     rerank: Literal["fidelity"] | None = None
-    """Put the texts with the fewest slot errors first."""
+    """"fidelity" orders the texts of a record by their number of slot errors, the fewest first."""
     length_penalty: float = Field(1.0, ge=-10, le=10)
-    """Beams are ranked by log-probability / tokens ** this."""
+    """Exponent of the length in the score of a beam, which is log-probability / tokens ** length_penalty; values above
+    1 favour long texts."""
     no_repeat_ngram_size: int = Field(0, ge=0, le=MOST)
-    """No run of so many tokens comes twice in a text."""
+    """Length of token sequences that may occur only once in a text; 0 allows repetition."""
     repetition_penalty: float = Field(1.0, gt=0, le=100)
-    """Above 1, make tokens less likely that stand in the prompt or the text already."""
+    """Penalty for tokens that the prompt or the text contains; values above 1 make them less likely."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
-    """Number from -2 to 2, subtracted from the logit of every token that the text holds."""
+    """Number from -2 to 2, subtracted from the logit of every token that the text contains."""
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    """Number from -2 to 2, subtracted from a token's logit for each time that the text holds it."""
+    """Number from -2 to 2, subtracted from the logit of a token once for each time that the text contains it."""
     logit_bias: Bias = Field(default_factory=dict)
-    """Numbers from -100 to 100 that are added to the logits of up to 300 tokens, by token id."""
+    """Numbers from -100 to 100 to add to the logits of up to 300 tokens, by token id."""
     temperature: float = Field(0.0, ge=0, le=2)
-    """Above 0, draw tokens."""
+    """Sampling temperature from 0 to 2; 0 always takes the most likely token."""
     top_k: int = Field(0, ge=0, le=MOST)
-    """Draw only from so many likeliest tokens; 0 from all."""
+    """Sample from the k most likely tokens; 0 samples from all."""
     top_p: float = Field(1.0, ge=0, le=1)
-    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
+    """Sample from the smallest set of tokens whose probabilities sum to this value, from 0 to 1; 0 always takes the
+    most likely token."""
     seed: int = Field(0, ge=-(2**63), lt=2**63)
-    """Of the draws."""
+    """Sampling seed; a record's text depends on the seed and the record alone."""
     stop: list[str] = Field([], max_length=16)
-    """Strings at the first of which a text ends; it is cut before them."""
+    """Up to 16 strings that end a text; the text is cut before the first of them."""
     stream: bool = False
-    """Send the texts piece by piece, as server-sent events."""
+    """Send the texts in pieces while they are written, as server-sent events."""
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _check_combination(self) -> Self:
         if (self.facts is None) == (self.records is None):
-            raise ValueError("give one of facts and records")
+            raise ValueError("send either facts (one record) or records (several)")
         if not all(self.stop):
-            raise ValueError("stop holds an empty string")
+            raise ValueError("stop must not contain an empty string")
         if self.rerank and max(self.beams, self.n) == 1:
-            raise ValueError("there is one text to choose from: raise beams for rerank")
+            raise ValueError("rerank needs several texts to choose from; raise beams, or n with a temperature")
         return self
 
     @property
-    def given(self) -> list[Facts]:
-        """The records."""
-        return [self.facts] if self.facts is not None else list(self.records or ())
+    def all_facts(self) -> list[Facts]:
+        """The facts of each record."""
+        if self.facts is not None:
+            return [self.facts]
+        return [item.facts if isinstance(item, RecordItem) else item for item in self.records or ()]
 
-    def decoding(self) -> Decoding:
-        """How the engine is to write.
+    def decoding(self, max_new_tokens: int) -> Decoding:
+        """Return how the engine writes.
+
+        Args:
+            max_new_tokens: limit of a text.
 
         Raises:
-            SettingsError: a combination that has no meaning.
+            SettingsError: a combination without a meaning.
         """
         candidates = max(self.n, self.beams if self.rerank else 1)
         greedy = self.temperature < COLD or self.top_p == 0
         if self.beams == 1 and greedy:
-            candidates = 1  # greedy search has one text; the others would be its copies
+            candidates = 1  # greedy search has one text; others would be copies
         return Decoding(
-            max_new_tokens=self.max_tokens,
+            max_new_tokens=max_new_tokens,
             num_beams=self.beams,
             num_candidates=candidates,
             length_penalty=self.length_penalty,
