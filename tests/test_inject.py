@@ -225,15 +225,15 @@ def test_every_misfit_in_one_message_and_nothing_done() -> None:
         attach(model, bad.config, bad)
     for part in (
         "8 problems: ",
-        "model.layers.0.q_proj: no such module",
-        "transformer.h.0.mlp.c_proj: targeted, but the adapter has nothing for it",
-        f"{first}: A is [4, 31], but the network needs [4, 32]",
+        "model.layers.0.q_proj: the network has no such module",
+        "transformer.h.0.mlp.c_proj: targeted, but the adapter has no values for it",
+        f"{first}: A has shape [4, 31], but the network needs [4, 32]",
         f"{second}: B holds values that are not finite",
-        "transformer.h.0.attn.c_attn: made for 100 outputs, but the network's layer has 96",
+        "transformer.h.0.attn.c_attn: the adapter is for 100 outputs, but the layer has 96",
         "rows 90 to 120 lie outside the layer's 96 outputs",
-        "transformer.h.1.attn.c_attn: made for a conv layer, but this is Conv1D",
-        "transformer.h.9.bias: no such parameter",
-        "use it with the base it was made for",
+        "transformer.h.1.attn.c_attn: the adapter is for a conv layer, but this is Conv1D",
+        "transformer.h.9.bias: the network has no such parameter",
+        "use it with the base that it was trained on",
     ):
         assert part in str(error.value), part
     assert digest(model) == before
@@ -250,7 +250,7 @@ def test_misshapen_and_missing_biases() -> None:
     first, second = good.biases
     bad = replace(good, biases={first: np.ones(3, np.float32)})
     with pytest.raises(
-        AdapterError, match=rf"{second}: trained, but .*{first}: is \[3\], but the network needs \[96\]"
+        AdapterError, match=rf"{second}: trained, but .*{first}: has shape \[3\], but the network needs \[96\]"
     ):
         attach(model, bad.config, bad)
 
@@ -337,6 +337,8 @@ def test_a_pattern_for_no_adapted_layer_is_a_slip() -> None:
     model = gpt2()
     before = digest(model)
     for name in ("rank_pattern", "alpha_pattern"):
-        with pytest.raises(SettingsError, match=rf"{name}: 'c_fc' matches no adapted layer; adapted are c_attn"):
+        with pytest.raises(
+            SettingsError, match=rf"{name}: 'c_fc' matches no adapted layer; use an adapted layer \(c_attn"
+        ):
             attach(model, LoraConfig(targets=("attention.qv",), **{name: {"c_attn": 2, "c_fc": 3}}))
     assert digest(model) == before

@@ -40,8 +40,9 @@ NEED_TORCH = {
 }
 # Modules that import an optional package, and are imported where it is chosen.
 NEED_AN_EXTRA = {"tailora.serve.ray"}
-# The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a record.
-SIDEWAYS = {("metrics", "data")}
+# The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a
+# record, and the fingerprint of the network under an adapter.
+SIDEWAYS = {("metrics", "data"), ("lora", "models")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
     "tailora.cli": {"tailora.core.flags"},
@@ -62,7 +63,7 @@ LATE_IMPORTS = {
         "tailora.models.load",
     },
 }
-DYNAMIC_IMPORTS = {"tailora", "tailora.commands"}
+DYNAMIC_IMPORTS = {"tailora", "tailora.commands", "tailora.lora"}
 
 
 class Import(NamedTuple):

@@ -1,13 +1,15 @@
 """Every method, family and precision, forced: losses and gradients are those of transformers' own forward pass.
 
-Where numbers are rounded, trees and sequences round at different places. The measure is then the error of each against
-the same computation in fp32. Both are draws from the same distribution, so that of trees is at most twice that of the
-plain forward pass, and a fixed share more.
+Where numbers are rounded, trees and sequences are rounded at different places, so their difference says little. What is
+compared is the error of each against the same computation in fp32. A network this small has so few roundings that the
+two errors of one case differ by a factor of up to 1.9 either way (measured over all cases, with a median of 0.95 in bf16
+and 1.03 in int8), hence the factor of 2 for one case. Over all families together they must be equal.
 """
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -64,7 +66,7 @@ def on_trees(model: nn.Module, way: Arithmetic) -> tuple[float, torch.Tensor]:
 def cases() -> Iterator[tuple[str, str, str, str]]:
     for family in FAMILIES:
         for method, values in METHODS.items():
-            if method == "bitfit" and family in WITHOUT_BIASES:
+            if method in ("bitfit", "lora and biases") and family in WITHOUT_BIASES:
                 continue
             for name in PRECISIONS if "method" not in values else ("fp32", "bf16"):
                 yield family, method, name, "one by one"
@@ -92,11 +94,25 @@ def test_losses_and_gradients_are_those_of_the_plain_forward_pass(
         assert loss == pytest.approx(plain_loss, rel=1e-5)
         assert (slopes - plain_slopes).norm() <= 1e-4 * plain_slopes.norm()
         return
-    # In int8 the trees' vocabulary projection is rounded too, which the model's own is not.
-    share = {"bf16": 0.005, "int8": 0.02}[name]
+    # In int8 the trees' vocabulary projection is rounded too, which the model's own is not: a floor where that is all.
+    share = {"bf16": 0.005, "int8": 0.01}[name]
     tokens = sum(len(example.completion) for example in EXAMPLES)
     assert abs(loss - exact_loss) <= 2 * abs(plain_loss - exact_loss) + 0.02 * tokens
     assert (slopes - exact).norm() <= 2 * (plain_slopes - exact).norm() + share * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8"])
+def test_over_all_families_trees_are_as_exact_as_the_plain_forward_pass(name: str) -> None:
+    if name == "int8" and not int8.supported():
+        pytest.skip("this CPU has no AVX2 instructions")
+    settings, ratios = settings_of("lora"), []
+    for family in FAMILIES:
+        model = prepared(family, settings)
+        exact = plain(model, Arithmetic("fp32"))[1]
+        way = apply(model, name, settings, build(EXAMPLES))
+        sequences, trees = plain(model, way)[1], on_trees(model, way)[1]
+        ratios.append(float((trees - exact).norm() / (sequences - exact).norm()))
+    assert statistics.geometric_mean(ratios) < 1.2
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

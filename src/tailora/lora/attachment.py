@@ -11,7 +11,7 @@ from torch import nn
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import AdapterError
-from tailora.lora.biases import HeldBias
+from tailora.lora.biases import TrainedBias
 from tailora.lora.layers import LoraLayer
 
 _ATTRIBUTE = "_tailora_attachment"
@@ -47,7 +47,7 @@ class Attachment:
     config: LoraConfig
     source: Adapter | None
     requires_grad: Mapping[str, bool]
-    biases: list[HeldBias] = field(default_factory=list)
+    biases: list[TrainedBias] = field(default_factory=list)
     merged: Merged | None = None
 
 

@@ -14,7 +14,7 @@ from tailora.adapters.config import Bias
 
 
 @dataclass
-class HeldBias:
+class TrainedBias:
     """One bias of the base whose place a trained copy has taken.
 
     Attributes:
@@ -40,7 +40,7 @@ class HeldBias:
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
             setattr(module, attribute, values)
 
-    def hold(self) -> None:
+    def install(self) -> None:
         """Put the trained copy in its places; the layers see it in the base's dtype."""
         for module, attribute in self.places:
             if self.master.dtype == self.pristine.dtype:
@@ -76,8 +76,8 @@ def bias_names(model: nn.Module, mode: Bias, adapted: Collection[str]) -> list[s
     return [name for name in names if mode == "all" or name.rpartition(".")[0] in adapted]
 
 
-def held_bias(model: nn.Module, name: str) -> HeldBias:
-    """Prepare a trained copy of a bias of the plain network; `HeldBias.hold` puts it in place."""
+def trained_bias(model: nn.Module, name: str) -> TrainedBias:
+    """Prepare a trained copy of a bias of the plain network; `TrainedBias.install` puts it in place."""
     pristine = model.get_parameter(name)
     dtype = torch.float64 if pristine.dtype == torch.float64 else torch.float32
     places = [
@@ -86,4 +86,4 @@ def held_bias(model: nn.Module, name: str) -> HeldBias:
         for attribute, parameter in module._parameters.items()
         if parameter is pristine
     ]
-    return HeldBias(name, places, pristine, nn.Parameter(pristine.detach().to(dtype, copy=True)))
+    return TrainedBias(name, places, pristine, nn.Parameter(pristine.detach().to(dtype, copy=True)))

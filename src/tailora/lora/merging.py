@@ -72,7 +72,7 @@ def unmerge(model: nn.Module) -> None:
     for config in merged.tied_configs:
         config.tie_word_embeddings = True
     for bias in attachment.biases:
-        bias.hold()
+        bias.install()
     attachment.merged = None
 
 
