@@ -1,9 +1,9 @@
 """Every method, family and precision, forced: losses and gradients are those of transformers' own forward pass.
 
-Where numbers are rounded, trees and sequences are rounded at different places, so their difference says little. What is
-compared is the error of each against the same computation in fp32. A network this small has so few roundings that the
-two errors of one case differ by a factor of up to 1.9 either way (measured over all cases, with a median of 0.95 in bf16
-and 1.03 in int8), hence the factor of 2 for one case. Over all families together they must be equal.
+Where numbers are rounded, trees and sequences are rounded at different places, so their difference says little: the
+error of each is measured against the same computation in fp32. A network this small has so few roundings that the two
+errors of one case differ by a factor of up to 1.9 either way (over all cases the median is 0.95 in bf16 and 1.03 in
+int8), hence the factor of 2 for one case. Over all families together they must be equal.
 """
 
 from __future__ import annotations
