@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ def int8_gops(size: int = 2048, repeats: int = 5) -> float:
     weight = torch.randint(-127, 127, (size, size), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, None)
     scales, zeros = torch.ones(size), torch.zeros(size, dtype=torch.int64)
-    options = (None, 1.0, 0, torch.float32, "none", [], "")
+    options: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
     best = math.inf
     for _ in range(repeats):
         began = time.perf_counter()

@@ -170,7 +170,7 @@ def run_loop(
         scored = sum(len(example.completion) for batch in batches for example in batch)
         loss = 0.0
         for batch in batches:
-            part = model(**collate(batch, pad_id, model.device), num_items_in_batch=scored).loss
+            part = model(**collate(batch, pad_id, next(model.parameters()).device), num_items_in_batch=scored).loss
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -229,7 +229,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, bat
     model.eval()
     total = 0.0
     for batch in split_by_length(examples, batch_size):
-        rows = collate(batch, pad_id, model.device)
+        rows = collate(batch, pad_id, next(model.parameters()).device)
         labels_BT = rows.pop("labels")[:, 1:]
         logits_BTV = model(**rows, use_cache=False).logits[:, :-1]
         scored = labels_BT != IGNORED
@@ -237,7 +237,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, bat
     return total / sum(len(example.completion) for example in examples)
 
 
-class _StopWhenMeasured(TrainerCallback):
+class _StopWhenMeasured(TrainerCallback):  # type: ignore[misc]
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 

@@ -62,14 +62,14 @@ def random_adapter(folder: Path, model_type: str, seed: int) -> Adapter:
 
     layers = {}
     if model_type == "gpt2":
-        width, names = config["n_embd"], ("c_attn",)
+        width, names = config["n_embd"], ["c_attn"]
         for number in range(config["n_layer"]):
             layers[f"transformer.h.{number}.attn.c_attn"] = layer("gpt2_conv1d", width, 3 * width)
     else:
-        width, names = config["hidden_size"], ("q_proj", "v_proj")
+        width, names = config["hidden_size"], ["q_proj", "v_proj"]
         head = config.get("head_dim") or width // config["num_attention_heads"]
         heads = {"q_proj": config["num_attention_heads"], "v_proj": config["num_key_value_heads"]}
         for number in range(config["num_hidden_layers"]):
             for name in names:
                 layers[f"model.layers.{number}.self_attn.{name}"] = layer("linear", width, heads[name] * head)
-    return Adapter(LoraConfig(rank=RANK, alpha=RANK, targets=names), layers)
+    return Adapter(LoraConfig(rank=RANK, alpha=RANK, targets=tuple(names)), layers)

@@ -110,7 +110,7 @@ def run(
             before_update(batch)
             with arithmetic.autocast():
                 loss = trees.loss(batch) / batch.completion_tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(number)

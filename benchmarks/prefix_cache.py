@@ -95,7 +95,7 @@ def measure(
     usual, engine_module.BlockPool = engine_module.BlockPool, pool  # type: ignore[misc]
     try:
         blocks = cache_tokens // backend.block_size
-        made = Engine(Counted(), end=0, sequences=sequences, blocks=blocks)  # type: ignore[arg-type]
+        made = Engine(Counted(), end=0, sequences=sequences, blocks=blocks)
     finally:
         engine_module.BlockPool = usual  # type: ignore[misc]
     began = time.perf_counter()

@@ -197,9 +197,9 @@ def summarise(rounds: Sequence[dict[str, Result]], arguments: argparse.Namespace
                 a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs
             )
     for each in rounds:
-        ours, peer = (each.get(arm, {}).get("texts") for arm in ("beams_fp32", "transformers_beams"))
-        if ours and peer:
-            summary["equal_beam_texts"] = sum(a == b for a, b in zip(ours, peer, strict=True))
+        beams, peer_beams = (each.get(arm, {}).get("texts") for arm in ("beams_fp32", "transformers_beams"))
+        if beams and peer_beams:
+            summary["equal_beam_texts"] = sum(a == b for a, b in zip(beams, peer_beams, strict=True))
     return summary
 
 

@@ -86,13 +86,14 @@ def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int
             fills.append(time.perf_counter() - began)
             adapter_slots.release(name)
     one = Decoding(max_new_tokens=1)
-    same, other = [], []
+    same: list[float] = []
+    other: list[float] = []
     for number in range(times):
         prompt = prompts[number % len(prompts)]._replace(tokens=prompts[0].tokens)  # one length, so that times compare
         generate(running, [prompt], one)
-        for ways, adapter in ((same, prompt.adapter), (other, prompts[(number + 1) % len(prompts)].adapter)):
+        for ways, asked in ((same, prompt.adapter), (other, prompts[(number + 1) % len(prompts)].adapter)):
             began = time.perf_counter()
-            generate(running, [Prompt(prompt.tokens, adapter)], one)
+            generate(running, [Prompt(prompt.tokens, asked)], one)
             ways.append(time.perf_counter() - began)
     return {
         "fill_slot_seconds": statistics.median(fills),

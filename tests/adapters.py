@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft as hf
@@ -28,7 +29,7 @@ WARNINGS_OF_PEFT = [
 
 
 def peft_model(model: nn.Module, folder: Path) -> nn.Module:
-    return hf.PeftModel.from_pretrained(model, str(folder)).eval()
+    return hf.PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[no-any-return]
 
 
 def trained(model: nn.Module, config: LoraConfig) -> Adapter:
@@ -37,14 +38,14 @@ def trained(model: nn.Module, config: LoraConfig) -> Adapter:
     return extract(model)
 
 
-def small(seed: int = 0, **settings: object) -> Adapter:
+def small(seed: int = 0, **settings: Any) -> Adapter:
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(4, 8)).astype(np.float32), rng.normal(size=(6, 4)).astype(np.float32)
     config = LoraConfig(rank=4, alpha=8, targets=("proj",), **settings)
     return Adapter(config, {"proj": LayerAdapter("linear", (LowRank(a, b, 2.0),), None, 6)})
 
 
-def edit_config(folder: Path, **changes: object) -> None:
+def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 

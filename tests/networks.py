@@ -90,7 +90,7 @@ class Mixed(nn.Module):
         x = self.conv2(x[:, None])  # [batch, 4, 8, 6]
         x = self.conv3(x.view(len(ids), 2, 2, 8, 6))[..., :5]  # [batch, 3, 1, 7, 5]
         x = torch.nn.functional.pad(x, (0, 1))
-        return self.again(self.norm(self.shared(x)).relu())
+        return self.again(self.norm(self.shared(x)).relu())  # type: ignore[no-any-return]
 
 
 def mixed(seed: int = 0) -> Mixed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def branch(rows: tuple[int, int] | None = None, out: int = 6) -> LowRank:
     return LowRank(rng.normal(size=(2, 5)).astype(np.float32), rng.normal(size=(out, 2)).astype(np.float32), 1.5, rows)
 
 
-def adapter(**changes: object) -> Adapter:
+def adapter(**changes: Any) -> Adapter:
     layers = {"one": LayerAdapter("linear", (branch(),)), "two": LayerAdapter("linear", (branch((2, 8)),))}
     return replace(Adapter(LoraConfig(), layers, {"one.bias": np.ones(6, np.float32)}), **changes)
 
@@ -27,7 +28,7 @@ def test_hash_ignores_what_changes_no_result() -> None:
     whole = adapter()
     stored_otherwise = {name: replace(layer, kind="gpt2_conv1d", out=8) for name, layer in whole.layers.items()}
     for same in (
-        adapter(layers=dict(reversed(whole.layers.items()))),
+        adapter(layers=dict(reversed(list(whole.layers.items())))),
         adapter(layers=stored_otherwise),
         adapter(config=LoraConfig(dropout=0.5), base_name="x", meta={"a": 1}),
     ):
@@ -44,7 +45,7 @@ def test_hash_ignores_what_changes_no_result() -> None:
         lambda layer: replace(layer, kind="embedding"),
     ],
 )
-def test_hash_sees_what_changes_a_result(change: object) -> None:
+def test_hash_sees_what_changes_a_result(change: Any) -> None:
     whole = adapter()
     changed = adapter(layers={**whole.layers, "one": change(whole.layers["one"])})
     assert changed.content_hash != whole.content_hash

@@ -144,7 +144,7 @@ def test_threads_share_a_model(run: tailora.TrainingRun) -> None:
 
 def test_a_stream_that_is_left_is_cancelled(run: tailora.TrainingRun) -> None:
     with tailora.load(adapters={"shop": run}, precision="fp32") as model:
-        pieces = model.stream(ROWS[0], max_new_tokens=400)
+        pieces: Any = model.stream(ROWS[0], max_new_tokens=400)
         next(pieces)
         pieces.close()
         assert model._worker.call(lambda engine: engine.idle)

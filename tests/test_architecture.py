@@ -84,7 +84,7 @@ def assert_as_transformers(folder: Path, running: Running, atol: float = 2e-3) -
         np.testing.assert_allclose(own, reference(folder, prompt), atol=atol)
 
 
-IN_THE_GRAPH = {
+IN_THE_GRAPH: dict[str, Any] = {
     "llama": ("llama", LLAMA),
     "tied": ("llama", {**LLAMA, "tie_word_embeddings": True}),
     "a head wider than its share": ("llama", {**LLAMA, "head_dim": 16}),
@@ -108,7 +108,7 @@ IN_THE_GRAPH = {
     "gpt2, epsilon": ("gpt2", {**GPT2, "layer_norm_epsilon": 0.1}),
     "gpt2, an untied head": ("gpt2", {**GPT2, "tie_word_embeddings": False}),
 }
-ON_TORCH = {
+ON_TORCH: dict[str, Any] = {
     "linear, old spelling": ("llama", {**LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}}),
     "linear": ("llama", {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "linear, new field": (
@@ -247,7 +247,7 @@ ON_TORCH = {
 def test_what_the_graph_implements(tmp_path: Path, case: str) -> None:
     folder = save_model(tmp_path, *IN_THE_GRAPH[case])
     for backend in ("auto", "torch"):
-        running = start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
+        running = start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")
         assert running.backend == ("openvino" if backend == "auto" else "torch")
         assert_as_transformers(folder, running)
 
@@ -281,7 +281,7 @@ def test_a_head_that_is_missing_is_missed(tmp_path: Path) -> None:
     write_json(folder / "config.json", config)
     for backend in ("openvino", "torch", "auto"):
         with pytest.raises(ModelError, match=r"the weights lack lm_head\.weight"):
-            start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")  # type: ignore[arg-type]
+            start_engine(resolve_models(str(folder), {}), backend=backend, precision="fp32", device="cpu")
 
 
 def test_why_it_runs_on_torch_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,7 +341,7 @@ def test_long_sequences_beside_long_prompts(tmp_path: Path) -> None:
     numbers = [engine.submit(Request(prompts[0], ways))]
     engine.step()
     numbers += [engine.submit(Request(prompt, ways, score_prompt=prompt == prompts[2])) for prompt in prompts[1:]]
-    results = {}
+    results: dict[Any, Any] = {}
     while not engine.idle:
         results |= {event.number: event.result for event in engine.step() if event.result is not None}
     for number, prompt in zip(numbers, prompts, strict=True):

@@ -56,7 +56,9 @@ def test_what_plain_factors_do_not_express_is_refused() -> None:
     dora = Adapter(LoraConfig(), {"q": LayerAdapter("linear", (pair,), magnitude=np.ones(OUT, np.float32))})
     with pytest.raises(AdapterError, match="DoRA on q"):
         folded(dora)
-    plain = dataclasses.replace(dora, layers={"q": LayerAdapter("linear", (pair,))}, biases={"q.bias": np.ones(3)})
+    plain = dataclasses.replace(
+        dora, layers={"q": LayerAdapter("linear", (pair,))}, biases={"q.bias": np.ones(3, np.float32)}
+    )
     with pytest.raises(AdapterError, match=r"a trained bias, q\.bias"):
         folded(plain)
 
@@ -93,7 +95,7 @@ def test_one_adapter_at_weight_one_is_itself() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_svd_keeps_the_nearest_update_of_a_rank(rank: int) -> None:
     adapters = [adapter_of(1), adapter_of(2)]
-    cut, whole = (combined(adapters, [1.0, 1.0], **ways) for ways in ({"how": "svd", "rank": rank}, {}))
+    cut, whole = combined(adapters, [1.0, 1.0], how="svd", rank=rank), combined(adapters, [1.0, 1.0])
     for name, layer in cut.layers.items():
         wanted = update(whole.layers[name])
         u, values, v = np.linalg.svd(wanted)

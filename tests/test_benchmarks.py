@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,8 @@ ROWS = [("The Mill", "pub", "here"), ("The Mill", "pub", "there"), ("Giraffe", "
 )
 def test_texts_are_scored_by_record_or_by_row(texts: list[str], scored: int, tmp_path: Path) -> None:
     lines = [{"facts": {"name": n, "eatType": k}, "text": f"{n} is a {k} {where} ."} for n, k, where in ROWS]
-    for name, values in {"data.jsonl": lines, "outputs.jsonl": [{"text": text} for text in texts]}.items():
+    files: dict[str, Any] = {"data.jsonl": lines, "outputs.jsonl": [{"text": text} for text in texts]}
+    for name, values in files.items():
         (tmp_path / name).write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     command = [sys.executable, str(ROOT / "benchmarks" / "texts.py"), "--json"]
     command += ["--data", str(tmp_path / "data.jsonl"), "--texts", f"ours={tmp_path / 'outputs.jsonl'}"]

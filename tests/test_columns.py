@@ -1,6 +1,7 @@
 """How columns are named on the command line, in YAML and in Python."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ def from_flags(cls: type[Settings], *flags: str) -> Settings:
         (['{"text": "a, b", "facts": {"n": "name"}}'], {"text": "a, b", "facts": {"n": "name"}}),
     ],
 )
-def test_columns_on_the_command_line(flags: list[str], columns: dict[str, object]) -> None:
+def test_columns_on_the_command_line(flags: list[str], columns: dict[str, Any]) -> None:
     assert check_columns(parse_columns(flags)) == columns
     arguments = [part for flag in flags for part in ("--columns", flag)]
     for settings in (
@@ -73,7 +74,7 @@ def test_columns_that_cannot_be_read(flag: str, message: str) -> None:
         ("columns: [text=ref, facts=name]", {"text": "ref", "facts": ("name",)}),
     ],
 )
-def test_columns_in_yaml(tmp_path: Path, yaml: str, columns: dict[str, object]) -> None:
+def test_columns_in_yaml(tmp_path: Path, yaml: str, columns: dict[str, Any]) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(f"data: x.csv\n{yaml}\n", encoding="utf-8")
     settings = TrainSettings.from_yaml(path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from tailora.core.errors import SettingsError
         ({"rank_pattern": {"[": 3}}, "not a regular expression"),
     ],
 )
-def test_a_value_outside_its_range_is_named(settings: dict[str, object], message: str) -> None:
+def test_a_value_outside_its_range_is_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         LoraConfig(**settings)
 

@@ -45,7 +45,7 @@ def save_adapter(tmp_path: Path, kind: str, config: LoraConfig | None = None) ->
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     made = inject.extract(loaded.model)
-    origin = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META}
+    origin: dict[str, Any] = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META}
     formats.save(dataclasses.replace(made, **origin), tmp_path / "a")
     with torch.inference_mode():
         return tmp_path / "a", loaded.model(TOKENS).logits

@@ -68,7 +68,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}"
 
-    start.asked = asked
+    start.asked = asked  # type: ignore[attr-defined]
     yield start
     for server in servers:
         server.shutdown()
@@ -139,7 +139,7 @@ def test_a_break_after_a_failure_is_taken_up_where_it_broke(serve: Any, monkeypa
 
 @pytest.mark.parametrize(("asked", "waited"), [("0", 0.0), ("2", 2.0), ("9999", 30.0), ("Fri, 31 Dec 1999", 1.0)])
 def test_a_server_says_how_long_to_wait(serve: Any, asked: str, waited: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = []
+    pauses: list[Any] = []
     monkeypatch.setattr(download.time, "sleep", pauses.append)
     download.fetch("e2e", base_url=serve(failures=(429,), headers=[("Retry-After", asked)]))
     assert pauses == [waited]

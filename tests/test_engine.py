@@ -173,7 +173,7 @@ def without_padding(tokens: list[int]) -> tuple[int, ...]:
     return tuple(tokens[: tokens.index(END) + 1] if END in tokens else tokens)
 
 
-class Penalties(LogitsProcessor):
+class Penalties(LogitsProcessor):  # type: ignore[misc]
     """OpenAI's definition over the tokens after a prompt, and biases, for transformers' own decoding."""
 
     def __init__(self, prompt: int, decoding: Decoding) -> None:
@@ -231,14 +231,14 @@ def test_a_bias_decides_what_is_drawn(backend: Backend) -> None:
 
 
 def test_top_p_of_zero_is_greedy(backend: Backend) -> None:
-    likeliest, drawn = (Decoding(max_new_tokens=8, **ways) for ways in ({}, {"temperature": 1.0, "top_p": 0.0}))
+    likeliest, drawn = (Decoding(max_new_tokens=8), Decoding(max_new_tokens=8, temperature=1.0, top_p=0.0))
     made = engine(backend).complete([Request((1, 2, 3), likeliest), Request((1, 2, 3), drawn)])
     assert texts(made[0]) == texts(made[1])
 
 
 def step_all(made: Engine) -> dict[int, Event]:
     """The last event of each request."""
-    last = {}
+    last: dict[Any, Any] = {}
     while not made.idle:
         last |= {event.number: event for event in made.step()}
     return last
@@ -327,7 +327,7 @@ def test_a_request_put_back_finds_what_it_had_computed(backend: Backend) -> None
         numbers = [made.submit(each) for each in asked]
         last = step_all(made)
     finally:
-        del backend.run  # type: ignore[method-assign]
+        del backend.run
     assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in asked]
     assert made.load.preempted == 1
     once = 3 * (60 + 35)
@@ -374,7 +374,7 @@ def test_what_was_computed_once_serves_again(backend: Backend) -> None:
     try:
         again = made.complete([Request(prompt, adapter="0"), Request(prompt, adapter="1"), Request(prompt)])
     finally:
-        del backend.run  # type: ignore[method-assign]
+        del backend.run
     assert texts(again[0]) == texts(first[0])
     assert texts(again[1]) == alone(backend, Request(prompt, adapter="1"))
     # 75 tokens for each of the other two, and the 11 after the last full block of the first.
@@ -408,7 +408,8 @@ def test_a_scored_prompt_is_the_models(folder: Path, backend: Backend, blocks: i
             theirs = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
         wanted = theirs[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
         if prompt == prompts[1]:
-            assert completion.prompt_logprobs == completion.prompt_top == ()
+            assert completion.prompt_logprobs == ()
+            assert completion.prompt_top == ()
             continue
         np.testing.assert_allclose(completion.prompt_logprobs, wanted.numpy(), atol=1e-3)
         best = [top[0][1] for top in completion.prompt_top]

@@ -183,7 +183,7 @@ def test_a_metric_that_cannot_be_had_says_so_and_the_others_go_on(
     def fail(*_: object) -> Any:
         raise MissingExtraError("METEOR needs Java", hint="install it")
 
-    monkeypatch.setitem(suite._OTHERS, "meteor", fail)  # type: ignore[index]
+    monkeypatch.setitem(suite._OTHERS, "meteor", fail)
     result = evaluate(tmp_path, data, texts=written(tmp_path, TEXTS), metrics=("meteor", "bleu"))
     assert result["all"]["meteor"]["value"] is None
     assert "Java" in result["all"]["meteor"]["missing"]

@@ -44,7 +44,7 @@ def adapter_of(**layers: LayerAdapter) -> Adapter:
     return Adapter(LoraConfig(rank=4, alpha=8.0, targets=tuple(named)), named)
 
 
-def qv_layer(width: int = 6, rank: int = 4, scale: float = 8.0, kind: str = "gpt2_conv1d") -> LayerAdapter:
+def qv_layer(width: int = 6, rank: int = 4, scale: float = 8.0, kind: Any = "gpt2_conv1d") -> LayerAdapter:
     return LayerAdapter(
         kind,
         (
@@ -154,7 +154,7 @@ class TestReading:
         assert not adapter.biases
 
     def test_paths_that_end_in_one_another(self, tmp_path: Path) -> None:
-        state = {}
+        state: dict[Any, Any] = {}
         for name, rank in [("fc", 1), ("block.fc", 2), ("other.block.fc", 3)]:
             state |= {f"{name}.lora_A": torch.ones(rank, 4), f"{name}.lora_B": torch.ones(4, rank)}
         torch.save(state, tmp_path / "a.pt")
@@ -275,7 +275,7 @@ class TestConvolutions:
         ("name", "kernel"), [("Conv2d", 3), ("Conv2d", 1), ("Conv1d", 3), ("Conv3d", 2), ("Conv2d", (3, 2))]
     )
     def test_the_update_is_that_of_the_layer(self, tmp_path: Path, name: str, kernel: Any) -> None:
-        layer = trained(getattr(lora, name)(3, 4, kernel, r=2, lora_alpha=3))
+        layer: Any = trained(getattr(lora, name)(3, 4, kernel, r=2, lora_alpha=3))
         sides = layer.conv.kernel_size
         model = nn.ModuleDict({"features": layer})
         torch.save(lora.lora_state_dict(model, bias="lora_only"), tmp_path / "a.pt")

@@ -92,7 +92,10 @@ class TestRefusals:
             (torch.ones(2), "holds a Tensor, not a state dict"),
             ({}, "there is no lora_A or lora_B in it"),
             ({"fc.weight": torch.ones(2, 2)}, r"1 tensors are no part of an adapter \(fc.weight"),
-            ({**GOOD, 3: torch.ones(2)}, "the key 3 is no text"),
+            (
+                {**dict[Any, Any](GOOD), 3: torch.ones(2)},
+                "the key 3 is no text",
+            ),
             ({**GOOD, "x": 3}, "x is a int, not a tensor"),
             ({"fc.lora_A": torch.ones(2, 3)}, "fc has a lora_A only"),
             ({**GOOD, "base_model.model.x.lora_A.weight": torch.ones(2, 3)}, "no key of loralib's"),

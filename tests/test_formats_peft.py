@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft as hf
 import pytest
@@ -25,7 +26,7 @@ from tailora.lora.inject import attach
 pytestmark = WARNINGS_OF_PEFT
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "slices": (gpt2, {"targets": ("attention.qv",)}),
     "one slice in the middle": (gpt2, {"targets": ("attention.k",)}),
     "slices with rsLoRA": (gpt2, {"targets": ("attention.qv",), "rslora": True}),
@@ -77,7 +78,7 @@ def test_peft_computes_what_we_compute_and_we_read_back_exactly(case: str, tmp_p
     torch.testing.assert_close(outputs(other), ours, atol=1e-4, rtol=0)
 
 
-PEFT_CASES = {
+PEFT_CASES: dict[str, Any] = {
     "Conv1D": (gpt2, {"target_modules": ["c_attn", "c_fc"]}),
     "rank and alpha patterns": (
         llama,
@@ -150,7 +151,7 @@ RENAMED: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("case", RENAMED)
 @pytest.mark.parametrize("settings_", [{"target_modules": ["q_proj", "down_proj", "embed_tokens"], "use_dora": True}])
-def test_names_that_wrappers_leave_behind(case: str, settings_: dict[str, object], tmp_path: Path) -> None:
+def test_names_that_wrappers_leave_behind(case: str, settings_: dict[str, Any], tmp_path: Path) -> None:
     theirs = hf.get_peft_model(llama(), hf.LoraConfig(r=4, lora_alpha=6, **settings_)).eval()
     stir(theirs, size=0.2)
     theirs.save_pretrained(str(tmp_path))
@@ -209,7 +210,8 @@ def test_enable_lora_of_the_first_versions(tmp_path: Path, enabled: list[bool] |
     tmp_path.joinpath("adapter_config.json").write_text(json.dumps(EARLY | {"enable_lora": enabled}), encoding="utf-8")
     adapted = sum(enabled) if enabled else 0
     generator = torch.Generator().manual_seed(2)
-    tensors, model = {}, gpt2()
+    tensors: dict[str, Any] = {}
+    model = gpt2()
     with torch.no_grad():
         for block in range(2):
             a = torch.randn(4 * max(adapted, 1), 32, generator=generator)
@@ -240,7 +242,7 @@ def test_enable_lora_that_does_not_fit_its_tensors(tmp_path: Path) -> None:
         formats.load(tmp_path)
 
 
-PATTERNS = {
+PATTERNS: dict[str, Any] = {
     "a dot is any letter": {"rank_pattern": {"layers.0.self_attn.q.proj": 6}, "alpha_pattern": {"self.attn.v_proj": 9}},
     "an expression": {"rank_pattern": {r".*\.0\..*(q|v)_proj": 6}, "alpha_pattern": {r"model\.layers\.1\..*": 9}},
     "anchored": {"rank_pattern": {"^model.layers.1.self_attn.q_proj": 3}, "alpha_pattern": {"q_proj$": 10}},

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_an_adapter_of_unknown_base_is_one_warning(tmp_path: Path, form: str, ca
         adapter = formats.load(place)
         place = tmp_path / "lora.bin"
         formats.save(adapter, place, "loralib")
-        loralib = {"alpha": 8.0, "fan_in_fan_out": True, "enable_lora": {"c_attn": (True, True, True)}}
+        loralib: dict[str, Any] = {"alpha": 8.0, "fan_in_fan_out": True, "enable_lora": {"c_attn": (True, True, True)}}
         caplog.clear()
         load_adapted(load_loralib(place, **loralib), str(tmp_path / "base"))
     else:

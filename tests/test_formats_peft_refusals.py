@@ -55,7 +55,9 @@ def test_what_peft_makes_and_has_no_equivalent_names_the_field_and_the_way_out(
 @pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig", "IA3Config", "PrefixTuningConfig", "PromptTuningConfig"])
 @pytest.mark.filterwarnings("ignore")
 def test_other_kinds_of_adapters_are_named_with_their_way_out(tmp_path: Path, kind: str) -> None:
-    prompts = {"num_virtual_tokens": 3} if "Tuning" in kind else {"target_modules": ["q_proj", "down_proj"]}
+    prompts: dict[str, Any] = (
+        {"num_virtual_tokens": 3} if "Tuning" in kind else {"target_modules": ["q_proj", "down_proj"]}
+    )
     if kind == "IA3Config":
         prompts["feedforward_modules"] = ["down_proj"]
     made = getattr(hf, kind)(task_type="CAUSAL_LM", **prompts)
@@ -121,7 +123,7 @@ def test_adapters_of_other_tasks_are_named_with_their_way_out(tmp_path: Path, ta
         ({"use_dora": True}, "no magnitude"),
     ],
 )
-def test_settings_that_cannot_be_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_settings_that_cannot_be_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     peft.save(small(), tmp_path)
     (tmp_path / "tailora.json").unlink()
     file = tmp_path / "adapter_config.json"

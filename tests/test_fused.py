@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ def test_replaced_layers_agree(layer: nn.Module) -> None:
 @pytest.mark.parametrize("fused_as", [torch.float32, torch.bfloat16])
 def test_a_norm_in_bf16_is_rounded_once(fused_as: torch.dtype) -> None:
     """Whether it was fused before its weight was narrowed or after: statistics are in fp32."""
-    layer = frozen(LlamaRMSNorm(256))
+    layer: Any = frozen(LlamaRMSNorm(256))
     network = nn.Sequential(layer.to(fused_as))
     fuse(network)
     assert isinstance(network[0], FrozenRMSNorm)
@@ -86,7 +88,7 @@ def test_other_layers_stay(layer: nn.Module) -> None:
 
 
 def test_a_norm_that_goes_by_the_same_names_stays() -> None:
-    class Shifted(LlamaRMSNorm):
+    class Shifted(LlamaRMSNorm):  # type: ignore[misc]
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
             y: torch.Tensor = super().forward(hidden_states)
             return y + hidden_states

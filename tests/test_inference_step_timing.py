@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_an_engine_starts_in_the_precision_of_the_fastest_steps(
     monkeypatch.setattr(step_timing, "SMALL", 0)
     timed: list[str] = []
 
-    def milliseconds(network: object, limit: float) -> float:
+    def milliseconds(network: Any, limit: float) -> float:
         timed.append(type(network).__name__)
         return 10.0 / len(timed)
 

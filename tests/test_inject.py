@@ -4,6 +4,7 @@ import copy
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tailora.lora.inject import (
     unmerge,
 )
 
-CASES = {
+CASES: dict[str, Any] = {
     "gpt2 slices": (gpt2, {"targets": ("attention.qv",)}),
     "gpt2 fused": (gpt2, {"targets": ("c_attn",), "bias": "lora_only"}),
     "gpt2 everything": (gpt2, {"targets": ("all-linear", "head", "embedding"), "bias": "all"}),
@@ -101,7 +102,7 @@ def test_life_of_an_adapter(case: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if "gpt2" in case or "llama" in case])
 def test_merged_model_survives_saving_and_loading(case: str, tmp_path: Path) -> None:
-    model, _ = adapted(case)
+    model: Any = adapted(case)[0]
     stir(model)
     merge(model)
     model.save_pretrained(tmp_path)
@@ -111,7 +112,7 @@ def test_merged_model_survives_saving_and_loading(case: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("target", ["head", "embedding"])
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_merging_into_a_tied_weight_unties_it_and_unmerging_ties_it_again(make: object, target: str) -> None:
+def test_merging_into_a_tied_weight_unties_it_and_unmerging_ties_it_again(make: Any, target: str) -> None:
     model = make()
     tied = model.get_input_embeddings().weight
     attach(model, LoraConfig(targets=(target,)))
@@ -340,5 +341,5 @@ def test_a_pattern_for_no_adapted_layer_is_a_slip() -> None:
         with pytest.raises(
             SettingsError, match=rf"{name}: 'c_fc' matches no adapted layer; use an adapted layer \(c_attn"
         ):
-            attach(model, LoraConfig(targets=("attention.qv",), **{name: {"c_attn": 2, "c_fc": 3}}))
+            attach(model, LoraConfig(targets=("attention.qv",), **dict[str, Any]({name: {"c_attn": 2, "c_fc": 3}})))
     assert digest(model) == before

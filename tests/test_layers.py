@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def indices(*shape: int) -> torch.Tensor:
     return torch.randint(1, 7, shape, generator=generator(9))
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "linear": (lambda: nn.Linear(5, 6), lambda: inputs(2, 3, 5)),
     "linear without bias": (lambda: nn.Linear(5, 6, bias=False), lambda: inputs(3, 5)),
     "linear on one vector": (lambda: nn.Linear(5, 6), lambda: inputs(5)),
@@ -68,6 +69,7 @@ def wrapped(base: nn.Module, *shapes: BranchShape, dropout_p: float = 0.0, dora:
     layer = LAYERS[kind](base, shapes, dropout_p=dropout_p, dora=dora, generator=generator())
     with torch.no_grad():
         for parameter in (*layer.branches.parameters(), *([layer.magnitude] if dora else [])):
+            assert parameter is not None
             parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.3)
     return layer
 
@@ -87,7 +89,7 @@ def test_merged_weight_computes_the_same(case: str, dora: bool) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Linear(5, 9), lambda: Conv1D(9, 5)])
-def test_slices_write_their_rows_only(make: object) -> None:
+def test_slices_write_their_rows_only(make: Any) -> None:
     base = make()
     x = inputs(2, 5)
     plain = base(x)
@@ -116,6 +118,7 @@ def test_gradients_are_those_of_the_dense_formula(low: int, size: int, rank: int
     placed = torch.nn.functional.pad(first.lora_B, (0, 0, low, 9 - low - size)) * scattered
     weight = weight + scale * placed @ first.lora_A
     if dora:
+        assert layer.magnitude is not None
         weight = layer.magnitude[:, None] / weight.norm(dim=1, keepdim=True).detach() * weight
     expected = torch.nn.functional.linear(x, weight, base.bias)
     parameters = [p for p in layer.parameters() if p is not base.weight and p is not base.bias]
@@ -129,7 +132,9 @@ def test_gradients_are_those_of_the_dense_formula(low: int, size: int, rank: int
 def test_a_fresh_branch_adds_nothing(case: str) -> None:
     make, x = CASES[case]
     base = make()
-    layer = LAYERS[kind_of(base)](base, [BranchShape(4, 2.0)], generator=generator())
+    kind = kind_of(base)
+    assert kind is not None
+    layer = LAYERS[kind](base, [BranchShape(4, 2.0)], generator=generator())
     assert torch.equal(layer(x()), base(x()))
 
 
@@ -200,6 +205,7 @@ def test_dora_starts_at_the_base_and_sees_small_changes_of_magnitude_in_bf16() -
     x = inputs(200, 64).bfloat16()
     assert torch.equal(layer(x), base(x))
     with torch.no_grad():
+        assert layer.magnitude is not None
         layer.magnitude.mul_(1.003)  # lost if 1.003 itself were rounded to bf16
     ratio = (layer(x).float().abs().sum() / base(x).float().abs().sum()).item()
     assert 1.001 < ratio < 1.005

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_the_fingerprint_does_not_depend_on_the_dtype_asked_for(tmp_path: Path) 
     assert len(fingerprints) == 1
 
 
-def edit(**values: object) -> Callable[[Path], None]:
+def edit(**values: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = {key: value for key, value in {**config, **values}.items() if value is not None}
@@ -198,7 +199,7 @@ def test_a_single_file_goes_before_the_shards_of_another_model(tmp_path: Path) -
         ({"a": "one.safetensors", "b": "two.safetensors"}, "transformer.h.0.attn.c_attn.bias is in another shard too"),
     ],
 )
-def test_an_index_that_is_wrong(tmp_path: Path, weight_map: dict[str, object], message: str) -> None:
+def test_an_index_that_is_wrong(tmp_path: Path, weight_map: dict[str, Any], message: str) -> None:
     save_base(tmp_path)
     for name in ("one", "two"):
         shutil.copyfile(tmp_path / "model.safetensors", tmp_path / f"{name}.safetensors")
@@ -219,7 +220,7 @@ def test_an_index_that_is_wrong(tmp_path: Path, weight_map: dict[str, object], m
         {"transformers_version": "4.20.0"},
     ],
 )
-def test_fields_of_config_json_that_change_no_weight(tmp_path: Path, change: dict[str, object]) -> None:
+def test_fields_of_config_json_that_change_no_weight(tmp_path: Path, change: dict[str, Any]) -> None:
     saved = save_base(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | change

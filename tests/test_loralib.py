@@ -162,7 +162,7 @@ class TestBesideLoralib:
             assert left.lora_dropout.p == 0.5
 
 
-LAYERS = {
+LAYERS: dict[str, Any] = {
     "linear": (lambda **kw: lora.Linear(4, 6, r=2, lora_alpha=3, **kw), (3, 4)),
     "linear [in, out]": (lambda **kw: lora.Linear(4, 6, r=2, fan_in_fan_out=True, **kw), (3, 4)),
     "merged": (lambda **kw: lora.MergedLinear(4, 6, r=2, enable_lora=[True, False, True], **kw), (3, 4)),
@@ -188,8 +188,9 @@ def make(request: pytest.FixtureRequest) -> Any:
         torch.manual_seed(seed)
         return fill(build(**kwargs), seed)
 
-    make_layer.x = torch.randint(0, 5, (2, 3)) if shape is None else torch.randn(shape)
-    return make_layer
+    builder: Any = make_layer
+    builder.x = torch.randint(0, 5, (2, 3)) if shape is None else torch.randn(shape)
+    return builder
 
 
 def weight_of(layer: Any) -> Any:
@@ -300,7 +301,7 @@ class TestStateDicts:
         target = make(seed=2).train(not loaded_merged)
         nn.Sequential(target).load_state_dict(torch.load(file, weights_only=True))
         assert target.merged == loaded_merged
-        exact = {"rtol": 0, "atol": 0} if saved_merged == loaded_merged else {}
+        exact: dict[str, Any] = {"rtol": 0, "atol": 0} if saved_merged == loaded_merged else {}
         torch.testing.assert_close(target(make.x), expected, **exact)
         exact = {"rtol": 0, "atol": 0} if not saved_merged else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(target.train()(make.x), in_training, **exact)
@@ -352,7 +353,7 @@ class TestCorrections:
             assert set(layer.state_dict()) == {"weight", "bias"}
 
     def test_slices_given_as_numbers(self) -> None:
-        layer = lora.MergedLinear(4, 6, r=2, enable_lora=[1, 0, 1])
+        layer = lora.MergedLinear(4, 6, r=2, enable_lora=[True, False, True])
         assert layer.enable_lora == [True, False, True]
         assert layer.lora_ind.tolist() == [True, True, False, False, True, True]
 
@@ -380,7 +381,7 @@ class TestCorrections:
 
     def test_from_pretrained_keeps_the_given_table(self) -> None:
         table = torch.randn(5, 4)
-        layer = lora.Embedding.from_pretrained(table)
+        layer = lora.Embedding.from_pretrained(table)  # type: ignore[no-untyped-call]
         assert torch.equal(layer.weight, table)
         layer = lora.Embedding(5, 4, r=2, _weight=table)
         assert torch.equal(layer(torch.arange(5)), table)

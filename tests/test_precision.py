@@ -36,7 +36,7 @@ WITHOUT_BIASES = ("llama", "mistral", "smollm3", "olmo2", "granite", "qwen3", "g
 
 
 def measured(model: nn.Module, loss: torch.Tensor) -> tuple[float, torch.Tensor]:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     grads = [p.grad.flatten().float().clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     return loss.item(), torch.cat(grads)

@@ -128,7 +128,8 @@ def test_the_probe_leaves_everything_as_it_was() -> None:
         training_mode(model)
         names, modes = dict(model.named_modules()), {m: m.training for m in model.modules()}
         before = {name: (p, p.data_ptr(), p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
-        attention = model.config._attn_implementation
+        config: Any = model.config
+        attention = config._attn_implementation
         torch.manual_seed(5)
         state = torch.get_rng_state()
         seconds = measure(model, EXAMPLES, settings, "cpu")
@@ -136,7 +137,7 @@ def test_the_probe_leaves_everything_as_it_was() -> None:
         assert set(seconds) <= set(available(settings.method, "cpu"))
         assert dict(model.named_modules()) == names
         assert {m: m.training for m in model.modules()} == modes
-        assert model.config._attn_implementation == attention
+        assert config._attn_implementation == attention
         for name, parameter in model.named_parameters():
             same, place, dtype, values = before[name]
             assert (parameter is same, parameter.data_ptr(), parameter.dtype) == (True, place, dtype)

@@ -301,7 +301,7 @@ def test_ready_prompts_are_taken_as_they_are(world: World, tmp_path: Path) -> No
         made = World(folder, trained, server)
         engine: Any = server.service.running.engine
         submit = engine.submit
-        engine.submit = lambda asked: (made.prompts.append(asked.prompt), submit(asked))[1]
+        engine.submit = lambda asked: made.prompts.append(asked.prompt) or submit(asked)  # type: ignore[func-returns-value]
         for form, wanted in trained.items():
             assert made.asked("/v1/completions", model=form, prompt="Say hello: ") == wanted
             messages = [{"role": "user", "content": "Say hello:"}]

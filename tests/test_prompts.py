@@ -132,6 +132,6 @@ def test_separators_that_a_text_brings_along(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(tmp_path)
     line = "name : Blue Spice | type : pub"
     for form in ("paper", "arrow"):
-        made = PromptFormat.of_training(tokenizer, form=form, records=[PUB])  # type: ignore[arg-type]
+        made = PromptFormat.of_training(tokenizer, form=form, records=[PUB])
         for end in ("", " ", " =>", " => ", "=>" if form == "paper" else "", tokenizer.eos_token):
             assert made.complete(line + end) == made.encode([PUB])[0]

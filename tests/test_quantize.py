@@ -60,7 +60,7 @@ def quantize(base: Path, output: Path, **others: Any) -> dict[str, Any]:
 
 def texts(folder: Path, precision: Any, adapters: dict[str, Path] | None = None) -> list[tuple[int, ...]]:
     running = start_engine(resolve_models(str(folder), adapters or {}), precision=precision)
-    prompts = [Prompt((5, 9, 20, 7), name) for name in adapters or {None: None}]
+    prompts = [Prompt((5, 9, 20, 7), name) for name in adapters or (None,)]
     return [made.token_ids for made in generate(running, prompts, Decoding(max_new_tokens=12))]
 
 

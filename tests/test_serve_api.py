@@ -150,7 +150,7 @@ def test_what_is_made_from_the_description_finds_no_fault(server: Server) -> Non
     schema = schemathesis.openapi.from_url(f"{server.address}/openapi.json")
     asked = 0
     for result in schema.get_all_operations():
-        operation = result.ok()
+        operation = result.ok()  # type: ignore[union-attr]
 
         @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE))

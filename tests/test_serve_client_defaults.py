@@ -256,7 +256,7 @@ def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> 
         for _ in range(2):
             answer = client.chat.completions.create(model="base", messages=messages, max_tokens=5, seed=1)
             messages += [answer.choices[0].message, {"role": "user", "content": "And again?"}]
-        by_text = [
+        by_text: list[Any] = [
             each if isinstance(each, dict) else {"role": each.role, "content": each.content} for each in messages[:-2]
         ]
         again = client.chat.completions.create(model="base", messages=by_text, max_tokens=5, seed=1)

@@ -183,7 +183,7 @@ def test_best_of_gives_the_likeliest(client: openai.OpenAI) -> None:
 
     def mean(choice: Any) -> float:
         values = choice.logprobs.token_logprobs
-        return sum(values) / len(values)
+        return sum(values) / len(values)  # type: ignore[no-any-return]
 
     wanted = sorted(all_six, key=mean, reverse=True)[:2]
     assert [choice.text for choice in best.choices] == [choice.text for choice in wanted]
@@ -236,7 +236,8 @@ def test_echo_gives_the_prompt_back(client: openai.OpenAI) -> None:
 def test_a_prompt_is_scored_as_it_would_have_been_written(client: openai.OpenAI) -> None:
     written = client.completions.create(model="one", prompt="abc", logprobs=2, **GREEDY).choices[0]
     assert written.logprobs is not None
-    for more in ({"max_tokens": 0}, {"max_tokens": 3, "temperature": 0}):
+    lengths: list[dict[str, Any]] = [{"max_tokens": 0}, {"max_tokens": 3, "temperature": 0}]
+    for more in lengths:
         prompt = [*b"abc"]
         ids = client.completions.create(model="one", prompt="abc", logprobs=0, echo=True, max_tokens=0).choices[0]
         assert ids.text == "abc"
@@ -416,9 +417,11 @@ def test_a_model_whose_logits_are_not_finite_answers_with_an_error_and_the_other
     save_adapter(models / "huge", str(models / "base"), config=config)
     with served(settings_for(models, adapter=(f"one={models / 'one'}", f"huge={models / 'huge'}"))) as server:
         client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
-        for options in ({}, {"n": 2, "extra_body": {"use_beam_search": True}}, {"logprobs": 1}):
+        ways: list[dict[str, Any]] = [{}, {"n": 2, "extra_body": {"use_beam_search": True}}, {"logprobs": 1}]
+        for options in ways:
+            request: dict[str, Any] = {"model": "huge", "prompt": [70, 71], "max_tokens": 4, **options}
             with pytest.raises(openai.InternalServerError, match="adapter huge gives logits that are not finite"):
-                client.completions.create(**{"model": "huge", "prompt": [70, 71], "max_tokens": 4, **options})
+                client.completions.create(**request)
         with pytest.raises(openai.APIError, match="not finite"):
             list(client.completions.create(model="huge", prompt=[70, 71], max_tokens=4, stream=True))
         assert client.completions.create(model="one", prompt=[70, 71], **GREEDY).choices[0].text

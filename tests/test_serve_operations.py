@@ -21,7 +21,7 @@ from live_server import get, is_idle, post, save_models, served, settings_for, w
 from tailora.core.errors import SettingsError
 from tailora.serve.server import Server
 
-LONG = {"model": "one", "prompt": "abc", "max_tokens": 80, "temperature": 0, "ignore_eos": True}
+LONG: dict[str, Any] = {"model": "one", "prompt": "abc", "max_tokens": 80, "temperature": 0, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ class Slow:
 
         def run(step: Any) -> Any:
             time.sleep(self._seconds)
-            return plain(self._backend, step)  # type: ignore[arg-type]
+            return plain(self._backend, step)
 
         self._backend.run = run  # type: ignore[method-assign]
 
@@ -109,10 +109,16 @@ def test_a_log_line_tells_no_text_unless_asked(models: Path, caplog: pytest.LogC
         assert ["Very Secret" in json.dumps(each) for each in told] == [log_texts] * 3
 
 
+def address_of(server: Server) -> tuple[str, int]:
+    """Its host and port."""
+    host, port = server.address.removeprefix("http://").split(":")
+    return host, int(port)
+
+
 def test_a_client_that_leaves_frees_its_blocks(server: Server) -> None:
     with Slow(server, 0.2):
         for stream in (True, False):
-            with socket.create_connection(server.address.removeprefix("http://").split(":")) as connection:
+            with socket.create_connection(address_of(server)) as connection:
                 body = json.dumps({**LONG, "stream": stream}).encode()
                 head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
                 connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
@@ -192,7 +198,7 @@ class Stuck:
 
         def run(step: Any) -> Any:
             self._go_on.wait()
-            return plain(self._backend, step)  # type: ignore[arg-type]
+            return plain(self._backend, step)
 
         self._backend.run = run  # type: ignore[method-assign]
 
@@ -261,7 +267,7 @@ def test_a_server_ends_soon_after_its_deadline(models: Path, caplog: pytest.LogC
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
     with served(settings_for(models, drain=4.0)) as server, caplog.at_level("WARNING"):
-        place = server.address.removeprefix("http://").split(":")
+        place = address_of(server)
         with Slow(server, 1.0), socket.create_connection(place) as deaf, socket.create_connection(place) as halfway:
             deaf.sendall(request)
             halfway.sendall(request[:-5])

@@ -121,7 +121,8 @@ def test_the_server_answers_others_while_it_looks_for_facts(
     monkeypatch.setattr("tailora.inference.rerank.slot_report", slow)
     more = {"facts": FACTS, "temperature": 1.5, "n": 4, "rerank": "fidelity"}
     with ThreadPoolExecutor(1) as pool:
-        made = pool.submit(stream if streamed else ask, server, **more)
+        request: Any = stream if streamed else ask
+        made = pool.submit(request, server, **more)
         assert begun.wait(30)
         try:
             assert httpx.get(f"{server.address}/health", timeout=20).status_code == 200

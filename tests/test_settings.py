@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pytest
@@ -322,7 +322,7 @@ def test_none_is_a_text_in_a_file_and_a_choice_where_there_is_one(tmp_path: Path
 
 
 def test_each_value_of_a_field_of_several_is_named(tmp_path: Path) -> None:
-    def refused(**values: object) -> str:
+    def refused(**values: Any) -> str:
         with pytest.raises(SettingsError) as caught:
             TextsSettings.from_values(values)
         return str(caught.value)

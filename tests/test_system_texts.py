@@ -94,7 +94,7 @@ def test_nothing_is_an_empty_text(tmp_path: Path) -> None:
     assert read_texts(saved(tmp_path, "a.txt", "[]\n"), ["1"]) == ["[]"], "an empty list is a text where it may be one"
 
 
-ROWS = {
+ROWS: Any = {
     "LLaMA-Factory": lambda text: {"prompt": "name : x", "predict": text, "label": "a reference"},
     "Hugging Face": lambda text: {"generated_text": text},
     "a batch of completions": lambda text: {

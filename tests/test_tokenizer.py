@@ -46,9 +46,10 @@ def test_special_tokens_are_not_read_from_text(tokenizer: Any, tmp_path: Path) -
 
 def test_what_is_no_character_is_the_users_to_mend(tokenizer: Any) -> None:
     for half in ("\ud83d", b"caf\xe9".decode("utf-8", "surrogateescape")):  # of JSON; of a command line
-        for encode in (lambda text: tokenizer.encode(text), lambda text: tokenizer.encode_batch(["a", text])):
-            with pytest.raises(DataError, match="is not UTF-8"):
-                encode(half)
+        with pytest.raises(DataError, match="is not UTF-8"):
+            tokenizer.encode(half)
+        with pytest.raises(DataError, match="is not UTF-8"):
+            tokenizer.encode_batch(["a", half])
     with pytest.raises(TypeError):
         tokenizer.encode(1)
 
@@ -158,7 +159,7 @@ def test_gpt2s_own_files_begin_texts_as_tokenizer_config_says(tmp_path: Path, ad
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     (folder / "added_tokens.json").write_text(json.dumps({"<sep>": 257}), encoding="utf-8")
-    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": END, "eos_token": END, "unk_token": END}
+    config: dict[str, Any] = {"tokenizer_class": "GPT2Tokenizer", "bos_token": END, "eos_token": END, "unk_token": END}
     config |= {} if add_bos_token is None else {"add_bos_token": add_bos_token}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     ours, theirs = Tokenizer.from_folder(folder), AutoTokenizer.from_pretrained(folder)
@@ -184,7 +185,7 @@ def test_the_ends_of_texts(
     for name, value in (("generation_config.json", generation), ("config.json", config)):
         (tmp_path / name).write_text(json.dumps({} if value is None else {"eos_token_id": value}), encoding="utf-8")
     found = Tokenizer.from_folder(tmp_path)
-    assert (found.end_ids, found.eos_id) == (ends, taught)
+    assert (set(found.end_ids), found.eos_id) == (ends, taught)
 
 
 def test_an_ordinary_token_that_ends_texts_stays_in_them(tokenizer: Any, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import ByteLevelBPETokenizer  # type: ignore[attr-defined]
+from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tailora import cli
@@ -69,14 +70,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(base: Path, data: Path, output: Path, **more: object) -> TrainSettings:
-    given: dict[str, object] = {
+    given: dict[str, Any] = {
         "epochs": 4,
         "batch_size": 4,
         "learning_rate": 1e-2,
         "precision": "fp32",
         "device": "cpu",
     }
-    return TrainSettings(data=str(data), base=str(base), output=output, **(given | more))  # type: ignore[arg-type]
+    return TrainSettings(data=str(data), base=str(base), output=output, **(given | more))
 
 
 def test_run_directory_of_an_adapter(base: Path, data: Path, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_ctrl_c_keeps_what_was_learnt(
 ) -> None:
     rates = itertools.count()
 
-    def interrupted(*arguments: object, **options: object) -> float:
+    def interrupted(*arguments: object, **options: Any) -> float:
         if next(rates) == 5:
             raise KeyboardInterrupt
         return 1e-2
@@ -274,9 +275,9 @@ runpy.run_module("tailora", run_name="__main__", alter_sys=True)
 """
 
 
-def run_in_process(config: Path, *flags: str, **options: object) -> subprocess.Popen[str]:
+def run_in_process(config: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _TAILORA, "train", str(config), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
 def wait_for_validations(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -332,7 +333,7 @@ def test_sigterm_is_as_it_was_after_a_run(base: Path, data: Path, tmp_path: Path
     assert not seen
 
 
-def exploding(model: torch.nn.Module, update: int) -> None:
+def exploding(model: torch.nn.Module, update: int) -> bool:
     """Make a gradient not finite at an update."""
     count = itertools.count(1)
 
@@ -340,6 +341,7 @@ def exploding(model: torch.nn.Module, update: int) -> None:
         return gradient * math.nan if next(count) == update else gradient
 
     next(p for p in model.parameters() if p.requires_grad).register_hook(hook)
+    return True
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "top2"])
@@ -347,7 +349,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     folder, fit = tmp_path / "run", run_module.fit
-    monkeypatch.setattr(run_module, "fit", lambda model, *rest: (exploding(model, 8), fit(model, *rest))[1])
+    monkeypatch.setattr(run_module, "fit", lambda model, *rest: exploding(model, 8) and fit(model, *rest))
     with pytest.raises(TrainingError) as failed:
         run(settings(base, data, folder, method=method))
     saved = folder / {"lora": "adapter", "full": "model", "top2": "delta.safetensors"}[method]
@@ -367,7 +369,7 @@ def test_a_loss_that_is_not_finite_before_anything_was_better_keeps_nothing(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = run_module.fit
-    monkeypatch.setattr(run_module, "fit", lambda model, *rest: (exploding(model, 2), fit(model, *rest))[1])
+    monkeypatch.setattr(run_module, "fit", lambda model, *rest: exploding(model, 2) and fit(model, *rest))
     with pytest.raises(TrainingError, match="at update 2; nothing is kept, since no validation brought a better loss"):
         run(settings(base, data, tmp_path / "run"))
     assert not (tmp_path / "run" / "adapter").exists()
@@ -439,8 +441,8 @@ def test_int8_is_measured_on_the_exact_base_too_and_memory_counts_it(
 ) -> None:
     order: list[str] = []
     exact, peak = run_module._exact_loss, run_module.peak_rss
-    monkeypatch.setattr(run_module, "_exact_loss", lambda *given: (order.append("exact"), exact(*given))[1])
-    monkeypatch.setattr(run_module, "peak_rss", lambda: (order.append("peak"), peak())[1])
+    monkeypatch.setattr(run_module, "_exact_loss", lambda *given: order.append("exact") or exact(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(run_module, "peak_rss", lambda: order.append("peak") or peak())  # type: ignore[func-returns-value]
     losses = run(settings(base, data, tmp_path / "run", precision="int8", epochs=1))["validation_loss"]
     assert losses["exact"] == pytest.approx(losses["after"], abs=0.05)
     assert order == ["exact", "peak"]

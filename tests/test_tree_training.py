@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def tiny_gpt2() -> nn.Module:
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0
     )
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel(config)  # type: ignore[no-any-return]
 
 
 def tiny_llama(tied: bool = False) -> nn.Module:
@@ -40,10 +41,10 @@ def tiny_llama(tied: bool = False) -> nn.Module:
         num_key_value_heads=2,
         tie_word_embeddings=tied,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config)  # type: ignore[no-any-return]
 
 
-MODELS = {"gpt2": tiny_gpt2, "llama": tiny_llama, "llama-tied": lambda: tiny_llama(tied=True)}
+MODELS: dict[str, Any] = {"gpt2": tiny_gpt2, "llama": tiny_llama, "llama-tied": lambda: tiny_llama(tied=True)}
 
 
 def random_examples(rng: random.Random) -> list[Example]:

@@ -121,7 +121,7 @@ def test_two_adapters_are_added_up(base: str, tmp_path: Path) -> None:
     found = [formats.load(place) for place in places]
     wanted = load_base(base).model.state_dict()
     for name, layer in found[0].layers.items():
-        change = sum(
+        change: Any = sum(
             weight * each.layers[name].branches[0].scale * (branch.b @ branch.a)
             for weight, each in zip((0.5, 0.25), found, strict=True)
             for branch in each.layers[name].branches

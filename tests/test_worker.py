@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,8 @@ def test_a_sink_is_told_all_and_then_the_end(worker: Worker) -> None:
 
 
 def test_what_is_abandoned_before_it_was_queued_leaves_nothing(worker: Worker) -> None:
-    gate, told = threading.Event(), []
+    told: list[Any] = []
+    gate = threading.Event()
     worker.post(lambda engine: gate.wait(30))
     queued = [worker.begin(Request((1, 2), LONG), told.append) for _ in range(3)]
     queued[0].cancel()

@@ -41,4 +41,4 @@ def prepared(family: str, settings: TrainSettings) -> nn.Module:
     base: Any = SimpleNamespace(model=model, model_type=family, name=family)
     prepare(base, settings)
     stir(model, size=0.05)
-    return model
+    return model  # type: ignore[no-any-return]

@@ -118,7 +118,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every matrix from its gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -137,7 +137,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.T if tall else x  # type: ignore[no-any-return]
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -166,7 +166,7 @@ def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor, offsets: torch.Tensor) 
     chunks = zip(hidden.reshape(-1, hidden.shape[-1]).split(1024), targets.split(1024), strict=True)
     for hidden_part, target_part in chunks:
         total = total + F.cross_entropy(model.lm_head(hidden_part).float(), target_part, reduction="sum")
-    return total / targets.numel()
+    return total / targets.numel()  # type: ignore[no-any-return]
 
 
 def train(model: GPT2LMHeadModel, tokenizer: Tokenizer, recipe: Recipe, bf16: bool, folder: Path) -> float:
@@ -238,7 +238,9 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     recipe = Recipe(**{name: arguments[name] for name in defaults})
     tokenizer = train_tokenizer(recipe)
-    model = build(recipe, tokenizer.token_to_id(END_OF_TEXT))
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None
+    model = build(recipe, end)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     loss = train(model, tokenizer, recipe, bf16=arguments["bf16"], folder=arguments["folder"])
     print(f"done: held-out loss {loss:.3f}")

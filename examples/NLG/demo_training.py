@@ -225,7 +225,7 @@ def train_steps(
         start = time.perf_counter()
         loss, tokens = summed_loss(network, [examples[i] for i in chosen])
         optimizer.zero_grad()
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        (loss / tokens).backward()
         optimizer.step()
         schedule.step()
         yield Step(number, loss.item() / tokens, time.perf_counter() - start)

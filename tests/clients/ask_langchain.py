@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import Any
 
 import openai
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -21,7 +22,7 @@ class Place(BaseModel):
     name: str
 
 
-def main(address: str) -> dict[str, object]:
+def main(address: str) -> dict[str, Any]:
     """TextRequest in every way, and return what was answered."""
     common = {"base_url": f"{address}/v1", "api_key": SecretStr("none"), "model": "base", "max_retries": 0}
     chat = ChatOpenAI(**common, temperature=0, max_tokens=8)

@@ -9,12 +9,13 @@ import asyncio
 import json
 import os
 import sys
+from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no look at the network
 import litellm
 
 
-def main(address: str) -> dict[str, object]:
+def main(address: str) -> dict[str, Any]:
     """TextRequest in every way, and return what was answered."""
     common = {"api_base": f"{address}/v1", "api_key": "none", "max_tokens": 8, "temperature": 0}
     chat = {"model": "openai/base", **common}

@@ -17,7 +17,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"question": "The Blue Door is a", "choices": [" pub", " restaurant in the city centre", " zzz"], "answer": 0},
     {"question": "Café Müller serves", "choices": [" fish", " 日本 food", "\nnothing"], "answer": 1},
     {

@@ -236,7 +236,7 @@ class Int8Head:
 
 def supported() -> bool:
     """Whether this PyTorch and CPU have the products that this module calls."""
-    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx2_supported())  # type: ignore[no-untyped-call]
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx2_supported())
 
 
 @cache

@@ -164,7 +164,7 @@ class _Run:
         for trees in passes(batch, self.settings.tokens_per_pass):
             with self.autocast():
                 part = self.trees.loss(trees, label_smoothing=self.settings.label_smoothing) / tokens
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True).item()
         self._check(step, loss, norm)

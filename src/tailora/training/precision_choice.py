@@ -210,7 +210,7 @@ class _Candidate:
             began = time.perf_counter()
             with self.arithmetic.autocast():
                 loss = self.trees.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if torch.device(device).type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - began

@@ -65,7 +65,7 @@ def check_trees(
             "or shorten the texts if it attends through a window",
         )
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         model.zero_grad(set_to_none=True)
 
 
