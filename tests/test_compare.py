@@ -134,7 +134,7 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
     chosen = settings(tmp_path, data, "llama", methods=("lora", "bitfit"))  # without biases
     result = compare.run(chosen)
     assert "no parameter for the method bitfit" in result["methods"]["bitfit"]["failed"]
-    assert "biases only could not be trained" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+    assert "Not trained: biases only (" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "run" in result["methods"]["lora"]
     with pytest.raises(TrainingError, match="no method could be trained"):
         compare.run(settings(tmp_path, data, "llama", methods=("bitfit",)))

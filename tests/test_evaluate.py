@@ -379,7 +379,7 @@ def test_counts_that_are_neither_of_records_nor_of_rows_are_refused(grouped: Pat
     for count in (1, 2, 4, 6, 7):
         texts = [f"Text {number} ." for number in range(count)]
         lines = {"texts.txt": texts, "texts.jsonl": as_rows(texts), "texts.json": [json.dumps(texts)]}[form]
-        message = rf"holds {count} texts for 3 records \(5 rows\).*give one text for each record, or one for each row"
+        message = rf"holds {count} texts? for 3 records \(5 rows\).*give one text for each record, or one for each row"
         with pytest.raises(DataError, match=message):
             evaluate(tmp_path, grouped, texts=written(tmp_path, lines, form), metrics=("bleu",))
 

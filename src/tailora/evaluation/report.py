@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tailora.data.values import Record
 from tailora.evaluation.scoring import Evaluation, score_texts
 from tailora.metrics.slots import SlotReport, slot_reports
 from tailora.metrics.statistics import Statistics
 from tailora.metrics.suite import METRICS
-from tailora.reports.evaluation import Item, Row, page
+from tailora.reports.evaluation import Item, ScoreRow, page
 from tailora.reports.tables import Table
 
 
-def score_rows(evaluation: Evaluation, part: str) -> list[Row]:
+def score_rows(evaluation: Evaluation, part: str) -> list[ScoreRow]:
     """The table of one part's scores, a row for each metric that was asked for."""
     scores, missing, rows = evaluation.scores[part], evaluation.measured.missing, []
     for name, metric in METRICS.items():
         if name in scores:
-            rows.append(Row(metric.label, *score_texts(name, scores[name]), scores[name].signature))
+            rows.append(ScoreRow(metric.label, *score_texts(name, scores[name]), scores[name].signature))
         elif name in missing:
-            rows.append(Row(metric.label, "–", "", missing[name]))
+            rows.append(ScoreRow(metric.label, "–", "", missing[name]))
     return rows
 
 
@@ -49,7 +50,18 @@ def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Ta
         for number in order[:show]
     ]
     tables = [(part if part != "all" else "Scores", score_rows(evaluation, part)) for part in evaluation.scores]
-    return page("Evaluation", about, tables, items, cards)
+    compared = [] if evaluation.against is None else [_against(evaluation.against)]
+    return page("Evaluation", about, tables, items, [*compared, *cards])
+
+
+def _against(differences: Mapping[str, Any]) -> Table:
+    """The table of differences from the other system's texts."""
+    rows = []
+    for name, change in differences.items():
+        metric = METRICS[name]
+        difference, low, high = (f"{metric.scale * change[key]:+.2f}" for key in ("difference", "low", "high"))
+        rows.append([metric.label, difference, f"{low} to {high}", f"{change['p']:.3f}"])
+    return ("Difference from the other system", ["score", "difference", "95% interval", "p"], rows)
 
 
 _OF_SINGLE_TEXTS = (

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tailora.core.plural import plural
+from tailora.reports.html_page import html_page
 from tailora.reports.tables import Table, table_html
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --said: #2a7d2a; --wrong: #c22e2e; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+:root { --said: #2a7d2a; --wrong: #c22e2e; }
+details { margin: .5rem 0; }
+details code { overflow-wrap: anywhere; font-size: .85rem; }
 article { border-top: 1px solid var(--line); padding: .8rem 0; }
 article p { margin: .3rem 0; }
-.note, .references { opacity: .75; font-size: .9rem; }
+article .text { font-weight: 600; }
+article ul { margin: .3rem 0; padding-left: 1.2rem; }
 .fact { display: inline-block; border: 1px solid var(--line); border-radius: .6rem; font-size: .85rem; }
 .fact { padding: 0 .5rem; margin: .1rem .2rem .1rem 0; }
 .missing { border-color: var(--wrong); text-decoration: line-through; }
@@ -24,11 +25,22 @@ article p { margin: .3rem 0; }
 mark { background: none; color: inherit; border-bottom: 2px solid var(--said); }
 mark.invented { border-bottom: 2px dashed var(--wrong); }
 """
+_LEGEND = (
+    "Underlined: the text says a fact of the record; dashed: a fact that the record does not have. "
+    "Facts that the text leaves out are struck through; facts that it adds or repeats have a dashed border."
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table of scores: strings as they are shown."""
+class ScoreRow:
+    """A line of the table of scores, as strings.
+
+    Attributes:
+        name: of the metric.
+        value: the score, or a dash for one that could not be computed.
+        interval: its 95% interval; empty for a score that could not be computed.
+        how: its signature, or the reason why it could not be computed.
+    """
 
     name: str
     value: str
@@ -38,15 +50,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """A text with what was wrong in it.
+    """A text beside the facts of its record.
 
     Attributes:
-        id: of its record.
-        text: as it was written.
+        id: of the record.
+        text: as the system wrote it.
         facts: (attribute, value, state), the state "said", "missing", "repeated" or "added".
-        marks: (start, end, fact, whether it was added) of places in the text, in their order.
-        references: some of the record's own texts.
-        note: its scores, as they are shown.
+        marks: (start, end, fact, whether the record lacks it) of each mention in the text, in their order.
+        references: some of the record's references.
+        note: the text's own scores, as a string.
     """
 
     id: str
@@ -60,37 +72,45 @@ class Item:
 def page(
     title: str,
     about: Sequence[str],
-    tables: Sequence[tuple[str, Sequence[Row]]],
+    tables: Sequence[tuple[str, Sequence[ScoreRow]]],
     items: Sequence[Item],
     more: Sequence[Table] = (),
 ) -> str:
-    """The whole page, `more` tables after those of scores; it asks for nothing from elsewhere."""
+    """Return the whole page; it loads nothing from elsewhere.
+
+    Args:
+        title: of the page.
+        about: paragraphs under the title.
+        tables: heading and lines of each table of scores.
+        items: the texts to show.
+        more: further tables, after those of scores.
+    """
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(line)}</p>" for line in about),
         *(_table(name, rows) for name, rows in tables),
-        *map(table_html, more),
-        f"<h2>Texts, the worst first</h2><p class=note>{len(items)} shown. Underlined: where the text says a "
-        "fact, dashed where the record lacks it. Facts that the text does not say are struck out; those it adds or "
-        "says again have a dashed border.</p>",
-        *map(_article, items),
-        "</body></html>",
+        *(table_html(table, numbers=not table[0].startswith("Settings")) for table in more),
     ]
-    return "\n".join(parts) + "\n"
+    if items:
+        parts += [
+            f"<h2>Texts, the worst first</h2><p class=note>{plural(len(items), 'text')}. {_LEGEND}</p>",
+            *map(_article, items),
+        ]
+    return html_page(title, about, parts, _STYLE)
 
 
-def _table(name: str, rows: Sequence[Row]) -> str:
+def _table(name: str, rows: Sequence[ScoreRow]) -> str:
     body = "".join(
-        f"<tr><td>{escape(row.name)}</td><td>{escape(row.value)}</td><td>{escape(row.interval)}</td>"
-        f'<td class="note">{escape(row.how)}</td></tr>'
+        f"<tr><td>{escape(row.name)}</td><td>{escape(row.value)}</td><td>{escape(row.interval)}</td></tr>"
         for row in rows
     )
-    head = "<tr><th>score</th><th>value</th><th>95% interval</th><th>how</th></tr>"
-    return f"<h2>{escape(name)}</h2><table>{head}{body}</table>"
+    head = "<tr><th>score</th><th>value</th><th>95% interval</th></tr>"
+    lacking = "".join(f"<p class=note>{escape(row.name)}: {escape(row.how)}</p>" for row in rows if not row.interval)
+    signatures = "".join(
+        f"<p>{escape(row.name)} <code>{escape(row.how)}</code></p>" for row in rows if row.interval and row.how
+    )
+    details = (
+        f"<details class=note><summary>How they are computed</summary>{signatures}</details>" if signatures else ""
+    )
+    return f"<h2>{escape(name)}</h2><div class=wide><table>{head}{body}</table></div>{lacking}{details}"
 
 
 def _article(item: Item) -> str:
@@ -98,15 +118,17 @@ def _article(item: Item) -> str:
         f'<span class="fact {state}" title="{state}">{escape(attribute)}: {escape(value)}</span>'
         for attribute, value, state in item.facts
     )
-    references = "".join(f"<p class=references>{escape(text)}</p>" for text in item.references)
+    references = "".join(f"<li>{escape(text)}</li>" for text in item.references)
+    listed = f"<ul class=note>{references}</ul>" if references else ""
+    note = "; ".join(filter(None, [f"record {item.id}", item.note]))
     return (
-        f"<article><p>{facts}</p><p><b>{_marked(item.text, item.marks)}</b></p>{references}"
-        f"<p class=note>record {escape(item.id)}; {escape(item.note)}</p></article>"
+        f"<article><p>{facts}</p><p class=text>{_marked(item.text, item.marks)}</p>{listed}"
+        f"<p class=note>{escape(note)}</p></article>"
     )
 
 
 def _marked(text: str, marks: Sequence[tuple[int, int, str, bool]]) -> str:
-    """The text with its mentions of facts marked; of two that overlap, the first."""
+    """Return the text as HTML with its mentions of facts marked; of two that overlap, the first."""
     parts, end = [], 0
     for first, last, fact, added in marks:
         if first >= end:

@@ -12,6 +12,7 @@ from tailora.reports.tables import Table
 
 _FILE = Path(__file__).with_name("published.yaml")
 _NONE = "–"
+_PAPER = ("setting", "paper", "here")
 
 
 def card(
@@ -20,13 +21,13 @@ def card(
     used: Mapping[str, Any],
     labels: Mapping[str, tuple[str, float]],
 ) -> list[Table]:
-    """The scores beside the published ones, and the settings beside the published recipe where they differ.
+    """Return the scores beside the published ones, and the settings that differ from the published recipe.
 
     Args:
         task: e2e, webnlg or dart.
-        scores: what was measured: part of the data ("all", "seen", "unseen") to score to value, as in scores.json.
-        used: settings by name, as far as they are known.
-        labels: label of each score, and what papers multiply it by.
+        scores: the measured ones, by part of the data ("all", "seen", "unseen") and name, as in scores.json.
+        used: settings of training and decoding by name, as far as they are known; empty for texts of unknown origin.
+        labels: label of each score, and the factor by which papers multiply it.
     """
     published = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     own = published[task]
@@ -34,20 +35,21 @@ def card(
     several = len(parts) > 1
     head = [labels[name][0] + (f", {part}" if several else "") for part, names in parts.items() for name in names]
     rows = [
-        [row["name"], *(str(each) for part, names in parts.items() for each in _padded(row[part], len(names)))]
+        [row["name"], *(str(value) for part, names in parts.items() for value in _padded(row[part], len(names)))]
         for row in own["rows"]
     ]
     here = [_shown(scores.get(part, {}).get(name), labels[name][1]) for part, names in parts.items() for name in names]
     recipe = {**published["settings"], **own["settings"]}
+    published_scores = ("Published scores", ["", *head], [["measured here", *here], *rows])
+    if not used:
+        settings = [[name, _spelled(value)] for name, value in recipe.items()]
+        return [published_scores, ("Settings of the paper (those of the texts are not known)", _PAPER[:2], settings)]
     differing = [
-        [name, _told(value), _told(used[name]) if name in used else "not known"]
+        [name, _spelled(value), _spelled(used[name]) if name in used else "not known"]
         for name, value in recipe.items()
-        if name not in used or _told(used[name]) != _told(value)
+        if name not in used or _spelled(used[name]) != _spelled(value)
     ]
-    return [
-        ("Beside the published scores", ["", *head], [["measured here", *here], *rows]),
-        ("Settings that differ from the paper's", ["setting", "paper", "here"], differing),
-    ]
+    return [published_scores, ("Settings that differ from the paper's", _PAPER, differing)]
 
 
 def _padded(values: Sequence[Any], count: int) -> list[Any]:
@@ -58,7 +60,7 @@ def _shown(value: float | None, scale: float) -> str:
     return _NONE if value is None else f"{scale * value:.{2 if scale == 1 else 1}f}"
 
 
-def _told(value: Any) -> str:
+def _spelled(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, list | tuple):

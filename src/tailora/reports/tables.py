@@ -1,4 +1,4 @@
-"""Tables of texts, and reports made of them, as Markdown and as HTML."""
+"""Tables of strings, and sheets of such tables, as Markdown and as HTML."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from html import escape
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""A heading, the names of the columns, and rows of texts."""
+"""A heading, the names of the columns, and the rows: strings as they are shown."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a report says, before it has a form.
+    """The content of a report.
 
     Attributes:
-        title: of the whole.
+        title: of the report.
         about: paragraphs before the tables.
         tables: in their order.
     """
@@ -25,21 +25,27 @@ class Sheet:
     tables: Sequence[Table]
 
 
-def as_markdown(told: Sheet) -> str:
-    """The sheet as a Markdown document."""
-    parts = [f"# {told.title}", *told.about]
-    for heading, head, rows in told.tables:
+def as_markdown(sheet: Sheet) -> str:
+    """Return the sheet as a Markdown document."""
+    parts = [f"# {sheet.title}", *sheet.about]
+    for heading, head, rows in sheet.tables:
         lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]
         parts += [f"## {heading}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def table_html(table: Table) -> str:
-    """A table under its heading, as HTML."""
+def table_html(table: Table, *, numbers: bool = True) -> str:
+    """Return a table under its heading as HTML.
+
+    Args:
+        table: the table.
+        numbers: all columns but the first hold numbers and are aligned to the right.
+    """
     heading, head, rows = table
+    kind = "wide" if numbers else "wide words"
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<h2>{escape(heading)}</h2><div class=wide><table><tr>{header}</tr>{body}</table></div>"
+    return f"<h2>{escape(heading)}</h2><div class='{kind}'><table><tr>{header}</tr>{body}</table></div>"
 
 
 def _line(cells: Sequence[str]) -> str:
