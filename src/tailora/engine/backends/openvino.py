@@ -24,7 +24,9 @@ BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
 # default, which in a server is memory that grows for hours; with so many no loss of speed
 # stood out from the noise.
 _KERNELS, _PRIMITIVES = 128, 64
-_HINT = {"int8": "bf16", "bf16": "bf16", "fp32": "f32"}
+# Environment variables that limit the instructions of oneDNN's kernels, and limits below AVX-512.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_BELOW_AVX512 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI"}
 
 
 class OpenVinoBackend:
@@ -70,14 +72,8 @@ class OpenVinoBackend:
             graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint
         )
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
-        settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(_KERNELS)
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))  # read once, by the first primitive
-        if precision == "fp32":
-            settings["KV_CACHE_PRECISION"] = "f32"
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        compiled = ov.Core().compile_model(graph.model, "CPU", settings)
+        compiled = ov.Core().compile_model(graph.model, "CPU", _settings(precision, threads))
         self._request = compiled.create_infer_request()
         self._caches = _allocate(compiled, graph, self.blocks)
         for name, cache in self._caches.items():
@@ -138,6 +134,23 @@ class OpenVinoBackend:
         for source, target in pairs:
             for cache in self._caches.values():
                 cache.data[target] = cache.data[source]
+
+
+def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
+    """How OpenVINO is to compute."""
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",  # f32 where the processor lacks bf16
+        "PERFORMANCE_HINT": "LATENCY",
+        "CPU_RUNTIME_CACHE_CAPACITY": str(_KERNELS),
+    }
+    if precision == "fp32":
+        settings["KV_CACHE_PRECISION"] = "f32"
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    if _BELOW_AVX512 & {os.environ.get(name, "").upper() for name in _LIMITS}:
+        # OpenVINO asks the processor what it can do, and oneDNN then has no kernel for it under the limit.
+        settings |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    return settings
 
 
 def _allocate(compiled: Any, graph: Graph, blocks: int) -> Mapping[str, ov.Tensor]:
