@@ -1,4 +1,4 @@
-"""The number type in which a peer's frozen base is the faster here, for benchmarks that are not told which to use."""
+"""The number type in which a peer's frozen base is faster on this machine: the default of benchmarks with peers."""
 
 from __future__ import annotations
 

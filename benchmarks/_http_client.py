@@ -1,6 +1,7 @@
-"""A closed loop of clients against a server with OpenAI's completions route: each asks again as soon as it is answered.
+"""A closed loop of clients against a server with OpenAI's completions route.
 
-Sockets alone and no parsing beyond what is counted, since client and server share the machine.
+Each client sends its next request as soon as the previous one is answered. The client uses plain sockets and parses
+only what is counted, because client and server share the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The arithmetic limit of the machine, against which a training step is held."""
+"""The arithmetic limit of the machine, with which a training step is compared."""
 
 from __future__ import annotations
 

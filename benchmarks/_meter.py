@@ -1,4 +1,4 @@
-"""Clocks the updates of one arm, counts what they computed, and collects their losses."""
+"""Measures the updates of one arm: their time, their arithmetic and their losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network that is timed: GPT-2 124M at random weights, and the arithmetic a pass through it needs."""
+"""The benchmark network: GPT-2 124M with random weights, and the arithmetic of a pass through it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The peers: PEFT's LoRA trained by transformers' Trainer, or by the leanest plain loop one would write around it.
+"""The peers: PEFT's LoRA, trained by transformers' Trainer or by a minimal plain loop.
 
-Every choice that is left to us is made in the peer's favour: no logging, saving or evaluation while training, no
-key-value cache, fused AdamW, the loss normalised by transformers' own code, rows padded to the batch's longest only.
+Every free choice is made in the peer's favour: no logging, saving or evaluation during training, no key-value cache,
+fused AdamW, the loss normalised by transformers' own code, rows padded only to the longest of the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One measurement, one process: start a benchmark's own script again for one arm and read its one JSON line."""
+"""Runs each arm in its own process: starts the benchmark's script again for one arm and reads its JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every arm of `serving.py` is given: prompts, a base in its folder, adapters with random values."""
+"""The inputs of every arm of `serving.py`: prompts, a base in its folder, adapters with random values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the arms train on: all pairs of randomly drawn meaning representations (MRs), as tokens."""
+"""The training data of all arms: all pairs of randomly drawn meaning representations (MRs), as tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's arms of `serving.py`."""
+"""Tailora's arms of `serving.py`."""
 
 from __future__ import annotations
 

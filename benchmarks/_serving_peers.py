@@ -1,9 +1,9 @@
-"""The peers' arms of `serving.py`, each run by the Python of the peer's own environment; they import nothing of ours.
+"""The peers' arms of `serving.py`. Each runs in the peer's own Python environment and imports nothing of Tailora.
 
     PYTHON _serving_peers.py ARM REQUESTS.json NEW_TOKENS SECONDS THREADS
 
-prints one JSON line, `{"seconds": …`. Every arm does a pass to warm up, then passes until so many seconds are measured;
-the middle pass counts.
+prints one JSON line, `{"seconds": …`. Every arm does one warm-up pass, then measures passes for at least SECONDS
+seconds and reports the median pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our side: the library's trees, loss and adapters, driven by a loop with the peer's AdamW, clipping and schedule."""
+"""Tailora's arms of `training.py`: the library's trees, loss and adapters, with the peer's optimizer and schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time of a training update in every precision, and the one that `--precision auto` takes."""
+"""The time of a training update in each precision, and the precision that `--precision auto` chooses."""
 
 from __future__ import annotations
 

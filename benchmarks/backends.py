@@ -1,9 +1,9 @@
-"""The precision and backend that an engine chooses by itself, and the alternatives: milliseconds for a batch of each.
+"""Time one batch on every backend in every precision, and report which of them `auto` chooses.
 
     python benchmarks/backends.py --base smollm2-135m --json
 
-A batch is that of `tailora.inference.step_timing`: one step for eight prompts of 32 tokens, and 32 steps that write a
-token of each. Every backend and precision that the device has is timed, in turns, torch included, which an engine
+The batch is that of `tailora.inference.step_timing`: one step for eight prompts of 32 tokens, then 32 steps that write
+one token for each. Every backend and precision of the device is timed in turn. This includes torch, which an engine
 does not load only to time it. `chosen` is what `tailora generate` and `tailora serve` run with `auto`.
 """
 
@@ -49,9 +49,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--base", default="smollm2-135m", help="name, wheel or folder of the base model")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    parser.add_argument("--device", default="auto", help="device: cpu, cuda or auto")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print one JSON object too")
+    parser.add_argument("--json", action="store_true", help="also print one JSON object")
     return parser.parse_args()
 
 

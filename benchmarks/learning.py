@@ -1,17 +1,17 @@
-"""The same learning: does grouping examples by record cost anything against shuffling them freely?
+"""Compare the validation loss of training on groups of records with that of free shuffling.
 
     python benchmarks/learning.py                                # smollm2-135m, 6,000 E2E examples, one epoch
     python benchmarks/learning.py --base FOLDER --json           # one JSON object on standard output
     python benchmarks/learning.py --learning-rates 1e-3 5e-4 --seeds 1 2 3
 
-Both sides train LoRA on the attention projections of the same base, on the same fixed set of examples, for the same
-number of updates of 32 examples on average, by the same schedule (linear warm-up, linear decay), clipping and AdamW.
-The peer is PEFT in a plain loop that shuffles pairs freely; ours keeps the references of a record together, as its
-trees want them, once in fp32 and once with the frozen weights in 8 bits. Each side trains in a process of its own and
-saves its adapter. One function then measures all: PEFT reads the adapter onto the fp32 base, and the validation loss is
-the mean over the completion tokens of the first 160 dev records, in nats, end-of-text included.
+Both sides train LoRA on the attention projections of the same base, on the same examples, for the same number of
+updates of 32 examples on average, with the same schedule (linear warm-up, linear decay), clipping and AdamW. The peer
+is PEFT in a plain loop that shuffles pairs freely. Tailora keeps the references of a record together, which its trees
+need; it runs once in fp32 and once with the frozen weights in 8 bits. Each side trains in its own process and saves its
+adapter. The same function then measures every adapter: PEFT loads it onto the fp32 base, and the validation loss is the
+mean over the completion tokens of the first 160 dev records, in nats, end-of-text included.
 
-About an hour on two cores for a learning rate and a seed. Needs `peft` beside Tailora.
+Takes about an hour on two cores for each learning rate and seed. Requires `peft`.
 """
 
 from __future__ import annotations
@@ -60,25 +60,37 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--base", default="smollm2-135m", help="a base model by name or folder, of the Llama family")
+    parser.add_argument("--base", default="smollm2-135m", help="name or folder of a base model of the Llama family")
     parser.add_argument("--data", default=str(E2E / "trainset.csv.gz"))
     parser.add_argument("--validation", default=str(E2E / "devset.csv.gz"))
-    parser.add_argument("--validation-records", type=int, default=160, help="the first so many")
-    parser.add_argument("--examples", type=int, default=6000, help="the fixed set that both sides train on")
-    parser.add_argument("--updates", type=int, help="by default one epoch")
+    parser.add_argument("--validation-records", type=int, default=160, help="use the first N validation records")
+    parser.add_argument(
+        "--examples", type=int, default=6000, help="number of training examples, the same for both sides"
+    )
+    parser.add_argument("--updates", type=int, help="number of updates (default: one epoch)")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of initial adapters and order")
-    parser.add_argument("--warm-up", type=int, default=20, help="updates")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1], help="seeds of the initial adapters and the order of examples"
+    )
+    parser.add_argument("--warm-up", type=int, default=20, help="number of updates of warm-up")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=int, default=16)
-    parser.add_argument("--dropout", type=float, default=0.0, help="LoRA's")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of LoRA")
     parser.add_argument(
-        "--group-size", type=int, help="texts of a record in an update of ours; by default the library's"
+        "--group-size",
+        type=int,
+        help="largest number of texts of a record in an update of Tailora (default: that of the library)",
     )
-    parser.add_argument("--peer-base", choices=["bf16", "fp32"], help="by default what is faster here")
+    parser.add_argument(
+        "--peer-base",
+        choices=["bf16", "fp32"],
+        help="type of the peer's base (default: the faster one on this machine)",
+    )
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="peft and ours")
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="sides to train: peft, ours"
+    )
     parser.add_argument("--part", choices=[*SIDES, EVALUATE], help=argparse.SUPPRESS)
     parser.add_argument("--adapter", help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -1,16 +1,16 @@
-"""What precisions cost and bring: perplexity in 8 bits of human texts, and the time of a training update in each.
+"""Measure the accuracy of 8-bit inference, and the time of a training update in each precision.
 
     python benchmarks/precision.py --adapter runs/e2e --data ../shared/data/e2e/lora_format --split test
 
-The engine's OpenVINO backend reads each record's prompt and first reference, in fp32 (with an fp32 cache) and in int8
-(with an 8-bit cache), with the adapter in a slot and, as `int8 merged`, folded into the weights before they are
-rounded. `agreement` is the share of positions of those texts at which the likeliest next token is fp32's; `texts` the
-share of records for which greedy search writes fp32's text, token for token.
+The OpenVINO backend reads each record's prompt and first reference, in fp32 (with an fp32 cache) and in int8 (with an
+8-bit cache), with the adapter in a slot and, as `int8 merged`, folded into the weights before they are rounded.
+`agreement` is the share of positions of these texts at which the most likely next token is that of fp32. `texts` is the
+share of records for which greedy decoding writes the same tokens as fp32.
 
     python benchmarks/precision.py --training --base smollm2-135m --rounds 3
 
-The time of the passes of a training update, for each method and precision, and which of them `--precision auto` takes
-in each round: the same measurement as that of `tailora train`, without its cache.
+measures the time of a training update for each method and precision, and reports which one `--precision auto` chooses
+in each round. The measurement is that of `tailora train`, without its cache.
 """
 
 from __future__ import annotations
@@ -89,16 +89,18 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--adapter", help="folder, file or run directory; none measures the base alone")
-    parser.add_argument("--base", help="by default the one that the adapter names")
+    parser.add_argument(
+        "--adapter", help="adapter folder, adapter file or run directory (default: measure the base alone)"
+    )
+    parser.add_argument("--base", help="base model (default: the base of the adapter)")
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "lora_format"))
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, default=200, help="records")
-    parser.add_argument("--new-tokens", type=int, default=80, help="most that greedy search writes")
-    parser.add_argument("--training", action="store_true", help="time training updates instead")
-    parser.add_argument("--device", default="auto", help="of training updates")
-    parser.add_argument("--rounds", type=int, default=3, help="of training updates")
-    parser.add_argument("--batch-size", type=int, default=32, help="examples in a training update")
+    parser.add_argument("--limit", type=int, default=200, help="number of records")
+    parser.add_argument("--new-tokens", type=int, default=80, help="largest number of tokens of a greedy text")
+    parser.add_argument("--training", action="store_true", help="measure the time of training updates")
+    parser.add_argument("--device", default="auto", help="device of training updates")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of training updates")
+    parser.add_argument("--batch-size", type=int, default=32, help="number of examples in a training update")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

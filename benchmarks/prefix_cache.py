@@ -1,12 +1,13 @@
-"""What the order in which blocks are given back does to the prefix cache: hit rate and throughput.
+"""Measure how the order in which blocks are freed affects the prefix cache: hit rate and throughput.
 
     python benchmarks/prefix_cache.py --base smollm2-135m --json
 
-1,000 prompts of a few tokens after one of 20 prefixes come in random order; each is continued by some tokens. The cache
-holds fewer blocks than all prefixes and the running requests need together, so that some of what it keeps goes.
-`head first` gives the blocks of a sequence back from its first on, so that the head of a chain goes first and the rest
-cannot be found; `tail first` is the engine's order. The hit rate is the share of the prompts' tokens that were not
-computed; a request that was put back and computed again counts against it. The two take turns, and medians are printed.
+1,000 prompts, each a few tokens after one of 20 prefixes, arrive in random order; each is continued by a few tokens.
+The cache holds fewer blocks than all prefixes and the running requests need together, so some cached blocks are
+evicted. `head first` frees the blocks of a sequence from its first block on: the head of a chain is evicted first, and
+the rest can no longer be found. `tail first` is the engine's order. The hit rate is the share of prompt tokens that
+were not computed; a request that was preempted and computed again counts as not hit. Both orders run in turn; the
+output shows medians.
 """
 
 from __future__ import annotations
@@ -117,12 +118,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="int8", choices=["int8", "bf16", "fp32"])
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--prefixes", type=int, default=20)
-    parser.add_argument("--prefix-tokens", type=int, default=128, help="tokens of each prefix; a block holds 32")
-    parser.add_argument("--new-tokens", type=int, default=16, help="tokens written after each prompt")
-    parser.add_argument("--sequences", type=int, default=16, help="most requests at once")
-    parser.add_argument("--cache-tokens", type=int, nargs="+", default=[3072, 4096, 6144], help="sizes of the cache")
+    parser.add_argument(
+        "--prefix-tokens", type=int, default=128, help="number of tokens of each prefix; a block holds 32"
+    )
+    parser.add_argument("--new-tokens", type=int, default=16, help="number of tokens written after each prompt")
+    parser.add_argument("--sequences", type=int, default=16, help="largest number of concurrent requests")
+    parser.add_argument(
+        "--cache-tokens", type=int, nargs="+", default=[3072, 4096, 6144], help="sizes of the cache, in tokens"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print every round's figures as one JSON object too")
+    parser.add_argument("--json", action="store_true", help="also print the figures of every round as one JSON object")
     return parser.parse_args()
 
 

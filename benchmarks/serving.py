@@ -1,17 +1,18 @@
-"""Serving speed: many adapters in one batch, beside no adapter and beside the engines that people use.
+"""Compare the speed of serving many adapters in one batch with that of no adapter and with that of other engines.
 
-    python benchmarks/serving.py --base smollm2-135m                         # our own arms and all peers
+    python benchmarks/serving.py --base smollm2-135m                         # Tailora's arms and all peers
     python benchmarks/serving.py --base gpt2 --arms none 8 64                # some arms
     python benchmarks/serving.py --base smollm2-135m --arms none genai_none --rounds 1
 
-64 E2E test prompts, 32 new tokens each, the end-of-text token ignored, adapters of rank 16 with random values on the
-queries and values (on `c_attn` for GPT-2). Arms of ours: `none` without adapters and without room for any
-(`none_fp32` in fp32), `8` and `64` adapters mixed in every step, `1000` registered with 16 slots and a stream of 256
-requests that ask for the n-th in proportion to 1/n^1.2, `one` request alone, `first` token of one, `beams` (10) in
-int8 and `beams_fp32`. Peers: OpenVINO GenAI with int8 weights (`genai_*`; adapter by adapter, since a batch of its has
-one), PEFT (`peft_8_*`), vLLM's CPU build (`vllm_*`), llama.cpp (`llama_one`) and transformers' beam search. Each arm
-runs in a process of its own, the peers in virtual environments that this script makes under `--work`; prefix caching
-is off everywhere. A ratio is ours over the peer's, formed within a round; the median over rounds counts.
+64 E2E test prompts, 32 new tokens each, end-of-text ignored; adapters of rank 16 with random values on the queries and
+values (on `c_attn` for GPT-2). Tailora's arms: `none` has no adapter and no slot for one (`none_fp32` in fp32); `8` and
+`64` mix that many adapters in every step; `1000` registers 1,000 adapters with 16 slots and receives 256 requests, of
+which the n-th adapter's share is proportional to 1/n^1.2; `one` is a single request, `first` its first token; `beams`
+(10) runs in int8 and `beams_fp32` in fp32. Peers: OpenVINO GenAI with int8 weights (`genai_*`; one adapter after the
+other, because its batch has only one), PEFT (`peft_8_*`), vLLM's CPU build (`vllm_*`), llama.cpp (`llama_one`) and
+transformers' beam search. Each arm runs in its own process, the peers in virtual environments that this script creates
+under `--work`. Prefix caching is off everywhere. A ratio is Tailora's value divided by the peer's in the same round;
+the median over rounds is reported.
 """
 
 from __future__ import annotations
@@ -118,12 +119,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "lora_format" / "test.txt.gz"))
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--precision", default="int8", choices=["int8", "bf16", "fp32"], help="of our arms")
+    parser.add_argument(
+        "--precision", default="int8", choices=["int8", "bf16", "fp32"], help="precision of Tailora's arms"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0, help="to measure, per arm and round; at least two passes")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="seconds measured per arm and round; at least two passes"
+    )
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tailora-serving"), help="for what is made")
-    parser.add_argument("--gguf", default="", help="a Q8_0 GGUF of the base, for llama_one")
+    parser.add_argument(
+        "--work",
+        default=str(Path(tempfile.gettempdir()) / "tailora-serving"),
+        help="folder for environments and models that the script creates",
+    )
+    parser.add_argument("--gguf", default="", help="Q8_0 GGUF file of the base, for the arm llama_one")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--arm", choices=OURS, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,18 +1,18 @@
-"""The server over its socket: throughput and latency of 1 to 128 clients over eight adapters, beside other servers.
+"""Measure throughput and latency of the HTTP server with 1 to 128 clients and eight adapters, and of other servers.
 
-    python benchmarks/serving_http.py --base smollm2-135m                  # ours, in process, and all peers
-    python benchmarks/serving_http.py --arms ours in_process --clients 32  # some
+    python benchmarks/serving_http.py --base smollm2-135m                  # Tailora, its engine in process, all peers
+    python benchmarks/serving_http.py --arms ours in_process --clients 32  # some arms
 
-Clients are a closed loop (`_http_client.py`): each asks for 32 greedy tokens after one of 64 E2E test prompts, given as
-token ids, streamed, the end-of-text token ignored, and asks again as soon as it has them; request n wants adapter
-n mod 8 (rank 16, random values, on the queries and values). A token counts when its event arrives. `ours` is
-`tailora serve` in int8; `in_process` is its engine behind its worker, asked the same without HTTP, 32 at once. Peers,
-each with its own server and its defaults (prefix cache on, as ours): `vllm` (vLLM's CPU build, the same adapters, bf16)
-and `vllm_fp32`, and `llama` (llama-cpp-python's server, Q8_0): it writes one request after another and loads one
-adapter at most, so it is asked without any and may end its texts early. The servers run one after the other in
-each round. CPU seconds of the client are told, since both sides share the cores.
+Clients are a closed loop (`_http_client.py`): each requests 32 greedy tokens after one of 64 E2E test prompts, given as
+token ids, streamed, end-of-text ignored, and sends its next request as soon as it has them. Request n uses adapter n
+mod 8 (rank 16, random values, on the queries and values). A token counts when its event arrives. `ours` is `tailora
+serve` in int8; `in_process` sends the same requests to the same engine without HTTP, 32 at once. Each peer runs its own
+server with its defaults (prefix cache on, as in Tailora): `vllm` (vLLM's CPU build, the same adapters, bf16),
+`vllm_fp32`, and `llama` (llama-cpp-python's server, Q8_0), which writes one request after the other and loads at most
+one adapter: it runs without adapters and may end its texts early. The servers run one after the other in each round.
+The CPU seconds of the client are reported, because both sides share the cores.
 
-(Not called http.py: that would hide Python's own module from every script of this folder.)
+(A module named http.py would hide Python's own module from every script of this folder.)
 """
 
 from __future__ import annotations
@@ -85,11 +85,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "lora_format" / "test.txt.gz"))
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="to measure, for each number of clients")
-    parser.add_argument("--warm", type=float, default=3.0, help="seconds before that")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds measured for each number of clients")
+    parser.add_argument("--warm", type=float, default=3.0, help="seconds of warm-up before each measurement")
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--gguf", default="", help="a Q8_0 GGUF of the base, for llama")
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tailora-serving"), help="for what is made")
+    parser.add_argument("--gguf", default="", help="Q8_0 GGUF file of the base, for the arm llama")
+    parser.add_argument(
+        "--work",
+        default=str(Path(tempfile.gettempdir()) / "tailora-serving"),
+        help="folder for environments and models that the script creates",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--arm", choices=["in_process"], help=argparse.SUPPRESS)
     return parser.parse_args()

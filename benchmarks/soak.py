@@ -1,13 +1,13 @@
-"""Minutes of everything at once against `tailora serve`: does it answer every request, and does its memory stay flat?
+"""Send a mixed load to `tailora serve` for some minutes; check every response and the growth of its memory.
 
     python benchmarks/soak.py --base smollm2-135m --minutes 10
 
-Clients write completions, records and conversations, streamed and whole, with whichever adapter; some close their
-connection in mid-stream, some send what is wrong; adapters are loaded, replaced and unloaded meanwhile. Every answer
-has to be one that its request allows (a model that was just unloaded may be missing; a full queue may say 429). Once
-a second the server's resident memory is read. At the end the server must be idle, with every block free, and end in
-order. Prints what was asked and answered, and the memory after a tenth of the time and at the end; exits with 1 if
-anything was amiss.
+Clients request completions, records and conversations, streamed and whole, with any of the adapters. Some close their
+connection during a stream, some send invalid requests. Adapters are loaded, replaced and unloaded at the same time.
+Every response has to be one that its request allows (a model that was just unloaded may be missing; a full queue may
+respond 429). The server's resident memory is read once per second. At the end the server must be idle, with every block
+free, and shut down cleanly. The output shows the numbers of requests and responses, and the memory after a tenth of the
+time and at the end. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -152,7 +152,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "lora_format" / "test.txt.gz"))
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tailora-serving"), help="for what is made")
+    parser.add_argument(
+        "--work",
+        default=str(Path(tempfile.gettempdir()) / "tailora-serving"),
+        help="folder for environments and models that the script creates",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     arguments = parser.parse_args()
     folder = Path(arguments.work) / Path(arguments.base).name

@@ -1,11 +1,11 @@
-"""Several tasks on one base: texts of each with all adapters loaded, the time to switch, and the disk they take.
+"""Serve several tasks from one base: texts of each, the time to switch between adapters, and the disk space.
 
     python benchmarks/tasks.py --base smollm2-135m --task e2e=runs/e2e,e2e/lora_format --task dart=runs/dart,dart
 
-A task is NAME=ADAPTER,DATA. Switching is measured in two ways: filling a slot with an adapter that is in memory but in
-no slot (what the first request after a while pays), and a request of one token that wants another adapter than the one
-before, beside one that wants the same, both with every adapter in a slot. The peer of the disk is a full model for each
-task, which has the size of the base as it lies there.
+A task is NAME=ADAPTER,DATA. Switching is measured in two ways: the time to copy an adapter from memory into a slot (the
+extra cost of the first request after a pause), and the time of a one-token request that uses another adapter than the
+previous request, compared with one that uses the same adapter, both with every adapter in a slot. The disk space is
+compared with a full model for each task, each of the size of the base on disk.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", default="smollm2-135m", help="name, folder or wheel of the base model")
     parser.add_argument("--task", action="append", required=True, metavar="NAME=ADAPTER,DATA")
-    parser.add_argument("--split", default="test", help="of the data")
-    parser.add_argument("--texts", type=int, default=3, help="to show of each task")
-    parser.add_argument("--times", type=int, default=30, help="to measure each way of switching")
+    parser.add_argument("--split", default="test", help="split of the data")
+    parser.add_argument("--texts", type=int, default=3, help="number of texts printed for each task")
+    parser.add_argument("--times", type=int, default=30, help="number of measurements of each way of switching")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     arguments = parser.parse_args()
     tasks = {name: rest.rsplit(",", 1) for name, _, rest in (task.partition("=") for task in arguments.task)}

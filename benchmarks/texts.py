@@ -1,13 +1,13 @@
-"""What texts are worth: BLEU and slot errors of files that `tailora generate` wrote, beside a slot-filling template.
+"""Score files that `tailora generate` wrote, BLEU and slot errors, and compare them with a slot-filling template.
 
     tailora generate --base tiny --input ../shared/data/e2e --split valid --output before.jsonl
     tailora generate --adapter runs/e2e-lora-1 --input ../shared/data/e2e --split valid --output after.jsonl
     python benchmarks/texts.py --data ../shared/data/e2e --split valid --texts before=before.jsonl after=after.jsonl
     python benchmarks/texts.py --data ../shared/data/e2e --split test --texts after=after.jsonl --show after --every 63
 
-BLEU is that of the official E2E script, against all references of a record; slot errors are counted where the records
-have facts. Where the rows of a record have different texts, each row is scored. `tailora evaluate` has the other
-scores, with intervals.
+BLEU is that of the official E2E script, against all references of a record. Slot errors are counted for data with
+facts. If the rows of a record have different texts, each row is scored. `tailora evaluate` computes more scores, with
+confidence intervals.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", required=True, help="records with references, as `tailora generate` was given them")
-    parser.add_argument("--split", help="which of their splits")
-    parser.add_argument("--texts", nargs="+", required=True, metavar="NAME=FILE", help="outputs of `tailora generate`")
-    parser.add_argument("--show", metavar="NAME", help="print texts of this one, by the number of their record")
-    parser.add_argument("--every", type=int, default=1, help="show one in so many, from the first")
+    parser.add_argument("--data", required=True, help="the input of `tailora generate`, with references")
+    parser.add_argument("--split", help="split of the data")
+    parser.add_argument(
+        "--texts", nargs="+", required=True, metavar="NAME=FILE", help="output files of `tailora generate`"
+    )
+    parser.add_argument("--show", metavar="NAME", help="name of the output file whose texts are printed")
+    parser.add_argument("--every", type=int, default=1, help="print every N-th text, from the first")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return parser.parse_args(argv)
 

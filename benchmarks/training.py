@@ -1,23 +1,23 @@
-"""Training speed and memory: Tailora beside PEFT, GPT-2 124M on E2E pairs, every arm in a process of its own.
+"""Compare training speed and memory with PEFT: GPT-2 124M on E2E pairs, every arm in its own process.
 
     python benchmarks/training.py                      # the figures of RESULTS.md, about 15 minutes on two cores
     python benchmarks/training.py --json               # one JSON object on standard output
-    python benchmarks/training.py --search             # which batch size and runner is PEFT's best here
+    python benchmarks/training.py --search             # find PEFT's best batch size and runner on this machine
     python benchmarks/training.py --arms peft_best tailora --rounds 1 --seconds 10
 
-All arms train the same thing: GPT-2 124M at random weights, its own dropouts 0, LoRA of rank 4, alpha 32 and dropout
-0.1 on `c_attn`, 32 examples an update on average, the loss on the completion with its end-of-text. The prompt is the
-LoRA paper's linearisation and end-of-text. The examples of a round are all the pairs of the same random meaning
+All arms train the same task: GPT-2 124M with random weights, its own dropouts 0, LoRA of rank 4, alpha 32 and dropout
+0.1 on `c_attn`, 32 examples per update on average, the loss on the completion with its end-of-text. The prompt is the
+LoRA paper's linearisation and end-of-text. The examples of a round are all pairs of the same randomly drawn meaning
 representations (MRs) for every arm. An example is a pair of an MR and one reference.
 
-Arms: `peft_fp32`, PEFT in transformers' Trainer as its default on a CPU is; `peft_bf16`, the same with `bf16=True`;
-the same two with batches of 8 accumulated four times (`_8x4`); `peft_best`, PEFT at its best: adapters fp32, batches
-of similar length, the base's type, batch size and runner that `--search` finds best here (`--best`; by default the base
-in bf16 where the device gains by it, a plain loop, batches of 8 on a CPU and of 32 on a GPU); `tailora`, ours as
-`--precision auto` runs it here, and `tailora_fp32`, ours with fp32 products. With `--device cuda` all run on a GPU, and
-memory is what PyTorch held there.
+Arms: `peft_fp32` is PEFT in transformers' Trainer with its defaults on a CPU; `peft_bf16` the same with `bf16=True`;
+`_8x4` the same two with batches of 8 accumulated four times; `peft_best` is PEFT at its best: fp32 adapters, batches of
+similar length, and the type of the base, batch size and runner that `--search` finds fastest on this machine (`--best`;
+the default is a bf16 base where the device gains from it, a plain loop, and batches of 8 on a CPU and of 32 on a GPU);
+`tailora` is Tailora with `--precision auto`; `tailora_fp32` is Tailora with fp32 products. With `--device cuda` all
+arms run on a GPU, and the memory is what PyTorch held there.
 
-Needs `peft` and `accelerate` beside Tailora. Leave the machine alone meanwhile.
+Requires `peft` and `accelerate`. Run nothing else on the machine during the measurement.
 """
 
 from __future__ import annotations
@@ -78,16 +78,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arms = [*PEERS, OURS, OURS_FP32, *CANDIDATES]
     parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS, OURS_FP32], choices=arms, metavar="ARM")
-    parser.add_argument("--search", action="store_true", help="measure every way PEFT may be run, and nothing else")
-    parser.add_argument("--best", choices=CANDIDATES, metavar="ARM", help="what peft_best is: best_BASE_RUNNER_BATCH")
-    parser.add_argument("--rounds", type=int, default=3, help="how often the arms take turns")
-    parser.add_argument("--seconds", type=float, default=20.0, help="to measure per arm and round; at least 2 updates")
-    parser.add_argument("--warm-up", type=int, default=1, help="updates before the clock starts")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; each later one has one more")
-    parser.add_argument("--mrs", type=int, default=400, help="random MRs a round, all their references")
+    parser.add_argument("--search", action="store_true", help="measure only the candidates for peft_best")
+    parser.add_argument(
+        "--best", choices=CANDIDATES, metavar="ARM", help="the candidate used as peft_best: best_BASE_RUNNER_BATCH"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each arm")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds measured per arm and round; at least 2 updates"
+    )
+    parser.add_argument("--warm-up", type=int, default=1, help="number of updates before the measurement")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first round; each round adds one")
+    parser.add_argument(
+        "--mrs", type=int, default=400, help="number of randomly drawn MRs per round, each with all references"
+    )
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "trainset.csv.gz"))
-    parser.add_argument("--tokenizer", default=str(SHARED / "models" / "gpt2-tokenizer"), help="folder of GPT-2's")
+    parser.add_argument(
+        "--tokenizer", default=str(SHARED / "models" / "gpt2-tokenizer"), help="folder of the GPT-2 tokenizer"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--arm", choices=[*arms, LIMIT], help=argparse.SUPPRESS)

@@ -102,17 +102,16 @@ def test_tests_run_from_the_unpacked_sdist(sdist: Path) -> None:
     assert re.search(r"^\d+ passed", shown, re.MULTILINE), shown
 
 
-def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_and_its_data(sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         packed = set(file.namelist())
         (about,) = (name for name in packed if name.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(file.read(about))
     assert metadata["Version"] == tailora.__version__
-    inside = {
-        path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "tailora").rglob("*") if path.is_file()
-    }
-    inside = {name for name in inside if "__pycache__" not in name}
-    assert inside <= packed
+    files = (
+        path.relative_to(sdist / "src").as_posix() for path in (sdist / "src" / "tailora").rglob("*") if path.is_file()
+    )
+    assert {name for name in files if "__pycache__" not in name} <= packed
     assert {name.partition("/")[0] for name in packed} == {"tailora", about.partition("/")[0]}
 
 

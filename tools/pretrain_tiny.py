@@ -231,7 +231,7 @@ def write(model: GPT2LMHeadModel, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="make the bundled base model")
     parser.add_argument("--folder", type=Path, default=TARGET)
-    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="compute products in bfloat16")
     defaults = asdict(Recipe())
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
