@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tailora.core.errors import DataError
 from tailora.data.readers import delimited, tables
 from tailora.data.records import DataWarning, Fact, Texts, load, read
+from tailora.data.suspects import ID_NAMES
 
 PLACES = [("Blue Door", "riverside"), ("The Oak", "old town")]
 
@@ -351,3 +352,9 @@ def test_a_row_whose_values_are_all_missing_is_not_passed_over(
 def test_tables_that_cannot_be_read(tmp_path: Path, content: str, columns: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(saved(tmp_path, "a.csv", content), columns=columns)
+
+
+def test_the_docs_list_every_name_of_an_id() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in ID_NAMES:
+        assert f"`{name}`" in page or f"`{name.replace(' ', '_')}`" in page, name
