@@ -14,7 +14,7 @@ from tailora.training.loop import first_batch
 from tailora.training.methods import prepare
 from tailora.training.precision import ORDER
 from tailora.training.precision_choice import fastest, measure
-from tailora.training.run import read_records
+from tailora.training.run_data import read_records
 from tailora.training.settings import Method, TrainSettings
 
 

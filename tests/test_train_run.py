@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
-from tailora.core.errors import SettingsError, TrainingError
+from tailora.core.errors import DataError, SettingsError, TrainingError
 from tailora.data.examples import Example
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
@@ -311,8 +311,64 @@ def test_a_run_that_is_ended_from_outside_leaves_its_adapter(
     if sent != signal.SIGKILL:
         assert written["interrupted"]
         assert "Traceback" not in said
-        assert f"what update {written['validation_loss']['step']} left is kept" in said
+        assert f"the state after update {written['validation_loss']['step']} is saved" in said
         assert written["validation_loss"]["after"] == adapter.meta["scores"]["validation_loss"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [
+        (8192, "nothing that the run learnt is saved"),  # the first adapter does not fit
+        (32768, "the best state so far is in "),  # metrics.jsonl outgrows the limit later
+    ],
+)
+def test_a_full_disk_ends_a_run_with_what_is_saved(
+    base: Path, data: Path, tmp_path: Path, limit: int, state: str
+) -> None:
+    """By the limit on the size of files, which fails as a full disk does."""
+    import resource
+
+    folder, config = tmp_path / "run", tmp_path / "recipe.yaml"
+    endless = settings(base, data, folder, epochs=100_000, eval_every=20, learning_rate=1e-5, schedule="constant")
+    config.write_text(endless.to_yaml(), encoding="utf-8")
+    process = run_in_process(
+        config, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    shown = " ".join(errors.split())
+    assert "cannot be written: File too large; " in shown
+    assert state in shown
+    assert "free some space, or choose another place with --output" in shown
+    assert "Traceback" not in errors
+    if "best state" in state:
+        adapter = formats.load(formats.adapter_place(folder))
+        assert not changes_nothing(adapter)
+    else:
+        assert not (folder / "adapter").exists()
+
+
+def test_a_run_directory_is_not_data(base: Path, data: Path, tmp_path: Path) -> None:
+    run(settings(base, data, tmp_path / "run", max_steps=1))
+    for field in ("data", "valid"):
+        wrong = settings(base, data, tmp_path / "again").model_copy(update={field: str(tmp_path / "run")})
+        with pytest.raises(DataError) as error:
+            run(wrong)
+        assert str(error.value) == (
+            f"{tmp_path / 'run'}: is a run directory, which holds no records; "
+            f"give the data that it was trained on ({data})"
+        )
+    assert not (tmp_path / "again").exists()
+
+
+def test_one_update_is_not_called_updates(
+    base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings(base, data, tmp_path / "run", max_steps=1))
+    shown = capsys.readouterr().err
+    assert "examples, 1 update; an epoch has" in " ".join(shown.split())
+    assert "\n1 update in " in shown
 
 
 def test_sigterm_is_as_it_was_after_a_run(base: Path, data: Path, tmp_path: Path) -> None:
@@ -353,7 +409,9 @@ def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
     with pytest.raises(TrainingError) as failed:
         run(settings(base, data, folder, method=method))
     saved = folder / {"lora": "adapter", "full": "model", "top2": "delta.safetensors"}[method]
-    message = f"the loss is no longer finite at update 8; what update 6 had learnt is in {saved}; lower the learning"
+    message = (
+        f"the loss is no longer finite at update 8; the state after update 6 is saved in {saved}; lower the learning"
+    )
     assert str(failed.value).startswith(message)
     written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (written["interrupted"], written["steps"], written["validation_loss"]["step"]) == (True, 7, 6)

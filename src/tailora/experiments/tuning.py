@@ -35,8 +35,8 @@ from tailora.lora.inject import detach
 from tailora.models.load import Base, load_base
 from tailora.reports.tuning import history_plot, importance_plot
 from tailora.training.methods import prepare
-from tailora.training.run import examples_of, read_records
 from tailora.training.run import run as train
+from tailora.training.run_data import examples_of, read_records
 from tailora.training.settings import TrainSettings
 
 if TYPE_CHECKING:
