@@ -110,7 +110,7 @@ def test_combinations_that_cannot_be() -> None:
         combined([one, one], [1.0])
     with pytest.raises(SettingsError, match="finite"):
         combined([one], [float("nan")])
-    with pytest.raises(SettingsError, match="goes with svd"):
+    with pytest.raises(SettingsError, match=r"rank: is required with .*svd.* and not allowed otherwise"):
         combined([one], [1.0], rank=3)
     with pytest.raises(AdapterError, match="different bases"):
         combined([one, dataclasses.replace(one, base_fingerprint="other")], [1.0, 1.0])

@@ -168,7 +168,7 @@ def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
             )
         )
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "lora.gguf").read_bytes()[:100])
-    with pytest.raises(AdapterError, match="cannot be read as GGUF"):
+    with pytest.raises(AdapterError, match="is not a GGUF file, or is damaged"):
         run(
             ConvertSettings(
                 adapter=tmp_path / "cut.gguf", to="peft", base=str(tmp_path / "base"), output=tmp_path / "o"
@@ -194,15 +194,15 @@ def test_what_does_not_read_back_is_deleted(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("kind", "targets", "why"),
     [
-        ("gpt2", ("embedding",), "it holds a tied head and embedding as one tensor"),
-        ("gpt2", ("head",), "it holds a tied head and embedding as one tensor"),
-        ("llama", ("head", "attention"), "it holds a tied head and embedding as one tensor"),
-        ("gpt2", ("wpe",), "it looks only tokens up with an adapter"),
+        ("gpt2", ("embedding",), "it stores a tied head and embedding as one tensor"),
+        ("gpt2", ("head",), "it stores a tied head and embedding as one tensor"),
+        ("llama", ("head", "attention"), "it stores a tied head and embedding as one tensor"),
+        ("gpt2", ("wpe",), "of all embeddings it adapts only that of tokens"),
     ],
 )
 def test_what_a_form_has_no_place_for(tmp_path: Path, kind: str, targets: tuple[str, ...], why: str) -> None:
     adapter, _ = save_adapter(tmp_path, kind, LoraConfig(rank=4, alpha=8, targets=targets))
-    with pytest.raises(AdapterError, match=f"for which llama.cpp's adapters have no place: {why}; merge it with"):
+    with pytest.raises(AdapterError, match=f"llama.cpp cannot adapt .*: {why}; merge it with"):
         run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
     assert not (tmp_path / "lora.gguf").exists()
 
@@ -211,7 +211,7 @@ def test_what_a_form_has_no_place_for(tmp_path: Path, kind: str, targets: tuple[
 def test_architectures_whose_rows_are_not_known_are_refused(tmp_path: Path, model_type: str) -> None:
     adapter, _ = save_adapter(tmp_path, "llama")
     config = {"model_type": model_type, "num_hidden_layers": 2, "num_attention_heads": 4}
-    with pytest.raises(AdapterError, match=f"how llama.cpp stores the weights of '{model_type}' is not known here"):
+    with pytest.raises(AdapterError, match=f"Tailora does not know how llama.cpp stores the weights of '{model_type}'"):
         gguf.save(formats.load(adapter), tmp_path / "lora.gguf", config)
 
 

@@ -147,7 +147,7 @@ class TestReading:
 
     def test_a_whole_model_only_when_asked(self, tmp_path: Path) -> None:
         torch.save(trained(Network()).state_dict(), tmp_path / "a.pt")
-        with pytest.raises(AdapterError, match=r"tensors are no part of an adapter .*ignore_base=True"):
+        with pytest.raises(AdapterError, match=r"tensors do not belong to an adapter .*ignore_base=True"):
             loralib.load(tmp_path / "a.pt", alpha=1, enable_lora=QV)
         adapter = loralib.load(tmp_path / "a.pt", alpha=1, enable_lora=QV, ignore_base=True)
         assert set(adapter.layers) == {"wte", "c_attn", "fc"}
@@ -298,7 +298,9 @@ class TestConvolutions:
             return str(caught.value)
 
         assert "rank 2 on a kernel of [3, 3]" in refusal(numbers(2, 3, 3, 3), numbers(4, 2, 1, 1))
-        assert "no update of a [3, 3] kernel" in refusal(numbers(9, 3, 3, 3), numbers(4, 9, 1, 1))
+        assert "an update of a [3, 3] kernel that loralib cannot represent" in refusal(
+            numbers(9, 3, 3, 3), numbers(4, 9, 1, 1)
+        )
         assert "grouped convolution" in refusal(numbers(2, 3, 1, 1), numbers(4, 1, 1, 1))
         assert "2 branches" in refusal(numbers(2, 3, 1, 1), numbers(4, 2, 1, 1), branches=2)
 

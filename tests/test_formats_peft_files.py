@@ -182,20 +182,20 @@ def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path: Path
         peft.save(Adapter(LoraConfig(), {}), tmp_path / "a")
     magnitude = np.ones(6, np.float32)
     some = {"proj": good.layers["proj"], "b": LayerAdapter("linear", good.layers["proj"].branches, magnitude)}
-    with pytest.raises(AdapterError, match="DoRA for all layers or for none"):
+    with pytest.raises(AdapterError, match="DoRA on all layers or on none"):
         peft.save(Adapter(LoraConfig(), some), tmp_path / "a")
     assert peft.load(tmp_path / "a").content_hash == good.content_hash
 
 
 def test_paths_that_hold_no_adapter(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="no adapter there; name an adapter folder"):
+    with pytest.raises(AdapterError, match="no such adapter; name an adapter folder"):
         formats.load(tmp_path / "nothing")
-    with pytest.raises(AdapterError, match=r"no adapter folder: it has no adapter_config\.json"):
+    with pytest.raises(AdapterError, match=r"is not an adapter folder: it has no adapter_config\.json"):
         formats.load(tmp_path)
     (tmp_path / "text.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(AdapterError, match="no adapter format that is known"):
+    with pytest.raises(AdapterError, match="is not in a known adapter format"):
         formats.load(tmp_path / "text.txt")
-    with pytest.raises(SettingsError, match="'gguf' is no adapter format; use peft or loralib"):
+    with pytest.raises(SettingsError, match="'gguf' is not an adapter format; use peft or loralib"):
         formats.save(small(), tmp_path / "a", format="gguf")
 
 

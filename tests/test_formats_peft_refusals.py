@@ -85,7 +85,7 @@ def test_adapters_of_other_tasks_are_named_with_their_way_out(tmp_path: Path, ta
     )
     edit_config(tmp_path, task_type=task)
     with pytest.raises(
-        AdapterError, match=rf"adapter_config\.json: has no equivalent here: task_type='{task}'.*train it"
+        AdapterError, match=rf"adapter_config\.json: Tailora has no equivalent for task_type='{task}'.*train it"
     ):
         peft.load(tmp_path)
 

@@ -1,4 +1,4 @@
-"""An adapter as a value: its tensors, its settings and the base it was made for. No torch, no model."""
+"""An adapter as a value: its tensors, its settings and the base it was trained on. No torch, no model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tailora.core.errors import AdapterError
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
+"""The type of an adapter's tensors."""
 LayerKind = Literal["linear", "gpt2_conv1d", "embedding", "conv"]
 
 
@@ -27,9 +28,9 @@ class LowRank:
     Attributes:
         a: float32 [rank, in]; for an embedding [rank, entries]; for a convolution [rank, in/groups, *kernel].
         b: float32 [rows, rank]; for a convolution [rows, rank, 1, …]. rows is the whole output unless `rows` is set.
-        scale: the factor applied, already alpha/rank or alpha/√rank.
-        rows: the half-open range of outputs that B writes, where the layer is a fused projection
-            adapted slice by slice; None means all of them.
+        scale: the factor of the update: alpha/rank, or alpha/√rank where it is rank-stabilised.
+        rows: the half-open range of outputs that B writes, where the layer is a fused projection that is adapted
+            slice by slice; None means all outputs.
     """
 
     a: Array
@@ -39,7 +40,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """The inner dimension."""
+        """The inner dimension of the update."""
         return int(self.a.shape[0])
 
 
@@ -49,9 +50,9 @@ class LayerAdapter:
 
     Attributes:
         kind: how the base stores the layer; `gpt2_conv1d` keeps its weight as [in, out].
-        branches: one pair of factors, or one for each adapted slice of a fused projection.
-        magnitude: DoRA's learnt magnitude, float32 [out], or None.
-        out: the layer's outputs, which slices alone do not tell; None where it was not known.
+        branches: one pair of factors, or one pair per adapted slice of a fused projection.
+        magnitude: DoRA's learnt magnitude, float32 [out]; None without DoRA.
+        out: the number of the layer's outputs, which slices alone do not determine; None where it is unknown.
     """
 
     kind: LayerKind
@@ -61,7 +62,7 @@ class LayerAdapter:
 
     @property
     def out_features(self) -> int:
-        """The layer's outputs; where only slices are known, up to the last of them."""
+        """The number of the layer's outputs; where only slices are known, the end of the last one."""
         if self.out is not None:
             return self.out
         return max(int(branch.b.shape[0]) if branch.rows is None else branch.rows[1] for branch in self.branches)
@@ -72,13 +73,14 @@ class Adapter:
     """A LoRA adapter in memory.
 
     Attributes:
-        config: the settings it was made with.
-        layers: what it does, by module path in the base ("transformer.h.0.attn.c_attn").
+        config: the settings it was trained with.
+        layers: its updates by module path in the base ("transformer.h.0.attn.c_attn").
         biases: trained biases by full parameter name ("transformer.h.0.attn.c_attn.bias"), float32.
-        base_fingerprint: SHA-256 of the base it was trained on (`models.fingerprint`), None if made elsewhere.
-        base_name: how the base was named, for messages only.
-        meta: what else `tailora.json` carries: linearisation, prompt form, data fingerprint, scores.
-        unknown_base_reported: whether the reader has logged that the base is unknown.
+        base_fingerprint: SHA-256 of the base's weights (`models.fingerprint`); None if another program
+            made the adapter.
+        base_name: the name of the base (`adapters.base_names`), by which it is found where the user names none.
+        meta: the rest of `tailora.json`: linearisation, prompt form, data fingerprint, scores.
+        unknown_base_reported: whether a warning that the base is unknown has been logged.
     """
 
     config: LoraConfig
@@ -91,10 +93,10 @@ class Adapter:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over everything that changes a result: names, scales, ranges and values; caches are keyed by it."""
+        """SHA-256 over everything that affects a result: names, scales, ranges and values. Caches use it as key."""
         digest = hashlib.sha256()
         for name, layer in sorted(self.layers.items()):
-            # How the base stores its weight changes nothing in what the adapter does.
+            # The layout in which the base stores its weight does not affect the update.
             kind = "linear" if layer.kind == "gpt2_conv1d" else layer.kind
             digest.update(f"layer {name} {kind}\n".encode())
             for branch in layer.branches:
@@ -111,7 +113,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of values in it."""
         layers = sum(
             sum(branch.a.size + branch.b.size for branch in layer.branches)
             + (0 if layer.magnitude is None else layer.magnitude.size)
@@ -121,9 +123,9 @@ class Adapter:
 
 
 def changes_nothing(adapter: Adapter) -> bool:
-    """Whether the adapter leaves every base it could sit on as it is: a factor all zero in each branch.
+    """Whether the adapter has no effect on any base: every branch has a factor or a scale of zero.
 
-    Trained biases and magnitudes count as a change, since what they replace is not known here.
+    Trained biases and magnitudes count as an effect, because the values they replace are unknown here.
     """
     branches = [branch for layer in adapter.layers.values() for branch in layer.branches]
     if adapter.biases or any(layer.magnitude is not None for layer in adapter.layers.values()):
@@ -131,25 +133,25 @@ def changes_nothing(adapter: Adapter) -> bool:
     return not any(branch.scale and branch.a.any() and branch.b.any() for branch in branches)
 
 
-def check_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
-    """Hold an adapter against the base it is to sit on.
+def require_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
+    """Raise unless an adapter was trained on a base's weights; warn where that is unknown.
 
     Args:
         adapter: the adapter.
-        fingerprint: of the base.
-        base_name: of the base, for messages.
-        place: where the adapter came from, for messages.
-        force: only warn where it was trained on other weights.
+        fingerprint: SHA-256 of the base's weights.
+        base_name: the base's name, for messages.
+        place: the adapter's path, for messages.
+        force: log a warning instead of raising.
 
     Raises:
-        AdapterError: it was trained on other weights.
+        AdapterError: the adapter was trained on other weights.
     """
     if adapter.base_fingerprint is None:
         if not adapter.unknown_base_reported:
-            log.warning("%s does not say which weights it was trained on; only shapes are checked", place)
+            log.warning("%s does not record which weights it was trained on; only shapes are checked", place)
     elif adapter.base_fingerprint != fingerprint:
         what = f"it was trained on other weights than those of {base_name}"
         if not force:
-            hint = f"name its own base ({adapter.base_name}), or insist with --force"
+            hint = f"name its own base ({adapter.base_name}), or use it anyway with --force"
             raise AdapterError(what, where=place, hint=hint)
-        log.warning("%s: %s; used all the same", place, what)
+        log.warning("%s: %s; using it anyway because of --force", place, what)

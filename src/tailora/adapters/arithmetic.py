@@ -1,4 +1,4 @@
-"""Adapters made of adapters: values in, a value out."""
+"""Arithmetic on adapters: folding, differences and weighted sums. Values in, a value out."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ _PROMPT_FIELDS = ("prompt_form", "linearization", "bos_token_ids", "end_token_id
 
 
 def folded(adapter: Adapter) -> Adapter:
-    """The same adapter with one pair of factors a layer, whole outputs, and the scale in B: alpha equals the rank.
+    """The same adapter with one pair of factors per layer over all outputs, and the scale in B: alpha equals the rank.
 
-    For programs that know no slices, no rank-stabilised scaling, or read alpha as the scale itself. Slices of ranks
-    r1, r2, … become one pair of rank r1 + r2 + …, each block of B in its own rows and columns.
+    For programs without slices or rank-stabilised scaling, and for those that read alpha as the scale itself. Slices of
+    ranks r1, r2, … become one pair of rank r1 + r2 + …, each block of B in its own rows and columns.
 
     Raises:
-        AdapterError: DoRA or trained biases, which such a pair does not express.
+        AdapterError: the adapter has DoRA magnitudes or trained biases, which such a pair cannot represent.
     """
     lacking = [name for name, layer in adapter.layers.items() if layer.magnitude is not None]
     if lacking or adapter.biases:
         what = f"DoRA on {lacking[0]}" if lacking else f"a trained bias, {next(iter(adapter.biases))}"
-        raise AdapterError(f"has {what}, which plain factors do not express", hint="merge it with `tailora merge`")
+        what = f"the adapter has {what}, which a plain pair of factors cannot represent"
+        raise AdapterError(what, hint="merge it with `tailora merge`")
     layers = {name: _folded(layer) for name, layer in adapter.layers.items()}
     ranks = {name: layer.branches[0].rank for name, layer in layers.items()}
-    most = max(ranks.values())
-    others = {name: rank for name, rank in ranks.items() if rank != most}
+    largest = max(ranks.values())
+    others = {name: rank for name, rank in ranks.items() if rank != largest}
     config = dataclasses.replace(
         adapter.config,
-        rank=most,
-        alpha=float(most),
+        rank=largest,
+        alpha=float(largest),
         rslora=False,
         rank_pattern=others,
         alpha_pattern={name: float(rank) for name, rank in others.items()},
@@ -57,12 +58,13 @@ def _folded(layer: LayerAdapter) -> LayerAdapter:
 
 
 def difference(one: Adapter, other: Adapter) -> float:
-    """How far two adapters' updates are apart: the largest difference, over the largest number of that layer's update.
+    """The largest difference between two adapters' updates, relative to the largest value of that layer's update.
 
-    Of the layers the worst; infinite where they adapt other layers or outputs.
+    Returns:
+        The difference in the worst layer; infinite where the adapters differ in layers or outputs.
 
     Raises:
-        AdapterError: what `folded` refuses, unless they are equal.
+        AdapterError: see `folded`, unless the adapters are equal.
     """
     if one.content_hash == other.content_hash:
         return 0.0
@@ -71,13 +73,19 @@ def difference(one: Adapter, other: Adapter) -> float:
         return float("inf")
     worst = 0.0
     for name, layer in left.items():
-        updates = [each.branches[0] for each in (layer, right[name])]
-        if updates[0].b.shape[0] != updates[1].b.shape[0] or updates[0].a.shape[1:] != updates[1].a.shape[1:]:
+        first, second = layer.branches[0], right[name].branches[0]
+        if first.b.shape[0] != second.b.shape[0] or first.a.shape[1:] != second.a.shape[1:]:
             return float("inf")
-        pair = [each.scale * each.b.reshape(len(each.b), -1) @ each.a.reshape(len(each.a), -1) for each in updates]
-        peak = float(np.abs(pair[0]).max())
-        worst = max(worst, float(np.abs(pair[0] - pair[1]).max()) / peak if peak else float(np.abs(pair[1]).max()))
+        update, compared = _update(first), _update(second)
+        peak = float(np.abs(update).max())
+        worst = max(worst, float(np.abs(update - compared).max()) / peak if peak else float(np.abs(compared).max()))
     return worst
+
+
+def _update(branch: LowRank) -> Array:
+    """`scale · B A`, [out, in · kernel]."""
+    update: Array = branch.scale * branch.b.reshape(len(branch.b), -1) @ branch.a.reshape(len(branch.a), -1)
+    return update
 
 
 def combined(
@@ -85,56 +93,59 @@ def combined(
 ) -> Adapter:
     """One adapter whose update of every layer is the weighted sum of the adapters' updates.
 
-    The updates are summed, not the factors: a sum of factors (PEFT's "linear") has terms in which one adapter's A meets
-    another's B. "concat" is exact, with the sum of the ranks; "svd" keeps the best approximation of a rank (Eckart and
-    Young 1936). One adapter at weight 1 comes back as it is.
+    The updates are summed, not the factors: a sum of factors (PEFT's "linear") contains products of one adapter's A and
+    another's B.
 
     Args:
-        adapters: at least one, of one base.
-        weights: as many, finite.
-        how: see above.
-        rank: of "svd".
+        adapters: one or more adapters of one base.
+        weights: one finite weight per adapter.
+        how: "concat" is exact, and its rank is the sum of the ranks; "svd" is the best approximation of a given rank
+            (Eckart and Young 1936). A single adapter at weight 1 is returned unchanged.
+        rank: the rank for "svd"; None for "concat".
 
     Raises:
-        SettingsError: the numbers differ, a weight is not finite, or a rank is missing or of no use.
-        AdapterError: adapters of different bases or prompts, or what `folded` refuses.
+        SettingsError: the number of weights differs from that of adapters, a weight is not finite, or `rank` does not
+            go with `how`.
+        AdapterError: the adapters were trained on different bases or prompts, or see `folded`.
     """
     if not adapters or len(adapters) != len(weights):
         what = f"{len(weights)} weights for {len(adapters)} adapters"
-        raise SettingsError(what, where="weights", hint="give one for each, in their order")
+        raise SettingsError(what, where="weights", hint="give one weight per adapter, in the same order")
     if not np.isfinite(weights).all():
-        raise SettingsError("must be finite numbers", where="weights")
+        raise SettingsError("the weights must be finite numbers", where="weights")
     if (how == "svd") != (rank is not None):
-        raise SettingsError("goes with svd, and svd with it", where="rank", hint="give both or neither")
+        what = 'is required with how="svd" and not allowed otherwise'
+        raise SettingsError(what, where="rank", hint="give both or neither")
     bases = {adapter.base_fingerprint for adapter in adapters} - {None}
     if len(bases) > 1:
         raise AdapterError("the adapters were trained on different bases", hint="combine adapters of one base")
     for name in _PROMPT_FIELDS:
         if len({repr(adapter.meta[name]) for adapter in adapters if name in adapter.meta}) > 1:
             what = f"the adapters were trained on different prompts: their {name} differs"
-            raise AdapterError(what, hint="combine adapters that were trained on prompts of one form")
+            raise AdapterError(what, hint="combine adapters that were trained with the same prompts")
     first = adapters[0]
     if len(adapters) == 1 and weights[0] == 1 and how == "concat":
         return first
     plain = [folded(adapter) for adapter in adapters]
     layers = {}
     for name in dict.fromkeys(name for adapter in plain for name in adapter.layers):
-        parts = [
-            (weight, each.layers[name]) for weight, each in zip(weights, plain, strict=True) if name in each.layers
-        ]
+        pairs = zip(weights, plain, strict=True)
+        parts = [(weight, adapter.layers[name]) for weight, adapter in pairs if name in adapter.layers]
         a = np.concatenate([layer.branches[0].a for _, layer in parts])
-        outs = max(layer.out_features for _, layer in parts)
-        scaled = [np.float32(weight) * layer.branches[0].b for weight, layer in parts]
-        b = np.concatenate([np.pad(each, [(0, outs - len(each)), *[(0, 0)] * (each.ndim - 1)]) for each in scaled], 1)
+        out = max(layer.out_features for _, layer in parts)
+        blocks = [np.float32(weight) * layer.branches[0].b for weight, layer in parts]
+        b = np.concatenate(
+            [np.pad(block, [(0, out - len(block)), *[(0, 0)] * (block.ndim - 1)]) for block in blocks], 1
+        )
         if rank is not None:
             a, b = _cut(a, b, rank)
-        layers[name] = dataclasses.replace(parts[0][1], branches=(LowRank(a, b, 1.0),), out=outs)
-    # Folding once more settles the ranks and alphas of the settings.
+        layers[name] = dataclasses.replace(parts[0][1], branches=(LowRank(a, b, 1.0),), out=out)
+    # Folding again brings the ranks and alphas of the settings up to date.
     return folded(dataclasses.replace(first, layers=layers))
 
 
 def _cut(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
-    """The factors of the nearest update of a rank; the product itself is never formed."""
+    """Factors of the best approximation of `B A` at a rank; the product itself is never formed."""
     shapes = a.shape[1:], b.shape[2:]
     tall_b, r_b = np.linalg.qr(b.reshape(len(b), -1).astype(np.float64))
     tall_a, r_a = np.linalg.qr(a.reshape(len(a), -1).T.astype(np.float64))

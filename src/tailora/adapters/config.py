@@ -1,4 +1,4 @@
-"""What a LoRA adapter is asked to be: rank, scale, targets and their exceptions. Knows no tensor."""
+"""Settings of a LoRA adapter: rank, scale, targets and exceptions by layer. No tensors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class LoraConfig:
 
     Attributes:
         rank: the inner dimension r of the update, at least 1.
-        alpha: the numerator of the scale.
+        alpha: the numerator of the scale, above 0.
         targets: what to adapt: meanings ("attention.qv", "attention", "mlp", "all-linear", "head",
             "embedding") or patterns matched against the end of a module path.
-        dropout: probability of dropping an input of the branch while training, in [0, 1).
+        dropout: probability that an input of the branch is dropped while training, in [0, 1).
         rslora: scale by alpha/√rank instead of alpha/rank (Kalajdzievski 2023, arXiv:2312.03732).
-        dora: learn a magnitude for each output beside the direction (Liu et al. 2024, arXiv:2402.09353).
-        bias: which biases are trained along: none, all of the model's, or those of the adapted layers.
+        dora: also learn a magnitude per output (Liu et al. 2024, arXiv:2402.09353).
+        bias: which biases are trained as well: none, all of the model's, or those of the adapted layers.
         rank_pattern: rank by module pattern, where it differs from `rank`.
         alpha_pattern: alpha by module pattern, where it differs from `alpha`.
 
     Raises:
-        SettingsError: on a value outside its range, naming the field.
+        SettingsError: a value is outside its range; the error names the field.
     """
 
     rank: int = 8
@@ -55,14 +55,15 @@ class LoraConfig:
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout!r}", where="dropout")
         if not self.targets:
-            raise SettingsError("no targets", where="targets", hint='name some, as in "attention.qv"')
+            raise SettingsError("no target is named", where="targets", hint='name at least one, such as "attention.qv"')
         if self.bias not in get_args(Bias):
             raise SettingsError(f"bias must be one of {', '.join(get_args(Bias))}, not {self.bias!r}", where="bias")
         for name in [*self.targets, *self.rank_pattern, *self.alpha_pattern]:
             try:
                 re.compile(name)
             except re.error as error:
-                raise SettingsError(f"not a regular expression: {error}", where=f"pattern {name!r}") from error
+                what, hint = f"is not a regular expression: {error}", "correct it, or name the end of a module path"
+                raise SettingsError(what, where=f"pattern {name!r}", hint=hint) from error
 
     def rank_of(self, module: str) -> int:
         """The rank at a module path: the first `rank_pattern` entry that matches it, else `rank`."""

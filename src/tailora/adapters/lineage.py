@@ -1,4 +1,4 @@
-"""Which adapters a merged model was made of, as its folder keeps it, and how to find them again."""
+"""The adapters that a merged model was made of: what its folder records of them, and where they are found again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tailora.adapters.arithmetic import combined
 from tailora.core.errors import AdapterError, SettingsError
 
 
-class Source(NamedTuple):
-    """An adapter that is merged into a model: where it lies, its values, and what its update is multiplied by."""
+class MergedAdapter(NamedTuple):
+    """An adapter that is merged into a model: its path, its values, and the weight of its update."""
 
     place: Path
     adapter: Adapter
     weight: float = 1.0
 
 
-def entries(sources: Sequence[Source], model: Path) -> list[dict[str, Any]]:
-    """What the folder of a merged model keeps of its adapters.
+def entries(adapters: Sequence[MergedAdapter], model: Path) -> list[dict[str, Any]]:
+    """What the folder of a merged model records of its adapters, as JSON values.
 
-    The paths hold from any working directory: an absolute one, and one from the model's folder, which still holds where
-    both were moved together. The content's hash tells the adapter from another one that has taken its place.
+    Both paths are valid from any working directory: an absolute one, and one relative to the model's folder, which
+    stays valid where both were moved together. The hash of the content detects another adapter at the same path.
     """
     return [
         {
@@ -34,28 +34,33 @@ def entries(sources: Sequence[Source], model: Path) -> list[dict[str, Any]]:
             "hash": adapter.content_hash,
             "weight": weight,
         }
-        for place, adapter, weight in sources
+        for place, adapter, weight in adapters
     ]
 
 
-def find(kept: Sequence[Mapping[str, Any]], svd: int | None, model: Path) -> Path | Adapter | None:
-    """The adapter whose update a merged model carries: its place, or the sum of several; None if there is none.
+def find(recorded: Sequence[Mapping[str, Any]], svd: int | None, model: Path) -> Path | Adapter | None:
+    """The adapter whose update a merged model contains: its path, or the sum of several; None if there is none.
+
+    Args:
+        recorded: what `entries` made.
+        svd: the rank that the sum was cut to; None if it was not.
+        model: the folder of the merged model.
 
     Raises:
-        SettingsError: an adapter is not where it was, or is another one.
+        SettingsError: an adapter is missing, or another one is at its path.
         KeyError, TypeError: the entries are not those of `entries`.
     """
-    sources = [_found(entry, model) for entry in kept]
-    if not sources:
+    adapters = [_locate(entry, model) for entry in recorded]
+    if not adapters:
         return None
-    if len(sources) == 1 and sources[0].weight == 1 and svd is None:
-        return sources[0].place
-    how, weights = "concat" if svd is None else "svd", [source.weight for source in sources]
-    return combined([source.adapter for source in sources], weights, how=how, rank=svd)  # type: ignore[arg-type]
+    if len(adapters) == 1 and adapters[0].weight == 1 and svd is None:
+        return adapters[0].place
+    values, weights = [merged.adapter for merged in adapters], [merged.weight for merged in adapters]
+    return combined(values, weights) if svd is None else combined(values, weights, how="svd", rank=svd)
 
 
-def _found(entry: Mapping[str, Any], model: Path) -> Source:
-    state = "is not there"
+def _locate(entry: Mapping[str, Any], model: Path) -> MergedAdapter:
+    state = "does not exist"
     for place in (Path(entry["path"]), model / entry["beside"]):
         if not formats.adapter_place(place).exists():
             continue
@@ -65,8 +70,8 @@ def _found(entry: Mapping[str, Any], model: Path) -> Source:
             state = "cannot be read"
             continue
         if adapter.content_hash == entry["hash"]:
-            return Source(place, adapter, float(entry["weight"]))
-        state = "is another one than was merged"
+            return MergedAdapter(place, adapter, float(entry["weight"]))
+        state = "is not the one that was merged"
     what = f"the adapter {entry['path']} {state}"
     hint = "name it with --adapter, or compare with the base alone by --base-only"
     raise SettingsError(what, where=model, hint=hint)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
 from rich.console import Console
 
 from tailora.adapters import formats
-from tailora.adapters.adapter import changes_nothing, check_base
+from tailora.adapters.adapter import changes_nothing, require_base
 from tailora.api.inputs import Row, Source, is_one_row, read_data
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.text_stream import TextStream
@@ -245,7 +245,7 @@ class Model:
             what = "the adapter changes nothing: all its updates are zero"
             raise AdapterError(what, where=place, hint="train it again")
         setup = self._setup
-        check_base(
+        require_base(
             loaded, fingerprint=setup.fingerprint, base_name=setup.base.name, place=str(place), force=setup.force
         )
         end = setup.prompts_of(loaded.meta, adapted=True).end

@@ -105,7 +105,7 @@ def _with_adapters(settings: MergeSettings) -> _Subject:
     adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
     base, adapter = adapted.base, adapted.adapter
     assert adapter is not None
-    sources = [lineage.Source(*each) for each in zip(settings.adapter, found, weights, strict=True)]
+    sources = [lineage.MergedAdapter(*each) for each in zip(settings.adapter, found, weights, strict=True)]
     merged = {
         "adapters": lineage.entries(sources, settings.output),
         "svd": settings.svd,

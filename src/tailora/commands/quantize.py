@@ -94,7 +94,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     source = sum(path.stat().st_size for path in weight_files(base.folder))
     sources = []
     if settings.merged and settings.adapter is not None and adapter is not None:
-        sources = [lineage.Source(settings.adapter, adapter)]
+        sources = [lineage.MergedAdapter(settings.adapter, adapter)]
     with atomic_folder(output) as folder:
         save_quantized(base, folder, settings.to)
         account = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tailora.adapters import formats
-from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.adapters.adapter import Adapter, changes_nothing, require_base
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.engine import Engine
@@ -67,7 +67,7 @@ def load_adapted(
         raise AdapterError("the adapter changes nothing: all its updates are zero", where=place, hint="train it again")
     loaded = load_base(name, dtype=dtype, device=device)
     if found is not None:
-        check_base(
+        require_base(
             found, fingerprint=loaded.fingerprint, base_name=loaded.name, place=place or "the adapter", force=force
         )
         apply_adapter(loaded, found, merged=merged)

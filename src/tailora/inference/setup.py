@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tailora.adapters import formats
-from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.adapters.adapter import Adapter, changes_nothing, require_base
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
@@ -120,7 +120,7 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
     resolved = resolve(base)
     fingerprint = fingerprint_folder(resolved.folder)
     for name, adapter in found.items():
-        check_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
+        require_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
     return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, found, force)
 
 

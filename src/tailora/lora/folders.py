@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tailora.adapters import formats
-from tailora.adapters.adapter import Adapter, changes_nothing, check_base
+from tailora.adapters.adapter import Adapter, changes_nothing, require_base
 from tailora.lora.attachment import adapted_layers, attachment_of
 from tailora.lora.inject import attach, extract
 from tailora.models.fingerprint import fingerprint_tensors
@@ -77,7 +77,7 @@ def load(model: nn.Module, folder: str | PathLike[str], *, force: bool = False) 
     adapter = formats.load(place)
     fingerprint = _fingerprint(model)
     if fingerprint is not None:
-        check_base(
+        require_base(
             adapter,
             fingerprint=fingerprint,
             base_name=_name_of(model) or type(model).__name__,

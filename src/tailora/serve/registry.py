@@ -18,7 +18,7 @@ from typing import Any
 
 from tailora import __version__
 from tailora.adapters import formats
-from tailora.adapters.adapter import Adapter, check_base
+from tailora.adapters.adapter import Adapter, require_base
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
 from tailora.core.errors import AdapterError, SettingsError
@@ -177,7 +177,7 @@ class Registry:
                 _inside(self._folder, str(place / file), shown=path)
         adapter = peft.load(place)
         base = self._setup.base.name
-        check_base(adapter, fingerprint=self._setup.fingerprint, base_name=base, place=path, force=self._setup.force)
+        require_base(adapter, fingerprint=self._setup.fingerprint, base_name=base, place=path, force=self._setup.force)
         return adapter
 
     def _retire(self, model: Model) -> None:

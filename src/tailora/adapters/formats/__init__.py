@@ -1,4 +1,4 @@
-"""Adapters in files: which format a path holds, and reading and writing it."""
+"""Adapters in files: load and save any format that needs no base model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     """Read an adapter: a folder as PEFT writes it, or a loralib state dict (`.bin`, `.pt`, `.pth`).
 
     Raises:
-        AdapterError: if there is nothing at the path, or it is no whole adapter.
+        AdapterError: the path does not exist, or does not hold a whole adapter.
     """
     from tailora.adapters.formats import loralib, peft  # the backend is chosen here
 
@@ -25,28 +25,29 @@ def load(path: str | PathLike[str]) -> Adapter:
     if path.is_dir():
         return peft.load(path)
     if not path.is_file():
-        raise AdapterError("no adapter there", where=path, hint="name an adapter folder or a loralib .bin or .pt file")
+        raise AdapterError("no such adapter", where=path, hint="name an adapter folder or a loralib .bin or .pt file")
     if path.suffix in _STATE_DICTS:
         return loralib.load(path)
     if path.name == peft.WEIGHTS_FILE:
         return peft.load(path.parent)
-    raise AdapterError("no adapter format that is known", where=path, hint="name the adapter's folder")
+    what = "is not in a known adapter format"
+    raise AdapterError(what, where=path, hint="name an adapter folder or a loralib .bin or .pt file")
 
 
 def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> None:
     """Write an adapter as a PEFT folder or as a loralib state dict.
 
     Raises:
-        SettingsError: on a format that is not known.
-        AdapterError: if the format has no equivalent for the adapter.
+        SettingsError: the format is unknown.
+        AdapterError: the format cannot represent the adapter.
     """
     from tailora.adapters.formats import loralib, peft  # the backend is chosen here
 
     if format not in get_args(Format):
-        raise SettingsError(f"{format!r} is no adapter format", where="format", hint="use peft or loralib")
+        raise SettingsError(f"{format!r} is not an adapter format", where="format", hint="use peft or loralib")
     (peft if format == "peft" else loralib).save(adapter, Path(path))
 
 
 def adapter_place(path: Path) -> Path:
-    """The adapter that a path means: itself, or the `adapter` folder of a run directory."""
+    """The adapter's own path: the `adapter` folder of a run directory, else the path itself."""
     return path / "adapter" if (path / "adapter").is_dir() else path

@@ -1,4 +1,4 @@
-"""Adapters as llama.cpp loads them: GGUF files of the type "adapter"."""
+"""Adapters as llama.cpp loads them: GGUF files of the type "adapter", in its names and its order of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
 def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
-    """Write an adapter's factors in fp32, under llama.cpp's names and in its order of rows.
+    """Write an adapter's factors in fp32.
 
     Args:
         adapter: of layers that llama.cpp applies adapters to; an embedding and a head only where they are not tied.
@@ -31,7 +31,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         config: the base's config.json.
 
     Raises:
-        AdapterError: a layer, a magnitude or a bias that such a file has no place for.
+        AdapterError: a layer, a magnitude or a bias that such a file cannot represent.
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
@@ -43,9 +43,9 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if why := _unplaced(name, layer, config):
             hint = "merge it with `tailora merge` and convert the model"
-            raise AdapterError(f"adapts {module}, for which llama.cpp's adapters have no place: {why}", hint=hint)
+            raise AdapterError(f"llama.cpp cannot adapt {module}: {why}", hint=hint)
         (branch,) = layer.branches
-        # Its scale is alpha / rank with one alpha for all layers: what differs from that goes into B.
+        # llama.cpp scales by alpha / rank with one alpha for all layers; a layer's other scale goes into B.
         b = branch.b * np.float32(branch.rank / plain.config.alpha)
         tensors[f"{name}.lora_a"] = branch.a.T if layer.kind == "embedding" else branch.a
         tensors[f"{name}.lora_b"] = _rows(b, module, config)
@@ -64,15 +64,15 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
 
 
 def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
-    """Read an adapter of llama.cpp's.
+    """Read a GGUF adapter.
 
     Args:
         path: the .gguf file.
         config: the base's config.json.
-        modules: paths of the base's layers, which llama.cpp calls otherwise.
+        modules: module paths of the base's layers, to which llama.cpp's names are mapped back.
 
     Raises:
-        AdapterError: it cannot be read, is no adapter of such a base, or adapts what the base has not.
+        AdapterError: it cannot be read, is not an adapter of such a base, or adapts layers that the base lacks.
         MissingExtraError: the `gguf` package is not installed.
     """
     gguf = _package()
@@ -82,14 +82,16 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         reader = gguf.GGUFReader(path)
         keys = ("general.", "adapter.", _ORIGIN_KEY)
         fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(keys)}
-        tensors = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
+        tensors = {stored.name: gguf.quants.dequantize(stored.data, stored.tensor_type) for stored in reader.tensors}
         alpha = float(fields.get("adapter.lora.alpha", 0.0))
     except (OSError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
-        raise AdapterError("cannot be read as GGUF", where=path, hint="fetch it again") from error
+        raise AdapterError(
+            "is not a GGUF file, or is damaged", where=path, hint="convert or download it again"
+        ) from error
     if fields.get("general.type") != "adapter" or fields.get("general.architecture") != kind:
-        raise AdapterError(f"is not an adapter of a {kind} model", where=path, hint="name the adapter's own base")
+        raise AdapterError(f"is not an adapter of a {kind} model", where=path, hint="name its own base with --base")
     if fields.get("adapter.type") != "lora" or fields.get("adapter.alora.invocation_tokens"):
-        raise AdapterError("is not a plain LoRA adapter", where=path, hint="use one that applies to every token")
+        raise AdapterError("is not a plain LoRA adapter", where=path, hint="use one that applies to every token alike")
     layers: dict[str, LayerAdapter] = {}
     problems = []
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
@@ -105,8 +107,8 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         plain: LayerKind = "gpt2_conv1d" if kind == "gpt2" and module != "lm_head" else "linear"
         layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
-        what = f"has no such pair of factors as the base needs: {', '.join(problems[:3]) or 'none at all'}"
-        raise AdapterError(what, where=path, hint="name the adapter's own base")
+        names = f"does not fit the base's layers: {', '.join(problems[:3])}" if problems else "holds no factors"
+        raise AdapterError(names, where=path, hint="name the adapter's own base with --base")
     first = next(iter(layers.values())).branches[0]
     settings = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
     origin = Origin.read(fields.get(_ORIGIN_KEY), path)
@@ -127,7 +129,7 @@ def _storage(config: Mapping[str, Any]) -> LlamaCpp:
     if (storage := family_of(kind).llama_cpp) is None:
         known = ", ".join(name for name, family in FAMILIES.items() if family.llama_cpp)
         raise AdapterError(
-            f"how llama.cpp stores the weights of {kind!r} is not known here, only of {known}",
+            f"Tailora does not know how llama.cpp stores the weights of {kind!r}, only of {known}",
             where="base",
             hint="merge it with `tailora merge` and convert the model with llama.cpp's own program",
         )
@@ -137,7 +139,7 @@ def _storage(config: Mapping[str, Any]) -> LlamaCpp:
 def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
     """What llama.cpp calls the layers of such a network."""
     name = _storage(config).name
-    number = next((number for number, each in gguf.MODEL_ARCH_NAMES.items() if each == name), None)
+    number = next((number for number, known in gguf.MODEL_ARCH_NAMES.items() if known == name), None)
     if number is None:
         raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", hint="update gguf")
     blocks = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
@@ -145,13 +147,13 @@ def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) -> str | None:
-    """Why llama.cpp would refuse or pass over a layer's factors; None where it applies them."""
+    """Why llama.cpp would refuse or ignore a layer's factors; None where it applies them."""
     if name is None or layer.kind == "conv":
-        return "it knows no such layer"
+        return "it has no such layer"
     if (layer.kind == "embedding") != (name == EMBEDDING):
-        return "it looks only tokens up with an adapter"
+        return "of all embeddings it adapts only that of tokens"
     if name in (EMBEDDING, HEAD) and is_tied(config):
-        return "it holds a tied head and embedding as one tensor"
+        return "it stores a tied head and embedding as one tensor"
     return None
 
 

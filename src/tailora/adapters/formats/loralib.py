@@ -1,9 +1,9 @@
-"""loralib's state dicts (`torch.save` of `lora_state_dict(model)`), bare or under `model_state_dict`, read and written.
+"""Adapters as loralib's state dicts: `torch.save` of `lora_state_dict(model)`, bare or under `model_state_dict`.
 
-Such a file holds `<module>.lora_A`, `<module>.lora_B` and perhaps biases, and nothing else: not alpha, not which slices
-a `MergedLinear` adapts, not what kind of layer a module is. The caller says what the shapes leave open. A wrapped file
-that Tailora wrote answers these questions itself, in a note that loralib's users pass over. A file is read with
-`weights_only=True`, so no code in it runs, and every fault in it is reported in one error before anything is built.
+Such a file holds `<module>.lora_A`, `<module>.lora_B` and perhaps biases, and nothing else: not alpha, not the slices
+that a `MergedLinear` adapts, not the kinds of the layers. The caller supplies what the shapes leave open. A wrapped
+file that Tailora wrote has it in a note, which other programs ignore. A file is read with `weights_only=True`, so that
+no code in it runs, and all faults in it are reported in one error before anything is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter
 from tailora.adapters.config import Bias, LoraConfig, matches
-from tailora.adapters.formats.loralib_layers import Factors, to_factors
+from tailora.adapters.formats.loralib_layers import LoralibLayer, to_loralib
 from tailora.adapters.formats.loralib_missing import Missing, layer_of, note_of, slices_of, unused, with_note
 from tailora.adapters.formats.tensors import check_claims, load_torch, torch_array
 from tailora.core.errors import AdapterError, MissingExtraError
@@ -45,8 +45,8 @@ def load(
 ) -> Adapter:
     """Read a loralib `.bin` or `.pt` file.
 
-    Module paths lose the `module.` that data-parallel training puts before them, and gain the `transformer.` that the
-    body of a GPT-2 has in the model with a head.
+    Module paths lose the prefix `module.` of data-parallel training, and gain the prefix `transformer.` that the body
+    of GPT-2 has in the model with a head.
 
     Args:
         path: the file.
@@ -55,11 +55,11 @@ def load(
         fan_in_fan_out: see `Missing`.
         embeddings: see `Missing`.
         kernels: see `Missing`.
-        ignore_base: take the LoRA tensors of a whole model's state dict and leave the rest of it, biases included.
+        ignore_base: read only the LoRA tensors of a whole model's state dict; biases are ignored too.
 
     Raises:
-        AdapterError: on a file that is no such state dict, is damaged, misshapen, not finite or would run code, and
-            where the shapes leave open what `Missing` asks.
+        AdapterError: the file is not such a state dict, is damaged, has wrong shapes or values that are not finite,
+            would run code, or leaves open what is in `Missing`.
         MissingExtraError: without torch.
     """
     path = Path(path)
@@ -93,47 +93,47 @@ def save(
 ) -> dict[str, float]:
     """Write an adapter as a loralib state dict.
 
-    Scales are folded into `lora_alpha` exactly, rank-stabilised ones too, so ranks and alphas may differ by module. A
-    module that loralib's code holds as `MergedLinear` is written slice by slice: where every column of B writes one
-    slice, as in PEFT's dense equivalent of a slice-wise adapter, these slices come back; any other B becomes all slices
-    with A repeated.
+    Scales are folded into `lora_alpha` exactly, rank-stabilised ones too: ranks and alphas may differ by module. A
+    module that is a `MergedLinear` in loralib's code is written slice by slice: where every column of B writes one
+    slice, as in PEFT's dense equivalent of a slice-wise adapter, these slices are restored; any other B becomes all
+    slices with A repeated. A warning is logged where `adapter.meta` is not empty and the file has no place for it.
 
     Args:
         adapter: what to write.
         path: the file.
-        slices: the modules (patterns) that are `MergedLinear`, and into how many slices their outputs fall; None means
-            GPT-2's `c_attn` in 3, as in the LoRA paper's code, and `{}` that none is. Modules that the adapter itself
-            adapts slice by slice are written so in any case.
+        slices: the modules (patterns) that are `MergedLinear`, with the number of slices of their outputs; None means
+            GPT-2's `c_attn` in 3, as in the LoRA paper's code, and `{}` none. Modules that the adapter itself adapts
+            slice by slice are always written so.
         wrapped: put the state dict under `model_state_dict`, as the LoRA paper's code does, and beside it a note with
-            what loralib's file lacks, so that `load` needs no arguments.
-        prefix: put before every key, such as "module.".
+            what a loralib file lacks, so that `load` needs no arguments.
+        prefix: a prefix for every key, such as "module.".
 
     Returns:
-        The `lora_alpha` that each module has to be built with, by module path.
+        The `lora_alpha` to build each module with, by module path.
 
     Raises:
-        AdapterError: naming each layer that loralib has no word for, such as DoRA's, and values that are not finite.
+        AdapterError: loralib cannot represent a layer, such as DoRA's, or values are not finite; all are named.
         MissingExtraError: without torch.
     """
     torch = _torch()
-    factors: dict[str, Factors] = {}
+    written: dict[str, LoralibLayer] = {}
     faults = [] if adapter.layers else ["the adapter has no layers"]
     for module, layer in adapter.layers.items():
         try:
-            factors[module] = to_factors(layer, slices_of(module, layer, slices))
+            written[module] = to_loralib(layer, slices_of(module, layer, slices))
         except ValueError as error:
             faults.append(f"{module} {error}")
     state: dict[str, Array] = {}
-    for module, pair in factors.items():
+    for module, pair in written.items():
         state |= {f"{module}.lora_A": pair.a, f"{module}.lora_B": pair.b}
-    convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in factors.items() if pair.kernel}
+    convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in written.items() if pair.kernel}
     state |= {convolutions.get(name, name): bias for name, bias in adapter.biases.items()}
     faults += [f"{name} holds values that are not finite" for name, v in state.items() if not np.isfinite(v).all()]
     _raise_for(faults, Path(path))
     # A copy: torch would otherwise share memory with, and save in full, whatever array a value is a view of.
     content: dict[str, Any] = {prefix + name: torch.tensor(value) for name, value in state.items()}
     if wrapped:
-        content = {_WRAPPER: content, _NOTE: note_of(adapter, factors)}
+        content = {_WRAPPER: content, _NOTE: note_of(adapter, written)}
     elif adapter.meta:
         log.warning(
             "%s: loralib's form has no place for how the adapter was trained (%s); keep its own folder too",
@@ -142,7 +142,7 @@ def save(
         )
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
-    return {module: pair.alpha for module, pair in factors.items()}
+    return {module: pair.alpha for module, pair in written.items()}
 
 
 def _torch() -> Any:
@@ -168,21 +168,21 @@ def _read(path: Path) -> tuple[Mapping[Any, Any], Any]:
 
 
 def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
-    """The tensors by module path as the base names it; faults are noted."""
+    """The tensors by module path as the base names it; faults are appended."""
     torch = _torch()
     values = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             named = isinstance(key, str)
             faults.append(
-                f"{key} is a {type(value).__name__}, not a tensor" if named else f"the key {key!r} is no text"
+                f"{key} is a {type(value).__name__}, not a tensor" if named else f"the key {key!r} is not a string"
             )
             continue
         name = key
         while name.startswith("module."):
             name = name.removeprefix("module.")
         if name in values:
-            faults.append(f"{name} stands twice")
+            faults.append(f"{name} is there twice")
         values[name] = value
     if values and all(_GPT2_BODY.match(name) for name in values):
         values = {f"transformer.{name}": value for name, value in values.items()}
@@ -192,15 +192,15 @@ def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
 def _sort(
     values: Mapping[str, Any], ignore_base: bool, faults: list[str]
 ) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
-    """The factors of each module, and the biases; faults are noted."""
-    found: dict[str, dict[str, Array]] = {}
+    """The factors of each module, and the biases; faults are appended."""
+    factors: dict[str, dict[str, Array]] = {}
     biases: dict[str, Array] = {}
     foreign = []
     for name, value in values.items():
         if match := _FACTOR.fullmatch(name):
-            found.setdefault(match["module"] or "", {})[match["factor"]] = _array(name, value, 2, faults)
+            factors.setdefault(match["module"] or "", {})[match["factor"]] = _array(name, value, 2, faults)
         elif "lora_" in name:
-            faults.append(f"{name} is no key of loralib's (PEFT's files are read from their folder)")
+            faults.append(f"{name} is not a key of loralib's (name the folder of a PEFT adapter, not its file)")
         elif ignore_base:
             continue
         elif "bias" in name:
@@ -209,17 +209,17 @@ def _sort(
             foreign.append(name)
     if foreign:
         faults.append(
-            f"{len(foreign)} tensors are no part of an adapter ({foreign[0]}, …): save lora_state_dict(model), or "
-            "pass ignore_base=True to leave them"
+            f"{len(foreign)} tensors do not belong to an adapter ({foreign[0]}, …): save lora_state_dict(model), or "
+            "pass ignore_base=True to ignore them"
         )
-    if not found:
-        faults.append("there is no lora_A or lora_B in it")
+    if not factors:
+        faults.append("it holds no lora_A or lora_B")
     pairs = {}
-    for module, factors in found.items():
-        if len(factors) == 2:
-            pairs[module] = (factors["A"], factors["B"])
+    for module, pair in factors.items():
+        if len(pair) == 2:
+            pairs[module] = (pair["A"], pair["B"])
         else:
-            faults.append(f"{module} has a lora_{next(iter(factors))} only")
+            faults.append(f"{module} has only lora_{next(iter(pair))}")
     return pairs, biases
 
 
@@ -245,12 +245,12 @@ def _raise_for(faults: Sequence[str], path: Path) -> None:
 
 
 def _config(layers: Mapping[str, LayerAdapter], biases: Mapping[str, Array]) -> LoraConfig:
-    """Settings that give the layers their ranks and scales: the commonest as the rule, the others by module path."""
+    """Settings with the layers' ranks and scales: the most common ones, and the others by module path."""
     ranks = {module: layer.branches[0].rank for module, layer in layers.items()}
     alphas = {module: layer.branches[0].scale * ranks[module] for module, layer in layers.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    # A path also names every path that ends in it, so where that happens each is listed, the longest first.
+    # A path matches every path that ends in it; where that happens, all are listed, the longest first.
     nested = any(name != path and matches(name, path) for name in layers for path in layers)
     ordered = sorted(layers, key=len, reverse=True)
     bias: Bias = "none" if not biases else "lora_only" if set(biases) <= {f"{m}.bias" for m in layers} else "all"

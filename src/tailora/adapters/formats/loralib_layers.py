@@ -1,9 +1,9 @@
-"""One layer's factors as loralib holds them, to and from `LayerAdapter`. Numpy only; `loralib.py` does names and files.
+"""One layer in loralib's form, to and from `LayerAdapter`. Numpy only; `loralib.py` has names and files.
 
-loralib (version 0.1.2) knows three forms: a plain layer with A [r, in] and B [out, r]; `MergedLinear`, with the blocks
-of its g adapted slices one below the other, A [g·r, in] and B [g·width, r]; and convolutions, whose product B A,
-reshaped, is the update of the kernel weight. Every conversion here gives the same update, to the bit where the factors
-are merely moved; where branches of different scales must share one, their B is rescaled.
+loralib (version 0.1.2) has three forms: a plain layer with A [r, in] and B [out, r]; `MergedLinear`, with the blocks of
+its g adapted slices one below the other, A [g·r, in] and B [g·width, r]; and convolutions, whose product B A, reshaped,
+is the update of the kernel weight. Every conversion gives the same update: to the bit where the factors are only moved;
+where branches of different scales have to share one, their B is rescaled.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from tailora.adapters.adapter import Array, LayerAdapter, LayerKind, LowRank
 
 
 @dataclass(frozen=True, eq=False)
-class Factors:
+class LoralibLayer:
     """One layer in loralib's form.
 
     Attributes:
         a: lora_A, float32 [rows of A, columns of A].
         b: lora_B, float32 [rows of B, columns of B].
-        alpha: the `lora_alpha` that the layer has to be built with.
-        enable_lora: the adapted slices where it is a `MergedLinear`; slices after the last adapted one may be missing.
-        kernel: the kernel's sides where it is a convolution.
+        alpha: the `lora_alpha` to build the layer with.
+        enable_lora: the adapted slices of a `MergedLinear`, possibly without those after the last adapted one; None for
+            any other layer.
+        kernel: the sides of a convolution's kernel; None for any other layer.
     """
 
     a: Array
@@ -42,7 +43,7 @@ def from_plain(a: Array, b: Array, alpha: float, kind: LayerKind) -> LayerAdapte
 
 
 def from_merged_linear(a: Array, b: Array, alpha: float, kind: LayerKind, enable_lora: Sequence[bool]) -> LayerAdapter:
-    """A [g·r, in] and B [g·width, r] as one branch for each adapted slice."""
+    """A [g·r, in] and B [g·width, r] as one branch per adapted slice."""
     enabled = [index for index, flag in enumerate(enable_lora) if flag]
     rank, width = b.shape[1], b.shape[0] // len(enabled)
     if len(enable_lora) == 1:
@@ -78,25 +79,25 @@ def from_convolution(a: Array, b: Array, alpha: float, kernel: Sequence[int]) ->
     return LayerAdapter("conv", (LowRank(wide_a.reshape(rank, columns // last, *kernel), wide_b, scale),))
 
 
-def to_factors(layer: LayerAdapter, slices: int | None) -> Factors:
+def to_loralib(layer: LayerAdapter, slices: int | None) -> LoralibLayer:
     """A layer in loralib's form.
 
     Args:
-        layer: what the adapter does to the layer.
-        slices: into how many slices a `MergedLinear` divides the outputs; None for a layer that is none, unless
-            the branches write slices themselves.
+        layer: the adapter of the layer.
+        slices: the number of slices of a `MergedLinear`'s outputs; None for any other layer, unless the branches write
+            slices themselves.
 
     Raises:
-        ValueError: with the reason, where loralib has no such layer.
+        ValueError: loralib cannot represent the layer; the message continues a sentence that begins with its path.
     """
     if layer.magnitude is not None:
-        raise ValueError("has a DoRA magnitude, for which loralib has no word")
+        raise ValueError("has a DoRA magnitude, which loralib cannot represent")
     if layer.kind == "conv":
         return _to_convolution(layer)
     if slices is None and all(branch.rows is None for branch in layer.branches):
         pairs, scale = _with_one_scale(layer.branches)
         a, b = (np.concatenate(factors, axis) for axis, factors in enumerate(zip(*pairs, strict=True)))
-        return Factors(a, b, scale * a.shape[0])
+        return LoralibLayer(a, b, scale * a.shape[0])
     return _to_merged_linear(layer, slices)
 
 
@@ -110,7 +111,7 @@ def _with_one_scale(branches: Sequence[LowRank]) -> tuple[list[tuple[Array, Arra
     return [(branch.a, b) for branch, b in zip(branches, rescaled, strict=True)], scale
 
 
-def _to_merged_linear(layer: LayerAdapter, slices: int | None) -> Factors:
+def _to_merged_linear(layer: LayerAdapter, slices: int | None) -> LoralibLayer:
     width = _slice_width(layer.branches, slices)
     pairs, scale = _with_one_scale(layer.branches)
     by_slice: dict[int, list[tuple[Array, Array]]] = {}
@@ -122,7 +123,7 @@ def _to_merged_linear(layer: LayerAdapter, slices: int | None) -> Factors:
     blocks = [_stack(by_slice[index], rank) for index in sorted(by_slice)]
     flags = tuple(index in by_slice for index in range(slices or max(by_slice) + 1))
     a, b = (np.concatenate(factors) for factors in zip(*blocks, strict=True))
-    return Factors(a, b, scale * rank, enable_lora=flags)
+    return LoralibLayer(a, b, scale * rank, enable_lora=flags)
 
 
 def _slice_width(branches: Sequence[LowRank], slices: int | None) -> int:
@@ -135,7 +136,7 @@ def _slice_width(branches: Sequence[LowRank], slices: int | None) -> int:
     bounds = [bound for rows in ranges for bound in rows] + ([] if whole is None else [whole])
     if any(bound % width for bound in bounds) or (slices is not None and max(bounds) > slices * width):
         ranges_text = ", ".join(f"{low}:{high}" for low, high in ranges)
-        raise ValueError(f"adapts the outputs {ranges_text}, which are no slices of equal width as in MergedLinear")
+        raise ValueError(f"adapts the outputs {ranges_text}, which are not equal slices as in MergedLinear")
     return width
 
 
@@ -152,21 +153,21 @@ def _split(a: Array, b: Array, width: int) -> list[tuple[int, tuple[Array, Array
         return [(index, (a, blocks[index])) for index in range(count)]
     owner = np.where(written.any(axis=0), written.argmax(axis=0), -1)  # [rank]
     used = np.unique(owner[owner >= 0])
-    for column in np.flatnonzero(owner < 0):  # a column of zeros goes where room is, so that ranks stay equal
+    for column in np.flatnonzero(owner < 0):  # a column of zeros goes to the smallest slice: ranks stay equal
         owner[column] = used[np.argmin([(owner == index).sum() for index in used])]
     return [(int(index), (a[owner == index], blocks[index][:, owner == index])) for index in used]
 
 
 def _stack(parts: Sequence[tuple[Array, Array]], rank: int) -> tuple[Array, Array]:
-    """The branches of one slice as one, filled up with zeros to a rank."""
+    """The branches of one slice as one pair, padded with zeros to a rank."""
     a = np.concatenate([a for a, _ in parts])
     b = np.concatenate([b for _, b in parts], axis=1)
     missing = rank - a.shape[0]
     return np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing)))
 
 
-def _to_convolution(layer: LayerAdapter) -> Factors:
-    """The way back from `from_convolution`; other convolution adapters only where the kernel is a point."""
+def _to_convolution(layer: LayerAdapter) -> LoralibLayer:
+    """The inverse of `from_convolution`; other adapters of convolutions only where the kernel has one element."""
     if len(layer.branches) != 1:
         raise ValueError(f"has {len(layer.branches)} branches on a convolution, where loralib has one")
     (branch,) = layer.branches
@@ -174,10 +175,10 @@ def _to_convolution(layer: LayerAdapter) -> Factors:
     *others, last = kernel
     parts = math.prod(others)
     if branch.b.shape[1] != rank:
-        raise ValueError("is a grouped convolution, for which loralib's factors have another meaning")
+        raise ValueError("is a grouped convolution, where loralib's factors have another meaning")
     inner = rank // parts
     if rank % parts or inner % last:
-        raise ValueError(f"has rank {rank} on a kernel of {kernel}, which loralib cannot express")
+        raise ValueError(f"has rank {rank} on a kernel of {kernel}, which loralib cannot represent")
     columns = channels * last
     blocks = branch.a.reshape(parts, inner, parts, columns)
     a = blocks[0, :, 0]
@@ -185,6 +186,6 @@ def _to_convolution(layer: LayerAdapter) -> Factors:
     for part in range(parts):
         expected[part, :, part] = a
     if not np.array_equal(blocks, expected):
-        raise ValueError(f"is no update of a {kernel} kernel that loralib can express")
+        raise ValueError(f"has an update of a {kernel} kernel that loralib cannot represent")
     b = branch.b.reshape(-1, inner)
-    return Factors(np.ascontiguousarray(a), b, branch.scale * (inner // last), kernel=tuple(kernel))
+    return LoralibLayer(np.ascontiguousarray(a), b, branch.scale * (inner // last), kernel=tuple(kernel))

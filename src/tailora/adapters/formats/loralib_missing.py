@@ -1,4 +1,4 @@
-"""What a loralib file does not say: asked of the caller, taken from Tailora's note in it, or proved by the shapes."""
+"""What a loralib file does not say: supplied by the caller, by Tailora's note in it, or proved by the shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind
 from tailora.adapters.config import matches
-from tailora.adapters.formats.loralib_layers import Factors, from_convolution, from_merged_linear, from_plain
+from tailora.adapters.formats.loralib_layers import LoralibLayer, from_convolution, from_merged_linear, from_plain
 from tailora.adapters.formats.origin import Origin
 from tailora.core.errors import AdapterError
 
@@ -23,17 +23,17 @@ _Value = TypeVar("_Value")
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What a loralib file does not say. Modules are named by patterns as in `LoraConfig.targets`.
+    """What a loralib file does not say. Modules are named by patterns, as in `LoraConfig.targets`.
 
     Attributes:
         alpha: the `lora_alpha` the layers were built with: one for all, or by module.
-        enable_lora: which slices each `MergedLinear` adapts: one for all layers whose number of blocks fits, or by
-            module. Without it only what the shapes prove is taken: one block is a plain layer, and three blocks on
-            GPT-2's `c_attn` that are as wide as its input are all of query, key and value.
-        fan_in_fan_out: whether the base keeps the weights as [in, out] (GPT-2's Conv1D): for all linear layers, or for
-            the modules named. Without it, GPT-2's own names decide.
+        enable_lora: the slices that each `MergedLinear` adapts: for all layers whose number of blocks fits, or by
+            module. Without it only what the shapes prove is accepted: one block is a plain layer, and three blocks
+            on GPT-2's `c_attn` that are as wide as its input are all of query, key and value.
+        fan_in_fan_out: whether the base stores the weights as [in, out] (GPT-2's Conv1D): for all linear layers, or for
+            the named modules. Without it, GPT-2's own names decide.
         embeddings: the modules that are embeddings; in the file they look like linear layers.
-        kernels: the kernel's sides of each convolution; in the file they look like linear layers too.
+        kernels: the sides of each convolution's kernel; in the file convolutions look like linear layers too.
     """
 
     alpha: float | Mapping[str, float] | None = None
@@ -44,7 +44,7 @@ class Missing:
 
 
 def named(patterns: Mapping[str, _Value], module: str) -> _Value | None:
-    """The value at a module path, else of the first pattern that names it."""
+    """The value of a module's own path, or of the first pattern that matches it."""
     if module in patterns:
         return patterns[module]
     return next((value for pattern, value in patterns.items() if matches(pattern, module)), None)
@@ -54,24 +54,22 @@ def layer_of(module: str, a: Array, b: Array, settings: Missing) -> LayerAdapter
     """One layer from its factors.
 
     Raises:
-        ValueError: with the reason, if the shapes cannot be, or leave open what the caller has not said.
+        ValueError: the shapes are wrong, or leave something open that the caller has not supplied.
     """
     alpha = settings.alpha
     if isinstance(alpha, Mapping):
         alpha = named(alpha, module)
     if alpha is None:
-        raise ValueError(
-            "has no alpha, which a loralib file does not hold: pass alpha=, the lora_alpha it was built with"
-        )
+        raise ValueError("has no alpha, which loralib files lack: pass alpha=, the lora_alpha that it was built with")
     if not 0 < alpha < math.inf:
-        raise ValueError(f"has the alpha {alpha!r}, which is no positive number")
+        raise ValueError(f"has the alpha {alpha!r}, which is not a positive number")
     kernel = named(settings.kernels, module)
     if kernel is not None:
         _check_kernel(a, b, kernel)
         return from_convolution(a, b, alpha, kernel)
     blocks, left_over = divmod(a.shape[0], b.shape[1])
     if left_over or not blocks or b.shape[0] % blocks:
-        raise ValueError(f"has lora_A {list(a.shape)} and lora_B {list(b.shape)}, which do not fit each other")
+        raise ValueError(f"has lora_A {list(a.shape)} and lora_B {list(b.shape)}, which do not match")
     if any(matches(pattern, module) for pattern in settings.embeddings):
         if blocks != 1:
             raise ValueError(f"has {blocks} blocks, which an embedding cannot have")
@@ -131,17 +129,17 @@ def _ambiguous(blocks: int, width: int) -> ValueError:
 
 
 def unused(settings: Missing, layers: Mapping[str, LayerAdapter]) -> list[str]:
-    """A fault for each pattern that names no layer, and for slices that fit none."""
+    """A fault for each pattern that matches no layer of the file."""
     patterns: list[str] = [*settings.embeddings, *settings.kernels]
     for value in (settings.alpha, settings.enable_lora):
         patterns += list(value) if isinstance(value, Mapping) else []
     if settings.fan_in_fan_out is not None and not isinstance(settings.fan_in_fan_out, bool):
         patterns += list(settings.fan_in_fan_out)
-    return [f"{p!r} names no module of the file" for p in patterns if not any(matches(p, m) for m in layers)]
+    return [f"{p!r} matches no module of the file" for p in patterns if not any(matches(p, m) for m in layers)]
 
 
 def slices_of(module: str, layer: LayerAdapter, slices: Mapping[str, int] | None) -> int | None:
-    """Into how many slices a module is written, None for a layer that is not fused; see `loralib.save`."""
+    """The number of slices that a module is written in; None for a layer that is not fused. See `loralib.save`."""
     if layer.kind not in ("linear", "gpt2_conv1d"):
         return None
     if slices is not None:
@@ -163,8 +161,8 @@ class _Note(Origin):
     kernels: dict[str, list[int]]
 
 
-def note_of(adapter: Adapter, factors: Mapping[str, Factors]) -> str:
-    """What the file lacks, as JSON text: a plain string is all that `weights_only` lets through."""
+def note_of(adapter: Adapter, factors: Mapping[str, LoralibLayer]) -> str:
+    """What the file lacks, as JSON text: `weights_only` accepts nothing more than a plain string."""
     kinds = {module: layer.kind for module, layer in adapter.layers.items()}
     return _Note(
         alpha={module: layer.alpha for module, layer in factors.items()},
@@ -188,7 +186,7 @@ def with_note(answers: Missing, note: object, path: Path) -> tuple[Missing, Orig
         known = _Note.model_validate_json(note if isinstance(note, str) else "")
     except ValidationError as error:
         raise AdapterError(
-            "Tailora's note in it is damaged", where=path, hint="take the state dict out of the file and load it bare"
+            "Tailora's note in it is damaged", where=path, hint="save its state dict alone and load that file"
         ) from error
     open_, completed = Missing(), {}
     for field in dataclasses.fields(Missing):

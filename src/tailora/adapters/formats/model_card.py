@@ -1,4 +1,4 @@
-"""The README.md beside an adapter: what it was trained on, how to use it, how it scored."""
+"""The model card (README.md) of an adapter folder: its base, its settings, its scores and how to use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = "README.md"
 
 
 def model_card(adapter: Adapter) -> str:
-    """The card, with the metadata block that the hub reads; no line of it depends on the day or the machine."""
+    """The text of the card, with the metadata block that the hub reads; it does not depend on date or machine."""
     (base, revision), config = hub_name(adapter.base_name), adapter.config
     tags = ["lora", "tailora", "data-to-text"]
     head = [
@@ -23,9 +23,9 @@ def model_card(adapter: Adapter) -> str:
         f"tags: {json.dumps(tags)}",
     ]
     facts: dict[str, Any] = {
-        "Base model": split_revision(adapter.base_name)[0] if adapter.base_name else "not named",
+        "Base model": split_revision(adapter.base_name)[0] if adapter.base_name else "unknown",
         **({"Base revision": revision} if revision else {}),
-        "Base fingerprint (SHA-256)": adapter.base_fingerprint or "not known",
+        "Base fingerprint (SHA-256)": adapter.base_fingerprint or "unknown",
         "Adapter (SHA-256)": adapter.content_hash,
         "Rank, alpha": f"{config.rank}, {config.alpha:g}{' (rank-stabilised)' if config.rslora else ''}",
         "Adapted": ", ".join(config.targets),
@@ -37,8 +37,8 @@ def model_card(adapter: Adapter) -> str:
     parts = [
         "---\n" + "\n".join(head) + "\n---",
         f"# LoRA adapter for {_cell(base or adapter.base_name or 'a language model')}",
-        "Trained with Tailora. PEFT reads `adapter_config.json` and `adapter_model.safetensors`. What PEFT has no\n"
-        "word for is in `tailora.json`, the form of the prompt among it.",
+        "Trained with Tailora. PEFT reads `adapter_config.json` and `adapter_model.safetensors`. `tailora.json` holds\n"
+        "what PEFT has no field for, such as the form of the prompts.",
         _table("setting", facts),
         *(["## Scores", _table("score", scored)] if scored else []),
         "## Use",
@@ -61,5 +61,5 @@ def _shown(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that neither ends a cell nor starts another line, nor markup."""
+    """Text that cannot end a table cell or line, or begin a markup tag."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

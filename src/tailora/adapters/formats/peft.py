@@ -1,9 +1,9 @@
 """Adapter folders as the Hugging Face PEFT library reads and writes them, with `tailora.json` beside its two files.
 
-Where PEFT has no word for something its files hold the exact dense equivalent, and `tailora.json` tells how to get
-the original back: slices of rank r on q and v become one pair of rank 2r with alpha doubled and B block-placed. Where
-there is no equivalent, reading or writing is an error. A folder without `tailora.json` was made elsewhere: it is
-read, its base is unknown, and one warning is logged.
+What PEFT cannot represent is written as the exact dense equivalent, and `tailora.json` describes the original: slices
+of rank r on q and v become one pair of rank 2r with alpha doubled and B in blocks. Where there is no equivalent,
+reading or writing is an error. A folder without `tailora.json` was written by another program: it is read, its base is
+unknown, and one warning is logged.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def save(adapter: Adapter, folder: Path) -> None:
     """Write an adapter folder, whole or not at all; an existing folder of that name is replaced.
 
     Args:
-        adapter: what to write.
-        folder: where; its parent is made if need be.
+        adapter: the adapter.
+        folder: the folder; its parents are created.
 
     Raises:
-        AdapterError: if the adapter is empty, holds values that are not finite, or PEFT has no equivalent for it.
+        AdapterError: the adapter is empty, holds values that are not finite, or cannot be represented by PEFT.
     """
     problems = list(_unwritable(adapter))
     if problems:
@@ -77,29 +77,29 @@ def load(folder: Path) -> Adapter:
         The adapter, tensors widened to fp32; exactly what was saved where `tailora.json` is there.
 
     Raises:
-        AdapterError: on a folder that is not an adapter, is damaged, or asks for something Tailora cannot do; every
-            problem of the tensors stands in the one message.
+        AdapterError: the folder is not an adapter, is damaged, or holds something that Tailora cannot represent; all
+            problems of the tensors are in one message.
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise AdapterError(f"no adapter folder: it has no {CONFIG_FILE}", where=folder)
+        hint = "name the folder that holds it, or a run directory"
+        raise AdapterError(f"is not an adapter folder: it has no {CONFIG_FILE}", where=folder, hint=hint)
     settings = read_file(PeftFile, folder / CONFIG_FILE)
-    beyond, way_out = settings.beyond_us()
-    if beyond:
-        raise AdapterError(f"has no equivalent here: {', '.join(beyond[:8])}", where=folder / CONFIG_FILE, hint=way_out)
+    unsupported, way_out = settings.unsupported()
+    if unsupported:
+        what = f"Tailora has no equivalent for {', '.join(unsupported[:8])}"
+        raise AdapterError(what, where=folder / CONFIG_FILE, hint=way_out)
     weights = folder / WEIGHTS_FILE
     torch_file = folder / TORCH_FILE
     tensors = read_torch(torch_file) if torch_file.is_file() and not weights.is_file() else read_safetensors(weights)
-    found = sort_tensors(tensors, settings.slices)
-    if not found.layers and not found.problems:
-        found.problems.append("holds no LoRA tensors")
-    _raise_problems(found.problems, folder)
+    by_layer = sort_tensors(tensors, settings.slices)
+    if not by_layer.layers and not by_layer.problems:
+        by_layer.problems.append("holds no LoRA tensors")
+    _raise_problems(by_layer.problems, folder)
     if (folder / TAILORA_FILE).is_file():
-        return _as_saved(found, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
-    logger.warning(
-        "%s was not written by Tailora: the base it was made for is unknown, only shapes are checked", folder
-    )
-    return _as_peft(found, settings, folder)
+        return _as_saved(by_layer, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
+    logger.warning("%s was not written by Tailora: its base is unknown, so only shapes are checked", folder)
+    return _as_peft(by_layer, settings, folder)
 
 
 def _unwritable(adapter: Adapter) -> list[str]:
@@ -117,18 +117,18 @@ def _unwritable(adapter: Adapter) -> list[str]:
         f"{name} holds values that are not finite" for name, b in adapter.biases.items() if not np.isfinite(b).all()
     ]
     if len({layer.magnitude is None for layer in adapter.layers.values()}) > 1:
-        problems.append("PEFT has DoRA for all layers or for none, and this adapter has it for some")
+        problems.append("PEFT has DoRA on all layers or on none, and this adapter has it on some")
     return problems
 
 
 def _to_peft(layer: LayerAdapter) -> LayerTensors:
-    """The dense pair that does what all branches do under the first branch's scale."""
+    """One dense pair, at the first branch's scale, with the update of all branches."""
     first = layer.branches[0]
     embedding = layer.kind == "embedding"
     if len(layer.branches) == 1 and first.rows is None:
         return LayerTensors(_spread_groups(first.a, first.b), first.b, layer.magnitude, embedding)
     a = np.concatenate([branch.a for branch in layer.branches])
-    # A folded scale is stored in fp64: wide enough to get the fp32 factor back exactly.
+    # A folded scale is stored in fp64, from which the fp32 factor is restored exactly.
     folded = any(branch.scale != first.scale for branch in layer.branches)
     b = np.zeros((layer.out_features, a.shape[0]), np.float64 if folded else np.float32)
     done = 0
@@ -151,7 +151,7 @@ def _peft_settings(adapter: Adapter, layers: Mapping[str, LayerTensors]) -> dict
     return {
         "peft_type": "LORA",
         "peft_version": PEFT_VERSION,
-        # PEFT asks a causal language model for methods that other networks lack.
+        # For this task PEFT calls methods of causal language models that other networks lack.
         "task_type": None if adapter.base_name is None else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "revision": revision,
@@ -164,8 +164,8 @@ def _peft_settings(adapter: Adapter, layers: Mapping[str, LayerTensors]) -> dict
         "use_rslora": config.rslora,
         "use_dora": any(layer.magnitude is not None for layer in layers.values()),
         "fan_in_fan_out": any(layer.kind == "gpt2_conv1d" for layer in adapter.layers.values()),
-        "rank_pattern": {_pattern(name, ranks): each for name, each in ranks.items() if each != rank},
-        "alpha_pattern": {_pattern(name, alphas): each for name, each in alphas.items() if each != alpha},
+        "rank_pattern": {_pattern(name, ranks): own for name, own in ranks.items() if own != rank},
+        "alpha_pattern": {_pattern(name, alphas): own for name, own in alphas.items() if own != alpha},
         "init_lora_weights": True,
         "modules_to_save": None,
     }
@@ -176,7 +176,7 @@ def _tailora_record(adapter: Adapter) -> dict[str, Any]:
         name: LayerRecord(
             kind=layer.kind,
             out=layer.out,
-            branches=[BranchRecord(rank=each.rank, scale=each.scale, rows=each.rows) for each in layer.branches],
+            branches=[BranchRecord(rank=b.rank, scale=b.scale, rows=b.rows) for b in layer.branches],
         ).model_dump(mode="json")
         for name, layer in adapter.layers.items()
     }
@@ -192,28 +192,32 @@ def _tailora_record(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _as_saved(found: PeftTensors, record: TailoraFile, path: Path) -> Adapter:
-    """The adapter that `save` was given, or an error if tensors and record are not from the same save."""
+def _as_saved(stored: PeftTensors, record: TailoraFile, path: Path) -> Adapter:
+    """The adapter as it was saved.
+
+    Raises:
+        AdapterError: tensors and record are not from the same save.
+    """
     changed = AdapterError(
         "the tensors beside it are not those it was written with",
         where=path,
         hint="restore the folder, or remove this file to read it as a plain PEFT adapter",
     )
-    if found.layers.keys() != record.layers.keys():
+    if stored.layers.keys() != record.layers.keys():
         raise changed
     layers = {}
     for name, layer in record.layers.items():
-        tensors = found.layers[name]
+        tensors = stored.layers[name]
         if sum(branch.rank for branch in layer.branches) != _rank(tensors):
             raise changed
         out = _factors(tensors)[1].shape[0]
-        if any(each.rows and not 0 <= each.rows[0] < each.rows[1] <= out for each in layer.branches):
+        if any(branch.rows and not 0 <= branch.rows[0] < branch.rows[1] <= out for branch in layer.branches):
             raise AdapterError(f"{name}: rows outside the layer's {out} outputs", where=path)
         layers[name] = _from_record(tensors, layer)
     adapter = Adapter(
         config=record.config,
         layers=layers,
-        biases=_narrowed(found.biases),
+        biases=_narrowed(stored.biases),
         base_fingerprint=record.base_fingerprint,
         base_name=record.base_name,
         meta=record.meta,
@@ -231,46 +235,46 @@ def _from_record(tensors: LayerTensors, record: LayerRecord) -> LayerAdapter:
         branch = LowRank(_gather_groups(a, b), b.astype(np.float32), first.scale)
         return LayerAdapter(record.kind, (branch,), magnitude, record.out)
     branches, done = [], 0
-    for each in record.branches:
-        low, high = each.rows or (0, b.shape[0])
-        part = b[low:high, done : done + each.rank]
+    for branch in record.branches:
+        low, high = branch.rows or (0, b.shape[0])
+        columns = slice(done, done + branch.rank)
+        part = b[low:high, columns]
         if b.dtype == np.float64:
-            part = part / np.float64(each.scale / first.scale)
-        branches.append(
-            LowRank(a[done : done + each.rank].astype(np.float32), part.astype(np.float32), each.scale, each.rows)
-        )
-        done += each.rank
+            part = part / np.float64(branch.scale / first.scale)
+        own_a, own_b = a[columns].astype(np.float32), part.astype(np.float32)
+        branches.append(LowRank(own_a, own_b, branch.scale, branch.rows))
+        done += branch.rank
     return LayerAdapter(record.kind, tuple(branches), magnitude, record.out)
 
 
-def _as_peft(found: PeftTensors, settings: PeftFile, folder: Path) -> Adapter:
+def _as_peft(stored: PeftTensors, settings: PeftFile, folder: Path) -> Adapter:
     try:
-        config = settings.lora_config(list(found.layers))
+        config = settings.lora_config(list(stored.layers))
     except SettingsError as error:
         raise AdapterError(str(error), where=folder / CONFIG_FILE) from error
     problems: list[str] = []
     layers: dict[str, LayerAdapter] = {}
-    for name, tensors in found.layers.items():
+    for name, tensors in stored.layers.items():
         try:
             layers[name] = _layer_from_peft(name, tensors, config, settings)
         except AdapterError as error:
             problems.append(str(error))
-    if found.biases and config.bias == "none":
-        problems.append(f"{next(iter(found.biases))} is a trained bias, but {CONFIG_FILE} says there are none")
+    if stored.biases and config.bias == "none":
+        problems.append(f"{next(iter(stored.biases))} is a trained bias, but {CONFIG_FILE} has bias='none'")
     _raise_problems(problems, folder)
     base = settings.base_model_name_or_path
     base = base and pinned(base, settings.revision)
-    return Adapter(config, layers, _narrowed(found.biases), base_name=base, unknown_base_reported=True)
+    return Adapter(config, layers, _narrowed(stored.biases), base_name=base, unknown_base_reported=True)
 
 
 def _layer_from_peft(name: str, tensors: LayerTensors, config: LoraConfig, settings: PeftFile) -> LayerAdapter:
     a, b = _factors(tensors)
     rank = settings.rank_of(name)
-    found = a.shape[0] if settings.slices is None else b.shape[1]
-    if found != rank:
-        raise AdapterError(f"{name}: has rank {found}, but {CONFIG_FILE} says {rank}")
+    own_rank = a.shape[0] if settings.slices is None else b.shape[1]
+    if own_rank != rank:
+        raise AdapterError(f"{name}: has rank {own_rank}, but {CONFIG_FILE} says {rank}")
     if (tensors.magnitude is not None) != config.dora:
-        raise AdapterError(f"{name}: {'no' if config.dora else 'a'} magnitude, but use_dora is {config.dora}")
+        raise AdapterError(f"{name}: has {'no' if config.dora else 'a'} magnitude, but use_dora is {config.dora}")
     scale = config.scale(rank, settings.alpha_of(name))
     if settings.slices is not None:
         return _merged_linear(a, b, scale, settings)
@@ -287,7 +291,7 @@ def _layer_from_peft(name: str, tensors: LayerTensors, config: LoraConfig, setti
 
 
 def _merged_linear(a: Tensor, b: Tensor, scale: float, settings: PeftFile) -> LayerAdapter:
-    """A layer of PEFT before 0.3 with `enable_lora`: B [size · adapted, rank, 1] has the rows of each adapted slice."""
+    """A layer of PEFT before 0.3 with `enable_lora`: B [size · adapted, rank, 1] has the rows of all adapted slices."""
     slices = settings.slices or []
     rank, size = b.shape[1], len(b) // sum(slices)
     branches = []
@@ -328,7 +332,11 @@ def _spread_groups(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gather_groups(a: Tensor, b: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The inverse of `_spread_groups`; a ValueError if A mixes groups, which no grouped base layer could hold."""
+    """The inverse of `_spread_groups`.
+
+    Raises:
+        ValueError: A mixes groups, which a grouped layer cannot represent.
+    """
     groups = _groups(a, b)
     if groups == 1:
         return a.astype(np.float32)
@@ -351,13 +359,13 @@ def _commonest(values: Any) -> Any:
 
 
 def _plain(alpha: float) -> int | float:
-    """An alpha as people write it: whole numbers whole, and the rounding of scale·√rank taken off."""
+    """An alpha as people write it: integers as such, without the rounding error of scale·√rank."""
     rounded = float(f"{alpha:.14g}")
     return int(rounded) if rounded.is_integer() else rounded
 
 
 def _pattern(name: str, others: Mapping[str, Any]) -> str:
-    """A pattern for one module; anchored where PEFT would take it for another's end as well."""
+    """A pattern for one module, anchored where it would also match the end of another's path."""
     return f"^{name}" if any(other.endswith(f".{name}") for other in others) else name
 
 

@@ -1,4 +1,4 @@
-"""The two JSON files of an adapter folder: PEFT's `adapter_config.json` and our `tailora.json` beside it."""
+"""The two JSON files of an adapter folder: PEFT's `adapter_config.json`, and `tailora.json` beside it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _HARMLESS = frozenset(
         *("merge_weights", "runtime_config"),
     }
 )
-"""Settings of PEFT that say how an adapter came to be or which modules it has; they do not change what it computes."""
+"""Settings of PEFT about how an adapter was made or which modules it has; they do not affect what it computes."""
 
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA move a part of it into the
-adapter, so that it belongs on the rest, which is not the base that is named."""
+"""Initialisations that leave the base unchanged. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA move a part of it into the
+adapter, which therefore belongs on the rest, and not on the base that is named."""
 
 _CONVERT = (
     "convert it with PEFT: save_pretrained with path_initial_model_for_weight_conversion, which writes a plain LoRA "
@@ -45,7 +45,7 @@ _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNI
 
 
 class PeftFile(BaseModel):
-    """`adapter_config.json` as PEFT writes it for LoRA; keys that are not named here are kept as extras.
+    """`adapter_config.json` as PEFT writes it for LoRA; other keys are kept as extras.
 
     Fields that are missing or null have PEFT's defaults: early versions lack many.
     """
@@ -76,28 +76,28 @@ class PeftFile(BaseModel):
     def _defaults_for_null(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: each for name, each in value.items() if each is not None or name == "peft_type"}
+        return {name: entry for name, entry in value.items() if entry is not None or name == "peft_type"}
 
     @property
     def slices(self) -> list[bool] | None:
-        """Which equal slices of each adapted layer have factors, in files of PEFT before 0.3; None for all others."""
+        """The equal slices of each adapted layer that have factors, for files of PEFT before 0.3; else None."""
         return self.enable_lora if self.enable_lora and any(self.enable_lora) else None
 
-    def beyond_us(self) -> tuple[list[str], str]:
-        """What the file asks for that Tailora has no word for, and the way out."""
+    def unsupported(self) -> tuple[list[str], str]:
+        """The settings that Tailora cannot represent, and what the user can do instead."""
         extras = {name: value for name, value in (self.model_extra or {}).items() if value and name not in _HARMLESS}
-        found = [f"{name}={value!r}" for name, value in extras.items()]
+        named = [f"{name}={value!r}" for name, value in extras.items()]
         if self.task_type not in _TASKS:
             return [
-                *found,
+                *named,
                 f"task_type={self.task_type!r}, whose layers are not those of a language model",
             ], _OTHER_TASK
         init = self.init_lora_weights
         if (init.lower() if isinstance(init, str) else init) not in (*_PLAIN_INITS, None):
-            return [*found, f"init_lora_weights={init!r}, which changed the base it belongs on"], _CONVERT
+            return [*named, f"init_lora_weights={init!r}, which changed the base"], _CONVERT
         if any(name in _TOKENWISE for name in extras):
-            return found, "use it with PEFT: it does not apply to every token alike"
-        return found, MERGE
+            return named, "use it with PEFT: it does not apply to every token alike"
+        return named, MERGE
 
     def rank_of(self, module: str) -> int:
         """The rank at a module path, as PEFT matches `rank_pattern`."""
@@ -108,15 +108,14 @@ class PeftFile(BaseModel):
         return float(_matched(self.alpha_pattern, module, self.lora_alpha))
 
     def lora_config(self, modules: list[str]) -> LoraConfig:
-        """The settings in our terms.
+        """The same settings as Tailora has them.
 
         Args:
-            modules: the paths the file has tensors for; they become the targets where `target_modules` says them in a
-                way of PEFT's own (as one expression, by layer number, by exclusion, or by a word that is a meaning of
-                ours), and the keys of the patterns.
+            modules: the paths of the file's tensors. They become the keys of the patterns, and the targets where
+                `target_modules` cannot (an expression, layer numbers, exclusions, or a word that is one of `MEANINGS`).
 
         Raises:
-            SettingsError: on a value outside its range.
+            SettingsError: a value is outside its range.
         """
         targets = self.target_modules if isinstance(self.target_modules, list) else []
         if not targets or self.layers_to_transform is not None or self.exclude_modules or set(targets) & set(MEANINGS):
@@ -127,7 +126,7 @@ class PeftFile(BaseModel):
                 re.compile(pattern)
             except re.error as error:
                 raise SettingsError(f"not a regular expression: {error}", where=f"pattern {pattern!r}") from error
-        # A path also names every path that ends in it: the longest are looked at first.
+        # A path matches every path that ends in it: the longest come first.
         ordered = sorted(modules, key=len, reverse=True)
         return LoraConfig(
             rank=self.r,
@@ -143,7 +142,7 @@ class PeftFile(BaseModel):
 
 
 def _matched(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
-    """The value of the first pattern that matches a path's end from a dot on; each is a regular expression to PEFT."""
+    """The value of the first pattern, a regular expression to PEFT, that matches a path's end from a dot on."""
     return next((v for p, v in (patterns or {}).items() if re.match(rf"(?:.*\.)?(?:{p})$", module)), default)
 
 
@@ -158,7 +157,7 @@ class BranchRecord(BaseModel):
 
 
 class LayerRecord(BaseModel):
-    """What PEFT's files do not tell about a layer."""
+    """What PEFT's files do not say about a layer."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -168,7 +167,7 @@ class LayerRecord(BaseModel):
 
 
 class TailoraFile(BaseModel):
-    """`tailora.json`: what gives back the adapter exactly, and where it comes from."""
+    """`tailora.json`: what restores the adapter exactly, and where it comes from."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -188,7 +187,7 @@ def read_file(kind: type[File], path: Path) -> File:
     """Read and check one of the two files.
 
     Raises:
-        AdapterError: with every fault in one message.
+        AdapterError: the file cannot be read or is invalid; all faults are in one message.
     """
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -197,7 +196,7 @@ def read_file(kind: type[File], path: Path) -> File:
     except SettingsError as error:
         raise AdapterError(str(error), where=path) from error
     except ValidationError as error:
-        faults = "; ".join(_fault(each) for each in error.errors(include_url=False)[:8])
+        faults = "; ".join(_fault(problem) for problem in error.errors(include_url=False)[:8])
         raise AdapterError(faults, where=path) from error
 
 
@@ -205,6 +204,6 @@ def _fault(error: Mapping[str, Any]) -> str:
     place = ".".join(str(step) for step in error["loc"])
     if place == "peft_type":
         kind = error.get("input")
-        way = "prompts that are learnt have no equivalent: use it with PEFT" if kind in _PROMPTS else MERGE
-        return f"this is {kind!r}, and only LoRA adapters can be read; {way}"
+        way = "use it with PEFT, for learnt prompts have no equivalent" if kind in _PROMPTS else MERGE
+        return f"peft_type is {kind!r}, and only LoRA adapters can be read; {way}"
     return f"{place}: {error['msg']}" if place else str(error["msg"])

@@ -1,4 +1,4 @@
-"""What the tensors in a PEFT adapter are called, both ways."""
+"""The names of the tensors in a PEFT adapter, read and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailora.adapters.formats.tensors import Tensor
 
 PREFIX = "base_model.model."
 MERGE = "merge it with PEFT (on its base, merge_and_unload, save_pretrained), and name that folder as --base"
-"""The way out for what changes the base in another way than LoRA does."""
+"""The hint for whatever changes the base in another way than LoRA does."""
 
 _NAME = r"(?:\.(?P<adapter{}>(?!weight$)[^.]+))?"  # of the adapter, which PEFT leaves out of files and others do not
 _KEY = re.compile(
@@ -22,7 +22,7 @@ _KEY = re.compile(
     r"|(?:base_layer\.)?(?P<bias>bias)|(?P<base>base_layer\.weight))"
 )
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Steps in a path that torch.compile, FSDP and activation checkpointing add; the layer is the same."""
+"""Steps that torch.compile, FSDP and activation checkpointing add to a path; the layer is the same."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: two of them are the same path.
     """
     keys = {key: ".".join(step for step in key.split(".") if step not in _WRAPPERS) for key in tensors}
-    # In any order and number, but only what stands before every key: a network may have a part called "module".
+    # In any order and number, but only prefixes of all keys: a network may have a part called "module".
     while keys and (prefix := _common_prefix(keys.values())):
         keys = {key: bare.removeprefix(prefix) for key, bare in keys.items()}
     if len(set(keys.values())) < len(keys):
@@ -68,13 +68,13 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _common_prefix(names: Iterable[str]) -> str | None:
-    return next((each for each in (PREFIX, "module.") if all(name.startswith(each) for name in names)), None)
+    return next((prefix for prefix in (PREFIX, "module.") if all(name.startswith(prefix) for name in names)), None)
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], slices: Sequence[bool] | None = None) -> PeftTensors:
-    """Tell the tensors of a PEFT file apart by their names.
+    """Sort the tensors of a PEFT file by module and role.
 
-    A copy of an adapted embedding's own weight, which PEFT saves along, is passed over: it is the base's.
+    A copy of an adapted embedding's own weight, which PEFT saves too, is ignored: it is the base's.
 
     Args:
         tensors: by the names in the file.
@@ -114,7 +114,7 @@ def _foreign(key: str, tensor: Tensor) -> str:
             f"trained in full; {MERGE}"
         )
     if key.endswith(("trainable_tokens_delta", "lora_B.bias")):
-        return f"{key} has no equivalent here; {MERGE}"
+        return f"Tailora has no equivalent for {key}; {MERGE}"
     return f"{key} is not part of a LoRA adapter"
 
 
@@ -146,7 +146,7 @@ def _faults(layer: LayerTensors, slices: Sequence[bool] | None) -> Iterable[str]
 
 
 def name_tensors(layers: Mapping[str, LayerTensors], biases: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the names PEFT expects them under."""
+    """The tensors by the names that PEFT expects."""
     named: dict[str, Tensor] = {}
     for module, layer in layers.items():
         assert layer.a is not None

@@ -1,4 +1,4 @@
-"""Named tensors in files: safetensors without torch, and torch's `.bin` for what exists only in it.
+"""Named tensors in files: safetensors without torch, and torch's `.bin` with it.
 
 Nothing in a file is executed, and a file is read whole or refused. 16-bit values are widened to fp32.
 """
@@ -20,7 +20,7 @@ from tailora.core.errors import AdapterError, MissingExtraError
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
 LARGEST_FILE = 8 * 2**30
-"""Bytes; a file beyond this is not an adapter, and is not read into memory to find out."""
+"""Bytes; a larger file is not an adapter, and is refused without being read."""
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes of a safetensors file's JSON: some 200,000 tensors."""
@@ -36,7 +36,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         fp32 arrays by name, fp64 where the file holds fp64.
 
     Raises:
-        AdapterError: if it is truncated, malformed or holds other than floating-point tensors.
+        AdapterError: the file is missing, truncated or malformed, or holds tensors of another type.
     """
     _check_size(path)
     _check_header(path)
@@ -44,27 +44,27 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise AdapterError(
-            f"not a whole safetensors file: {error}", where=path, hint="fetch or save it again"
+            f"is not a whole safetensors file: {error}", where=path, hint="download or save it again"
         ) from error
     return {name: _array(name, entry, path) for name, entry in entries}
 
 
 def load_torch(path: Path) -> Any:
-    """What `torch.save` wrote, with `weights_only=True`, so that nothing in it runs; needs torch.
+    """What `torch.save` wrote, read with `weights_only=True`, so that nothing in it runs; needs torch.
 
     Raises:
-        AdapterError: it is missing, too large, damaged, or holds more than tensors and plain containers.
+        AdapterError: the file is missing, too large or damaged, or holds more than tensors and plain containers.
         MissingExtraError: torch is not installed.
     """
     try:
         import torch  # an optional package at this level
     except ImportError as error:
-        raise MissingExtraError("this file needs torch to be read", where=path, hint="pip install torch") from error
+        raise MissingExtraError("reading this file needs torch", where=path, hint="pip install torch") from error
     _check_size(path)
     _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle raises whatever it pleases
+    except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = "it holds something other than tensors, which could run code, or it is not a torch file"
@@ -83,12 +83,13 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         fp32 arrays by name, fp64 where the file holds fp64.
 
     Raises:
-        AdapterError: as `load_torch`, or it is not a flat dict of dense floating-point tensors that the file holds.
+        AdapterError: see `load_torch`; or the file is not a flat dict of dense floating-point tensors.
         MissingExtraError: torch is not installed.
     """
     state = load_torch(path)
     if not isinstance(state, Mapping) or not all(hasattr(value, "is_floating_point") for value in state.values()):
-        raise AdapterError("holds something other than named tensors", where=path)
+        hint = "save the adapter's state dict, as safetensors"
+        raise AdapterError("holds something other than named tensors", where=path, hint=hint)
     check_claims(state.values(), path)
     arrays = {}
     for name, value in state.items():
@@ -103,8 +104,8 @@ def torch_array(tensor: Any) -> Tensor:
     """A tensor of a file as fp32, or as fp64 if it is.
 
     Raises:
-        ValueError: it is not dense floating-point numbers, or claims more of them than the file holds: a crafted tensor
-            stretches one stored number over terabytes, which widening would write out.
+        ValueError: the tensor is not dense floating-point numbers, or claims more of them than the file holds: a
+            crafted tensor stretches one stored number over terabytes, which widening would write out.
     """
     if tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu" or not tensor.is_floating_point():
         raise ValueError(f"is not a dense floating-point tensor ({tensor.dtype})")
@@ -134,17 +135,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _check_size(path: Path) -> None:
     if not path.is_file():
-        raise AdapterError("no such file", where=path)
+        raise AdapterError("no such file", where=path, hint="check the path, or save the adapter again")
     if path.stat().st_size > LARGEST_FILE:
-        raise AdapterError(f"{path.stat().st_size:,} bytes are too many for an adapter", where=path)
+        what = f"is too large for an adapter: {path.stat().st_size:,} bytes (limit {LARGEST_FILE:,})"
+        raise AdapterError(what, where=path, hint="name the adapter's own file, not the model's")
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header that no adapter has, before it is parsed into memory many times its size."""
+    """Refuse a header that is too large for an adapter, before parsing takes many times its size in memory."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > LARGEST_HEADER:
-        raise AdapterError(f"not a whole safetensors file: its header claims {length:,} bytes", where=path)
+        what = f"is not a whole safetensors file: its header claims {length:,} bytes"
+        raise AdapterError(what, where=path, hint="download or save it again")
 
 
 def _check_archive(path: Path) -> None:
@@ -155,9 +158,11 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise AdapterError("cannot be read as tensors: a damaged archive", where=path) from error
+        what = "cannot be read as tensors: the archive is damaged"
+        raise AdapterError(what, where=path, hint="download or save it again") from error
     if size > 2 * path.stat().st_size + (1 << 20):
-        raise AdapterError(f"would unpack from {path.stat().st_size:,} to {size:,} bytes", where=path)
+        what = f"would unpack from {path.stat().st_size:,} to {size:,} bytes"
+        raise AdapterError(what, where=path, hint="save it again, as safetensors")
 
 
 def _array(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
@@ -167,6 +172,7 @@ def _array(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
         return widened.reshape(shape)
     formats = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
     if dtype not in formats:
-        raise AdapterError(f"{name} is stored as {dtype}, not as floating-point numbers", where=path)
+        what = f"{name} is stored as {dtype}, not as floating-point numbers of 16 bits or more"
+        raise AdapterError(what, where=path, hint="save it as F32, F16 or BF16")
     values = np.frombuffer(data, formats[dtype]).reshape(shape)
     return values.astype(np.float64) if dtype == "F64" else values.astype(np.float32)
