@@ -84,8 +84,8 @@ def difference(one: Adapter, other: Adapter) -> float:
 
 def _update(branch: LowRank) -> Array:
     """`scale · B A`, [out, in · kernel]."""
-    update: Array = branch.scale * branch.b.reshape(len(branch.b), -1) @ branch.a.reshape(len(branch.a), -1)
-    return update
+    product: Array = branch.b.reshape(len(branch.b), -1) @ branch.a.reshape(len(branch.a), -1)
+    return np.float32(branch.scale) * product
 
 
 def combined(

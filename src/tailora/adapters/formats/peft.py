@@ -235,15 +235,15 @@ def _from_record(tensors: LayerTensors, record: LayerRecord) -> LayerAdapter:
         branch = LowRank(_gather_groups(a, b), b.astype(np.float32), first.scale)
         return LayerAdapter(record.kind, (branch,), magnitude, record.out)
     branches, done = [], 0
-    for branch in record.branches:
-        low, high = branch.rows or (0, b.shape[0])
-        columns = slice(done, done + branch.rank)
-        part = b[low:high, columns]
+    for part in record.branches:
+        low, high = part.rows or (0, b.shape[0])
+        columns = slice(done, done + part.rank)
+        own_b = b[low:high, columns]
         if b.dtype == np.float64:
-            part = part / np.float64(branch.scale / first.scale)
-        own_a, own_b = a[columns].astype(np.float32), part.astype(np.float32)
-        branches.append(LowRank(own_a, own_b, branch.scale, branch.rows))
-        done += branch.rank
+            own_b = own_b / np.float64(part.scale / first.scale)
+        own_a = a[columns].astype(np.float32)
+        branches.append(LowRank(own_a, own_b.astype(np.float32), part.scale, part.rows))
+        done += part.rank
     return LayerAdapter(record.kind, tuple(branches), magnitude, record.out)
 
 
