@@ -98,13 +98,13 @@ def test_an_adapter_that_is_gone_or_another_is_an_error(how: str, tmp_path: Path
         quantize(QuantizeSettings(adapter=adapter, merged=True, to="fp16", output=model, new_tokens=8, tolerance=1))
     drift = verify(model=str(model))["drift"]
     adapter.rename(tmp_path / "renamed")
-    with pytest.raises(SettingsError, match=f"{model}: the adapter {adapter} is not there; name it with --adapter"):
+    with pytest.raises(SettingsError, match=f"{model}: the adapter {adapter} does not exist; name it with --adapter"):
         verify(model=str(model))
     assert cli.main(["verify", "--model", str(model)]) == 2
     assert verify(model=str(model), adapter=tmp_path / "renamed")["drift"] == drift
     assert "drift" not in verify(model=str(model), base_only=True)
     save_adapter(adapter, base, std=0.3)
-    with pytest.raises(SettingsError, match="is another one than was merged"):
+    with pytest.raises(SettingsError, match="is not the one that was merged"):
         verify(model=str(model))
     (adapter / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(SettingsError, match="cannot be read"):
