@@ -19,7 +19,7 @@ from tailora.core.files import write_json
 from tailora.engine.architecture import architecture_of
 from tailora.engine.decoding import Decoding
 from tailora.engine.requests import Request
-from tailora.inference.model_settings import Precision
+from tailora.inference.model_settings import PrecisionName
 from tailora.inference.running import Running
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
@@ -313,7 +313,7 @@ def test_broken_configurations(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("backend", ["openvino", "torch"])
 @pytest.mark.parametrize("case", ["llama", "gpt2", "qwen3", "gemma3"])
-def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: Precision, case: str) -> None:
+def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: PrecisionName, case: str) -> None:
     folder = save_model(tmp_path, *(IN_THE_GRAPH | ON_TORCH)[case])
     if (backend, precision) == ("torch", "int8"):
         with pytest.raises(SettingsError, match="int8 runs on a CPU with OpenVINO"):

@@ -19,7 +19,7 @@ from tailora.core.hardware.memory import Memory
 from tailora.engine import architecture
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.inference import self_check, step_timing
-from tailora.inference.model_settings import Precision
+from tailora.inference.model_settings import PrecisionName
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from test_architecture import IN_THE_GRAPH, LLAMA, save_model
@@ -104,7 +104,7 @@ def test_torch_is_checked_against_its_own_forward_pass(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_an_architecture_that_keeps_something_else_than_keys_and_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: PrecisionName
 ) -> None:
     monkeypatch.setattr(step_timing, "SMALL", 0)
     shape = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 257, "intermediate_size": 64}

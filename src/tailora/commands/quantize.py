@@ -21,7 +21,7 @@ from tailora.core.files import atomic_folder, write_json
 from tailora.data.examples import Example
 from tailora.inference.attached import apply_adapter, load_adapted
 from tailora.inference.decoding_speed import measure_speed
-from tailora.inference.model_settings import Precision
+from tailora.inference.model_settings import PrecisionName
 from tailora.inference.probes import ProbeSettings, Reading, distance, probes_of, reading_of
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
@@ -35,7 +35,7 @@ TOLERANCE = 0.05
 """Rise of perplexity that is let pass."""
 ROUNDED_AWAY = 0.5
 """Drift, over what a merged adapter does, from which its effect counts as lost."""
-_RUNS_IN: dict[QuantizedType, Precision] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
+_RUNS_IN: dict[QuantizedType, PrecisionName] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
 
 
 class QuantizeSettings(ProbeSettings):
@@ -157,7 +157,7 @@ def _speed(
     beside: Adapter | None,
     merging: Adapter | None,
     probes: Sequence[Example],
-    precision: Precision,
+    precision: PrecisionName,
     new_tokens: int,
     force: bool,
 ) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from tailora.engine.adapter_slots import AdapterSlots
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Precision = Literal["int8", "bf16", "fp32"]
+"""What a backend computes products in."""
 
 
 @dataclass(frozen=True, eq=False)

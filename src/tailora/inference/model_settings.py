@@ -12,9 +12,10 @@ from pydantic import Field
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Settings, Verbatim
 from tailora.data.prompts import PromptForm
+from tailora.engine.backend import Precision
 
 BackendName = Literal["auto", "openvino", "torch"]
-Precision = Literal["auto", "int8", "bf16", "fp32"]
+PrecisionName = Literal["auto", Precision]
 _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 
 
@@ -35,7 +36,7 @@ class ModelSettings(Settings):
     """How the line becomes a prompt (paper, arrow or chat); by default as in training, arrow for an untrained base."""
     batch_size: int = Field(32, ge=1)
     """Records side by side."""
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     """Compute in int8, bf16 or fp32; auto takes int8 with OpenVINO and fp32 with torch, unless another is
     faster here by more than 10%."""
     backend: BackendName = "auto"

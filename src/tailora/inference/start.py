@@ -20,7 +20,7 @@ from tailora.engine.backend import Backend
 from tailora.engine.engine import Engine
 from tailora.families import family_of
 from tailora.inference import self_check, step_timing
-from tailora.inference.model_settings import BackendName, Precision
+from tailora.inference.model_settings import BackendName, PrecisionName
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup
 from tailora.inference.step_timing import Choice
@@ -50,7 +50,7 @@ def start_engine(
     setup: Setup,
     *,
     backend: BackendName = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionName = "auto",
     device: str = "auto",
     merged: bool = False,
     sequences: int = 32,
@@ -106,7 +106,7 @@ def start_engine(
 
 
 def _openvino(
-    setup: Setup, precision: Precision, merged: bool, cache_tokens: int, capacity: AdapterCapacity | None
+    setup: Setup, precision: PrecisionName, merged: bool, cache_tokens: int, capacity: AdapterCapacity | None
 ) -> tuple[Backend, Choice, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
@@ -132,7 +132,7 @@ def _openvino(
 
 def _torch(
     setup: Setup,
-    precision: Precision,
+    precision: PrecisionName,
     device: str,
     built_in: bool,
     merged: bool,

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Settings, Verbatim
-from tailora.inference.model_settings import BackendName, Precision, named_adapters
+from tailora.inference.model_settings import BackendName, PrecisionName, named_adapters
 
 
 class ServeSettings(Settings):
@@ -25,8 +25,8 @@ class ServeSettings(Settings):
     """Port to listen on; 0 chooses a free one."""
     backend: BackendName = "auto"
     """Inference engine. auto uses OpenVINO on a CPU if it supports the model, and torch otherwise."""
-    precision: Precision = "auto"
-    """Precision of the matrix products. auto chooses the fastest by timing them on this machine."""
+    precision: PrecisionName = "auto"
+    """PrecisionName of the matrix products. auto chooses the fastest by timing them on this machine."""
     device: str = "auto"
     """Device to compute on: cpu, cuda, or auto."""
     sequences: int = Field(32, ge=1)

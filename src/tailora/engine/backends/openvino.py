@@ -14,8 +14,9 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import ModelError
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots
 from tailora.engine.architecture import architecture_of
-from tailora.engine.backend import Floats, Ints, Scores, Step
-from tailora.engine.backends.openvino_graph import Graph, Precision, SlotShape, build_graph
+from tailora.engine.backend import Floats, Ints, Precision, Scores, Step
+from tailora.engine.backends.openvino_graph import Graph, build_graph
+from tailora.engine.backends.openvino_rows import SlotShape
 from tailora.models.config import read_config
 from tailora.models.fingerprint import fingerprint_folder
 
@@ -63,9 +64,9 @@ class OpenVinoBackend:
     ) -> None:
         architecture = architecture_of(read_config(folder))
         self.context, self.vocabulary = architecture.context, architecture.vocabulary
-        room = SlotShape(slots, rank, layers, grouped) if slots else None
-        graph = build_graph(folder, architecture, precision, room, merged)
-        if room is not None and not graph.targets:
+        shape = SlotShape(slots, rank, layers, grouped) if slots else None
+        graph = build_graph(folder, architecture, precision, shape, merged)
+        if shape is not None and not graph.targets:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         fingerprint = fingerprint_folder(folder)
         self.adapter_slots = AdapterSlots(
@@ -108,7 +109,7 @@ class OpenVinoBackend:
         return Scores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
     def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
-        """The inputs of `openvino_graph.GroupedRows` for rows with these slots."""
+        """The inputs of `openvino_rows.GroupedRows` for rows with these slots."""
         groups, rows = self.adapter_slots.groups, len(slots)
         if groups == 1:
             return {"slots": slots[None], "scales": scales[None]}

@@ -10,26 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
-from tailora.adapters.adapter import Adapter, LayerAdapter
-from tailora.core.errors import AdapterError, ModelError
-from tailora.engine.adapter_slots import GROUPED, grouping
+from tailora.adapters.adapter import Adapter
+from tailora.core.errors import ModelError
+from tailora.engine.adapter_slots import grouping
 from tailora.engine.architecture import Architecture
+from tailora.engine.backend import Floats, Precision
+from tailora.engine.backends.openvino_nodes import Node, real, whole, whole_list
+from tailora.engine.backends.openvino_rows import GroupedRows, SlotShape
+from tailora.engine.backends.openvino_weights import Matrix, Weights
 from tailora.families import ends_in
-from tailora.models.fingerprint import canonical_name
-from tailora.models.rounding import round_rows
-from tailora.models.weights import StoredTensor, stored_tensors
-
-Precision = Literal["int8", "bf16", "fp32"]
-Array = NDArray[np.float32]
-Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
 
 
 @dataclass
@@ -51,29 +46,11 @@ class Graph:
     targets: dict[str, tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class SlotShape:
-    """The room for adapters in a graph: how many, of what rank at most, on which layers.
-
-    Attributes:
-        slots: how many adapters fit side by side.
-        rank: most that one may have.
-        layers: ends of module paths (`families.ends_in`): of linear layers ("attn.c_attn", "self_attn.q_proj"), of
-            the token embedding ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
-        grouped: see `adapter_slots.AdapterSlots`.
-    """
-
-    slots: int
-    rank: int
-    layers: tuple[str, ...]
-    grouped: int = GROUPED
-
-
 def build_graph(
     folder: Path,
     architecture: Architecture,
     precision: Precision,
-    room: SlotShape | None,
+    slots: SlotShape | None,
     merged: Adapter | None = None,
 ) -> Graph:
     """Build a base model's graph, with room for adapters or without.
@@ -82,155 +59,26 @@ def build_graph(
         folder: the base in Hugging Face layout.
         architecture: its dimensions.
         precision: of the weights in the graph.
-        room: for adapters beside the weights.
+        slots: for adapters beside the weights.
         merged: an adapter of linear layers to fold into the weights, in fp32 and before they are rounded.
 
     Raises:
         ModelError: the weights lack something, or are not of the sizes that config.json tells.
         AdapterError: the adapter to merge does not fit the weights.
     """
-    weights = _Weights(folder, merged)
-    builder = _Builder(architecture, weights, precision, room)
+    weights = Weights(folder, merged)
+    builder = _Builder(architecture, weights, precision, slots)
     graph = builder.gpt2() if architecture.model_type == "gpt2" else builder.llama()
     weights.require_all_merged()
     return graph
 
 
-class _Weights:
-    """Stored tensors by canonical name, widened to fp32, an adapter's updates added."""
-
-    def __init__(self, folder: Path, merged: Adapter | None) -> None:
-        self._folder = folder
-        layers = {} if merged is None else merged.layers
-        self._updates = {canonical_name(f"{path}.weight"): layer for path, layer in layers.items()}
-        self._tensors = {canonical_name(name): tensor for name, tensor in stored_tensors(folder).items()}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def __call__(self, name: str, *shape: int) -> Array:
-        if name not in self._tensors:
-            raise ModelError(f"the weights lack {name}", where=self._folder, hint="fetch the model again")
-        values = _widened(self._tensors[name])
-        if values.shape != shape:
-            raise ModelError(
-                f"{name} has the shape {list(values.shape)} where config.json asks for {list(shape)}",
-                where=self._folder,
-                hint="fetch the model again",
-            )
-        update = self._updates.pop(name, None)
-        return values if update is None else values + _update(update, name, values.shape)
-
-    def are_equal(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers."""
-        first, second = self._tensors[one], self._tensors[other]
-        return first.dtype == second.dtype and np.array_equal(first.raw, second.raw)
-
-    def require_all_merged(self) -> None:
-        """Raise where the adapter to merge has layers that the graph has not."""
-        if self._updates:
-            raise AdapterError(f"the base has no {next(iter(self._updates))}", hint="name the adapter's own base")
-
-
-def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Array:
-    """What an adapter adds to a linear layer's weight, in the weight's own layout."""
-    outputs_first = shape if layer.kind == "linear" else shape[::-1]
-    total = np.zeros(outputs_first, np.float32)
-    for branch in layer.branches:
-        first, last = branch.rows or (0, len(total))
-        place = total[first:last]
-        if branch.a.shape != (branch.rank, total.shape[1]) or branch.b.shape != (len(place), branch.rank):
-            shapes = f"{list(branch.a.shape)} and {list(branch.b.shape)}"
-            raise AdapterError(f"has factors of {shapes} for {name}, which is {list(shape)}")
-        place += np.float32(branch.scale) * (branch.b @ branch.a)
-    return total if layer.kind == "linear" else total.T
-
-
-def _widened(tensor: StoredTensor) -> Array:
-    if tensor.dtype == "BF16":
-        return (tensor.raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return np.ascontiguousarray(tensor.raw, dtype=np.float32)
-
-
-@dataclass
-class _Matrix:
-    """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
-
-    values: Node
-    scales: Node | None = None
-
-    @classmethod
-    def of(cls, weight: Array, precision: Precision) -> _Matrix:
-        if precision != "int8":
-            return cls(ops.constant(np.ascontiguousarray(weight)))
-        return cls(*(ops.constant(each) for each in round_rows(weight)))
-
-    def whole(self) -> Node:
-        return self.values if self.scales is None else self._exact(self.values, self.scales)
-
-    def rows(self, indices: Node) -> Node:
-        """Some of its rows, as an embedding has it."""
-        axis = _whole(0)
-        if self.scales is None:
-            return ops.gather(self.values, indices, axis)
-        return self._exact(ops.gather(self.values, indices, axis), ops.gather(self.scales, indices, axis))
-
-    @staticmethod
-    def _exact(values: Node, scales: Node) -> Node:
-        return ops.multiply(ops.convert(values, "f32"), scales)
-
-
-@dataclass(frozen=True)
-class GroupedRows:
-    """Rows by the group of their adapter's slot, and what is theirs of what a group's slots make of them.
-
-    Attributes:
-        places: input `places` [G, P], which row stands there; any, where none does. None with one group of all rows.
-        back: input `back` [rows], where in G · P each row stands; None with one group.
-        chosen: [G, P, W], whether a column belongs to the slot of the row that stands there; from input `slots`
-            [G, P], -1 where none does or its row has no adapter.
-        scales: [G, P, 1], what the row's effect is multiplied by; from input `scales` [G, P].
-    """
-
-    places: Node | None
-    back: Node | None
-    chosen: Node
-    scales: Node
-
-    @classmethod
-    def of(cls, builder: _Builder, room: SlotShape, prefix: str = "") -> GroupedRows:
-        """Its inputs, with a prefix to their names, in a graph that is being built."""
-        each, groups = grouping(room.slots, room.grouped)
-        slots_GP1 = ops.unsqueeze(builder._input(f"{prefix}slots", [groups, -1], "i32"), _whole(2))
-        scales_GP1 = ops.unsqueeze(builder._input(f"{prefix}scales", [groups, -1], "f32"), _whole(2))
-        owners = np.repeat(np.arange(groups * each, dtype=np.int32), room.rank).reshape(groups, 1, -1)
-        places = back = None
-        if groups > 1:
-            places = builder._input(f"{prefix}places", [groups, -1], "i32")
-            back = builder._input(f"{prefix}back", [-1], "i32")
-        return cls(places, back, ops.equal(slots_GP1, ops.constant(owners)), scales_GP1)
-
-    def take(self, x: Node) -> Node:
-        """[rows, …] to [G, P, …]."""
-        return ops.unsqueeze(x, _whole(0)) if self.places is None else ops.gather(x, self.places, _whole(0))
-
-    def update(self, low_GPW: Node, b_GOW: Node) -> Node:
-        """What each row's own adapter adds, [rows, out], from what all of its group make of it."""
-        # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
-        own_GPW = ops.select(self.chosen, ops.multiply(low_GPW, self.scales), _real(0.0))
-        added_GPO = ops.matmul(own_GPW, b_GOW, False, True)
-        if self.back is None:
-            return ops.squeeze(added_GPO, _whole(0))
-        shape = ops.constant(np.array([-1, b_GOW.get_output_partial_shape(0)[1].get_length()], np.int32))
-        return ops.gather(ops.reshape(added_GPO, shape, False), self.back, _whole(0))
-
-
 @dataclass
 class _Builder:
     shape: Architecture
-    weights: _Weights
+    weights: Weights
     precision: Precision
-    room: SlotShape | None
+    slots: SlotShape | None
     inputs: dict[str, Node] = field(default_factory=dict)
     caches: list[str] = field(default_factory=list)
     targets: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -242,20 +90,20 @@ class _Builder:
         self._input("max_context_len", [], "i32")
         self._input("sampled", [-1], "i32")
         self._input("best", [], "i32")
-        if self.room is not None:
-            self.rows = GroupedRows.of(self, self.room)
+        if self.slots is not None:
+            self.rows = GroupedRows.of(self._input, self.slots)
 
     def gpt2(self) -> Graph:
         s, w = self.shape, self.weights
-        embedding = _Matrix.of(w("transformer.wte.weight", s.vocabulary, s.hidden), self.precision)
+        embedding = Matrix.of(w("transformer.wte.weight", s.vocabulary, s.hidden), self.precision)
         positions = ops.constant(w("transformer.wpe.weight", s.context, s.hidden))
         x = self._embed(embedding, "transformer.wte")
-        x = ops.add(x, ops.gather(positions, self.inputs["positions"], _whole(0)))
+        x = ops.add(x, ops.gather(positions, self.inputs["positions"], whole(0)))
         for number in range(s.layers):
             block = f"transformer.h.{number}"
             y = self._layer_norm(x, f"{block}.ln_1")
             qkv = self._conv1d(y, f"{block}.attn.c_attn", s.hidden, 3 * s.hidden)
-            q, k, v = ops.split(qkv, _whole(1), 3).outputs()
+            q, k, v = ops.split(qkv, whole(1), 3).outputs()
             x = ops.add(x, self._conv1d(self._attention(q, k, v), f"{block}.attn.c_proj", s.hidden, s.hidden))
             y = self._conv1d(self._layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", s.hidden, s.inner)
             x = ops.add(x, self._conv1d(ops.gelu(y, "tanh"), f"{block}.mlp.c_proj", s.inner, s.hidden))
@@ -264,12 +112,12 @@ class _Builder:
     def llama(self) -> Graph:
         s, w = self.shape, self.weights
         assert s.rope_theta is not None
-        embedding = _Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
+        embedding = Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
         x = self._embed(embedding, "model.embed_tokens")
         frequencies = s.rope_theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
         angles = np.arange(s.context)[:, None, None, None] * np.concatenate([frequencies, frequencies])
         turn = [
-            ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], _whole(0))
+            ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], whole(0))
             for f in (np.cos, np.sin)
         ]
         kv = s.kv_heads * s.head_dim
@@ -287,22 +135,22 @@ class _Builder:
             x = ops.add(x, *self._linear(mixed, s.inner, {f"{at}.down_proj": s.hidden}))
         return self._finish(self._rms_norm(self._sampled(x), "model.norm"), embedding)
 
-    def _finish(self, hidden_KH: Node, embedding: _Matrix) -> Graph:
+    def _finish(self, hidden_KH: Node, embedding: Matrix) -> Graph:
         head = self._head(embedding)
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
-        if self._has_room("lm_head"):
-            assert self.room is not None
-            rows = GroupedRows.of(self, self.room, "head_")
+        if self._is_adapted("lm_head"):
+            assert self.slots is not None
+            rows = GroupedRows.of(self._input, self.slots, "head_")
             a, b = self._factors("lm_head", self.shape.hidden, self.shape.vocabulary)
             logits = ops.add(logits, rows.update(ops.matmul(rows.take(hidden_KH), a, False, True), b))
         best, peak = self._best(logits)
-        sums = ops.reduce_sum(ops.exp(ops.subtract(logits, peak)), _list(-1), True)
-        log_z = ops.squeeze(ops.add(ops.log(sums), peak), _list(-1))
+        sums = ops.reduce_sum(ops.exp(ops.subtract(logits, peak)), whole_list(-1), True)
+        log_z = ops.squeeze(ops.add(ops.log(sums), peak), whole_list(-1))
         results = [ops.result(each) for each in (logits, best, log_z)]
         model = ov.Model(results, list(self.inputs.values()), "tailora")
         return Graph(model, self.caches, self.targets)
 
-    def _head(self, embedding: _Matrix) -> _Matrix:
+    def _head(self, embedding: Matrix) -> Matrix:
         """The vocabulary projection.
 
         Versions of transformers differ in what they do with a file that holds one which config.json says is the
@@ -315,7 +163,7 @@ class _Builder:
                 what = "config.json says that the vocabulary projection is the token embedding, and the weights differ"
                 raise ModelError(what, hint="use --backend torch")
             return embedding
-        return _Matrix.of(self.weights(name, *shape), self.precision)
+        return Matrix.of(self.weights(name, *shape), self.precision)
 
     def _best(self, logits_KV: Node) -> tuple[Node, Node]:
         """The likeliest tokens of each row, [K, best], and the largest logit, [K, 1].
@@ -327,15 +175,15 @@ class _Builder:
         width = next((width for width in range(256, 15, -1) if size % width == 0), None)
         if width is None:
             found = ops.topk(logits_KV, best, -1, "max", "value", "i32").output(1)
-            return found, ops.reduce_max(logits_KV, _list(-1), True)
-        blocks = ops.reshape(logits_KV, ops.constant(np.array([0, size // width, width], np.int32)), True)
-        peaks = ops.reduce_max(blocks, _list(-1), False)
-        chosen = ops.topk(peaks, ops.minimum(best, _whole(size // width)), -1, "max", "value", "i32").output(1)
-        there = ops.reshape(ops.gather(blocks, chosen, _whole(1), 1), ops.constant(np.array([0, -1], np.int32)), True)
+            return found, ops.reduce_max(logits_KV, whole_list(-1), True)
+        blocks = ops.reshape(logits_KV, whole_list(0, size // width, width), True)
+        peaks = ops.reduce_max(blocks, whole_list(-1), False)
+        chosen = ops.topk(peaks, ops.minimum(best, whole(size // width)), -1, "max", "value", "i32").output(1)
+        there = ops.reshape(ops.gather(blocks, chosen, whole(1), 1), whole_list(0, -1), True)
         place = ops.topk(there, best, -1, "max", "value", "i32").output(1)
-        block = ops.gather(chosen, ops.divide(place, _whole(width)), _whole(1), 1)
-        tokens = ops.add(ops.multiply(block, _whole(width)), ops.floor_mod(place, _whole(width)))
-        return tokens, ops.reduce_max(peaks, _list(-1), True)
+        block = ops.gather(chosen, ops.divide(place, whole(width)), whole(1), 1)
+        tokens = ops.add(ops.multiply(block, whole(width)), ops.floor_mod(place, whole(width)))
+        return tokens, ops.reduce_max(peaks, whole_list(-1), True)
 
     def _input(self, name: str, shape: list[int], dtype: str) -> Node:
         parameter = ops.parameter(ov.PartialShape(shape), getattr(ov.Type, dtype), name=name)
@@ -343,27 +191,27 @@ class _Builder:
         self.inputs[name] = parameter
         return parameter
 
-    def _embed(self, matrix: _Matrix, name: str) -> Node:
+    def _embed(self, matrix: Matrix, name: str) -> Node:
         """[T, H] of the tokens."""
         x = matrix.rows(self.inputs["tokens"])
-        if not self._has_room(name) or self.rows is None:
+        if not self._is_adapted(name) or self.rows is None:
             return x
         a, b = self._factors(name, self.shape.vocabulary, self.shape.hidden)
-        low_GWP = ops.gather(a, self.rows.take(self.inputs["tokens"]), _whole(2), 1)
-        low_GPW = ops.transpose(low_GWP, ops.constant(np.array([0, 2, 1], np.int32)))
+        low_GWP = ops.gather(a, self.rows.take(self.inputs["tokens"]), whole(2), 1)
+        low_GPW = ops.transpose(low_GWP, whole_list(0, 2, 1))
         return ops.add(x, self.rows.update(low_GPW, b))
 
     def _sampled(self, x: Node) -> Node:
-        return ops.gather(x, self.inputs["sampled"], _whole(0))
+        return ops.gather(x, self.inputs["sampled"], whole(0))
 
     def _layer_norm(self, x: Node, name: str) -> Node:
-        normal = ops.mvn(x, ops.constant(np.array([-1], np.int32)), True, self.shape.epsilon, "inside_sqrt")
+        normal = ops.mvn(x, whole_list(-1), True, self.shape.epsilon, "inside_sqrt")
         scale, shift = (ops.constant(self.weights(f"{name}.{p}", self.shape.hidden)) for p in ("weight", "bias"))
         return ops.add(ops.multiply(normal, scale), shift)
 
     def _rms_norm(self, x: Node, name: str) -> Node:
-        square = ops.reduce_mean(ops.power(x, _real(2.0)), ops.constant(np.array([-1], np.int32)), True)
-        inverse = ops.divide(_real(1.0), ops.sqrt(ops.add(square, _real(self.shape.epsilon))))
+        square = ops.reduce_mean(ops.power(x, real(2.0)), whole_list(-1), True)
+        inverse = ops.divide(real(1.0), ops.sqrt(ops.add(square, real(self.shape.epsilon))))
         return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights(f"{name}.weight", self.shape.hidden)))
 
     def _rotate(self, x: Node, cosine: Node, sine: Node) -> Node:
@@ -371,20 +219,20 @@ class _Builder:
 
         In the form that OpenVINO recognises and computes in one pass.
         """
-        half, axis, one = self.shape.head_dim // 2, _list(3), _list(1)
-        heads = ops.reshape(x, ops.constant(np.array([0, -1, 1, self.shape.head_dim], np.int32)), True)
-        first = ops.slice(heads, _list(0), _list(half), one, axis)
-        second = ops.slice(heads, _list(half), _list(2 * half), one, axis)
-        turned = ops.concat([ops.multiply(second, _real(-1.0)), first], -1)
+        half, axis, one = self.shape.head_dim // 2, whole_list(3), whole_list(1)
+        heads = ops.reshape(x, whole_list(0, -1, 1, self.shape.head_dim), True)
+        first = ops.slice(heads, whole_list(0), whole_list(half), one, axis)
+        second = ops.slice(heads, whole_list(half), whole_list(2 * half), one, axis)
+        turned = ops.concat([ops.multiply(second, real(-1.0)), first], -1)
         rotated = ops.add(ops.multiply(heads, cosine), ops.multiply(turned, sine))
-        return ops.reshape(rotated, ops.constant(np.array([0, -1], np.int32)), True)
+        return ops.reshape(rotated, whole_list(0, -1), True)
 
     def _linear(self, x: Node, inputs: int, parts: Mapping[str, int]) -> list[Node]:
         """Layers without bias that take the same input, with their outputs: one product for all of them."""
         weights = [self.weights(f"{name}.weight", outputs, inputs) for name, outputs in parts.items()]
         y = self._product(x, np.concatenate(weights))
         sizes = ops.constant(np.array(list(parts.values()), np.int32))
-        split = [y] if len(parts) == 1 else ops.variadic_split(y, _whole(1), sizes).outputs()
+        split = [y] if len(parts) == 1 else ops.variadic_split(y, whole(1), sizes).outputs()
         return [
             self._adapted(x, each, name, inputs, outputs)
             for each, (name, outputs) in zip(split, parts.items(), strict=True)
@@ -395,24 +243,24 @@ class _Builder:
         y = ops.add(y, ops.constant(self.weights(f"{name}.bias", outputs)))
         return self._adapted(x, y, name, inputs, outputs)
 
-    def _product(self, x: Node, weight: Array) -> Node:
-        return ops.matmul(x, _Matrix.of(weight, self.precision).whole(), False, True)
+    def _product(self, x: Node, weight: Floats) -> Node:
+        return ops.matmul(x, Matrix.of(weight, self.precision).whole(), False, True)
 
     def _adapted(self, x: Node, y: Node, name: str, inputs: int, outputs: int) -> Node:
         """A layer's output with what the rows' adapters add to it, if it has room for any."""
-        if not self._has_room(name) or self.rows is None:
+        if not self._is_adapted(name) or self.rows is None:
             return y
         a, b = self._factors(name, inputs, outputs)
         return ops.add(y, self.rows.update(ops.matmul(self.rows.take(x), a, False, True), b))
 
-    def _has_room(self, name: str) -> bool:
-        return self.room is not None and ends_in(name, self.room.layers)
+    def _is_adapted(self, name: str) -> bool:
+        return self.slots is not None and ends_in(name, self.slots.layers)
 
     def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
         """A layer's factors as inputs of the graph, of all slots: [G, W, in] and [G, out, W]."""
-        assert self.room is not None
-        each, groups = grouping(self.room.slots, self.room.grouped)
-        width = each * self.room.rank
+        assert self.slots is not None
+        each, groups = grouping(self.slots.slots, self.slots.grouped)
+        width = each * self.slots.rank
         self.targets[name] = (inputs, outputs)
         a = self._input(f"{name}.A", [groups, width, inputs], "f32")
         return a, self._input(f"{name}.B", [groups, outputs, width], "f32")
@@ -430,7 +278,7 @@ class _Builder:
         i32, f32, u8 = nothing["int32"], nothing["float32"], nothing["uint8"]
         arguments = [
             *(q, k, v, *caches, *given),
-            *(_real(self.shape.head_dim**-0.5), zero, f32, self.inputs["max_context_len"]),
+            *(real(self.shape.head_dim**-0.5), zero, f32, self.inputs["max_context_len"]),
             *(i32, i32, i32, f32, f32, zero, zero),
             *(ops.constant(np.zeros((0, 0, 0, 0), np.float32)), zero, i32, i32, i32, i32, u8, i32),
         ]
@@ -442,15 +290,3 @@ class _Builder:
             facts[f"num_{part}_heads"] = self.shape.kv_heads
             facts[f"{part}_head_size"] = self.shape.head_dim
         return node.output(0)
-
-
-def _real(value: float) -> Node:
-    return ops.constant(np.array(value, np.float32))
-
-
-def _list(value: int) -> Node:
-    return ops.constant(np.array([value], np.int32))
-
-
-def _whole(value: int) -> Node:
-    return ops.constant(np.array(value, np.int32))

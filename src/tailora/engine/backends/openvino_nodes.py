@@ -1,0 +1,25 @@
+"""Constants of an OpenVINO graph, and the type of its nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from openvino import opset13 as ops
+
+Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
+
+
+def real(value: float) -> Node:
+    """A number in fp32."""
+    return ops.constant(np.array(value, np.float32))
+
+
+def whole(value: int) -> Node:
+    """A whole number."""
+    return ops.constant(np.array(value, np.int32))
+
+
+def whole_list(*values: int) -> Node:
+    """A list of whole numbers."""
+    return ops.constant(np.array(values, np.int32))

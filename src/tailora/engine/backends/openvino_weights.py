@@ -1,0 +1,109 @@
+"""The weights of a base model for an OpenVINO graph, an adapter's updates added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from openvino import opset13 as ops
+
+from tailora.adapters.adapter import Adapter, LayerAdapter
+from tailora.core.errors import AdapterError, ModelError
+from tailora.engine.backend import Floats, Precision
+from tailora.engine.backends.openvino_nodes import Node, whole
+from tailora.models.fingerprint import canonical_name
+from tailora.models.rounding import round_rows
+from tailora.models.weights import StoredTensor, stored_tensors
+
+
+class Weights:
+    """Stored tensors by canonical name, widened to fp32, an adapter's updates added."""
+
+    def __init__(self, folder: Path, merged: Adapter | None) -> None:
+        self._folder = folder
+        layers = {} if merged is None else merged.layers
+        self._updates = {canonical_name(f"{path}.weight"): layer for path, layer in layers.items()}
+        self._tensors = {canonical_name(name): tensor for name, tensor in stored_tensors(folder).items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __call__(self, name: str, *shape: int) -> Floats:
+        """A tensor in fp32, with its update.
+
+        Raises:
+            ModelError: it is missing, or has another shape.
+            AdapterError: the update does not fit.
+        """
+        if name not in self._tensors:
+            raise ModelError(f"the weights lack {name}", where=self._folder, hint="fetch the model again")
+        values = _widened(self._tensors[name])
+        if values.shape != shape:
+            raise ModelError(
+                f"{name} has the shape {list(values.shape)} where config.json asks for {list(shape)}",
+                where=self._folder,
+                hint="fetch the model again",
+            )
+        update = self._updates.pop(name, None)
+        return values if update is None else values + _update(update, name, values.shape)
+
+    def are_equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        first, second = self._tensors[one], self._tensors[other]
+        return first.dtype == second.dtype and np.array_equal(first.raw, second.raw)
+
+    def require_all_merged(self) -> None:
+        """Raise where the adapter to merge has layers that the graph has not."""
+        if self._updates:
+            raise AdapterError(f"the base has no {next(iter(self._updates))}", hint="name the adapter's own base")
+
+
+def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Floats:
+    """What an adapter adds to a linear layer's weight, in the weight's own layout."""
+    outputs_first = shape if layer.kind == "linear" else shape[::-1]
+    total = np.zeros(outputs_first, np.float32)
+    for branch in layer.branches:
+        first, last = branch.rows or (0, len(total))
+        place = total[first:last]
+        if branch.a.shape != (branch.rank, total.shape[1]) or branch.b.shape != (len(place), branch.rank):
+            shapes = f"{list(branch.a.shape)} and {list(branch.b.shape)}"
+            raise AdapterError(f"has factors of {shapes} for {name}, which is {list(shape)}")
+        place += np.float32(branch.scale) * (branch.b @ branch.a)
+    return total if layer.kind == "linear" else total.T
+
+
+def _widened(tensor: StoredTensor) -> Floats:
+    if tensor.dtype == "BF16":
+        return (tensor.raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.ascontiguousarray(tensor.raw, dtype=np.float32)
+
+
+@dataclass
+class Matrix:
+    """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
+
+    values: Node
+    scales: Node | None = None
+
+    @classmethod
+    def of(cls, weight: Floats, precision: Precision) -> Matrix:
+        """A weight [out, in] in a precision."""
+        if precision != "int8":
+            return cls(ops.constant(np.ascontiguousarray(weight)))
+        return cls(*(ops.constant(each) for each in round_rows(weight)))
+
+    def whole(self) -> Node:
+        """All of it."""
+        return self.values if self.scales is None else self._exact(self.values, self.scales)
+
+    def rows(self, indices: Node) -> Node:
+        """Some of its rows, as an embedding has it."""
+        axis = whole(0)
+        if self.scales is None:
+            return ops.gather(self.values, indices, axis)
+        return self._exact(ops.gather(self.values, indices, axis), ops.gather(self.scales, indices, axis))
+
+    @staticmethod
+    def _exact(values: Node, scales: Node) -> Node:
+        return ops.multiply(ops.convert(values, "f32"), scales)
