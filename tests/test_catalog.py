@@ -91,8 +91,8 @@ def test_half_a_download_is_none(hub_cache: Path) -> None:
         ("./nowhere", r"\./nowhere: no such file or folder"),
         ("a/b/c", "no such file or folder"),
         ("nowhere.gguf", "no such file or folder"),
-        ("notes.txt", r"notes\.txt: not a model folder, a \.gguf or a \.whl"),
-        ("empty", "empty: not a model folder: it has no config.json"),
+        ("notes.txt", r"notes\.txt: is not a model folder, a \.gguf or a \.whl"),
+        ("empty", "empty: is not a model folder: it has no config.json"),
     ],
 )
 def test_what_is_no_model_is_said(tmp_path: Path, name: str, message: str) -> None:
@@ -343,7 +343,7 @@ def test_other_weights_under_a_hub_s_name_are_said_once(hub_cache: Path, caplog:
 def test_a_folder_of_a_catalogue_s_name_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_base(tmp_path / "gpt2")
     assert resolve("gpt2").source == "folder"
-    assert f"{tmp_path / 'gpt2'}: this folder is used, not the catalogue's model of that name" in caplog.text
+    assert f"{tmp_path / 'gpt2'}: using this folder instead of the catalogue's model of that name" in caplog.text
 
 
 def test_a_name_is_not_a_folder_of_another_case(

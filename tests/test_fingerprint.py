@@ -120,7 +120,7 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert fingerprint_folder(tmp_path) == before
     next(tmp_path.glob("model-00002-*")).unlink()
-    with pytest.raises(ModelError, match=r"missing model-00002-.*fetch the model again"):
+    with pytest.raises(ModelError, match=r"lacks model-00002-.*fetch the model again"):
         stored_tensors(tmp_path)
 
 

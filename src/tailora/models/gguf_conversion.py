@@ -1,4 +1,4 @@
-"""A GGUF as a folder in Hugging Face layout: transformers reads it with the `gguf` package, values exact in float32."""
+"""A GGUF as a folder in Hugging Face layout, read by transformers and the `gguf` package, values exact in float32."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
     """Read a GGUF and write the folder, with a record of what it was made of.
 
     Args:
-        path: the GGUF, in a folder of its own.
+        path: the GGUF, alone in its folder.
         target: the folder to write, whole or not at all.
-        source: where it came from, for messages.
-        record: what `gguf.RECORD` says of the file; what was written is added.
+        source: the user's path of it, for messages.
+        record: the part of `gguf.RECORD` about the source; the part about the folder is added.
 
     Raises:
-        ModelError: the file is damaged, no GGUF, or one of an architecture that transformers does not read.
+        ModelError: the file is damaged, or is not a GGUF of an architecture that transformers reads.
     """
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelError("not a GGUF file", where=source)
+            raise ModelError("is not a GGUF file", where=source, hint="download it again, or check the path")
     try:
         if unread := _unread(path):
             raise ModelError(
-                f"transformers' reader of GGUF passes over {', '.join(unread)}",
+                f"transformers' reader of GGUF ignores {', '.join(unread)}",
                 where=source,
                 hint="name the folder or hub id of the model that it was made from",
             )
@@ -47,12 +47,13 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         raise
     except Exception as error:  # the reader trusts the file: damage shows as whatever its parsing trips over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"this GGUF cannot be read: {reason}", where=source) from error
-    _mend_pre_tokenizer(tokenizer.backend_tokenizer, pre)
-    if hasattr(model.config, "quantization_config"):  # left by the reader; the values are plain floats by now
+        hint = "download it again, or name the folder or hub id of the model that it was made from"
+        raise ModelError(f"cannot be read: {reason}", where=source, hint=hint) from error
+    _correct_pre_tokenizer(tokenizer.backend_tokenizer, pre)
+    if hasattr(model.config, "quantization_config"):  # the reader leaves it, though the values are plain floats
         del model.config.quantization_config
     with atomic_folder(target) as folder:
-        # named_parameters gives a tied tensor once, which is how it belongs into the file.
+        # named_parameters has a tied tensor once, as the file must have it.
         tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         model.config.architectures = [type(model).__name__]
@@ -69,7 +70,7 @@ def _tokenizer_rule(path: Path) -> str | None:
 
 
 def _unread(path: Path) -> list[str]:
-    """What the file says about the network that transformers' reader passes over, and that changes its outputs."""
+    """Settings and tensors of the file that transformers' reader ignores although they affect the outputs."""
     reader = GGUFReader(path)
     values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
     kind = values["general.architecture"]
@@ -84,14 +85,14 @@ def _unread(path: Path) -> list[str]:
         "attention.clamp_kqv": 0.0,
         **dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"), 1.0),
     }
-    found = [
+    ignored = [
         f"{kind}.{name} = {settings[name]}" for name, value in neutral.items() if settings.get(name, value) != value
     ]
     factors = [tensor for tensor in reader.tensors if tensor.name.startswith(("rope_freqs.", "rope_factors_"))]
-    return found + [tensor.name for tensor in factors if not (tensor.data == 1).all()]
+    return ignored + [tensor.name for tensor in factors if not (tensor.data == 1).all()]
 
 
-def _mend_pre_tokenizer(tokenizer: Tokenizer, pre: str | None) -> None:
+def _correct_pre_tokenizer(tokenizer: Tokenizer, pre: str | None) -> None:
     """Split digits as SmolLM's own tokenizer.json does; the GGUF names the rule and transformers does not read it."""
     if pre == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)

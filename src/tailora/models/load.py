@@ -34,10 +34,10 @@ class Base:
     Attributes:
         model: a transformers causal language model in eval mode; nothing in it is frozen or adapted yet.
         tokenizer: its tokenizer.
-        name: how adapters made on it shall call it (see `catalog.Resolved.name`).
+        name: how adapters trained on it call it (see `catalog.Resolved.name`).
         fingerprint: SHA-256 of its weights as stored (see `models.fingerprint`).
-        model_type: transformers' name of the architecture, as in config.json: "gpt2", "llama".
-        folder: where it was loaded from.
+        model_type: transformers' name of the architecture, as in config.json, such as "gpt2" or "llama".
+        folder: the folder it was loaded from.
     """
 
     model: Any
@@ -57,40 +57,42 @@ def load_base(
     """Load a base model by catalogue name, path or hub id (see `catalog.resolve`).
 
     Args:
-        name_or_path: which.
-        dtype: the type its weights get; None keeps the stored one, float16 widened to float32 on a CPU.
-        device: where it goes.
+        name_or_path: the base's name, path or hub id.
+        dtype: the type of its weights in memory; None keeps the stored one, but float16 becomes float32 on a CPU.
+        device: the device to load it on.
 
     Raises:
-        ModelError: it cannot be found, is damaged, or is of an architecture that transformers does not have.
+        ModelError: it does not exist, is damaged, or has an architecture that transformers lacks.
         OfflineError: it has to be downloaded, and the hub cannot be reached.
     """
-    found = resolve(name_or_path)
-    config = read_config(found.folder)
-    _require_known(config, found.folder)
-    stored = stored_tensors(found.folder)
-    tokenizer = Tokenizer.from_folder(found.folder)
+    resolved = resolve(name_or_path)
+    config = read_config(resolved.folder)
+    _require_known(config, resolved.folder)
+    stored = stored_tensors(resolved.folder)
+    tokenizer = Tokenizer.from_folder(resolved.folder)
     if dtype is None:
-        dtype = _stored_dtype(found.folder, stored)
+        dtype = _stored_dtype(resolved.folder, stored)
         if dtype == torch.float16 and torch.device(device).type == "cpu":
             dtype = torch.float32  # CPUs compute in float16 slowly, if at all
     model = (
-        _unpacked_network(found.folder, stored, dtype) if is_quantised(config) else _load_network(found.folder, dtype)
+        _unpacked_network(resolved.folder, stored, dtype)
+        if is_quantised(config)
+        else _load_network(resolved.folder, dtype)
     )
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise ModelError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {rows}",
-            where=found.folder,
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model only {rows}",
+            where=resolved.folder,
             hint="use the tokenizer that belongs to the model",
         )
     return Base(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
-        name=found.name,
-        fingerprint=fingerprint_folder(found.folder),
+        name=resolved.name,
+        fingerprint=fingerprint_folder(resolved.folder),
         model_type=config["model_type"],
-        folder=found.folder,
+        folder=resolved.folder,
     )
 
 
@@ -107,9 +109,9 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def fingerprint_module(model: nn.Module) -> str:
-    """The fingerprint of a network in memory; equals its folder's if it still has the stored values and type.
+    """The fingerprint of a network in memory; equals its folder's while it has the stored values and type.
 
-    Names are those of the state dict, so the module has to be a plain causal language model, nothing attached.
+    Names are those of the state dict, so that the module has to be a plain causal language model without an adapter.
     """
     return fingerprint_tensors({name: _as_stored(parameter) for name, parameter in model.named_parameters()})
 
@@ -148,9 +150,12 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _settle_tie(model: Any, folder: Path) -> None:
-    """Where the file has a head of its own although config.json ties it to the embedding, say so in the configuration.
+    """Correct the configuration where the file has its own head although config.json ties it to the embedding.
 
     transformers 5 keeps such a head, and a configuration that contradicts it; earlier versions drop the head.
+
+    Raises:
+        ModelError: the installed transformers dropped the head.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or embedding is None or not getattr(model.config, "tie_word_embeddings", False):
@@ -163,15 +168,15 @@ def _settle_tie(model: Any, folder: Path) -> None:
     own, other = kept.get("lm_head.weight"), kept.get(names[id(embedding.weight)])
     if own is not None and other is not None and not np.array_equal(own.raw, other.raw):
         raise ModelError(
-            "config.json ties head and embedding, but the file has another head, which this transformers would drop",
+            "config.json ties head and embedding, but the file has its own head, which this transformers drops",
             where=folder,
             hint="set tie_word_embeddings to false in its config.json",
         )
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    """The network with fused attention where transformers has it for the architecture, and what it says of the keys."""
-    given: dict[str, Any] = {
+    """The network, with fused attention where transformers has it for the architecture, and the report on its keys."""
+    options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,
         "output_loading_info": True,
@@ -180,17 +185,17 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, A
     }
     with quiet_transformers():
         try:
-            found = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **given)
+            loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
         except ValueError as error:
             if "scaled_dot_product_attention" not in str(error):  # GPT-Neo, BLOOM and Gemma 2 lack it
                 raise
-            found = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **given)
-    model, report = found
+            loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+    model, report = loaded
     return model, report
 
 
 def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:
-    """The network of a folder in 8 bits, its weights widened: the same numbers, without the saving of memory."""
+    """The network of a folder in 8 bits with its weights widened: the same values, at the full size in memory."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -209,7 +214,7 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and load reports off the terminal: what matters is raised."""
+    """Hide transformers' progress bars and load reports: what matters is raised as an error."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,7 +1,7 @@
-"""Weights in 8 bits, a step for each output: how they are rounded, and how a model folder keeps them. No torch.
+"""Weights in 8 bits with one scale per output: rounding, and the form that a model folder stores. No torch.
 
-A folder holds a weight as unsigned numbers, with `NAME.scale` and `NAME.zero` shaped so that (values - zero) * scale
-broadcasts to the weight. The zero is 128 throughout: steps go as far up as down, which CPUs multiply fastest.
+A folder stores a weight as unsigned integers, with `NAME.scale` and `NAME.zero` shaped so that (values - zero) * scale
+broadcasts to the weight. The zero is always 128: symmetric ranges are what CPUs multiply fastest.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from tailora.adapters.adapter import Array
 from tailora.core.hardware.processor import cores
 
-Array = NDArray[np.float32]
 ZERO = 128
-_BLOCK = 1 << 16  # numbers rounded at once: 256 KiB, which fits a core's cache
+_BLOCK = 1 << 16  # values rounded at once: 256 KiB, which fits a core's cache
 
 
 def round_rows(weight: Array) -> tuple[NDArray[np.int8], Array]:
-    """A matrix in steps of 8 bits, and the step of each row, [out, 1].
+    """A matrix rounded to 8 bits, and the scale of each row.
 
-    Some rows at a time, by several threads: what fits a core's cache is read from memory once.
+    Several threads round some rows at a time, so that each value is read from memory once.
+
+    Args:
+        weight: float32 [out, in].
+
+    Returns:
+        int8 [out, in] from -127 to 127, and float32 [out, 1].
     """
     values, steps = np.empty(weight.shape, np.int8), np.empty((len(weight), 1), np.float32)
     count = max(1, _BLOCK // weight.shape[1])
@@ -41,13 +47,16 @@ def round_rows(weight: Array) -> tuple[NDArray[np.int8], Array]:
 
 
 def packed(weight: Array, *, outputs_first: bool = True) -> tuple[NDArray[np.uint8], Array, NDArray[np.uint8]]:
-    """A weight as a folder keeps it: values, scale and zero.
+    """A weight as a folder stores it.
 
     Args:
-        weight: [out, in], or [in, out].
-        outputs_first: which of the two.
+        weight: float32 [out, in], or [in, out].
+        outputs_first: whether it is [out, in].
+
+    Returns:
+        Values, uint8 in the weight's shape; scale, float32, and zero, uint8, both [out, 1] or [1, out].
     """
     values, steps = round_rows(np.ascontiguousarray(weight if outputs_first else weight.T))
     whole = (values.view(np.uint8) ^ np.uint8(ZERO), steps)  # adds 128
-    numbers, scale = whole if outputs_first else (np.ascontiguousarray(each.T) for each in whole)
+    numbers, scale = whole if outputs_first else (np.ascontiguousarray(part.T) for part in whole)
     return numbers, scale, np.full(scale.shape, ZERO, np.uint8)

@@ -22,7 +22,7 @@ SMALLEST_SIDE = 32
 """Rows and columns from which a matrix is rounded to 8 bits; smaller ones keep their type."""
 _DTYPE = {"int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# What a tokenizer, its chat templates and its end-of-text tokens are read from.
+# The files that a tokenizer, its chat templates and its end-of-text tokens are read from.
 TEXT_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
     *("added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", "generation_config.json"),
@@ -30,7 +30,7 @@ TEXT_FILES = (
 
 
 def save_model(base: Base, folder: Path) -> None:
-    """Write a plain network (nothing attached) and its tokenizer in Hugging Face layout into an existing folder.
+    """Write a plain network (without an adapter) and its tokenizer in Hugging Face layout into an existing folder.
 
     The tokenizer's files, its chat templates and generation_config.json are copied unchanged, so that the folder
     begins and ends texts as the base does.

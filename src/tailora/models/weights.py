@@ -1,7 +1,7 @@
-"""The stored weights of a folder in Hugging Face layout, mapped from disk and checked. No torch.
+"""The stored weights of a folder in Hugging Face layout, mapped from disk and validated. No torch.
 
-Reads the safetensors format itself (an eight-byte length, a JSON header, the values) because numpy has no
-bfloat16 and the safetensors package therefore cannot hand such tensors to it.
+Reads the safetensors format itself (an eight-byte length, a JSON header, the values), because numpy has no bfloat16 and
+the safetensors package cannot return such tensors to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tailora.core.errors import ModelError
 
 SINGLE_FILE = "model.safetensors"
-PACKED_FILE = "model.int8.safetensors"  # of our own 8-bit form: transformers would take its numbers for weights
+PACKED_FILE = "model.int8.safetensors"  # of Tailora's 8-bit form, whose values transformers would mistake for weights
 INDEX_FILE = "model.safetensors.index.json"
 _NUMPY_DTYPE = {
     "F64": "<f8",
@@ -38,11 +38,11 @@ _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in a file.
+    """One tensor of a file.
 
     Attributes:
         dtype: safetensors' name of the type: "F32", "BF16", …
-        raw: its values with its shape, still in the file; bfloat16 as unsigned 16-bit integers.
+        raw: its values in its shape, mapped from the file; bfloat16 as unsigned 16-bit integers.
     """
 
     dtype: str
@@ -58,9 +58,9 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold a model's weights: one, or the shards that an index names.
 
     Raises:
-        ModelError: there are none, or the index is broken or names a file that is missing.
+        ModelError: there are none, or the index is broken or names a missing file.
     """
-    # In the order in which transformers looks: a single file goes before shards.
+    # In transformers' order: a single file takes precedence over shards.
     for name in (SINGLE_FILE, PACKED_FILE):
         if (folder / name).is_file():
             return [folder / name]
@@ -72,43 +72,44 @@ def weight_files(folder: Path) -> list[Path]:
                 where=folder,
                 hint="save them as model.safetensors: model.save_pretrained(folder) in transformers does it",
             )
-        raise ModelError(f"no {SINGLE_FILE} in this folder", where=folder, hint="name a folder in Hugging Face layout")
+        what = f"there is no {SINGLE_FILE} in this folder"
+        raise ModelError(what, where=folder, hint="name a folder in Hugging Face layout")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("not a safetensors index", where=index, hint="fetch the model again") from error
+        raise ModelError("is not a safetensors index", where=index, hint="fetch the model again") from error
     if outside or not names:
         what = "names files outside its own folder" if outside else "names no files"
         raise ModelError(f"the index {what}", where=index, hint="fetch the model again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"missing {', '.join(missing)}", where=folder, hint="fetch the model again")
+        raise ModelError(f"the folder lacks {', '.join(missing)}", where=folder, hint="fetch the model again")
     return [folder / name for name in names]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder by its stored name, mapped and not yet read; those in 8 bits widened to fp32.
+    """The tensors of a model folder by their stored names, mapped and not yet read; those in 8 bits widened to fp32.
 
     Raises:
-        ModelError: as `weight_files`, a file that is truncated or not safetensors, or a tensor in two of them.
+        ModelError: see `weight_files`; or a file is truncated or not safetensors, or a tensor is in two files.
     """
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
         for name, tensor in _tensors_of(path):
-            if name in found:
-                raise ModelError(f"{name} is in another shard too", where=path, hint="fetch the model again")
-            found[name] = tensor
-    scaled = [name for name in found if f"{name}.scale" in found and f"{name}.zero" in found]
+            if name in tensors:
+                raise ModelError(f"{name} is also in another shard", where=path, hint="fetch the model again")
+            tensors[name] = tensor
+    scaled = [name for name in tensors if f"{name}.scale" in tensors and f"{name}.zero" in tensors]
     for name in scaled:
-        scale, zero = found.pop(f"{name}.scale").raw, found.pop(f"{name}.zero").raw
+        scale, zero = tensors.pop(f"{name}.scale").raw, tensors.pop(f"{name}.zero").raw
         try:
-            values = np.subtract(found[name].raw, zero, dtype=np.float32)
+            values = np.subtract(tensors[name].raw, zero, dtype=np.float32)
             values *= scale
         except ValueError as error:
             raise ModelError(f"the scale of {name} does not fit it", where=folder, hint="quantise it again") from error
-        found[name] = StoredTensor("F32", values)
-    return found
+        tensors[name] = StoredTensor("F32", values)
+    return tensors
 
 
 def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:
@@ -148,4 +149,4 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
 
 
 def _broken(path: Path) -> ModelError:
-    return ModelError("truncated, or not a safetensors file", where=path, hint="fetch the model again")
+    return ModelError("is truncated, or not a safetensors file", where=path, hint="fetch the model again")
