@@ -38,6 +38,7 @@ def test_a_run_shows_what_was_learnt(run: tailora.TrainingRun) -> None:
     last = [line["validation_loss"] for line in run.history if "validation_loss" in line][-1]
     assert run.validation_loss == pytest.approx(last, rel=1e-6)
     assert len(run.plot().axes[0].lines) == 2
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # as a notebook asks for it
     assert "validation loss" in run._repr_html_()
     assert tailora.TrainingRun.open(run.folder).result == json.loads((run.folder / "run.json").read_text("utf-8"))
 

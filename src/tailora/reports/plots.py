@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from tailora.core.files import atomic_path
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as a picture, also before pyplot has set up the notebook's own display."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def loss_plot(metrics: Path, target: Path) -> None:
@@ -19,7 +29,7 @@ def loss_plot(metrics: Path, target: Path) -> None:
 def loss_figure(metrics: Path) -> Figure:
     """Training and validation loss in nats per completion token over the updates, from metrics.jsonl."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = NotebookFigure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     validation = [(line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line]
