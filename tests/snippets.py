@@ -134,10 +134,11 @@ class PageRunner:
 
     Args:
         folder: an empty folder, which is the current one while blocks run.
+        shorten: whether SMALLER limits the commands.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shorten: bool = True) -> None:
+        self.folder, self.shorten = folder, shorten
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.server: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
@@ -182,7 +183,8 @@ class PageRunner:
             return 0
         plain = not _SHELL.search(re.sub(r"'[^']*'|\"[^\"$`]*\"", "", line))
         if line.startswith("tailora ") and plain:
-            arguments = smaller(shlex.split(line, comments=True)[1:])
+            arguments = shlex.split(line, comments=True)[1:]
+            arguments = smaller(arguments) if self.shorten else arguments
             return self._serve(arguments) if arguments[0] == "serve" else main(arguments)
         environment = {**os.environ, "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}"}
         return subprocess.run(["bash", "-euo", "pipefail", "-c", line], env=environment, timeout=240).returncode

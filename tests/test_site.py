@@ -23,6 +23,9 @@ PAGES = [
 ]
 # Pages that exist only in the built site.
 BUILT = {ROOT / "docs" / "reference" / "commands.md"}
+NOTEBOOK_PAGES = {
+    path.with_suffix(".md").relative_to(ROOT).as_posix() for path in ROOT.glob("examples/notebooks/*.ipynb")
+}
 
 
 def name(page: Path) -> str:
@@ -63,7 +66,9 @@ def test_every_page_is_in_the_navigation() -> None:
     in_navigation = set(re.findall(r"[\w/.-]+\.md", str(config["nav"])))
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in [*(ROOT / "docs").rglob("*.md"), *BUILT]}
     assert pages - in_navigation == set(), "add these pages to `nav` in mkdocs.yml"
-    assert {page for page in in_navigation - pages if not (ROOT / page).is_file()} == set(), "these do not exist"
+    others = in_navigation - pages - NOTEBOOK_PAGES
+    assert {page for page in others if not (ROOT / page).is_file()} == set(), "these do not exist"
+    assert in_navigation >= NOTEBOOK_PAGES
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,25 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
                 runner.run(block)
     finally:
         runner.close()
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = PageRunner(tmp_path, shorten=False)
+    try:
+        for block in blocks(ROOT / "docs" / "tutorial.md"):
+            if block.language in RUNNABLE:
+                runner.run(block)
+    finally:
+        runner.close()
+    loss = json.loads((tmp_path / "runs" / "teas" / "run.json").read_text("utf-8"))["validation_loss"]
+    assert loss["before"] > 4
+    assert loss["after"] < 0.2
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text("utf-8"))
+    assert scores["slots"]["value"] < 0.03
+    first = json.loads((tmp_path / "texts.jsonl").read_text("utf-8").splitlines()[0])
+    assert "Early Mountain" in first["text"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -6,6 +6,7 @@ are resolved as on GitHub, from the file that holds them, and rewritten to the p
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ OUTSIDE = (
     "CONTRIBUTING.md",
     "benchmarks/README.md",
     "benchmarks/RESULTS.md",
+    "benchmarks/results.json",
     "examples/NLG/EXECUTION_SUMMARY.md",
     "examples/NLG/RUN_DEMO.md",
 )
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 COMMANDS = "reference/commands.md"
 MERMAID = ROOT / ".docs-cache" / "mermaid.min.js"
 _FENCE = re.compile(r"^ *(```+).*?^ *\1`* *$", re.MULTILINE | re.DOTALL)
@@ -43,6 +46,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are not in `docs/`."""
     for path in OUTSIDE:
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    for notebook in NOTEBOOKS:
+        path = notebook.with_suffix(".md").relative_to(ROOT).as_posix()
+        files.append(File.generated(config, path, content=notebook_page(notebook)))
     files.append(File.generated(config, COMMANDS, content=command_reference()))
     if MERMAID.is_file():
         files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
@@ -52,7 +58,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite links to the site's paths, and remove the comments that prepare snippets for their test."""
     source = page.file.src_uri
-    place = source if source in OUTSIDE else f"docs/{source}"
+    place = source if (ROOT / source).is_file() else f"docs/{source}"
     return "".join(
         part if is_code else _LINK.sub(lambda link: site_link(link, place), _COMMENT.sub("", part))
         for is_code, part in _split_code(markdown)
@@ -70,8 +76,11 @@ def site_link(link: re.Match[str], place: str) -> str:
     here = posixpath.dirname(place.removeprefix("docs/"))
     if target == "README.md":
         target = "docs/index.md"
-    inside = target.removeprefix("docs/") if target.startswith("docs/") else target if target in OUTSIDE else None
-    return link[0] if inside is None else posixpath.relpath(inside, here or ".") + (link[2] or "")
+    if target.endswith(".ipynb"):
+        target = target.replace(".ipynb", ".md")
+    elif not target.startswith("docs/") and target not in OUTSIDE:
+        return link[0]
+    return posixpath.relpath(target.removeprefix("docs/"), here or ".") + (link[2] or "")
 
 
 def command_reference() -> str:
@@ -92,6 +101,23 @@ def command_reference() -> str:
                 parts.append(f"### tailora {name} {{ #{name} }}\n\n{command.summary.rstrip('.')}.\n")
                 parts.extend(_tables(parser_for(settings_class(name), prog=f"tailora {name}", description="")))
     return "\n".join(parts)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: its text, its code, and the results it was saved with."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                parts.append(f'<img alt="" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
+            elif "text/html" in data:
+                parts.append("".join(data["text/html"]))
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _tables(parser: Any) -> Iterator[str]:
