@@ -24,6 +24,16 @@ SOURCES = {
     + "{% if add_generation_prompt %}>{% endif %}",
     "trimmed": "{%- for m in messages -%}\n {% if loop.first %}\n[{{ m.content | trim }}]\n {% endif %}{%- endfor -%}",
     "json": "{{ messages | tojson }}",
+    "functions": "{{ strftime_now('%Y %B') }} {{ dict(a=1) | tojson }} {{ dict.fromkeys(['x', 'y'], 0) | tojson }} "
+    + "{% set ns = namespace(n=0) %}"
+    + _ALL
+    + "{% set ns.n = ns.n + 1 %}{{ ns.n }}"
+    + _END
+    + "{{ messages | tojson(indent=2) }}{{ {'b': 1, 'a': 'é<'} | tojson(sort_keys=True, separators=(',', ':')) }}"
+    + "{{ range(3) | list }}{{ cycler('odd', 'even').next() }}{{ joiner('; ')() }}",
+    "generation": _ALL
+    + "{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{% continue %}{% endif %}"
+    + _END,
     "broken off": _ALL + "{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}" + _END,
 }
 

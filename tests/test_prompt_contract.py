@@ -159,6 +159,7 @@ def test_the_verbs_build_what_training_saw(
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_route_builds_what_training_saw(world: World, name: str, stream: bool) -> None:
     wanted, texts = world.trained[name], [json.dumps(FACTS), json.dumps({"facts": FACTS}), spelled(name)]
+    texts += [f"```json\n{json.dumps(FACTS, indent=2)}\n```", f"~~~\n{json.dumps(FACTS)}\n~~~\n"]
     common = {"model": name, "stream": stream}
     assert world.asked("/v1/records", facts=FACTS, **common) == wanted
     for text in texts:

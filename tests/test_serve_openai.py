@@ -391,6 +391,81 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
     assert wrong_method.headers["Allow"] == "POST"
 
 
+def test_a_text_longer_than_the_context_is_refused_with_the_numbers(
+    client: openai.OpenAI, server: Server, models: Path
+) -> None:
+    """As OpenAI and vLLM do; what is not asked for is lowered to what the context leaves."""
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    prompt = client.chat.completions.create(model="base", messages=messages, max_tokens=1).usage
+    assert prompt is not None
+    room = server.service.context - prompt.prompt_tokens
+    asked: list[tuple[int, Any]] = [
+        (93, lambda most: client.completions.create(model="base", prompt="abc", max_tokens=most)),
+        (room, lambda most: client.chat.completions.create(model="base", messages=messages, max_tokens=most)),
+        (
+            room,
+            lambda most: client.chat.completions.create(model="base", messages=messages, max_completion_tokens=most),
+        ),
+    ]
+    for most, ask in asked:
+        assert ask(most).choices
+        with pytest.raises(openai.BadRequestError, match="context length is 96 tokens, and the request needs 97"):
+            ask(most + 1)
+        with pytest.raises(openai.BadRequestError, match=f"lower max_tokens to {most} or less") as error:
+            ask(500)
+        assert (error.value.code, error.value.param) == ("context_length_exceeded", "max_tokens")
+    long = client.completions.create(model="base", prompt="x" * 58, extra_body={"ignore_eos": True}, temperature=0)
+    assert counts(long) == (58, 16, 74)
+    with served(settings_for(models, adapter=())) as other:
+        near = openai.OpenAI(base_url=f"{other.address}/v1", api_key="none", max_retries=0)
+        short = near.completions.create(model="base", prompt="x" * 90, extra_body={"ignore_eos": True}, temperature=0)
+        assert (counts(short), short.choices[0].finish_reason) == ((90, 6, 96), "length")
+        record = {"model": "base", "facts": {"name": "x" * 60}}
+        assert post_records(near, record)
+        answer = httpx.post(f"{near.base_url}records", json={**record, "max_tokens": 90}, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "max_tokens")
+
+
+def test_usage_counts_what_the_prefix_cache_held(client: openai.OpenAI) -> None:
+    prompt = "a prompt of more than one block of the cache"
+    first, again, two = (
+        client.completions.create(model="two", prompt=texts, n=2, max_tokens=2, seed=1)
+        for texts in (prompt, prompt, [prompt, "x" + prompt])
+    )
+    cached = [answer.usage.prompt_tokens_details.cached_tokens for answer in (first, again, two)]  # type: ignore[union-attr]
+    assert cached == [0, 32, 32]
+    chunks = client.completions.create(
+        model="two", prompt=prompt, max_tokens=2, stream=True, stream_options={"include_usage": True}
+    )
+    assert list(chunks)[-1].usage.prompt_tokens_details.cached_tokens == 32  # type: ignore[union-attr]
+
+
+def test_the_fingerprint_names_the_weights_and_how_they_run(client: openai.OpenAI, models: Path) -> None:
+    def fingerprints(client: openai.OpenAI) -> list[str]:
+        return [
+            str(client.completions.create(model=model, prompt="abc", max_tokens=1).system_fingerprint)
+            for model in ("base", "one", "two")
+        ]
+
+    own = fingerprints(client)
+    assert len(set(own)) == 3
+    assert own == fingerprints(client)
+    chat = client.chat.completions.create(model="one", messages=[{"role": "user", "content": "x"}], stream=True)
+    assert {chunk.system_fingerprint for chunk in chat} == {own[1]}
+    with served(settings_for(models, precision="bf16")) as other:
+        others = fingerprints(openai.OpenAI(base_url=f"{other.address}/v1", api_key="none", max_retries=0))
+    assert not set(own) & set(others)
+
+
+def test_an_adapters_rank_is_its_own(models: Path) -> None:
+    """GPT-2 has one layer for query, key and value: branches on two slices of it take twice the rank of a slot."""
+    save_adapter(models / "qv", str(models / "base"), config=LoraConfig(rank=3, targets=("attention.qv",)))
+    with served(settings_for(models, adapter=(f"qv={models / 'qv'}", f"one={models / 'one'}"))) as server:
+        found = {model["id"]: model for model in get(server, "/v1/models").json()["data"]}
+    assert "rank" not in found["base"]
+    assert [(found[name]["rank"], found[name]["slot_rank"]) for name in ("one", "qv")] == [(4, 4), (3, 6)]
+
+
 def test_every_end_token_ends_a_text(tmp_path: Path) -> None:
     """A special one is no part of it; an ordinary one is, with its log-probability. `ignore_eos` ignores all."""
     save_base(tmp_path / "base", "llama", tokenizer=save_sentencepiece, ends=[2, *range(3, 300, 4)])

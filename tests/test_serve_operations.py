@@ -355,13 +355,13 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(server: Server, models:
         pass
 
 
-def start_process(models: Path) -> tuple[subprocess.Popen[str], str]:
-    code = (
+def start_process(models: Path, *flags: str, code: str = "") -> tuple[subprocess.Popen[str], str]:
+    code += (
         "import sys, atexit; from tailora.cli import main\n"
         "atexit.register(lambda: print('torch' in sys.modules, flush=True))\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    arguments = ["serve", "--base", str(models / "base"), "--adapter", f"one={models / 'one'}", "--port", "0"]
+    arguments = ["serve", "--base", str(models / "base"), "--adapter", f"one={models / 'one'}", "--port", "0", *flags]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
@@ -391,3 +391,59 @@ def test_a_process_ends_in_order_and_survives_a_kill(models: Path) -> None:
     assert out == "False\n"  # no torch
     assert json.loads(err.splitlines()[-1])["status"] == 200
     assert {path: path.stat().st_mtime_ns for path in models.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_text_that_the_server_ends_is_logged_with_the_reason(
+    models: Path, caplog: pytest.LogCaptureFixture, streamed: bool
+) -> None:
+    """A stream has begun with status 200; how it ended is what the log and the metrics report."""
+    with served(settings_for(models, drain=0.0)) as server, caplog.at_level("INFO", "tailora.serve"):
+        responses: list[httpx.Response] = []
+        with Slow(server, 0.2):
+            body = {**LONG, "stream": streamed}
+            thread = threading.Thread(target=lambda: responses.append(post(server, "/v1/completions", body)))
+            thread.start()
+            wait_until(lambda: server.service.worker.stats.load.running == 1)
+            server.handle_exit(signal.SIGTERM, None)
+            thread.join()
+        wait_until(lambda: any(hasattr(record, "fields") for record in caplog.records))
+        assert responses[0].status_code == (200 if streamed else 503)
+        (fields,) = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        assert (fields["status"], fields["error"]) == (503, "server_stopped")
+
+
+def test_a_stream_that_takes_too_long_is_logged_with_the_reason(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with served(settings_for(models, timeout=0.5)) as server, caplog.at_level("INFO", "tailora.serve"):
+        with Slow(server, 0.2):
+            assert "timeout" in post(server, "/v1/completions", {**LONG, "stream": True}).text
+        wait_until(lambda: any(hasattr(record, "fields") for record in caplog.records))
+        (fields,) = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        assert (fields["status"], fields["error"]) == (504, "timeout")
+        assert samples(server)['tailora_requests_total{model="one",route="/v1/completions",status="504"}'] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_sigterm_ends_a_process_with_a_long_stream_after_its_drain_time(models: Path) -> None:
+    """The text would take 40 s; 1 s of drain and the promised 2 s leave room for a slow machine below the bound."""
+    slow = (
+        "import time; from tailora.engine.backends.openvino import OpenVinoBackend as B; run = B.run\n"
+        "B.run = lambda self, step: (time.sleep(0.5), run(self, step))[1]\n"
+    )
+    process, address = start_process(models, "--drain", "1", "--precision", "fp32", code=slow)
+    try:
+        with httpx.stream("POST", f"{address}/v1/completions", json={**LONG, "stream": True}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            rest = "".join(lines)
+        _, err = process.communicate(timeout=60)
+        seconds = time.monotonic() - began
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "server_stopped" in rest
+    assert seconds < 20
+    last = json.loads(err.splitlines()[-1])
+    assert (last["status"], last["error"], last["route"]) == (503, "server_stopped", "/v1/completions")

@@ -102,7 +102,7 @@ def test_base_and_adapter_write_side_by_side(page: Page, server: Server) -> None
         wanted = post(server, "/v1/records", body).json()["data"][0]
         shown = page.locator(f'[data-model="{model}"] [data-part="text"]').text_content()
         assert shown == wanted["text"]
-        assert f"{1 - len(wanted['fidelity']['missing'])} of 1 fact" in page.part(model, "fidelity")
+        assert f"{1 - len(wanted['fidelity']['missing'])} of 1 fact stated" in page.part(model, "fidelity")
         assert "tokens/s" in page.part(model, "speed")
     page.until("document.querySelectorAll('#recent tbody tr').length >= 2")
 
@@ -125,7 +125,7 @@ def test_facts_are_marked_where_they_are_said(page: Page) -> None:
     assert marks.all_text_contents() == ["Zoë 😀", "French"]
     assert "added" in marks.nth(1).get_attribute("class")
     assert "<b>riverside</b>" in page.part("one", "missing")
-    assert "1 of 2 facts said, 1 missing, 1 invented" in page.part("one", "fidelity")
+    assert "1 of 2 facts stated, 1 missing, 1 invented" in page.part("one", "fidelity")
 
 
 def test_the_record_may_be_pasted(page: Page) -> None:
@@ -168,7 +168,7 @@ def test_mistakes_of_the_server_are_told(page: Page) -> None:
     page.fill("#paste-text", json.dumps({"name": "x" * 200}))
     page.click("#write")
     page.until("document.querySelector('#cards article')?.dataset.state === 'failed'")
-    assert "the model takes 96" in page.part("one", "state")
+    assert "maximum context length is 96" in page.part("one", "state")
     page.complaints[:] = [each for each in page.complaints if "400" not in each]  # the browser's own line
 
 

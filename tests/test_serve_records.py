@@ -70,6 +70,18 @@ def test_facts_may_be_pairs_and_triples(server: Server) -> None:
     assert triples["fidelity"]["slots"] == 1
 
 
+def test_records_may_be_objects_around_their_facts(server: Server) -> None:
+    plain = ask(server, records=[FACTS, {"name": "Z"}])["data"]
+    for records in (
+        [{"facts": FACTS}, {"facts": {"name": "Z"}}],
+        [{"facts": [["name", "Blue"], ["food", "y"]]}, {"name": "Z"}],
+    ):
+        wrapped = ask(server, records=records)["data"]
+        assert [each["text"] for each in wrapped] == [each["text"] for each in plain]
+    named = ask(server, records=[{"facts": ["a", "b"]}, {"facts": "c"}])["data"]  # attributes that are called so
+    assert [each["fidelity"]["slots"] for each in named] == [2, 1]
+
+
 def test_fidelity_is_the_slot_report(server: Server) -> None:
     made = ask(server, facts=FACTS)["data"][0]
     record = Record("0", tuple(Fact(None, name, value) for name, value in FACTS.items()), ())

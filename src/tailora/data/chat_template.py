@@ -49,7 +49,7 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["namespace"] = _Names
-        environment.globals["dict"] = lambda *pairs, **values: dict(*pairs, **values)
+        environment.globals["dict"] = _Dict()
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
@@ -140,6 +140,17 @@ class _GenerationBlock(Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body).set_lineno(line)
+
+
+class _Dict:
+    """`dict(…)` and `dict.fromkeys(…)`, without the attributes of Python's own class."""
+
+    def __call__(self, *pairs: Any, **values: Any) -> dict[Any, Any]:
+        return dict(*pairs, **values)
+
+    def fromkeys(self, *arguments: Any) -> dict[Any, Any]:
+        """See `dict.fromkeys`."""
+        return dict.fromkeys(*arguments)
 
 
 class _Names(Namespace):

@@ -20,6 +20,7 @@ PromptForm = Literal["paper", "arrow", "chat"]
 Source = Literal["facts", "text", "mixed"]
 ARROW = "=>"
 _MOST_ATTRIBUTES = 500  # more than that are no table's columns
+_FENCED = re.compile(r"(?P<fence>```+|~~~+)[^\n`]*\n(?P<content>.*)\n[ \t]*(?P=fence)", re.DOTALL)
 _PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]*[^:;,\s]): ([^;]*\S)")
 
 
@@ -222,6 +223,8 @@ _RECORD_HINT = 'send facts as JSON, {"name": "Blue Spice", "Type": "pub"}, or as
 def parse_record(text: str, style: str = "paper") -> Record | None:
     """The record that a text spells: facts as JSON, or one line as `linearize` writes it; None for any other text.
 
+    Chat models and people put JSON into a fenced code block of Markdown, which is read as its content.
+
     Args:
         text: what a client sent.
         style: the linearisation that is read beside the paper's.
@@ -229,6 +232,8 @@ def parse_record(text: str, style: str = "paper") -> Record | None:
     Raises:
         DataError: the text begins as JSON, but is not valid or not that of facts.
     """
+    fenced = _FENCED.fullmatch(text.strip())
+    text = text if fenced is None else fenced["content"].strip()
     if text.startswith(("{", "[")):
         return Record("1", _json_facts(json_text.whole(text, "the record", _RECORD_HINT)), ())
     if "\n" in text:

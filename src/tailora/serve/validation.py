@@ -33,10 +33,10 @@ _LENGTHS = {
 _RULES = {
     "missing": "is missing",
     "extra_forbidden": "this field does not exist; remove it",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
     "finite_number": "must be a finite number",
     "int_parsing_size": "is too large a number",
     "string_unicode": "must be valid Unicode",
@@ -56,6 +56,10 @@ def invalid_body(error: RequestValidationError) -> ApiError:
         rules.setdefault(place, []).extend(_rules(details, place))
     problems = []
     for place, words in types.items():
+        if place and any(other.startswith(f"{place}.") for other in types):
+            words = []  # another alternative of its type fits, except for what is wrong inside
+            if not rules[place]:
+                continue
         wanted = [] if not words else [f"must be {_either(words)}"] if place else [_NOT_AN_OBJECT]
         problems.append((place, " or ".join(dict.fromkeys((*wanted, *rules[place])))))
     message = "; ".join(f"{place}: {text}" if place else text for place, text in problems[:_SHOWN])
@@ -83,7 +87,7 @@ def _rules(details: Mapping[str, Any], place: str) -> list[str]:
         return [str(context["error"])]
     if kind in _LENGTHS:
         return [_length(*_LENGTHS[kind], context)]
-    return [_RULES.get(kind, "is not valid").format(**context)]
+    return [_RULES.get(kind, "is not valid").format(**{name: _number(value) for name, value in context.items()})]
 
 
 def _length(bound: str, one: str, several: str, context: Mapping[str, Any]) -> str:
@@ -95,8 +99,12 @@ def _length(bound: str, one: str, several: str, context: Mapping[str, Any]) -> s
     return f"must have {bound} {limit} {one if limit == 1 else several}"
 
 
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _either(words: list[str]) -> str:
-    *first, last = dict.fromkeys(words)
+    *first, last = dict.fromkeys(word for word in words if word != "a whole number" or "a number" not in words)
     return f"{', '.join(first)} or {last}" if first else last
 
 

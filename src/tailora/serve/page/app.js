@@ -1,6 +1,6 @@
-// The page of `tailora serve`: writes a record with several models at once, shows what each text says of the facts,
-// and how busy the server is. All addresses are relative, so that the page works behind a path prefix. What people
-// and the server give is only ever put in as text.
+// The page of `tailora serve`: writes about a record with several models at once, shows which facts each text states,
+// and how busy the server is. All addresses are relative, so that the page works behind a path prefix. Input of
+// people and of the server is inserted as text only, never as HTML.
 
 const EXAMPLE = [
   ['name', 'The Copper Kettle'],
@@ -14,16 +14,16 @@ const EXAMPLE = [
 ];
 const AT_ONCE = 5; // browsers open six connections to a host over HTTP/1.1; one stays free for the load
 const POLL_MS = 2000;
-const REFUSED_POLL_MS = 15000; // a server that refuses its status is not pressed
+const REFUSED_POLL_MS = 15000; // a server that refuses its status is asked less often
 const POLL_LIMIT_MS = 8000;
 const HISTORY_MS = 120000;
-const GAP_MS = 10000; // the history line breaks where nothing was heard for so long
+const GAP_MS = 10000; // a longer pause between two answers breaks the history line
 const MANY_MODELS = 10; // above it the list can be searched
 const PARTS = ['subject', 'attribute', 'value'];
 const KEY_NAME = 'tailora-key';
 
-const SILENT = 'The server does not answer; see whether it still runs, then try again';
-const UNREADABLE = 'The answer cannot be read; see whether this address is Tailora’s';
+const SILENT = 'The server does not answer; check that it is running, and try again';
+const UNREADABLE = 'The response cannot be read; check that this address belongs to a Tailora server';
 
 const byId = (id) => document.getElementById(id);
 
@@ -47,14 +47,14 @@ function say(text) {
   setText(byId('message'), text);
 }
 
-/** Tell screen readers; a log, because texts that end together must not overwrite one another. */
+/** Announce to screen readers, in a log, because texts that end together must not overwrite one another. */
 function announce(text) {
   const log = byId('announcer');
   log.append(make('p', { text }));
   while (log.children.length > 10) log.firstChild.remove();
 }
 
-/** What some work gives, or null where it fails and that does not matter. */
+/** The result of some work, or null if it fails and that does not matter. */
 function quietly(work) {
   try {
     return work();
@@ -68,7 +68,7 @@ const rounded = (number) => (number >= 10 ? String(Math.round(number)) : number.
 
 // --- the server -----------------------------------------------------------------------------------------------------
 
-/** What the server, or the way to it, says no with. Status 0: no answer at all. */
+/** An error response of the server or of a proxy. Status 0: no response at all. */
 class Refusal extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -76,12 +76,12 @@ class Refusal extends Error {
   }
 }
 
-// Where storage is switched off, the key lasts as long as the page.
+// If storage is switched off, the key is kept as long as the page.
 let key = quietly(() => sessionStorage.getItem(KEY_NAME)) ?? '';
 
-function storeKey(given) {
-  key = given;
-  quietly(() => sessionStorage.setItem(KEY_NAME, given));
+function storeKey(newKey) {
+  key = newKey;
+  quietly(() => sessionStorage.setItem(KEY_NAME, newKey));
 }
 
 /** Fetch, with the key; anything but success becomes a Refusal, except an abort. */
@@ -101,14 +101,14 @@ async function ask(path, options = {}) {
 }
 
 async function refusalWords(response) {
-  const body = await response.json().catch(() => null); // a proxy's error page is no JSON
-  const told = body?.error?.message ?? `The server answers with status ${response.status}`;
+  const body = await response.json().catch(() => null); // a proxy's error page is not JSON
+  const message = body?.error?.message ?? `The server responded with status ${response.status}`;
   if (response.status === 401) {
-    return key ? 'The server does not accept this API key; give another' : 'The server asks for an API key';
+    return key ? 'The server does not accept this API key; enter another one' : 'The server requires an API key; enter it above';
   }
   const wait = Number(response.headers.get('Retry-After'));
-  if (response.status === 429 || wait) return `${told}; try again ${wait ? `in ${wait} s` : 'a little later'}`;
-  return told;
+  if (response.status === 429 || wait) return `${message}; try again ${wait ? `in ${wait} s` : 'later'}`;
+  return message;
 }
 
 async function askJson(path, options) {
@@ -135,7 +135,7 @@ async function* eventsOf(response) {
     }
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Refusal('The connection broke off');
+    throw new Refusal('The connection was lost; try again');
   } finally {
     reader.cancel().catch(() => {}); // it may have ended or broken already
   }
@@ -146,11 +146,11 @@ async function* eventsOf(response) {
 let models = [];
 
 async function loadModels() {
-  let found;
+  let listed;
   try {
-    found = (await askJson('v1/models')).data ?? [];
+    listed = (await askJson('v1/models')).data ?? [];
   } catch (error) {
-    if (!models.length) byId('model-list').replaceChildren(make('li', { class: 'note', text: 'No models to show.' }));
+    if (!models.length) byId('model-list').replaceChildren(make('li', { class: 'note', text: 'The models cannot be listed.' }));
     say(error.message);
     if (error.status !== 401) return;
     byId('key-form').hidden = false;
@@ -158,20 +158,20 @@ async function loadModels() {
     return;
   }
   byId('key-form').hidden = true;
-  if (!models.length) say(''); // what it said was that there were none
-  found.sort((one, other) => isBase(other) - isBase(one));
-  if (JSON.stringify(found) !== JSON.stringify(models)) showModels(found);
+  if (!models.length) say(''); // an earlier message was about the missing list
+  listed.sort((one, other) => isBase(other) - isBase(one));
+  if (JSON.stringify(listed) !== JSON.stringify(models)) showModels(listed);
 }
 
 const isBase = (model) => model.parent === null;
 
-function showModels(found) {
-  const first = found.find((model) => !isBase(model));
-  const ticked = new Set(models.length ? tickedModels().map((model) => model.id) : [found.find(isBase)?.id, first?.id]);
+function showModels(listed) {
+  const first = listed.find((model) => !isBase(model));
+  const ticked = new Set(models.length ? tickedModels().map((model) => model.id) : [listed.find(isBase)?.id, first?.id]);
   const focused = document.activeElement?.name === 'model' ? document.activeElement.value : null;
-  models = found;
+  models = listed;
   byId('model-list').replaceChildren(...models.map((model) => modelChoice(model, ticked.has(model.id))));
-  if (!models.length) byId('model-list').append(make('li', { class: 'note', text: 'This key may use no model.' }));
+  if (!models.length) byId('model-list').append(make('li', { class: 'note', text: 'This key may not use any model; enter another one.' }));
   modelBoxes().find((box) => box.value === focused)?.focus();
   if (models.length > MANY_MODELS && !byId('find-model')) addModelSearch();
   findModels();
@@ -205,7 +205,7 @@ function addModelSearch() {
   byId('model-list').before(search);
 }
 
-/** Hide what was not searched for; what is ticked stays in sight, for it will be written with. */
+/** Hide models that do not match the search; selected ones stay visible, because they will be used. */
 function findModels() {
   const wanted = (byId('find-model')?.value ?? '').trim().toLowerCase();
   for (const box of modelBoxes()) {
@@ -215,7 +215,7 @@ function findModels() {
 
 // --- the record: a form or a text -----------------------------------------------------------------------------------
 
-/** What is wrong with a record, and where to mend it. */
+/** What is wrong with a record, and the field to correct. */
 class Mistake extends Error {
   constructor(message, place) {
     super(message);
@@ -282,30 +282,30 @@ function parsePasted(text) {
 }
 
 function parseJson(text) {
-  let given;
+  let record;
   try {
-    given = JSON.parse(text);
+    record = JSON.parse(text);
   } catch (error) {
-    throw new Mistake(`The text begins as JSON but cannot be read as such: ${error.message}; mend it there`);
+    throw new Mistake(`The text is not valid JSON (${error.message}); correct it, or write attribute : value`);
   }
-  if (!Array.isArray(given)) {
-    const pairs = Object.entries(given).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
+  if (!Array.isArray(record)) {
+    const pairs = Object.entries(record).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
     return pairs.map(([name, value]) => factFromJson([name, value], `“${name}”`));
   }
-  return given.map((parts, index) => factFromJson(parts, `Fact ${index + 1}`));
+  return record.map((parts, index) => factFromJson(parts, `Fact ${index + 1}`));
 }
 
 function factFromJson(parts, where) {
   if (!Array.isArray(parts) || ![2, 3].includes(parts.length)) {
-    const mend = 'write ["attribute", "value"] or ["subject", "attribute", "value"]';
-    throw new Mistake(`${where} of the list is neither a pair nor a triple; ${mend}`);
+    const hint = 'write ["attribute", "value"] or ["subject", "attribute", "value"]';
+    throw new Mistake(`${where} is neither a pair nor a triple; ${hint}`);
   }
   const [subject, attribute, value] = parts.length === 2 ? ['', ...parts] : parts;
   if (!['string', 'number', 'boolean'].includes(typeof value)) {
-    throw new Mistake(`${where} has a value that is no text; write it in quotation marks`);
+    throw new Mistake(`${where} has a value that is not text or a number; put it in quotation marks`);
   }
   if (typeof attribute !== 'string' || typeof (subject ?? '') !== 'string') {
-    throw new Mistake(`${where} has an attribute or a subject that is no text; write it in quotation marks`);
+    throw new Mistake(`${where} has an attribute or a subject that is not text; put it in quotation marks`);
   }
   const written = value === true ? 'yes' : value === false ? 'no' : String(value); // as the server reads them
   return [(subject ?? '').trim(), attribute.trim(), written.trim()];
@@ -320,7 +320,7 @@ function parsePiped(text) {
     const parts = partsOf(piece).map(restore);
     if (parts.length < 2) {
       const where = `Fact ${index + 1}, “${parts[0]}”,`;
-      throw new Mistake(`${where} has no “ : ” in it; write attribute : value, and | between facts`);
+      throw new Mistake(`${where} has no “ : ”; write attribute : value, and separate facts with |`);
     }
     return parts.length === 2 ? ['', ...parts] : parts;
   });
@@ -365,7 +365,7 @@ function takeRecord() {
   });
   const filled = facts.filter((fact) => fact.some(Boolean));
   if (filled.length) return filled;
-  throw new Mistake('The record is empty; give it a fact', byId(isPasting() ? 'paste-text' : 'add-fact'));
+  throw new Mistake('The record is empty; add a fact', byId(isPasting() ? 'paste-text' : 'add-fact'));
 }
 
 function showMistake(error) {
@@ -428,7 +428,7 @@ function requestBody(facts) {
 async function write() {
   forgetMistakes();
   const chosen = tickedModels();
-  if (!chosen.length) return say('No model is ticked; tick one or more');
+  if (!chosen.length) return say('No model is selected; select at least one');
   let body;
   try {
     body = requestBody(takeRecord());
@@ -462,14 +462,14 @@ async function inTurn(items, most, work) {
 
 async function writeOne(run, signal) {
   run.asked = performance.now();
-  setState(run, 'writing', run.body.beams > 1 ? 'writing; with beams the text comes whole' : 'writing');
+  setState(run, 'writing', run.body.beams > 1 ? 'writing; with beams the text appears at its end' : 'writing');
   try {
     const response = await ask('v1/records', { method: 'POST', body: JSON.stringify(run.body), signal });
     for await (const data of eventsOf(response)) {
       if (data === '[DONE]') break;
       takeChunk(run, parseChunk(data));
     }
-    if (!run.last) throw new Refusal('The answer broke off before its end; write again');
+    if (!run.last) throw new Refusal('The response ended too early; write again');
     showEnd(run);
   } catch (error) {
     const stopped = error.name === 'AbortError';
@@ -490,13 +490,13 @@ function parseChunk(data) {
 const secondsSince = (then) => (performance.now() - then) / 1000;
 
 function takeChunk(run, chunk) {
-  if (chunk.error) throw new Refusal(chunk.error.message ?? 'The server broke off');
+  if (chunk.error) throw new Refusal(chunk.error.message ?? 'The server ended the text');
   run.first ??= secondsSince(run.asked);
   if (chunk.text === undefined) {
     run.pieces += 1;
     run.card.text.append(chunk.delta ?? '');
     const speed = rounded(run.pieces / secondsSince(run.asked));
-    setText(run.card.speed, `first after ${run.first.toFixed(2)} s, about ${speed} tokens/s`);
+    setText(run.card.speed, `first token after ${run.first.toFixed(2)} s, about ${speed} tokens/s`);
   } else {
     run.last = chunk;
     run.seconds = secondsSince(run.asked);
@@ -505,7 +505,7 @@ function takeChunk(run, chunk) {
 
 // --- cards: a text and what it says ---------------------------------------------------------------------------------
 
-const KINDS = { added: 'invented', repeated: 'repeated', said: 'said' };
+const KINDS = { added: 'invented', repeated: 'repeated', said: 'stated' };
 const LIGHTS = '#facts > li, #cards mark, .chips > li'; // what can stand for a fact
 const factsOf = new WeakMap(); // of marks and chips: the keys of the facts that they stand for
 
@@ -514,7 +514,7 @@ const keyOf = ({ subject, attribute, value }) => JSON.stringify([subject ?? '', 
 function makeCard(model) {
   const part = (tag, name, more = {}) => make(tag, { 'data-part': name, ...more });
   const parts = {
-    state: part('p', 'state', { text: 'waiting for its turn' }),
+    state: part('p', 'state', { text: 'waiting' }),
     text: part('p', 'text', { dir: 'auto' }),
     speed: part('p', 'speed', { class: 'note' }),
     fidelity: part('p', 'fidelity'),
@@ -551,26 +551,26 @@ function setState(run, state, words) {
 function showEnd(run) {
   const { text, finish_reason: reason, fidelity, usage } = run.last;
   run.card.text.replaceChildren(...markedText(text, fidelity));
-  const whole = text ? 'done' : 'done: it wrote nothing';
-  setState(run, 'done', reason === 'length' ? `cut at ${count(run.body.max_tokens, 'token')}` : whole);
+  const whole = text ? 'done' : 'done: the text is empty';
+  setState(run, 'done', reason === 'length' ? `stopped at the limit of ${count(usage?.completion_tokens ?? run.body.max_tokens, 'token')}` : whole);
   showSpeed(run, usage?.completion_tokens);
-  setText(run.card.fidelity, fidelity ? fidelityWords(fidelity) : 'facts not checked');
+  setText(run.card.fidelity, fidelity ? fidelityWords(fidelity) : 'facts were not checked');
   showChips(run.card.missing, 'Missing', fidelity?.missing);
   showChips(run.card.added, 'Invented', fidelity?.added);
   showChips(run.card.repeated, 'Repeated', fidelity?.repeated);
   announce(`${modelTitle(run.model)}, ${run.card.state.textContent}: ${text} ${run.card.fidelity.textContent}`);
 }
 
-/** With beams the first token is heard of with the last, so its time says nothing. */
+/** With beams all tokens arrive together, so the time of the first says nothing. */
 function showSpeed(run, tokens) {
-  const first = run.pieces ? `first after ${run.first.toFixed(2)} s, ` : '';
+  const first = run.pieces ? `first token after ${run.first.toFixed(2)} s, ` : '';
   const speed = tokens === undefined ? '' : `, ${rounded(tokens / run.seconds)} tokens/s`;
-  const written = tokens === undefined ? 'whole' : count(tokens, 'token');
+  const written = tokens === undefined ? 'text' : count(tokens, 'token');
   setText(run.card.speed, `${first}${written} in ${run.seconds.toFixed(2)} s${speed}`);
 }
 
 function fidelityWords({ slots, missing, added, repeated }) {
-  const said = `${slots - missing.length} of ${count(slots, 'fact')} said`;
+  const said = `${slots - missing.length} of ${count(slots, 'fact')} stated`;
   const others = [[missing, 'missing'], [added, 'invented'], [repeated, 'repeated']];
   const counted = others.filter(([facts]) => facts.length).map(([facts, word]) => `${facts.length} ${word}`);
   return [said, ...counted].join(', ');
@@ -622,7 +622,7 @@ function showChips(part, title, facts = []) {
   part.replaceChildren(make('h4', { text: title }), make('ul', { class: 'chips', 'aria-label': title }, ...chips));
 }
 
-/** Base against adapter: on each adapter's card, how its facts differ from the base's. */
+/** On each adapter's card, compare its facts with the base's. */
 function compareWithBase(runs) {
   const base = runs.find((run) => isBase(run.model))?.last?.fidelity;
   if (!base) return;
@@ -631,12 +631,12 @@ function compareWithBase(runs) {
     if (!own || isBase(run.model)) continue;
     const said = difference(base.missing.length - own.missing.length);
     const invented = difference(own.added.length - base.added.length);
-    setText(run.card.against, `Facts against the base: ${said} said, ${invented} invented`);
+    setText(run.card.against, `Compared with the base: ${said} facts stated, ${invented} invented`);
   }
 }
 
 function difference(number) {
-  return number ? `${Math.abs(number)} ${number > 0 ? 'more' : 'fewer'}` : 'as many';
+  return number ? `${Math.abs(number)} ${number > 0 ? 'more' : 'fewer'}` : 'equally many';
 }
 
 async function copyText(part, button) {
@@ -668,7 +668,7 @@ function lightUp(event) {
 const METERS = { running: 'sequences', kv_blocks_used: 'kv_blocks', slots_used: 'slots' }; // what is used, of what
 let timer = null;
 let polling = false;
-let speeds = []; // what was heard of the last two minutes
+let speeds = []; // of the last two minutes
 let adapterCount = null;
 
 /** Ask for the load, and again after a while; not while nobody sees the page. */
@@ -691,15 +691,15 @@ async function poll() {
 function showNoStatus(error) {
   byId('load-numbers').hidden = true;
   const words = {
-    0: 'The server does not answer. This page goes on asking.',
-    401: 'The server does not show its load without a key.',
-    404: 'This server does not tell its load.',
+    0: 'The server does not answer. This page keeps trying.',
+    401: 'The server load is shown only with a key.',
+    404: 'This server does not report its load.',
   };
-  setText(byId('load-note'), words[error.status] ?? `The load cannot be shown: ${error.message}`);
+  setText(byId('load-note'), words[error.status] ?? `The server load cannot be shown: ${error.message}`);
 }
 
 async function showStatus(status) {
-  const stopping = 'The server is stopping: it ends what it has begun, and takes nothing new.';
+  const stopping = 'The server is shutting down: it finishes open requests and accepts no new ones.';
   setText(byId('load-note'), status.draining ? stopping : '');
   byId('load-numbers').hidden = false;
   for (const [used, most] of Object.entries(METERS)) showMeter(used, status[used], status[most]);
@@ -731,7 +731,7 @@ function showHistory(speed) {
   const most = Math.max(...speeds.map((each) => each.speed));
   const steps = speeds.map((each, index) => stepTo(each, speeds[index - 1], now, most));
   byId('speed-path').setAttribute('d', steps.join(''));
-  setText(byId('speed-words'), `${rounded(speed)} tokens/s now, at most ${rounded(most)} in the last two minutes`);
+  setText(byId('speed-words'), `${rounded(speed)} tokens/s now, peak ${rounded(most)} in the last two minutes`);
 }
 
 function stepTo({ time, speed }, before, now, most) {
@@ -743,9 +743,9 @@ function stepTo({ time, speed }, before, now, most) {
 let shownRecent = '';
 
 function showRecent(requests) {
-  const told = JSON.stringify(requests);
-  if (told === shownRecent) return; // people may be reading or selecting in it
-  shownRecent = told;
+  const json = JSON.stringify(requests);
+  if (json === shownRecent) return; // people may be reading or selecting in it
+  shownRecent = json;
   byId('recent-empty').hidden = requests.length > 0;
   byId('recent-box').hidden = !requests.length;
   byId('recent-rows').replaceChildren(...requests.map(recentRow));
