@@ -167,7 +167,7 @@ def test_mistakes_of_the_server_are_told(page: Page) -> None:
     page.click("#paste-tab")
     page.fill("#paste-text", json.dumps({"name": "x" * 200}))
     page.click("#write")
-    page.until("document.querySelector('#cards article')?.dataset.state === 'failed'")
+    page.until("document.querySelector('[data-model=one]')?.dataset.state === 'failed'")
     assert "maximum context length is 96" in page.part("one", "state")
     page.complaints[:] = [each for each in page.complaints if "400" not in each]  # the browser's own line
 
