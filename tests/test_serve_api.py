@@ -127,7 +127,7 @@ def test_any_way_to_decode_is_answered(
         assert answer.text.endswith("data: [DONE]\n\n")
 
 
-def test_the_description_tells_every_route(server: Server) -> None:
+def test_the_description_lists_every_route(server: Server) -> None:
     described = get(server, "/openapi.json").json()
     assert set(described["paths"]) == {
         "/v1/completions",
@@ -142,6 +142,18 @@ def test_the_description_tells_every_route(server: Server) -> None:
         "/ready",
         "/metrics",
     }
+
+
+def test_every_route_and_field_is_described(server: Server) -> None:
+    document = get(server, "/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
+            assert operation["description"], path
+            assert set(operation["responses"]) == {"200", "4XX", "5XX"}, path
+    for name, schema in document["components"]["schemas"].items():
+        for field, description in schema["properties"].items():
+            assert description.get("description"), f"{name}.{field}"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -91,7 +91,7 @@ def bearer(key: str) -> dict[str, Any]:
 ASK = {"prompt": "abc", "max_tokens": 2}
 
 
-def test_without_a_key_only_life_and_the_page_are_told(server: Server) -> None:
+def test_without_a_key_only_the_probes_and_the_page_answer(server: Server) -> None:
     for path in ("/health", "/ready"):
         assert get(server, path).status_code == 200
     for path in ("/v1/models", "/v1/status", "/metrics", "/openapi.json", "/v1/nowhere"):

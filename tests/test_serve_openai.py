@@ -130,7 +130,7 @@ def test_texts_are_the_engines(client: openai.OpenAI, models: Path) -> None:
     assert by_ids.choices[0].text == wanted[1]
 
 
-def test_a_completion_says_what_it_took(client: openai.OpenAI) -> None:
+def test_a_completion_reports_its_token_counts(client: openai.OpenAI) -> None:
     answer = client.completions.create(model="one", prompt="name :", temperature=0)
     assert answer.object == "text_completion"
     assert answer.usage is not None
@@ -138,7 +138,7 @@ def test_a_completion_says_what_it_took(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
+def test_a_stream_has_the_same_text(client: openai.OpenAI) -> None:
     for more in ({}, {"n": 3, "temperature": 1, "seed": 5}, {"n": 2}, {"echo": True}, {"stop": ["e", "xq"]}):
         options = {**GREEDY, "max_tokens": 30, **more}
         whole = client.completions.create(model="two", prompt=["abc", "food : y"], **options)

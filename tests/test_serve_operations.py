@@ -92,7 +92,7 @@ def test_the_status_shows_the_last_requests(server: Server) -> None:
     assert (latest["model"], latest["status"], latest["completion_tokens"]) == ("one", 200, 3)
 
 
-def test_a_log_line_tells_no_text_unless_asked(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_line_holds_no_text_unless_asked(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     for log_texts in (False, True):
         caplog.clear()
         with served(settings_for(models, log_texts=log_texts)) as server, caplog.at_level("INFO", "tailora.serve"):
@@ -235,7 +235,7 @@ def test_loading_an_adapter_takes_no_longer_than_it_may(models: Path) -> None:
         assert server.service.worker.call(lambda engine: len(engine.backend.adapter_slots.names)) == 3
 
 
-def test_an_engine_that_stands_still_is_told_by_the_health(
+def test_a_stalled_engine_is_reported_by_the_health_route(
     models: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured from the engine's last work or the first request after it, however rarely somebody asks."""
@@ -293,7 +293,7 @@ def test_a_server_ends_soon_after_its_deadline(models: Path, caplog: pytest.LogC
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_a_failing_engine_is_told_and_goes_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_engine_is_reported_and_continues(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = server.service.running.engine.backend
 
     def broken(step: object) -> None:
@@ -346,7 +346,7 @@ def test_a_draining_server_ends_what_it_began_and_takes_nothing_new(models: Path
     assert found[0].json()["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_port_in_use_is_told_before_anything_is_loaded(server: Server, models: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_loaded(server: Server, models: Path) -> None:
     port = int(server.address.rpartition(":")[2])
     with (
         pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}"),

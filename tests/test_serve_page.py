@@ -163,7 +163,7 @@ def test_all_of_it_by_keyboard(page: Page) -> None:
     assert unnamed == 0
 
 
-def test_mistakes_of_the_server_are_told(page: Page) -> None:
+def test_errors_of_the_server_are_shown(page: Page) -> None:
     page.click("#paste-tab")
     page.fill("#paste-text", json.dumps({"name": "x" * 200}))
     page.click("#write")
@@ -208,7 +208,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, models: Path, tmp_
         page.context.close()
 
 
-def test_a_server_that_goes_is_told(browser: Any, models: Path) -> None:
+def test_a_server_that_stops_is_reported(browser: Any, models: Path) -> None:
     with served(settings_for(models)) as server:
         page = Page(browser, server.address)
         page.wait_for_selector("#models input")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +32,23 @@ def address(models: Path) -> Iterator[str]:
 
     from tailora.serve.ray import app
 
-    tests = str(Path(__file__).parent)
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": tests, **_cache()}})
+    # Ray gives its proxy 5 s to start, which a busy machine does not.
+    variables = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", **_cache()}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        variables["PYTHONPATH"] = str(Path(__file__).parent)
+        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables})
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     adapters = {name: str(models / name) for name in ("one", "two", "later/three")}
-    given = {
+    settings = {
         "base": str(models / "base"),
         "adapters": adapters,
         "precision": "fp32",
         "cache_tokens": 2048,
         "port": 8123,
     }
-    serve.run(app({**given, "replicas": 2, "loaded": 2, "cpus": 0.5}))
+    serve.run(app({**settings, "replicas": 2, "loaded": 2, "cpus": 0.5}))
     yield f"http://127.0.0.1:{PORT}"
     serve.shutdown()
     ray.shutdown()
@@ -74,7 +81,19 @@ def test_an_adapters_requests_go_to_a_replica_that_has_it(address: str) -> None:
     assert len(set.union(*seen.values())) == 2  # both work
 
 
-def test_mistakes_are_told(address: str) -> None:
+def test_a_compressed_body_reaches_the_replica_of_its_adapter(address: str) -> None:
+    body = {"model": "one", **ASK}
+    plain = httpx.post(f"{address}/v1/completions", json=body, timeout=60)
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    packed = gzip.compress(json.dumps(body).encode())
+    answer = httpx.post(f"{address}/v1/completions", content=packed, headers=headers, timeout=60)
+    assert answer.json()["choices"] == plain.json()["choices"]
+    assert answer.headers["x-tailora-replica"] == plain.headers["x-tailora-replica"]
+    bomb = httpx.post(f"{address}/v1/completions", content=gzip.compress(bytes(1 << 22)), headers=headers, timeout=60)
+    assert bomb.status_code == 413
+
+
+def test_mistakes_are_reported(address: str) -> None:
     for path, body, status in (
         ("/v1/completions", {"model": "none", **ASK}, 404),
         ("/v1/completions", {"prompt": "x"}, 400),

@@ -191,7 +191,7 @@ def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
         ({"facts": FACTS, "beams": 40}, "sequences side by side where 32 run at most"),
     ],
 )
-def test_bad_records_are_told(server: Server, body: dict[str, Any], told: str) -> None:
+def test_bad_records_are_reported(server: Server, body: dict[str, Any], told: str) -> None:
     answer = post(server, "/v1/records", {"model": "one", **body})
     assert answer.status_code == 400
     assert told in answer.json()["error"]["message"]

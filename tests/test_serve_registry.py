@@ -150,7 +150,7 @@ def test_without_a_folder_there_are_no_such_routes(models: Path) -> None:
         assert load(server, "three", "three").status_code == 404
 
 
-def test_what_cannot_be_served_is_told_at_the_start(models: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_reported_at_the_start(models: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(AdapterError, match=r"adapter_config\.json is missing"),
         served(settings_for(models, adapter=(f"x={tmp_path}",))),

@@ -1,4 +1,4 @@
-"""Chat templates as model folders bring them, rendered in a sandbox: they are programs from elsewhere."""
+"""Chat templates of model folders, rendered in a sandbox because they are programs of unknown origin."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ChatTemplate:
     """Turns a conversation into token ids, as transformers' `apply_chat_template` does.
 
     Args:
-        source: of the template.
-        tokenizer: of the model.
-        names: special tokens that the template may name, such as bos_token.
-        where: the folder, for messages.
+        source: Jinja source of the template.
+        tokenizer: tokenizer of the model.
+        names: special tokens that the template may use, by name, such as bos_token.
+        where: folder of the model, for error messages.
 
     Attributes:
-        source: as above.
+        source: Jinja source of the template.
 
     Raises:
         ModelError: the template is not valid.
@@ -60,15 +60,15 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer, source: str | None = None) -> ChatTemplate | None:
-        """The template in a model's folder, if it has one, as transformers looks for it.
+        """Return the template of a model's folder, searched for as in transformers, or None.
 
         Args:
-            folder: of the model; its tokenizer_config.json names the special tokens.
-            tokenizer: of the model.
-            source: a template to take instead of the folder's.
+            folder: folder of the model; its tokenizer_config.json names the special tokens.
+            tokenizer: tokenizer of the model.
+            source: template to use instead of the folder's.
 
         Raises:
-            ModelError: it is broken.
+            ModelError: the template is not valid.
         """
         source = _source(folder) if source is None else source
         if source is None:
@@ -77,9 +77,9 @@ class ChatTemplate:
         return cls(source, tokenizer, names, folder)
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """The token ids after which the model answers.
+        """Return the token ids of a conversation, after which the model writes its answer.
 
-        Special tokens are the template's alone: where a message spells one, it is text.
+        Only the template can insert special tokens: the name of one in a message is plain text.
 
         Raises:
             DataError: the template refuses the conversation.
@@ -87,25 +87,25 @@ class ChatTemplate:
         special = [token for token in self._tokenizer.special_tokens if any(token in m["content"] for m in messages)]
         if not special:
             return tuple(self._tokenizer.encode(self._render(messages), special=True))
-        # The template sees marks in their places, which no message can contain.
+        # The template gets marks in their places, which no message can contain.
         nonce = secrets.token_hex(8)
         spelt = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
 
-        def mark(found: re.Match[str]) -> str:
-            return f"\x00{nonce}{special.index(found[0])}\x00"
+        def mark(match: re.Match[str]) -> str:
+            return f"\x00{nonce}{special.index(match[0])}\x00"
 
         text = self._render([{**message, "content": spelt.sub(mark, message["content"])} for message in messages])
         ids: list[int] = []
         for place, piece in enumerate(re.split(f"\x00{nonce}(\\d+)\x00", text)):
-            told = special[int(piece)] if place % 2 else piece
-            ids += self._tokenizer.encode(told, special=not place % 2, continues=bool(ids))
+            content = special[int(piece)] if place % 2 else piece
+            ids += self._tokenizer.encode(content, special=not place % 2, continues=bool(ids))
         return tuple(ids)
 
     def answer_form(self) -> tuple[str, int]:
-        """What stands before an assistant's answer, after the prompt, and the token that ends it.
+        """Return the text between the prompt and an assistant's answer, and the id of the token that ends the answer.
 
-        Both are read from a rendered conversation. The end is the tokenizer's end-of-text token where the template
-        writes none.
+        Both are read from a rendered conversation. If the template writes no end, the tokenizer's end-of-text token is
+        returned.
 
         Raises:
             DataError: the template refuses a question with an answer.
@@ -131,7 +131,7 @@ class ChatTemplate:
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %} … {% endgeneration %}`, with which templates mark an assistant's words: its content alone."""
+    """`{% generation %} … {% endgeneration %}`, which marks an assistant's words in a template; renders its content."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own attribute
 
@@ -154,7 +154,7 @@ class _Dict:
 
 
 class _Names(Namespace):
-    """Jinja's `namespace`, whose attributes may not begin with an underscore: those lead out of the sandbox."""
+    """Jinja's `namespace` without attributes that begin with an underscore, which lead out of the sandbox."""
 
     def __init__(*arguments: Any, **values: Any) -> None:  # a value may be called self
         own, *rest = arguments
@@ -174,7 +174,7 @@ def _check_name(name: str) -> None:
 
 
 def _source(folder: Path) -> str | None:
-    """The default template of a folder: in a file of its own, or in tokenizer_config.json."""
+    """The default template of a folder: in chat_template.jinja or tokenizer_config.json."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     source = read_model_file(folder, TOKENIZER_CONFIG).get("chat_template")

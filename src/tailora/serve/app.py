@@ -25,6 +25,7 @@ from tailora.serve.endpoints.status import status_routes
 from tailora.serve.keys import KeyRing
 from tailora.serve.metrics import ServerMetrics
 from tailora.serve.middleware import RequestMiddleware
+from tailora.serve.schema.error import ERROR_RESPONSES
 from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings
 from tailora.serve.validation import invalid_body
@@ -57,6 +58,7 @@ def build_app(
         description="Writes texts about records and after prompts with a base model and its LoRA adapters.",
         docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
+        responses=ERROR_RESPONSES,
     )
     app.include_router(completion_routes(service, log_texts=settings.log_texts))
     app.include_router(chat_routes(service, template, log_texts=settings.log_texts))

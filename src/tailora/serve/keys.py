@@ -1,4 +1,4 @@
-"""API keys: made here, kept as hashes, compared in constant time, each for some models or for all."""
+"""API keys: created here, stored as hashes, compared in constant time, each for some models or for all."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PREFIX = "tailora-"
 
 
 class Key(BaseModel):
-    """A key as it is kept.
+    """A key as it is stored.
 
     Attributes:
-        name: told in logs.
-        sha256: of the key, in hexadecimal. Keys are drawn at random, so that their hash needs no salt.
-        models: those that it may use; None for all.
-        admin: whether it may load and unload adapters.
+        name: name of the key in the log.
+        sha256: hash of the key in hexadecimal. Keys are random, so the hash needs no salt.
+        models: names of the models that the key may use; None for all.
+        admin: whether the key may load and unload adapters.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,12 +37,12 @@ class Key(BaseModel):
     admin: bool = False
 
     def may_use(self, model: str) -> bool:
-        """Whether requests with this key may name a model."""
+        """Return whether requests with this key may use a model."""
         return self.models is None or model in self.models
 
 
 class KeyRing:
-    """The keys that a server knows; without any, everybody may do everything."""
+    """The keys that a server accepts. Without keys every request is accepted."""
 
     def __init__(self, keys: tuple[Key, ...] = ()) -> None:
         self._keys = keys
@@ -51,20 +51,24 @@ class KeyRing:
         return len(self._keys)
 
     def find(self, presented: str) -> Key | None:
-        """The key that was presented, or None. Takes the same time whichever it is."""
+        """Return the key that a client presented, or None. The time does not depend on which key it is."""
         digest = hashlib.sha256(presented.encode()).hexdigest()
-        found = None
+        match = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
-                found = key
-        return found
+                match = key
+        return match
 
 
 def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
-    """The keys of a file, and those of the environment in the same form.
+    """Read the keys of a file and of the environment variable `TAILORA_API_KEYS`, which has the same form.
+
+    Args:
+        path: YAML file of hashed keys; None reads the variable alone.
+        environment: environment variables.
 
     Raises:
-        DataError: there is a place for keys that holds none, or not in this form.
+        DataError: the file cannot be read, or file or variable contain no keys in this form.
     """
     keys: list[Key] = []
     if path is not None:
@@ -72,7 +76,7 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
             keys += _parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            hint = "make one with `tailora key`"
+            hint = "create it with `tailora key`"
             raise DataError(f"cannot be read ({reason})", where=path, hint=hint) from error
     if VARIABLE in environment:
         keys += _parse(environment[VARIABLE], VARIABLE)
@@ -80,25 +84,25 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
 
 
 def _parse(text: str, where: str) -> list[Key]:
-    hint = "make it with `tailora key`"
+    hint = "create it with `tailora key`"
     try:
         entries = yaml.safe_load(text)
         keys = [Key(**entry) for entry in entries]
     except (yaml.YAMLError, TypeError, ValidationError) as error:
-        # The error itself would show what stands there, which may be a key.
-        raise DataError("is no list of hashed API keys", where=where, hint=hint) from error
+        # The error itself would quote the text, which may be a key.
+        raise DataError("is not a list of hashed API keys", where=where, hint=hint) from error
     if not keys:
-        raise DataError("holds no API key", where=where, hint=hint)
+        raise DataError("contains no API keys", where=where, hint=hint)
     return keys
 
 
 def add_key(path: Path, name: str, *, models: tuple[str, ...] | None = None, admin: bool = False) -> str:
-    """Make a key, add its hash to a file, and return the key, which is kept nowhere.
+    """Create a key, add its hash to a file, and return the key, which is stored nowhere.
 
     Args:
-        path: a file of keys, which is created if it does not exist.
-        name: shown in logs.
-        models: those that it may use; None for all.
+        path: file of keys; it is created if it does not exist.
+        name: name of the key in the log.
+        models: names of the models that it may use; None for all.
         admin: whether it may load and unload adapters.
 
     Raises:
@@ -118,12 +122,12 @@ def add_key(path: Path, name: str, *, models: tuple[str, ...] | None = None, adm
 
 
 def _is_filled(text: str) -> bool:
-    """Whether a file of keys holds anything but white space and comments."""
+    """Whether a file of keys contains anything but white space and comments."""
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
 def _with_entry(text: str, keys: list[Key], entry: dict[str, Any]) -> str:
-    """A file of keys with one more: appended, which keeps comments, where that is valid, else written anew."""
+    """A file with one key more: appended, which keeps comments, if the result is valid; otherwise written anew."""
     added = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
     whole = text + ("" if not text or text.endswith("\n") else "\n") + added
     wanted = [*keys, Key(**entry)]

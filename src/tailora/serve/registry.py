@@ -157,7 +157,7 @@ class Registry:
 
     def _model(self, name: str, engine_name: str | None, adapter: Adapter, prompts: PromptFormat) -> Model:
         ranks = [[branch.rank for branch in layer.branches] for layer in adapter.layers.values()]
-        rank = max((max(each, default=0) for each in ranks), default=0)
+        rank = max((rank for of_layer in ranks for rank in of_layer), default=0)
         slot_rank = max(map(sum, ranks), default=0)
         fingerprint = self._system_fingerprint(adapter)
         return Model(name, engine_name, adapter.meta, prompts, fingerprint, rank=rank, slot_rank=slot_rank)

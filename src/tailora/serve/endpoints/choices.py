@@ -150,5 +150,5 @@ class ChoicesAnswer(Answer):
 def _best(completions: Sequence[Completion], count: int) -> list[Completion]:
     """The best by mean log-probability of a token if there are more than needed; repeated if there are fewer."""
     if len(completions) > count:
-        completions = sorted(completions, key=lambda each: -each.logprob / max(1, len(each.token_ids)))
+        completions = sorted(completions, key=lambda one: -one.logprob / max(1, len(one.token_ids)))
     return [completions[place % len(completions)] for place in range(count)]

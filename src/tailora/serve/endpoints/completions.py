@@ -80,18 +80,18 @@ def _prompts(service: Service, model: Model, body: CompletionBody) -> list[Compl
         inputs: list[Any] = [prompt]
     else:
         inputs = [prompt] if prompt and isinstance(prompt[0], int) else list(prompt)
-    if not inputs or any(isinstance(each, list) and not each for each in inputs):
+    if not inputs or any(isinstance(item, list) and not item for item in inputs):
         raise ApiError(400, "the prompt is empty; send a text or token ids", param="prompt")
     if len(inputs) > service.limits.queue:
         message = f"the request has {len(inputs)} prompts, and the limit is {service.limits.queue}; split the request"
         raise ApiError(400, message, param="prompt")
     prompts = []
-    for each in inputs:
-        if isinstance(each, str):
-            ids = _document(model, tokenizer, each) or text_prompt(model, each)
-            prompts.append(CompletionPrompt(ids, tokenizer.decode(ids) if model.prompts.trained else each))
-        elif all(0 <= token < tokenizer.vocab_size for token in each):
-            prompts.append(CompletionPrompt(tuple(each), tokenizer.decode(each) if body.echo else ""))
+    for item in inputs:
+        if isinstance(item, str):
+            ids = _document(model, tokenizer, item) or text_prompt(model, item)
+            prompts.append(CompletionPrompt(ids, tokenizer.decode(ids) if model.prompts.trained else item))
+        elif all(0 <= token < tokenizer.vocab_size for token in item):
+            prompts.append(CompletionPrompt(tuple(item), tokenizer.decode(item) if body.echo else ""))
         else:
             raise ApiError(400, f"token ids must be from 0 to {tokenizer.vocab_size - 1}", param="prompt")
     return prompts

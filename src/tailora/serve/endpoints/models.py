@@ -32,9 +32,9 @@ def model_routes(registry: Registry) -> APIRouter:
     @router.get("/v1/models/{name:path}", summary="Describe one model")
     async def model(name: str, request: Request) -> dict[str, Any]:
         """Describe the base or an adapter, as in the list."""
-        found = find_model(request, registry, name)
+        described = find_model(request, registry, name)
         stats_of(request).model = None  # nothing is written with it
-        return _description(found, registry)
+        return _description(described, registry)
 
     return router
 
