@@ -19,7 +19,7 @@ from tailora.lora.inject import attach, extract
 from tailora.training.loop import first_batch
 from tailora.training.precision import Arithmetic, apply
 from tailora.training.precision_choice import choose
-from tailora.training.settings import Precision, TrainSettings
+from tailora.training.settings import TrainingPrecision, TrainSettings
 from tailora.training.trees.forward import TreeModel, training_mode
 from tailora.training.trees.prefix_tree import TreeBatch, batches, build
 
@@ -41,7 +41,7 @@ def adapt(
     return model
 
 
-def put_into(model: nn.Module, examples: Sequence[Example], precision: Precision) -> Arithmetic:
+def put_into(model: nn.Module, examples: Sequence[Example], precision: TrainingPrecision) -> Arithmetic:
     """Put an adapted model into a precision; auto is what `tailora train` would take for updates of this size."""
     settings = TrainSettings(data="", batch_size=UPDATE, precision=precision)
     batch, device = first_batch(examples, settings), str(next(model.parameters()).device)

@@ -143,13 +143,13 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
 @pytest.mark.parametrize(
     ("values", "what"),
     [
-        ({"method": "full"}, "each method has its own"),
-        ({"learning_rate": 1.0}, "each method has its own"),
+        ({"method": "full"}, r"no such setting; did you mean methods\?"),
+        ({"learning_rate": 1.0}, r"no such setting; did you mean learning_rates\?"),
         ({"methods": []}, "nothing to compare"),
         ({"metrics": ["blue"]}, "each value must be bleu, .*, not 'blue'"),
-        ({"learning_rates": {"lorra": [1]}}, "no method lorra"),
-        ({"learning_rates": {"lora": "a|b"}}, "are no numbers"),
-        ({"learning_rates": {"lora": [0.0]}}, "rates are above 0"),
+        ({"learning_rates": {"lorra": [1]}}, "'lorra' is not a method"),
+        ({"learning_rates": {"lora": "a|b"}}, "is not a list of numbers"),
+        ({"learning_rates": {"lora": [0.0]}}, "learning rates must be above 0"),
     ],
 )
 def test_settings_that_cannot_be(values: dict[str, Any], what: str) -> None:

@@ -271,7 +271,7 @@ def test_a_gguf_without_an_alpha_is_applied_as_it_is(tmp_path: Path, alpha: floa
 
 def test_mistakes(tmp_path: Path) -> None:
     adapter, _ = save_adapter(tmp_path, "gpt2")
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         run(ConvertSettings(adapter=adapter, to="peft", output=tmp_path / "base"))
     with pytest.raises(SettingsError, match=r"end its name in \.gguf"):
         run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora"))

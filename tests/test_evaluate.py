@@ -224,11 +224,11 @@ def test_fidelity_goes_before_likelihood(data: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input": None}, "nothing to score texts against"),
-        ({"output": None}, "nowhere to write"),
-        ({"texts": None}, "neither an adapter nor a base"),
-        ({"base": "tiny"}, "the texts are there, so that base has nothing to do"),
-        ({"beams": 4}, "the texts are there, so that beams has nothing to do"),
+        ({"input": None}, "input: has no value"),
+        ({"output": None}, "output: has no value"),
+        ({"texts": None}, "there is no adapter and no base model"),
+        ({"base": "tiny"}, "base has no effect on texts that are already written"),
+        ({"beams": 4}, "beams has no effect on texts that are already written"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:

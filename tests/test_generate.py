@@ -149,8 +149,8 @@ def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
     ("values", "message"),
     [
         ({"base": "tiny"}, "nothing to write about"),
-        ({"base": "tiny", "input": "a", "record": "b"}, "both --input and --record"),
-        ({"input": "a"}, "neither an adapter nor a base model"),
+        ({"base": "tiny", "input": "a", "record": "b"}, "--input and --record are both given"),
+        ({"input": "a"}, "there is no adapter and no base model"),
         ({"base": "tiny", "input": "a", "merged": True}, "there is no adapter to merge"),
         ({"base": "tiny", "input": "a", "num_candidates": 2}, "greedy search has one result"),
         ({"base": "tiny", "input": "a", "beams": 2, "temperature": 1.0}, "beams are not sampled"),
@@ -186,7 +186,7 @@ def test_a_row_that_names_no_known_adapter_is_said(base: str, data: Path, tmp_pa
     path.write_text('{"id": "r0", "facts": {"a": "b"}, "adapter": "three"}\n')
     with pytest.raises(DataError, match=r"record r0: names the adapter 'three'.*there are: one, two"):
         run(GenerateSettings(adapter=tuple(places), input=str(path)))
-    with pytest.raises(SettingsError, match="two adapters are called one"):
+    with pytest.raises(SettingsError, match="two adapters have the name one"):
         GenerateSettings(adapter=(places[0], places[0]), input=str(path))
 
 
@@ -279,7 +279,7 @@ def test_stop_strings_are_kept_as_they_are(given: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_stop_string_is_refused() -> None:
-    with pytest.raises(SettingsError, match="stop: an empty string ends every text; leave it out"):
+    with pytest.raises(SettingsError, match="stop: an empty string would end every text; leave it out"):
         GenerateSettings(base="tiny", record="name : x", stop=("",))
 
 

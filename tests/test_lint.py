@@ -157,7 +157,7 @@ def test_the_command_counts_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(CheckError, match=r"1 finding \(unsaid value: 1\)") as failed:
         run(LintSettings(data=str(file)))
     assert failed.value.result == result
-    with pytest.raises(SettingsError, match="no finding called 'typo'"):
+    with pytest.raises(SettingsError, match="'typo' is not a kind of finding"):
         LintSettings(data=str(file), allow=("typo",))
 
 

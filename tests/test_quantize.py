@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from bases import save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
-from tailora.commands.quantize import QuantizeSettings, _judge, run
+from tailora.commands.quantize import QuantizeSettings, _check_losses, run
 from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.engine.decoding import Decoding
 from tailora.inference.setup import resolve_models
@@ -133,7 +133,7 @@ def test_a_merged_adapter_is_summed_before_it_is_rounded(base: Path, tmp_path: P
 
 def test_an_effect_that_is_rounded_away_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = save_adapter(base, tmp_path / "adapter", size=1e-4)
-    with pytest.raises(CheckError, match="rounds away what the adapter does") as caught:
+    with pytest.raises(CheckError, match="loses the adapter: it is off by") as caught:
         quantize(base, tmp_path / "out", adapter=adapter, merged=True)
     assert caught.value.result["drift"] > 0.5
     assert not (tmp_path / "out").exists()
@@ -142,7 +142,7 @@ def test_an_effect_that_is_rounded_away_is_refused(base: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"perplexity": {"before": 2.0, "after": 2.2}}, "10.0% more perplexity"),
+        ({"perplexity": {"before": 2.0, "after": 2.2}}, "is 10.0% higher"),
         ({"against_before": {"largest": float("nan")}}, "no numbers"),
         ({"drift": 0.6}, "off by 60%"),
         ({}, None),
@@ -152,16 +152,16 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, Any], what: str | Non
     passing = {"perplexity": {"before": 2.0, "after": 2.09}, "against_before": {"largest": 0.1}, "drift": 0.4}
     settings = QuantizeSettings(to="int8", output=tmp_path)
     if what is None:
-        _judge({**passing, **change}, settings)
+        _check_losses({**passing, **change}, settings)
         return
     with pytest.raises(CheckError, match=what):
-        _judge({**passing, **change}, settings)
+        _check_losses({**passing, **change}, settings)
 
 
 def test_what_cannot_be(base: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no adapter to merge"):
         quantize(base, tmp_path / "out", merged=True)
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         quantize(base, base)
     quantize(base, tmp_path / "out")
     record = tmp_path / "out" / "tailora.json"

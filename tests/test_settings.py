@@ -29,7 +29,9 @@ class AdapterSettings(Settings):
 
 
 class ToySettings(AdapterSettings):
-    """Settings of a verb."""
+    """Settings of a command."""
+
+    heading = "options"
 
     data: Path = Field(description="records")
     learning_rate: float = Field(2e-4, gt=0)
@@ -219,10 +221,10 @@ def test_help_shows_every_flag_with_what_it_is_and_its_default(capsys: pytest.Ca
     shown = " ".join(capsys.readouterr().out.split())
     assert done.value.code == 0
     for text in (
-        *("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "adapter: --rank N"),
+        *("usage: tailora toy [CONFIG.yaml] [--flags]", "Do a thing.", "adapter: --rank N", "options: --data PATH"),
         *("inner dimension, 50% of it (at least 1; default: 8)", "what to adapt (default: attention.qv)"),
         *(
-            "--data PATH records (required)",
+            "--data PATH records (required) --method",
             "--limit N|auto (default: auto)",
             "--method lora|full",
             "--early, --no-early",

@@ -54,7 +54,7 @@ def test_an_adapter_changes_its_base(base: str, tmp_path: Path, capsys: pytest.C
     assert result["against_base"]["mean"] > 0.01
     assert result["against_base"]["same_token"] < 1
     assert "drift" not in result
-    assert "against the base: logits differ by" in capsys.readouterr().err
+    assert "compared with the base: logits differ by" in capsys.readouterr().err
 
 
 def test_a_merge_keeps_what_its_adapter_does_and_says_so_beside_it(base: str, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_run_without_an_adapter_becomes_a_model(base: str, tmp_path: Path) -> 
     for name, value in after.items():
         assert torch.equal(value, learnt.get(name, before[name]))
     assert any(not torch.equal(after[name], before[name]) for name in learnt)
-    with pytest.raises(SettingsError, match="no adapter to sum or cut"):
+    with pytest.raises(SettingsError, match="this run did not train an adapter"):
         merge(MergeSettings(adapter=tmp_path / "run", weights=(2.0,), output=tmp_path / "other"))
     save_base(tmp_path / "elsewhere", rows=300)
     with pytest.raises(ModelError, match="other weights"):

@@ -13,464 +13,461 @@ from typing import Any, Literal, TypedDict
 class ReadingOptions(TypedDict, total=False):
     """Keyword arguments made of `ReadingSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
     language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
     all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
+    """Also use the WebNLG texts that its annotators marked as faulty."""
 
 
 class TrainOptions(TypedDict, total=False):
     """Keyword arguments made of `TrainSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
-    all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
-    limit: int | None
-    """Train on so many records only, from the start."""
-    valid_limit: int | None
-    """Validate on so many records only, from the start."""
-    base: str
-    """Base model: a name (see `tailora models`), a folder or a hub id."""
-    method: Literal["lora", "full", "bitfit", "top2"]
-    """What learns: an adapter, every weight, the biases, or the top two blocks."""
-    rank: int
-    """Rank of the adapter."""
-    alpha: float
-    """Numerator of the adapter's scale alpha / rank."""
-    targets: Sequence[str]
-    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
-    rank_pattern: Mapping[str, int]
-    """Other ranks for some layers: pattern of module paths to rank; the first that matches holds."""
-    alpha_pattern: Mapping[str, float]
-    """Other alphas for some layers, likewise."""
-    dropout: float
-    """Dropout on the adapter's branch."""
-    rslora: bool
-    """Scale by alpha / √rank."""
-    dora: bool
-    """Learn a magnitude for each output beside the direction."""
-    bias: Literal["none", "all", "lora_only"]
-    """Biases that learn beside the adapter."""
-    learning_rate: float | None
-    """Peak learning rate; by default 1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full."""
     batch_size: int
-    """Examples in an update."""
+    """Number of examples in an update."""
     group_size: int | None
-    """Texts of one record that may be side by side in an update; by default an eighth of the batch."""
+    """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Passes over the data."""
+    """Number of passes over the data."""
     max_steps: int | None
-    """Stop after so many updates."""
+    """Maximum number of updates."""
     warmup_steps: int
-    """Updates over which the learning rate rises; at most a tenth of all."""
+    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
     schedule: Literal["linear", "cosine", "constant"]
     """How the learning rate falls after the warm-up."""
     weight_decay: float
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     max_grad_norm: float
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     label_smoothing: float
-    """Share of the target that is spread over the vocabulary."""
-    max_length: int
-    """Tokens that prompt and text may have together."""
-    overlong: Literal["error", "drop", "cut"]
-    """What to do with longer examples."""
+    """Share of the target probability that is spread over the whole vocabulary."""
+    eval_every: int | None
+    """Number of updates between two validations. There is also one before the first and after the last update."""
+    patience: int | None
+    """Number of validations in a row without a better loss after which training stops."""
+    seed: int
+    """Seed of the adapter's initial values, the order of the examples and the dropout."""
     prompt_form: Literal["paper", "arrow", "chat"]
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
-    linearization: str
-    """How facts become text."""
+    linearization: Literal["paper", "plain"]
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    max_length: int
+    """Maximum length of prompt and text together, in tokens."""
+    overlong: Literal["error", "drop", "cut"]
+    """What happens to longer examples: an error, or they are dropped, or their text is cut."""
+    rank: int
+    """Rank of the adapter."""
+    alpha: float
+    """Numerator of the adapter's scale, alpha / rank."""
+    targets: Sequence[str]
+    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
+    rank_pattern: Mapping[str, int]
+    """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
+    alpha_pattern: Mapping[str, float]
+    """Alphas of single layers, as PATTERN=ALPHA. The first pattern that matches counts."""
+    dropout: float
+    """Dropout probability on the input of the adapter."""
+    rslora: bool
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
+    dora: bool
+    """Learn a magnitude for each output as well (DoRA)."""
+    bias: Literal["none", "all", "lora_only"]
+    """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    valid_limit: int | None
+    """Number of validation records to use, from the first one on."""
+    base: str
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
     tokens_per_pass: int
-    """Tree nodes in one forward pass; a larger update accumulates its gradient over several."""
-    eval_every: int | None
-    """Validate after so many updates, beside the start and the end; by default once an epoch."""
-    patience: int | None
-    """Stop when so many validations in a row brought no better loss."""
+    """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
+    gradients of several passes."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
-    """Precision of matrix products: fp32, tf32 (GPU only), bf16, int8 (lora on a CPU only), or auto, which times an
-    update in each that the machine offers and takes the fastest."""
+    """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
+    precision that the machine supports and uses the fastest."""
     device: str
-    """Device to train on: cpu, cuda, cuda:N, or auto, which is a GPU if there is one (the CPU for int8)."""
-    seed: int
-    """Of the adapter's initial values, the order of examples and the dropout."""
+    """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    method: Literal["lora", "full", "bitfit", "top2"]
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
+    learning_rate: float | None
+    """Peak learning rate."""
     output: str | PathLike[str] | None
-    """Run directory to make; by default runs/DATA-METHOD-N."""
+    """Run directory to create."""
 
 
 class EngineOptions(TypedDict, total=False):
     """Keyword arguments made of `ModelSettings`."""
 
-    merged: bool
-    """Fold the adapter into the weights first; as exact and a little faster."""
-    force: bool
-    """Accept an adapter that was trained on other weights than the base's."""
-    linearization: str | None
-    """How facts become a line of text (paper or plain); by default as in the adapter's training, else paper."""
-    prompt_form: Literal["paper", "arrow", "chat"] | None
-    """How the line becomes a prompt (paper, arrow or chat); by default as in training, arrow for an untrained base."""
-    batch_size: int
-    """Records side by side."""
-    precision: Literal["auto", "int8", "bf16", "fp32"]
-    """Compute in int8, bf16 or fp32; auto takes int8 with OpenVINO and fp32 with torch, unless another is faster here
-    by more than 10%."""
     backend: Literal["auto", "openvino", "torch"]
-    """What computes: openvino on a CPU where it has the architecture, torch for everything else."""
+    """Inference backend. auto is openvino on a CPU if it supports the architecture, and torch otherwise."""
+    precision: Literal["auto", "int8", "bf16", "fp32"]
+    """Precision of matrix products. auto is int8 with OpenVINO and fp32 with torch, unless another one is more than 10%
+    faster on this machine."""
     device: str
-    """cpu, cuda, or auto: a GPU if there is one."""
+    """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    force: bool
+    """Accept an adapter that was trained on another base model's weights."""
+    merged: bool
+    """Merge the adapter into the weights before writing. The results are the same and writing is slightly faster."""
+    linearization: Literal["paper", "plain"] | None
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    prompt_form: Literal["paper", "arrow", "chat"] | None
+    """How that line becomes a prompt: paper appends the end-of-text token, arrow appends =>, and chat uses the base's
+    chat template."""
+    batch_size: int
+    """Number of records that are written about at the same time."""
 
 
 class DecodingOptions(TypedDict, total=False):
     """Keyword arguments made of `DecodingSettings`."""
 
     preset: Literal["lora-paper", "lora-paper-e2e"] | None
-    """How Hu et al. 2021 decode WebNLG and DART (lora-paper) or E2E (lora-paper-e2e); other flags override it."""
+    """Decoding of Hu et al. 2021: lora-paper for WebNLG and DART, lora-paper-e2e for E2E. Other flags override it."""
     max_new_tokens: int
-    """Most tokens a text may have."""
+    """Maximum length of a text, in tokens."""
     beams: int
-    """Beams kept side by side; 1 is greedy search, or sampling if the temperature is above 0."""
+    """Number of beams. With 1, decoding is greedy, or samples if the temperature is above 0."""
     length_penalty: float
-    """Beams are ranked by log-probability / tokens ** this."""
+    """Exponent of the length in the score of a beam: log-probability / tokens ** length_penalty."""
     no_repeat_ngram_size: int
-    """No run of so many tokens comes twice in a text; 0 allows it."""
+    """Length of the token sequences that may not occur twice in a text. 0 allows all repetitions."""
     repetition_penalty: float
-    """Above 1, make tokens less likely that stand in the prompt or the text already."""
+    """Factor by which tokens of the prompt and of the text so far become less likely. 1 has no effect."""
     presence_penalty: float
-    """What is subtracted from the logit of every token that the text holds, from -2 to 2."""
+    """Amount that is subtracted from the logit of every token that the text already contains."""
     frequency_penalty: float
-    """What is subtracted from a token's logit for each time that the text holds it, from -2 to 2."""
+    """Amount that is subtracted from a token's logit for each of its occurrences in the text so far."""
     logit_bias: Mapping[int, float]
-    """What is added to the logit of a token id, as ID=BIAS with a bias from -100 to 100. Again for more."""
+    """Amount that is added to a token's logit, as TOKEN_ID=BIAS with a bias from -100 to 100. Repeat the flag for
+    several tokens."""
     temperature: float
-    """Above 0, draw tokens from the distribution flattened (or, below 1, sharpened) by this."""
+    """Sampling temperature. 0 takes the most likely token; values below 1 make likely tokens more likely."""
     top_k: int
-    """Draw only from so many likeliest tokens; 0 from all."""
+    """Sample from the K most likely tokens only. 0 samples from all."""
     top_p: float
-    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
+    """Sample from the smallest set of tokens whose probabilities add up to this. 0 takes the most likely token."""
     min_p: float
-    """Draw only tokens at least this part as likely as the likeliest."""
+    """Sample only from tokens at least this fraction as likely as the most likely token."""
     num_candidates: int
-    """Texts for each record: the best beams, or so many draws."""
+    """Number of texts for each record: the best beams, or that many samples."""
     rerank: Literal["fidelity"] | None
-    """fidelity: of a record's candidates (all beams, unless told otherwise) take that with the fewest slot errors."""
+    """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
+    unless num_candidates is set."""
     slot_rules: str | PathLike[str] | None
-    """File of rules how texts say values, beside the bundled ones for E2E (see docs/evaluate.md)."""
+    """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool
-    """Say each token's log-probability too, in nats."""
+    """Write the log-probability of each token as well, in nats."""
     stop: Sequence[str]
-    """String that ends a text, which is cut before it; \\n is a line end and \\t a tab. Again for more."""
+    """String at which a text ends; it is cut off. \\n is a line end and \\t a tab. Repeat the flag for several."""
     seed: int
-    """Of the draws; with it a record's text depends on nothing but the record."""
+    """Sampling seed. With a fixed seed, a text depends only on its record and the settings."""
 
 
 class MergeOptions(TypedDict, total=False):
     """Keyword arguments made of `MergeSettings`."""
 
-    weights: float | Sequence[float]
-    """What each adapter's update is multiplied by, in their order; by default 1."""
-    svd: int | None
-    """Cut the sum to this rank, the nearest there is (SVD); by default it is exact, with the sum of the ranks."""
     base: str | None
-    """Base model; by default the one that the adapter names."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
     force: bool
-    """Accept an adapter that was trained on other weights than the base's."""
+    """Accept an adapter that was trained on another base model's weights."""
+    weights: float | Sequence[float]
+    """Factors of the adapters, in their order."""
+    svd: int | None
+    """Rank at which the sum of the adapters is approximated (SVD)."""
     check: bool
-    """Hold what was written against base and adapter, and keep the receipt in verify.json."""
+    """Compare the written model with base + adapter, and write the measurements to verify.json."""
 
 
 class ConvertOptions(TypedDict, total=False):
     """Keyword arguments made of `ConvertSettings`."""
 
-    to: Literal["peft", "loralib", "gguf", "openvino-genai"]
-    """peft, openvino-genai (folders; the latter with the scale folded in), loralib (a .bin) or gguf (for llama.cpp)."""
     base: str | None
-    """Base model, which gguf asks for; by default the one that the adapter names. Given, logits are compared on it."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
     force: bool
-    """Accept an adapter that was trained on other weights than the base's."""
+    """Accept an adapter that was trained on another base model's weights."""
+    to: Literal["peft", "loralib", "gguf", "openvino-genai"]
+    """Format to write: a folder (peft; openvino-genai, with the scale multiplied in), a .bin file (loralib) or a .gguf
+    file for llama.cpp (gguf, which needs the base model). With --base, the logits are compared as well."""
 
 
 class QuantizeOptions(TypedDict, total=False):
     """Keyword arguments made of `QuantizeSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
-    all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
-    input: str | None
-    """Records with texts to compare on; by default bundled ones."""
-    split: str | None
-    """Which split of the input."""
-    limit: int
-    """Only so many records with texts, from the start."""
-    new_tokens: int
-    """Length of the greedy texts that are compared."""
-    force: bool
-    """Accept an adapter that was trained on other weights than the base's."""
     base: str | None
-    """Base model; by default the one that the adapter names."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    force: bool
+    """Accept an adapter that was trained on another base model's weights."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    split: Literal["train", "valid", "test"] | None
+    """Split to use, if the input is a folder of splits or the name of a data set."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    input: str | None
+    """Records with texts on which the models are compared: a file, a folder of splits, or the name of a data set."""
+    new_tokens: int
+    """Length of the greedy texts that are compared, in tokens."""
     adapter: str | PathLike[str] | None
-    """An adapter (folder, file or run directory) to keep beside the base, as `adapter/` in its folder, or to merge."""
+    """Adapter to keep beside the base, in the subfolder adapter, or to merge: a folder, a file or a run directory."""
     merged: bool
-    """Merge the adapter in fp32 first, and round the sum."""
+    """Merge the adapter in fp32 before rounding."""
     to: Literal["int8", "bf16", "fp16"]
-    """int8: a step for each output; bf16 or fp16: every number."""
+    """Type of the stored weights. int8 has one scale per output channel."""
     tolerance: float
-    """Rise of perplexity that is let pass."""
+    """Largest accepted rise of the perplexity, as a fraction."""
 
 
 class VerifyOptions(TypedDict, total=False):
     """Keyword arguments made of `VerifySettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
-    all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
-    input: str | None
-    """Records with texts to compare on; by default bundled ones."""
-    split: str | None
-    """Which split of the input."""
-    limit: int
-    """Only so many records with texts, from the start."""
-    new_tokens: int
-    """Length of the greedy texts that are compared."""
-    force: bool
-    """Accept an adapter that was trained on other weights than the base's."""
-    adapter: str | PathLike[str] | None
-    """The adapter: its folder or file, or a run directory; by default those that the model's folder names."""
-    model: str | None
-    """A merged, quantised or converted model to hold against base and adapter; without it the adapter is checked."""
     base: str | None
-    """Base model; by default the one that the adapter, or the model's folder, names."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    force: bool
+    """Accept an adapter that was trained on another base model's weights."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    split: Literal["train", "valid", "test"] | None
+    """Split to use, if the input is a folder of splits or the name of a data set."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    input: str | None
+    """Records with texts on which the models are compared: a file, a folder of splits, or the name of a data set."""
+    new_tokens: int
+    """Length of the greedy texts that are compared, in tokens."""
+    adapter: str | PathLike[str] | None
+    """Adapter: a folder, a file or a run directory."""
+    model: str | None
+    """Merged, quantised or converted model to compare with base and adapter."""
     base_only: bool
-    """Compare the model with its base alone, without the adapter that was merged into it."""
+    """Compare the model with its base only, without the adapter that was merged into it."""
     tolerance: float
-    """Drift that is let pass: how far the model is from its adapter, over how far that is from the base."""
+    """Largest accepted drift: the distance between the model and base + adapter, relative to the adapter's effect."""
 
 
 class CompareOptions(TypedDict, total=False):
     """Keyword arguments made of `CompareSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
-    all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
-    limit: int | None
-    """Train on so many records only, from the start."""
-    valid_limit: int | None
-    """Validate on so many records only, from the start."""
-    base: str
-    """Base model: a name (see `tailora models`), a folder or a hub id."""
-    method: Literal["lora", "full", "bitfit", "top2"]
-    """What learns: an adapter, every weight, the biases, or the top two blocks."""
-    rank: int
-    """Rank of the adapter."""
-    alpha: float
-    """Numerator of the adapter's scale alpha / rank."""
-    targets: Sequence[str]
-    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
-    rank_pattern: Mapping[str, int]
-    """Other ranks for some layers: pattern of module paths to rank; the first that matches holds."""
-    alpha_pattern: Mapping[str, float]
-    """Other alphas for some layers, likewise."""
-    dropout: float
-    """Dropout on the adapter's branch."""
-    rslora: bool
-    """Scale by alpha / √rank."""
-    dora: bool
-    """Learn a magnitude for each output beside the direction."""
-    bias: Literal["none", "all", "lora_only"]
-    """Biases that learn beside the adapter."""
-    learning_rate: float | None
-    """Peak learning rate; by default 1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full."""
     batch_size: int
-    """Examples in an update."""
+    """Number of examples in an update."""
     group_size: int | None
-    """Texts of one record that may be side by side in an update; by default an eighth of the batch."""
+    """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Passes over the data."""
+    """Number of passes over the data."""
     max_steps: int | None
-    """Stop after so many updates."""
+    """Maximum number of updates."""
     warmup_steps: int
-    """Updates over which the learning rate rises; at most a tenth of all."""
+    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
     schedule: Literal["linear", "cosine", "constant"]
     """How the learning rate falls after the warm-up."""
     weight_decay: float
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     max_grad_norm: float
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     label_smoothing: float
-    """Share of the target that is spread over the vocabulary."""
-    max_length: int
-    """Tokens that prompt and text may have together."""
-    overlong: Literal["error", "drop", "cut"]
-    """What to do with longer examples."""
+    """Share of the target probability that is spread over the whole vocabulary."""
+    eval_every: int | None
+    """Number of updates between two validations. There is also one before the first and after the last update."""
+    patience: int | None
+    """Number of validations in a row without a better loss after which training stops."""
+    seed: int
+    """Seed of the adapter's initial values, the order of the examples and the dropout."""
     prompt_form: Literal["paper", "arrow", "chat"]
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
-    linearization: str
-    """How facts become text."""
+    linearization: Literal["paper", "plain"]
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    max_length: int
+    """Maximum length of prompt and text together, in tokens."""
+    overlong: Literal["error", "drop", "cut"]
+    """What happens to longer examples: an error, or they are dropped, or their text is cut."""
+    rank: int
+    """Rank of the adapter."""
+    alpha: float
+    """Numerator of the adapter's scale, alpha / rank."""
+    targets: Sequence[str]
+    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
+    rank_pattern: Mapping[str, int]
+    """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
+    alpha_pattern: Mapping[str, float]
+    """Alphas of single layers, as PATTERN=ALPHA. The first pattern that matches counts."""
+    dropout: float
+    """Dropout probability on the input of the adapter."""
+    rslora: bool
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
+    dora: bool
+    """Learn a magnitude for each output as well (DoRA)."""
+    bias: Literal["none", "all", "lora_only"]
+    """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    valid_limit: int | None
+    """Number of validation records to use, from the first one on."""
+    base: str
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
     tokens_per_pass: int
-    """Tree nodes in one forward pass; a larger update accumulates its gradient over several."""
-    eval_every: int | None
-    """Validate after so many updates, beside the start and the end; by default once an epoch."""
-    patience: int | None
-    """Stop when so many validations in a row brought no better loss."""
+    """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
+    gradients of several passes."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
-    """Precision of matrix products: fp32, tf32 (GPU only), bf16, int8 (lora on a CPU only), or auto, which times an
-    update in each that the machine offers and takes the fastest."""
+    """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
+    precision that the machine supports and uses the fastest."""
     device: str
-    """Device to train on: cpu, cuda, cuda:N, or auto, which is a GPU if there is one (the CPU for int8)."""
-    seed: int
-    """Of the adapter's initial values, the order of examples and the dropout."""
-    output: str | PathLike[str] | None
-    """Folder of the runs and the comparison; by default runs/DATA-compare."""
+    """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
     methods: Sequence[str]
-    """What to compare."""
+    """Methods to compare, separated by commas."""
     learning_rates: Mapping[str, Any]
-    """Rates to try: method to values (a list, or a|b|c); by default a third of its own, that, and three times it."""
+    """Learning rates to try, as METHOD=RATE|RATE|…, or as lists in the configuration."""
     grid_limit: int | None
-    """Try the rates on so many records, and train again with the best; by default the best run itself is kept."""
+    """Number of training records for trying the learning rates. The best rate is then trained with all records."""
     test: str | None
-    """Records to write about and score; by default the data's `test` split, else those to validate on."""
+    """Records to write about and to score."""
     test_limit: int | None
-    """Only so many of them, from the start."""
+    """Number of test records to use, from the first one on."""
     max_new_tokens: int
-    """Most tokens a text may have; texts are written greedily."""
+    """Maximum length of a text, in tokens. Texts are written greedily."""
     metrics: Sequence[str]
-    """Which scores; by default those that the field reports of such data."""
+    """Metrics to compute, separated by commas."""
     draws: int
-    """Resamples of the records that intervals come from."""
+    """Number of bootstrap samples of the records for the confidence intervals."""
     tasks: int
-    """Tasks to reckon the disk for."""
+    """Number of tasks for which the report estimates the disk space."""
+    output: str | PathLike[str] | None
+    """Folder for the runs and the comparison."""
 
 
 class TuneOptions(TypedDict, total=False):
     """Keyword arguments made of `TuneSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
-    all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
-    limit: int | None
-    """Train on so many records only, from the start."""
-    valid_limit: int | None
-    """Validate on so many records only, from the start."""
-    base: str
-    """Base model: a name (see `tailora models`), a folder or a hub id."""
-    method: Literal["lora", "full", "bitfit", "top2"]
-    """What learns: an adapter, every weight, the biases, or the top two blocks."""
-    rank: int
-    """Rank of the adapter."""
-    alpha: float
-    """Numerator of the adapter's scale alpha / rank."""
-    targets: Sequence[str]
-    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
-    rank_pattern: Mapping[str, int]
-    """Other ranks for some layers: pattern of module paths to rank; the first that matches holds."""
-    alpha_pattern: Mapping[str, float]
-    """Other alphas for some layers, likewise."""
-    dropout: float
-    """Dropout on the adapter's branch."""
-    rslora: bool
-    """Scale by alpha / √rank."""
-    dora: bool
-    """Learn a magnitude for each output beside the direction."""
-    bias: Literal["none", "all", "lora_only"]
-    """Biases that learn beside the adapter."""
-    learning_rate: float | None
-    """Peak learning rate; by default 1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full."""
     batch_size: int
-    """Examples in an update."""
+    """Number of examples in an update."""
     group_size: int | None
-    """Texts of one record that may be side by side in an update; by default an eighth of the batch."""
+    """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Passes over the data."""
+    """Number of passes over the data."""
     max_steps: int | None
-    """Stop after so many updates."""
+    """Maximum number of updates."""
     warmup_steps: int
-    """Updates over which the learning rate rises; at most a tenth of all."""
+    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
     schedule: Literal["linear", "cosine", "constant"]
     """How the learning rate falls after the warm-up."""
     weight_decay: float
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     max_grad_norm: float
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     label_smoothing: float
-    """Share of the target that is spread over the vocabulary."""
-    max_length: int
-    """Tokens that prompt and text may have together."""
-    overlong: Literal["error", "drop", "cut"]
-    """What to do with longer examples."""
+    """Share of the target probability that is spread over the whole vocabulary."""
+    eval_every: int | None
+    """Number of updates between two validations. There is also one before the first and after the last update."""
+    patience: int | None
+    """Number of validations in a row without a better loss after which training stops."""
+    seed: int
+    """Seed of the adapter's initial values, the order of the examples and the dropout."""
     prompt_form: Literal["paper", "arrow", "chat"]
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
-    linearization: str
-    """How facts become text."""
+    linearization: Literal["paper", "plain"]
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    max_length: int
+    """Maximum length of prompt and text together, in tokens."""
+    overlong: Literal["error", "drop", "cut"]
+    """What happens to longer examples: an error, or they are dropped, or their text is cut."""
+    rank: int
+    """Rank of the adapter."""
+    alpha: float
+    """Numerator of the adapter's scale, alpha / rank."""
+    targets: Sequence[str]
+    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
+    rank_pattern: Mapping[str, int]
+    """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
+    alpha_pattern: Mapping[str, float]
+    """Alphas of single layers, as PATTERN=ALPHA. The first pattern that matches counts."""
+    dropout: float
+    """Dropout probability on the input of the adapter."""
+    rslora: bool
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
+    dora: bool
+    """Learn a magnitude for each output as well (DoRA)."""
+    bias: Literal["none", "all", "lora_only"]
+    """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    valid_limit: int | None
+    """Number of validation records to use, from the first one on."""
+    base: str
+    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
     tokens_per_pass: int
-    """Tree nodes in one forward pass; a larger update accumulates its gradient over several."""
-    eval_every: int | None
-    """Validate after so many updates, beside the start and the end; by default once an epoch."""
-    patience: int | None
-    """Stop when so many validations in a row brought no better loss."""
+    """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
+    gradients of several passes."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
-    """Precision of matrix products: fp32, tf32 (GPU only), bf16, int8 (lora on a CPU only), or auto, which times an
-    update in each that the machine offers and takes the fastest."""
+    """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
+    precision that the machine supports and uses the fastest."""
     device: str
-    """Device to train on: cpu, cuda, cuda:N, or auto, which is a GPU if there is one (the CPU for int8)."""
-    seed: int
-    """Of the adapter's initial values, the order of examples and the dropout."""
+    """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    method: Literal["lora", "full", "bitfit", "top2"]
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
+    learning_rate: float | None
+    """Peak learning rate."""
     output: str | PathLike[str] | None
-    """Folder of the trials and of what came of them; by default runs/DATA-tune."""
+    """Folder for the trials and the results of the study."""
     ranges: Mapping[str, Any]
-    """What to vary: setting to values (a list, or a|b|c) or a range (1e-4..3e-3; by logarithm if tenfold or wider)."""
+    """Settings to vary, as SETTING=RANGE: values (a|b|c, or a list in the configuration) or a range (1e-4..3e-3, which
+    is logarithmic if its end is at least ten times its start)."""
     trials: int
-    """Trials in all, those of other processes and earlier starts included."""
+    """Total number of trials, including those of other processes and of earlier starts."""
     storage: str | None
-    """File, or database URL, that processes share; by default study.journal in the output folder."""
+    """File or database URL that the processes of a study share."""
     study: str | None
-    """Name of the study in its storage; by default that of the output folder."""
+    """Name of the study in its storage."""
 
 
 class LintOptions(TypedDict, total=False):
     """Keyword arguments made of `LintSettings`."""
 
-    format: str | None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
     language: str | None
-    """Language of the texts to use, in files that hold several; all uses every language."""
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
     all_texts: bool
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
+    """Also use the WebNLG texts that its annotators marked as faulty."""
     allow: Sequence[str]
-    """Kinds of findings to accept, by their names in the table; `all` accepts every kind."""
+    """Kinds of findings to accept, by their names in the table and separated by commas, or all."""
     show: int
-    """How many findings of each kind to show."""
+    """Number of findings to print for each kind."""

@@ -1,77 +1,87 @@
-"""`tailora compare`: LoRA, full fine-tuning, biases only and the top two blocks, on the same data, by measurement."""
+"""`tailora compare`: LoRA, full fine-tuning, biases only and the top two blocks, measured on the same data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
 from tailora.core.errors import SettingsError
+from tailora.core.settings import Unset
 from tailora.experiments.comparison import Comparison, compare
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.reports.comparison import sheet
-from tailora.training.settings import LEARNING_RATE, Method, TrainSettings
+from tailora.training.settings import LEARNING_RATE, Method, RunSettings, TrainSettings
 
-METHODS: tuple[Method, ...] = ("lora", "full", "bitfit", "top2")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
-class CompareSettings(TrainSettings):
-    """Settings of `tailora compare`: those of `tailora train`, which hold for every method, and what to compare."""
+class CompareSettings(RunSettings):
+    """Settings of `tailora compare`."""
 
-    without_flag = frozenset({"method", "learning_rate"})
+    heading = "scoring"
+    headings: ClassVar = {
+        **dict.fromkeys(("methods", "learning_rates", "grid_limit"), "method"),
+        **dict.fromkeys(("test", "test_limit"), "data"),
+        "max_new_tokens": "decoding",
+        "output": "output",
+    }
     methods: tuple[Method, ...] = METHODS
-    """What to compare."""
-    learning_rates: dict[str, Any] = Field(default_factory=dict)
-    """Rates to try: method to values (a list, or a|b|c); by default a third of its own, that, and three times it."""
-    grid_limit: int | None = Field(None, ge=1)
-    """Try the rates on so many records, and train again with the best; by default the best run itself is kept."""
-    test: str | None = None
-    """Records to write about and score; by default the data's `test` split, else those to validate on."""
-    test_limit: int | None = Field(None, ge=1)
-    """Only so many of them, from the start."""
+    """Methods to compare, separated by commas."""
+    learning_rates: Annotated[dict[str, Any], Unset("a third, once and three times the method's default")] = Field(
+        default_factory=dict
+    )
+    """Learning rates to try, as METHOD=RATE|RATE|…, or as lists in the configuration."""
+    grid_limit: Annotated[int | None, Field(ge=1), Unset("all, and the best run is the result")] = None
+    """Number of training records for trying the learning rates. The best rate is then trained with all records."""
+    test: Annotated[str | None, Unset("the split `test` of the data, or else the validation records")] = None
+    """Records to write about and to score."""
+    test_limit: Annotated[int | None, Field(ge=1), Unset("all")] = None
+    """Number of test records to use, from the first one on."""
     max_new_tokens: int = Field(80, ge=1)
-    """Most tokens a text may have; texts are written greedily."""
-    metrics: tuple[MetricName, ...] = ()
-    """Which scores; by default those that the field reports of such data."""
+    """Maximum length of a text, in tokens. Texts are written greedily."""
+    metrics: Annotated[tuple[MetricName, ...], Unset("those usually reported for such data")] = ()
+    """Metrics to compute, separated by commas."""
     draws: int = Field(1000, ge=100)
-    """Resamples of the records that intervals come from."""
+    """Number of bootstrap samples of the records for the confidence intervals."""
     tasks: int = Field(10, ge=1)
-    """Tasks to reckon the disk for."""
-    output: Path | None = None
-    """Folder of the runs and the comparison; by default runs/DATA-compare."""
+    """Number of tasks for which the report estimates the disk space."""
+    output: Annotated[Path | None, Unset("runs/DATA-compare")] = None
+    """Folder for the runs and the comparison."""
 
     @model_validator(mode="after")
     def _comparable(self) -> CompareSettings:
-        for name, instead in (("method", "methods"), ("learning_rate", "learning_rates")):
-            if name in self.model_fields_set:
-                raise SettingsError("each method has its own", where=name, hint=f"give --{instead.replace('_', '-')}")
         if not self.methods:
-            raise SettingsError("nothing to compare", where="methods", hint=f"name some of {', '.join(METHODS)}")
+            raise SettingsError(
+                "there is nothing to compare", where="methods", hint=f"choose from {', '.join(METHODS)}"
+            )
         for name in self.learning_rates:
             if name not in get_args(Method):
-                raise SettingsError(f"no method {name}", where="learning_rates", hint=f"name {', '.join(METHODS)}")
+                raise SettingsError(
+                    f"{name!r} is not a method", where="learning_rates", hint=f"choose from {', '.join(METHODS)}"
+                )
         for method in self.methods:
             self.rates(method)
         return self
 
     def rates(self, method: Method) -> tuple[float, ...]:
-        """The learning rates to try with a method."""
-        given = self.learning_rates.get(method)
-        if given is None:
+        """Return the learning rates to try with a method."""
+        stated = self.learning_rates.get(method)
+        if stated is None:
             own = LEARNING_RATE[method]
             return (own / 3, own, 3 * own)
-        values = given if isinstance(given, list) else str(given).split("|")
+        values = stated if isinstance(stated, list) else str(stated).split("|")
         try:
             rates = tuple(float(value) for value in values)
         except (TypeError, ValueError) as error:
-            what = f"{method}: {given} are no numbers"
-            raise SettingsError(what, where="learning_rates", hint="write them as 1e-4|3e-4|1e-3") from error
+            what = f"{method}: {stated!r} is not a list of numbers"
+            raise SettingsError(what, where="learning_rates", hint="write it as 1e-4|3e-4|1e-3") from error
         if not rates or min(rates) <= 0:
-            raise SettingsError(f"{method}: rates are above 0", where="learning_rates")
+            raise SettingsError(f"{method}: learning rates must be above 0", where="learning_rates")
         return rates
 
 
@@ -79,12 +89,12 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     """Train with every method, write and score texts, and write compare.json, compare.md and compare.html.
 
     Returns:
-        What is in compare.json: for each method its grid, sizes, times, memory, losses and scores.
+        The content of compare.json: for each method its grid, sizes, times, memory, losses and scores.
 
     Raises:
-        SettingsError: the folder holds runs of other settings.
+        SettingsError: the folder contains runs with other settings.
         TrainingError: no method could be trained.
-        KeyboardInterrupt: on Ctrl-C; what is done is kept, and the same command goes on from there.
+        KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues from there.
     """
     console = Console(stderr=True)
     output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-compare"

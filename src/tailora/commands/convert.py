@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from rich.console import Console
@@ -17,30 +17,29 @@ from tailora.adapters.arithmetic import difference, folded
 from tailora.adapters.formats import gguf, loralib
 from tailora.core.errors import AdapterError, CheckError, SettingsError
 from tailora.core.files import write_json
-from tailora.core.settings import Settings
 from tailora.inference.verification import verify
 from tailora.models.catalog import resolve
 from tailora.models.config import read_config
 from tailora.models.fingerprint import canonical_name, fingerprint_folder
+from tailora.models.settings import BaseSettings
 from tailora.models.weights import stored_tensors
 
 ROUNDING = 1e-5
 """Difference of updates, over the largest number of a layer's, that fp32 may leave."""
 
 
-class ConvertSettings(Settings):
+class ConvertSettings(BaseSettings):
     """Settings of `tailora convert`."""
 
+    heading = "adapter"
+    headings: ClassVar = {"to": "output", "output": "output"}
     adapter: Path
-    """The adapter: its folder or file (a .gguf of llama.cpp's too, with --base), or a run directory."""
+    """Adapter: a folder, a file (with --base also a .gguf file of llama.cpp) or a run directory."""
     to: Literal["peft", "loralib", "gguf", "openvino-genai"]
-    """peft, openvino-genai (folders; the latter with the scale folded in), loralib (a .bin) or gguf (for llama.cpp)."""
+    """Format to write: a folder (peft; openvino-genai, with the scale multiplied in), a .bin file (loralib) or a .gguf
+    file for llama.cpp (gguf, which needs the base model). With --base, the logits are compared as well."""
     output: Path
-    """The folder or file to write; it must not exist yet."""
-    base: str | None = None
-    """Base model, which gguf asks for; by default the one that the adapter names. Given, logits are compared on it."""
-    force: bool = False
-    """Accept an adapter that was trained on other weights than the base's."""
+    """Folder or file to write. It must not exist."""
 
 
 def run(settings: ConvertSettings) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     """
     output, to = settings.output, settings.to
     if output.exists():
-        raise SettingsError("exists already", where=output, hint="name another place with --output")
+        raise SettingsError("already exists", where=output, hint="choose another place with --output")
     suffixes = {"loralib": (".bin", ".pt", ".pth"), "gguf": (".gguf",)}.get(to, ("",))
     if suffixes != ("",) and output.suffix not in suffixes:
         raise SettingsError(f"{to} is a file of its own", where=output, hint=f"end its name in {' or '.join(suffixes)}")

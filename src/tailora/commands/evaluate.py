@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailora.core.errors import DataError, SettingsError
+from tailora.core.fields import flag
 from tailora.core.files import check_writable, write_text
-from tailora.data.reading import ReadingSettings
+from tailora.core.settings import Unset
+from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
@@ -32,36 +34,34 @@ from tailora.reports.tables import Sheet, as_markdown
 from tailora.reports.tables import Table as CardTable
 
 
-class EvaluateSettings(WritingSettings, ReadingSettings):
-    """Settings of `tailora evaluate`: what writes the texts, and what to make of them."""
+class EvaluateSettings(WritingSettings, SplitSettings):
+    """Settings of `tailora evaluate`."""
 
-    input: str | None = None
-    """Records to write about: a file, a folder of splits, or the name of a data set. JSON lines may name an adapter."""
-    split: str | None = None
-    """Which split of the input: train, valid or test."""
-    limit: int | None = Field(None, ge=1)
-    """Use only the first N records."""
-    output: Path | None = None
-    """Folder for the scores, the report and the texts that are written (required)."""
-    texts: Path | None = None
-    """Texts to score instead of writing any: JSON lines, a JSON list, or one text per line."""
-    text_key: str | None = None
-    """Key that holds the text in the rows of --texts, where it is not a usual one; a.0.b for nested ones."""
-    against: Path | None = None
+    heading = "scoring"
+    headings: ClassVar = {"input": "data", "output": "output", "show": "output"}
+    input: str
+    """Records with references: a file, a folder of splits, or a data set's name. JSON lines may name an adapter."""
+    texts: Annotated[Path | None, Unset("write the texts")] = None
+    """Texts to score: JSON Lines, a JSON list, or one text per line. They replace writing with a model."""
+    text_key: Annotated[str | None, Unset("the usual names")] = None
+    """Key of the text in the rows of --texts. a.0.b addresses nested values."""
+    against: Annotated[Path | None, Unset("none")] = None
     """Texts of another system for the same records, to compare with."""
-    against_key: str | None = None
-    """Key that holds the text in the rows of --against."""
-    metrics: tuple[MetricName, ...] = ()
-    """Which scores; by default those that the field reports of such data."""
-    tokenizer: TokenizerName | None = None
-    """The sacrebleu tokenizer of BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. By default each has its official
-    script's, and records in Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese or Tibetan get their language's."""
-    card: Literal["e2e", "webnlg", "dart"] | None = None
-    """Put the scores beside the published ones of this task, with every setting that differs (card.md)."""
+    against_key: Annotated[str | None, Unset("the usual names")] = None
+    """Key of the text in the rows of --against."""
+    metrics: Annotated[tuple[MetricName, ...], Unset("those usually reported for such data")] = ()
+    """Metrics to compute, separated by commas."""
+    tokenizer: Annotated[TokenizerName | None, Unset("the tokenizer of each metric's official script")] = None
+    """sacrebleu tokenizer for BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. For records in Chinese, Japanese, Korean,
+    Thai, Lao, Khmer, Burmese or Tibetan the default is their language's tokenizer."""
+    card: Annotated[Literal["e2e", "webnlg", "dart"] | None, Unset("none")] = None
+    """Write card.md: the scores beside the published ones of this task, with every setting that differs."""
     draws: int = Field(1000, ge=100)
-    """Resamples of the records that the intervals come from."""
+    """Number of bootstrap samples of the records for the confidence intervals."""
     show: int = Field(50, ge=0)
-    """Texts in the report, the worst first."""
+    """Number of texts in the report, the worst first."""
+    output: Path
+    """Folder for the scores, the report and the texts that are written."""
 
     @field_validator("metrics")
     @classmethod
@@ -70,17 +70,13 @@ class EvaluateSettings(WritingSettings, ReadingSettings):
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
-        if self.input is None:
-            raise SettingsError("nothing to score texts against", where="input", hint="name records with references")
-        if self.output is None:
-            raise SettingsError("nowhere to write the scores", where="output", hint="name a folder")
         if self.texts is None:
             self.check_model()
             return self
         writing = self.model_fields_set & set(WritingSettings.model_fields) - {"slot_rules"}
         if writing:
-            what = f"the texts are there, so that {min(writing)} has nothing to do"
-            raise SettingsError(what, where="texts", hint="leave one of them out")
+            what = f"{min(writing)} has no effect on texts that are already written"
+            raise SettingsError(what, where="texts", hint=f"leave out --texts or {flag(min(writing))}")
         return self
 
 
@@ -93,8 +89,6 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Raises:
         UserError: records, texts, adapter or base cannot be read or do not fit each other.
     """
-    assert settings.output is not None
-    assert settings.input is not None
     console = Console(stderr=True)
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
     data = settings.load(settings.input, settings.split, trained=trained)
@@ -142,7 +136,6 @@ def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]
 
 
 def _written(records: Sequence[Record], settings: EvaluateSettings, console: Console) -> list[str]:
-    assert settings.output is not None
     output = settings.output / "outputs.jsonl"
     written = TextJob(records, settings, source=settings.input, console=console).write(output)
     console.print(written.wrote(output), soft_wrap=True, highlight=False, markup=False)
@@ -151,7 +144,6 @@ def _written(records: Sequence[Record], settings: EvaluateSettings, console: Con
 
 def _save(evaluation: Evaluation, cards: Sequence[CardTable], settings: EvaluateSettings) -> dict[str, Any]:
     """Write the scores, the card and the report; the result of the command."""
-    assert settings.output is not None
     result: dict[str, Any] = dict(evaluation.as_json())
     for part, scores in result.items():
         name = "scores.json" if part == "all" else f"scores.{part}.json"

@@ -1,42 +1,40 @@
-"""`tailora generate`: texts for records, by a base model and any number of adapters, through the engine."""
+"""`tailora generate`: texts for records, written by a base model and any number of adapters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from rich.console import Console
 
 from tailora.core.errors import DataError, SettingsError
+from tailora.core.settings import Unset
 from tailora.data.readers import json_text, jsonl, piped
-from tailora.data.reading import ReadingSettings
+from tailora.data.reading import SplitSettings
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob, WritingSettings
 
 
-class GenerateSettings(WritingSettings, ReadingSettings):
+class GenerateSettings(WritingSettings, SplitSettings):
     """Settings of `tailora generate`."""
 
-    input: str | None = None
+    heading = "data"
+    input: Annotated[str | None, Unset("none")] = None
     """Records to write about: a file, a folder of splits, or the name of a data set. JSON lines may name an adapter."""
-    split: str | None = None
-    """Which split of the input: train, valid or test."""
-    limit: int | None = Field(None, ge=1)
-    """Use only the first N rows of the input."""
-    gather: bool = False
-    """Write one text for each record, which may be several rows with different references, instead of each row."""
-    record: str | None = None
+    record: Annotated[str | None, Unset("none")] = None
     """One record instead of an input: `name : Blue Spice | Type : pub`, or its facts as JSON."""
-    output: Path | None = None
-    """File of JSON lines to write, one for each row of the input in its order; without it the texts are printed."""
+    gather: bool = False
+    """Write one text for each record instead of each row. Rows with equal facts are one record."""
+    output: Annotated[Path | None, Unset("print the texts")] = None
+    """JSON Lines file to write, with one line for each row of the input, in its order."""
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
         if (self.input is None) == (self.record is None):
-            which = "nothing to write about" if self.input is None else "both --input and --record"
+            which = "there is nothing to write about" if self.input is None else "--input and --record are both given"
             raise SettingsError(which, where="input", hint="give one of --input and --record")
         self.check_model()
         return self
@@ -45,13 +43,13 @@ class GenerateSettings(WritingSettings, ReadingSettings):
 def run(settings: GenerateSettings) -> dict[str, Any]:
     """Write texts for records, into `settings.output` or onto stdout.
 
-    With an output, each text is kept as soon as it is there, so that a run that was killed goes on where it was.
+    With an output, each text is kept as soon as it is written: a run that was killed continues where it stopped.
 
     Returns:
         Counts, seconds and tokens a second; the rows themselves under `outputs` where no file was written.
 
     Raises:
-        UserError: input, adapter or base cannot be read or do not fit each other.
+        UserError: the input, an adapter or the base cannot be read, or they do not belong together.
     """
     console, output = Console(stderr=True), settings.output
     records = read_records(settings, trained_reading(settings.base, settings.adapters()))
@@ -66,7 +64,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def read_records(settings: GenerateSettings, trained: TrainedReading | None = None) -> list[Record]:
-    """The records to write about: one for each row of the input, unless rows are to be gathered.
+    """Return the records to write about: one for each row of the input, unless rows are gathered.
 
     Args:
         settings: the input, and how it is read.
@@ -83,7 +81,7 @@ def read_records(settings: GenerateSettings, trained: TrainedReading | None = No
 
 
 def parse_record(text: str) -> Record:
-    """A record from a command line: `attribute : value | …`, or facts as JSON.
+    """Return a record from a command line: `attribute : value | …`, or facts as JSON.
 
     Raises:
         DataError: it is neither.
@@ -97,8 +95,8 @@ def parse_record(text: str) -> Record:
     try:
         return Record("1", piped.parse_facts(text), ())
     except ValueError as error:
-        hint = "write attribute : value, facts parted by |, spaces around the colon"
-        raise DataError(f"{str(error)!r} is no fact", where=where, hint=hint) from error
+        hint = "write attribute : value with spaces around the colon, and separate facts by |"
+        raise DataError(f"{str(error)!r} is not a fact", where=where, hint=hint) from error
 
 
 def _print_piece(_: int, piece: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from tailora.core.settings import Settings
+from tailora.core.settings import Settings, Unset
 from tailora.serve.keys import add_key
 
 
@@ -16,8 +16,8 @@ class KeySettings(Settings):
 
     name: str = Field(min_length=1)
     """Who or what the key is for. The server's log shows this name."""
-    model: tuple[str, ...] = ()
-    """Model that the key may use. Repeat the flag for several. By default the key may use all models."""
+    model: Annotated[tuple[str, ...], Unset("all models")] = ()
+    """Model that the key may use. Repeat the flag for several."""
     admin: bool = False
     """Allow requests with this key to load and unload adapters."""
     output: Path

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 from rich.console import Console
 from rich.table import Table
 
-from tailora.core.errors import CheckError, SettingsError
+from tailora.core.errors import CheckError
 from tailora.core.plural import plural
+from tailora.core.problems import FieldError
+from tailora.core.settings import Unset
 from tailora.data.linearize import linearize
 from tailora.data.lint import KINDS, LintReport, lint
 from tailora.data.reading import ReadingSettings
@@ -22,26 +24,27 @@ _BAR = 40  # characters of the longest bar
 class LintSettings(ReadingSettings):
     """Settings of `tailora lint`."""
 
+    heading = "checks"
+    headings: ClassVar = {"data": "data"}
     first = "data"
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
-    allow: tuple[str, ...] = ()
-    """Kinds of findings to accept, by their names in the table; `all` accepts every kind."""
+    allow: Annotated[tuple[str, ...], Unset("none")] = ()
+    """Kinds of findings to accept, by their names in the table and separated by commas, or all."""
     show: int = Field(5, ge=0)
-    """How many findings of each kind to show."""
+    """Number of findings to print for each kind."""
 
     @field_validator("allow")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for kind in value:
             if kind not in KINDS and kind != "all":
-                hint = f"use all, or some of {', '.join(KINDS)}"
-                raise SettingsError(f"there is no finding called {kind!r}", where="allow", hint=hint)
+                raise FieldError(f"{kind!r} is not a kind of finding", f"use all, or some of {', '.join(KINDS)}")
         return value
 
 
 def run(settings: LintSettings) -> dict[str, Any]:
-    """Read everything, count it, and report what looks wrong; nothing is changed.
+    """Read all records, count them, and report what looks wrong; nothing is changed.
 
     Returns:
         Counts of records, texts and findings, and notes on how the files were read.

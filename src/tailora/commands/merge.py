@@ -1,4 +1,4 @@
-"""`tailora merge`: fold an adapter into its base and write a model folder that transformers loads."""
+"""`tailora merge`: adapters merged into their base, as a model folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
 from tailora.core.errors import SettingsError
 from tailora.core.files import atomic_folder, write_json
-from tailora.core.settings import Settings, Verbatim
+from tailora.core.settings import Unset, Verbatim
 from tailora.inference.attached import load_adapted
 from tailora.inference.verification import verify
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import Base
 from tailora.models.save import save_model
+from tailora.models.settings import BaseSettings
 from tailora.training.methods import DELTA, load_delta
 
 
-class MergeSettings(Settings):
+class MergeSettings(BaseSettings):
     """Settings of `tailora merge`."""
 
+    heading = "adapter"
     adapter: Annotated[tuple[Path, ...], Verbatim()]
-    """The adapter: its folder or file, or a run directory (of bitfit and top2 too). Again for more, to be added up."""
-    weights: tuple[float, ...] = ()
-    """What each adapter's update is multiplied by, in their order; by default 1."""
-    svd: int | None = Field(None, ge=1)
-    """Cut the sum to this rank, the nearest there is (SVD); by default it is exact, with the sum of the ranks."""
-    output: Path
-    """The folder to write; it must not exist yet, or be empty."""
-    base: str | None = None
-    """Base model; by default the one that the adapter names."""
-    force: bool = False
-    """Accept an adapter that was trained on other weights than the base's."""
+    """Adapter: a folder, a file or a run directory of any method. Repeat the flag to add several adapters up."""
+    weights: Annotated[tuple[float, ...], Unset("1 for each")] = ()
+    """Factors of the adapters, in their order."""
+    svd: Annotated[int | None, Field(ge=1), Unset("the exact sum, whose rank is the sum of the ranks")] = None
+    """Rank at which the sum of the adapters is approximated (SVD)."""
     check: bool = True
-    """Hold what was written against base and adapter, and keep the receipt in verify.json."""
+    """Compare the written model with base + adapter, and write the measurements to verify.json."""
+    output: Path
+    """Folder to write. It must not exist, or be empty."""
 
     @field_validator("adapter", mode="before")
     @classmethod
@@ -48,28 +46,28 @@ class MergeSettings(Settings):
 
 
 def run(settings: MergeSettings) -> dict[str, Any]:
-    """Merge and write; the weights keep the type they are stored in, sums are in fp32 and rounded once.
+    """Merge and write; weights keep their stored type, and sums are computed in fp32 and rounded once.
 
     Raises:
         SettingsError: the output folder exists and is not empty, or nothing names the base.
         AdapterError: the adapter cannot be read, changes nothing, or belongs to another base.
         ModelError: the base cannot be loaded.
-        CheckError: the merged weights do not compute what base and adapter do; nothing is written.
+        CheckError: the merged model does not match base + adapter; nothing is written.
     """
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError("exists already", where=output, hint="name a new folder with --output")
+        raise SettingsError("already exists", where=output, hint="choose a new folder with --output")
     (place, *more) = settings.adapter
     delta = not more and (place / DELTA).is_file()
     subject = _trained_in_place(settings) if delta else _with_adapters(settings)
-    base, told = subject.base, " and ".join(map(str, settings.adapter))
+    base, merged = subject.base, " and ".join(map(str, settings.adapter))
     with atomic_folder(output) as folder:
         save_model(base, folder)
         write_json(folder / "tailora.json", {"tailora": __version__, "merged": subject.merged, "meta": subject.meta})
         if settings.check:
             named = settings.base or base.name
-            receipt = verify(subject.adapter, named, str(folder), force=settings.force)
-            write_json(folder / "verify.json", {**receipt, "adapter": told, "model": str(output)})
+            report = verify(subject.adapter, named, str(folder), force=settings.force)
+            write_json(folder / "verify.json", {**report, "adapter": merged, "model": str(output)})
     result = {
         "output": str(output),
         "base": base.name,
@@ -80,7 +78,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
     }
     Console(stderr=True).print(
-        f"wrote {output}: {base.name} with {told} merged in, {result['parameters']:,} parameters "
+        f"wrote {output}: {base.name} with {merged} merged into it, {result['parameters']:,} parameters "
         f"in {result['dtype']}, {result['bytes'] / 2**20:.1f} MB",
         soft_wrap=True,
         highlight=False,
@@ -89,8 +87,8 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     return result
 
 
-class _Subject(NamedTuple):
-    """A network as it is to be written, what it was made of, and what it is held against."""
+class _Merged(NamedTuple):
+    """A merged network, the adapter it is compared with, and the description that is written beside it."""
 
     base: Base
     adapter: Adapter | None
@@ -98,14 +96,15 @@ class _Subject(NamedTuple):
     meta: dict[str, Any]
 
 
-def _with_adapters(settings: MergeSettings) -> _Subject:
-    found = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
-    weights = settings.weights or (1.0,) * len(found)
-    chosen = combined(found, weights, how="concat" if settings.svd is None else "svd", rank=settings.svd)
+def _with_adapters(settings: MergeSettings) -> _Merged:
+    adapters = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
+    weights = settings.weights or (1.0,) * len(adapters)
+    chosen = combined(adapters, weights, how="concat" if settings.svd is None else "svd", rank=settings.svd)
     adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
     base, adapter = adapted.base, adapted.adapter
     assert adapter is not None
-    sources = [lineage.MergedAdapter(*each) for each in zip(settings.adapter, found, weights, strict=True)]
+    parts = zip(settings.adapter, adapters, weights, strict=True)
+    sources = [lineage.MergedAdapter(*part) for part in parts]
     merged = {
         "adapters": lineage.entries(sources, settings.output),
         "svd": settings.svd,
@@ -113,15 +112,15 @@ def _with_adapters(settings: MergeSettings) -> _Subject:
         "base": base.name,
         "base_fingerprint": base.fingerprint,
     }
-    return _Subject(base, chosen, merged, dict(adapter.meta))
+    return _Merged(base, chosen, merged, dict(adapter.meta))
 
 
-def _trained_in_place(settings: MergeSettings) -> _Subject:
-    """The base with the parameters that a run of another method than LoRA learnt."""
+def _trained_in_place(settings: MergeSettings) -> _Merged:
+    """Return the base with the parameters that a run of a method other than LoRA trained."""
     if settings.weights or settings.svd is not None:
-        what, where = "the run has no adapter to sum or cut", "weights" if settings.weights else "svd"
-        raise SettingsError(what, where=where, hint="leave it out")
+        what, where = "this run did not train an adapter", "weights" if settings.weights else "svd"
+        raise SettingsError(what, where=where, hint=f"leave out --{where}")
     place = settings.adapter[0]
     base, prompts = load_delta(place, settings.base, force=settings.force)
     merged = {"adapters": [], "run": str(place.absolute()), "base": base.name, "base_fingerprint": base.fingerprint}
-    return _Subject(base, None, merged, prompts)
+    return _Merged(base, None, merged, prompts)

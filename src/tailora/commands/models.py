@@ -1,4 +1,4 @@
-"""`tailora models`: the base models that have a name, and which of them are on this machine."""
+"""`tailora models`: the base models that have a name, and where they are on this machine."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rich.table import Table
 from tailora.core.settings import Settings
 from tailora.models.catalog import CATALOG, ModelSource, availability
 
-_NOW: dict[ModelSource, str] = {
+_AVAILABILITY: dict[ModelSource, str] = {
     "bundled": "yes, bundled",
     "converted": "yes, converted from GGUF",
     "cached": "yes, in the hub's cache",
-    "package": "yes, converted at first use",
-    "hub": "to be downloaded",
+    "package": "yes, converted on first use",
+    "hub": "no, downloaded on first use",
 }
 
 
 class ModelsSettings(Settings):
-    """Settings of `tailora models`: there are none."""
+    """Settings of `tailora models`, which has none."""
 
 
 def run(settings: ModelsSettings) -> dict[str, Any]:
-    """List the catalogue on stderr and return it; nothing is fetched or converted."""
+    """Print the catalogue and return it; nothing is downloaded or converted."""
     rows = [
         {
             "name": entry.name,
@@ -35,10 +35,12 @@ def run(settings: ModelsSettings) -> dict[str, Any]:
         }
         for entry in CATALOG.values()
     ]
-    table = Table("name", "parameters", "here", "what it is", box=None, pad_edge=False)
+    table = Table("name", "parameters", "on this machine", "description", box=None, pad_edge=False)
     for entry in CATALOG.values():
-        table.add_row(entry.name, f"{entry.parameters / 1e6:,.0f} M", _NOW[availability(entry)], entry.about)
+        table.add_row(entry.name, f"{entry.parameters / 1e6:,.0f} M", _AVAILABILITY[availability(entry)], entry.about)
     console = Console(stderr=True)
     console.print(table)
-    console.print("A folder in Hugging Face layout, a .gguf, or a hub id works as --base too.", highlight=False)
+    console.print(
+        "--base also accepts a folder in Hugging Face layout, a .gguf file, or a Hugging Face hub id.", highlight=False
+    )
     return {"models": rows}

@@ -1,4 +1,4 @@
-"""`tailora quantize`: a base, or one with an adapter merged in, in fewer bits, and held against what it was made of."""
+"""`tailora quantize`: a base, with an adapter or without, stored in fewer bits and compared with the original."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.core.errors import CheckError, SettingsError
 from tailora.core.files import atomic_folder, write_json
+from tailora.core.settings import Unset
 from tailora.data.examples import Example
 from tailora.inference.attached import apply_adapter, load_adapted
 from tailora.inference.decoding_speed import measure_speed
@@ -32,49 +33,49 @@ from tailora.models.save import QuantizedType, save_quantized
 from tailora.models.weights import weight_files
 
 TOLERANCE = 0.05
-"""Rise of perplexity that is let pass."""
+"""Largest accepted rise of the perplexity, as a fraction."""
 ROUNDED_AWAY = 0.5
-"""Drift, over what a merged adapter does, from which its effect counts as lost."""
+"""Drift, relative to a merged adapter's effect, above which the effect counts as lost."""
 _RUNS_IN: dict[QuantizedType, PrecisionName] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
 
 
 class QuantizeSettings(ProbeSettings):
     """Settings of `tailora quantize`."""
 
-    base: str | None = None
-    """Base model; by default the one that the adapter names."""
-    adapter: Path | None = None
-    """An adapter (folder, file or run directory) to keep beside the base, as `adapter/` in its folder, or to merge."""
+    heading = "model"
+    headings: ClassVar = {"tolerance": "checks", "to": "output", "output": "output"}
+    adapter: Annotated[Path | None, Unset("none")] = None
+    """Adapter to keep beside the base, in the subfolder adapter, or to merge: a folder, a file or a run directory."""
     merged: bool = False
-    """Merge the adapter in fp32 first, and round the sum."""
+    """Merge the adapter in fp32 before rounding."""
     to: QuantizedType
-    """int8: a step for each output; bf16 or fp16: every number."""
-    output: Path
-    """The folder to write; it must not exist yet, or be empty."""
+    """Type of the stored weights. int8 has one scale per output channel."""
     tolerance: float = Field(TOLERANCE, gt=0)
-    """Rise of perplexity that is let pass."""
+    """Largest accepted rise of the perplexity, as a fraction."""
+    output: Path
+    """Folder to write. It must not exist, or be empty."""
 
     @model_validator(mode="after")
     def _combination(self) -> QuantizeSettings:
         if self.merged and self.adapter is None:
-            raise SettingsError("there is no adapter to merge", where="merged", hint="name one with --adapter")
+            raise SettingsError("there is no adapter to merge", where="merged", hint="give one with --adapter")
         return self
 
 
 def run(settings: QuantizeSettings) -> dict[str, Any]:
-    """Round, write, and hold the result against what it was made of; the receipt is verify.json in the folder.
+    """Round, write, and compare the result with the original; the measurements are in verify.json in the folder.
 
     Returns:
-        Bytes of the weights, tokens a second and perplexity before and after, and how far logits and texts are apart.
+        Bytes, tokens per second and perplexity before and after, and the differences of logits and texts.
 
     Raises:
         SettingsError: the output folder exists and is not empty, or nothing names the base.
-        CheckError: perplexity rises too much, or a merged adapter's effect is rounded away; nothing is written.
-        UserError: model, adapter or records cannot be read or do not belong together.
+        CheckError: the perplexity rises too much, or rounding removes a merged adapter's effect; nothing is written.
+        UserError: the model, the adapter or the records cannot be read, or do not belong together.
     """
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError("exists already", where=output, hint="name a new folder with --output")
+        raise SettingsError("already exists", where=output, hint="choose a new folder with --output")
     adapted = load_adapted(
         settings.adapter, settings.base, dtype=torch.float32, merged=settings.merged, force=settings.force
     )
@@ -127,29 +128,32 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         if bare is not None:
             effect = distance(before, bare)["mean"]
             result["drift"] = result["against_before"]["mean"] / effect if effect else math.inf
-        _judge(result, settings)
+        _check_losses(result, settings)
         merging = adapter if settings.merged else None
         result["tokens_per_second"] = {
             "before": _speed(named, beside, merging, probes, "fp32", settings.new_tokens, settings.force),
             "after": _speed(str(folder), beside, None, probes, _RUNS_IN[settings.to], settings.new_tokens, True),
         }
         write_json(folder / "verify.json", result)
-    _tell(result, output)
+    _print(result, output)
     return {**result, "output": str(output)}
 
 
-def _judge(result: Mapping[str, Any], settings: QuantizeSettings) -> None:
+def _check_losses(result: Mapping[str, Any], settings: QuantizeSettings) -> None:
     what, where = f"the model in {settings.to}", settings.output
-    told = dict(result)
+    measured = dict(result)
     if not math.isfinite(result["against_before"]["largest"]):
-        raise CheckError(f"{what} gives logits that are no numbers", where=where, hint="use bf16 or int8", result=told)
+        raise CheckError(
+            f"{what} computes logits that are not finite", where=where, hint="use bf16 or int8", result=measured
+        )
     before, after = result["perplexity"]["before"], result["perplexity"]["after"]
     if before is not None and after is not None and after > before * (1 + settings.tolerance):
-        share = f"{after / before - 1:.1%} more perplexity, where {settings.tolerance:.1%} is let pass"
-        raise CheckError(f"{what} has {share}", where=where, hint="use more bits, or raise --tolerance", result=told)
+        rise = f"the perplexity of {what} is {after / before - 1:.1%} higher (limit {settings.tolerance:.1%})"
+        raise CheckError(rise, where=where, hint="use more bits, or raise --tolerance", result=measured)
     if result.get("drift", 0.0) > ROUNDED_AWAY:
-        lost = f"{what} rounds away what the adapter does: it is off by {result['drift']:.0%} of that"
-        raise CheckError(lost, where=where, hint="leave --merged out, which keeps the adapter beside", result=told)
+        lost = f"{what} loses the adapter: it is off by {result['drift']:.0%} of its effect (limit {ROUNDED_AWAY:.0%})"
+        hint = "leave out --merged, which stores the adapter separately"
+        raise CheckError(lost, where=where, hint=hint, result=measured)
 
 
 def _speed(
@@ -161,7 +165,7 @@ def _speed(
     new_tokens: int,
     force: bool,
 ) -> dict[str, Any]:
-    """The median speed of writing after the probes' prompts, and what ran it; None if no prompt leaves room."""
+    """Return the median speed of writing after the probes' prompts, and what ran it; None if no prompt leaves room."""
     setup = resolve_models(base, {}, force=force)
     adapter = beside or merging
     if adapter is not None:
@@ -182,7 +186,7 @@ def _speed(
     }
 
 
-def _tell(result: Mapping[str, Any], output: Path) -> None:
+def _print(result: Mapping[str, Any], output: Path) -> None:
     console = Console(stderr=True)
     table = Table()
     for heading in ("", "before", "after"):
@@ -191,18 +195,18 @@ def _tell(result: Mapping[str, Any], output: Path) -> None:
     perplexity = [result["perplexity"][when] for when in ("before", "after")]
     table.add_row("perplexity", *("–" if value is None else f"{value:.3f}" for value in perplexity))
     speed = [result["tokens_per_second"][when] for when in ("before", "after")]
-    told = ["–" if each["value"] is None else f"{each['value']:,.0f}" for each in speed]
-    table.add_row("tokens/s", *told)
-    table.add_row("run in", *(f"{each['precision']}, {each['backend']}" for each in speed))
+    rates = ["–" if run["value"] is None else f"{run['value']:,.0f}" for run in speed]
+    table.add_row("tokens/s", *rates)
+    table.add_row("computed in", *(f"{run['precision']}, {run['backend']}" for run in speed))
     console.print(table)
-    found = result["against_before"]
+    change = result["against_before"]
     console.print(
-        f"logits differ by {found['largest']:.2g} at most, {found['mean']:.2g} on average; the likeliest token is "
-        f"the same at {found['same_token']:.1%} of positions, "
-        f"{found['equal_texts']} of {found['texts']} greedy texts are equal",
+        f"logits differ by at most {change['largest']:.2g} and by {change['mean']:.2g} on average; "
+        f"the most likely token is the same at {change['same_token']:.1%} of positions; "
+        f"{change['equal_texts']} of {change['texts']} greedy texts are equal",
         highlight=False,
         soft_wrap=True,
     )
     if "drift" in result:
-        console.print(f"drift: {result['drift']:.1%} of what the adapter does", highlight=False)
+        console.print(f"drift: {result['drift']:.1%} of the adapter's effect", highlight=False)
     console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)

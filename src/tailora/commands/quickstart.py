@@ -1,11 +1,11 @@
-"""`tailora quickstart`: the whole job on the bundled model and task, with no network."""
+"""`tailora quickstart`: training, scoring and merging with the bundled model and a bundled task, offline."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tailora.core.files import write_json
-from tailora.core.settings import Settings
+from tailora.core.settings import Settings, Unset
 from tailora.data import records as record_files
 from tailora.data.prompts import encode_prompts
+from tailora.data.reading import Limit
 from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
 from tailora.inference.attached import load_adapted, running_on
@@ -33,23 +34,24 @@ SHOWN = 3
 class QuickstartSettings(Settings):
     """Settings of `tailora quickstart`."""
 
+    heading = "data"
+    headings: ClassVar = {"epochs": "optimisation", "seed": "optimisation", "output": "output"}
     task: str = "restaurants"
-    """Bundled sample task to learn."""
-    output: Path | None = None
-    """Run directory to make; by default runs/TASK-lora-N."""
+    """Bundled sample task to learn: restaurants, products or trains."""
+    limit: Limit = None
     epochs: int = Field(2, ge=1)
-    """Passes over the training records."""
-    limit: int | None = Field(None, ge=1)
-    """Train on so many records only."""
+    """Number of passes over the training records."""
     seed: int = 0
-    """Of the run."""
+    """Seed of the adapter's initial values and of the order of the examples."""
+    output: Annotated[Path | None, Unset("runs/TASK-lora-N")] = None
+    """Run directory to create."""
 
 
 def run(settings: QuickstartSettings) -> dict[str, Any]:
-    """Train an adapter, write held-out texts without it, with it and merged, and score them.
+    """Train an adapter; write test texts without it, with it and merged; score them.
 
     Returns:
-        Held-out loss, BLEU and slot error rate before and after, whether merged and unmerged texts agree, and seconds.
+        The validation loss, BLEU and slot error rate before and after, how far merged and unmerged agree, and seconds.
     """
     console = Console(stderr=True)
     began = time.perf_counter()
@@ -85,12 +87,12 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
     }
     write_json(folder / "quickstart.json", result)
-    _tell(console, result, records, after)
+    _print(console, result, records, after)
     return result
 
 
 def write(base: Base, records: Sequence[Record]) -> list[str]:
-    """Greedy texts for records, in the prompt form that training uses by default."""
+    """Return greedy texts for records, in the prompt form that training uses by default."""
     prompts = encode_prompts(records, base.tokenizer)
     generations = generate(running_on(base), [Prompt(tokens) for tokens in prompts], Decoding(max_new_tokens=80))
     return [generation.text for generation in generations]
@@ -98,25 +100,25 @@ def write(base: Base, records: Sequence[Record]) -> list[str]:
 
 @torch.no_grad()
 def logits(base: Base, records: Sequence[Record]) -> torch.Tensor:
-    """The next token's logits after the first record's prompt, [tokens, vocabulary]."""
+    """Return the logits for each token of the first record's prompt, [tokens, vocabulary]."""
     prompt = torch.tensor(encode_prompts(records[:1], base.tokenizer))
     return cast(torch.Tensor, cast(Any, base.model)(input_ids=prompt).logits[0])
 
 
 def scores(records: Sequence[Record], texts: Sequence[str]) -> dict[str, float]:
-    """BLEU against all references, in percent, and slot errors in percent of the facts."""
+    """Return BLEU against all references, from 0 to 100, and the slot errors in percent of the facts."""
     return {
         "bleu": 100 * bleu(texts, [record.references for record in records]).value,
         "slot_error_percent": 100 * slot_error_rate(records, texts).value,
     }
 
 
-def _tell(console: Console, result: dict[str, Any], records: Sequence[Record], texts: Sequence[str]) -> None:
-    table = Table(title=f"{result['records']} held-out records")
+def _print(console: Console, result: dict[str, Any], records: Sequence[Record], texts: Sequence[str]) -> None:
+    table = Table(title=f"{result['records']} test records")
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     loss = result["validation_loss"]
-    table.add_row("validation loss, nats a token", f"{loss['before']:.3f}", f"{loss['after']:.3f}")
+    table.add_row("validation loss, nats per token", f"{loss['before']:.3f}", f"{loss['after']:.3f}")
     table.add_row("BLEU", f"{result['before']['bleu']:.1f}", f"{result['after']['bleu']:.1f}")
     errors = [f"{result[when]['slot_error_percent']:.1f}" for when in ("before", "after")]
     table.add_row("slot errors, % of facts", *errors)
@@ -130,4 +132,6 @@ def _tell(console: Console, result: dict[str, Any], records: Sequence[Record], t
     for record, text in list(zip(records, texts, strict=True))[:SHOWN]:
         facts = " | ".join(f"{fact.attribute} : {fact.value}" for fact in record.facts)
         console.print(f"\n{facts}\n  → {text}", highlight=False, markup=False)
-    console.print(f"\n{result['seconds']:.0f} s; the run with its loss plot: {result['run']}", highlight=False)
+    console.print(
+        f"\ntook {result['seconds']:.0f} s; the adapter and the loss plot are in {result['run']}", highlight=False
+    )

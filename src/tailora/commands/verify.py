@@ -1,10 +1,10 @@
-"""`tailora verify`: does an adapter change its base, and does a merged model still compute what its adapter does."""
+"""`tailora verify`: whether an adapter has an effect, and whether a merged model still matches base + adapter."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from rich.console import Console
@@ -12,34 +12,39 @@ from rich.console import Console
 from tailora.adapters import lineage
 from tailora.adapters.adapter import Adapter
 from tailora.core.errors import SettingsError
+from tailora.core.settings import Unset
 from tailora.inference.probes import ProbeSettings
 from tailora.inference.verification import TOLERANCE, verify
+from tailora.models.settings import BASE
 
 
 class VerifySettings(ProbeSettings):
     """Settings of `tailora verify`."""
 
-    adapter: Path | None = None
-    """The adapter: its folder or file, or a run directory; by default those that the model's folder names."""
-    model: str | None = None
-    """A merged, quantised or converted model to hold against base and adapter; without it the adapter is checked."""
-    base: str | None = None
-    """Base model; by default the one that the adapter, or the model's folder, names."""
+    heading = "model"
+    headings: ClassVar = {"tolerance": "checks"}
+    base: Annotated[
+        str | None, Field(description=BASE), Unset("the one that the adapter or the model's folder names")
+    ] = None
+    adapter: Annotated[Path | None, Unset("the adapters that the model's folder names")] = None
+    """Adapter: a folder, a file or a run directory."""
+    model: Annotated[str | None, Unset("none, which checks the adapter alone")] = None
+    """Merged, quantised or converted model to compare with base and adapter."""
     base_only: bool = False
-    """Compare the model with its base alone, without the adapter that was merged into it."""
+    """Compare the model with its base only, without the adapter that was merged into it."""
     tolerance: float = Field(TOLERANCE, gt=0)
-    """Drift that is let pass: how far the model is from its adapter, over how far that is from the base."""
+    """Largest accepted drift: the distance between the model and base + adapter, relative to the adapter's effect."""
 
 
 def run(settings: VerifySettings) -> dict[str, Any]:
-    """Compare, and say what came of it.
+    """Compare and print the result.
 
     Returns:
         The changes of the logits, the agreement of tokens and texts, perplexities, and `drift` where there is a model.
 
     Raises:
-        CheckError: the adapter or model changes nothing, or the model is too far from what its adapter does.
-        UserError: something cannot be read, or does not belong together.
+        CheckError: the adapter or the model has no effect, or the model deviates too much from base + adapter.
+        UserError: a model, an adapter or the records cannot be read, or do not belong together.
     """
     adapter, base = _meant(settings)
     result = verify(
@@ -51,7 +56,7 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         new_tokens=settings.new_tokens,
         force=settings.force,
     )
-    _tell(result)
+    _print(result)
     return result
 
 
@@ -67,34 +72,33 @@ def _meant(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]
     if account is None or not account.is_file() or (adapter is not None and base is not None):
         return adapter, base
     try:
-        told = json.loads(account.read_text(encoding="utf-8"))
-        made_of = told.get("merged") or told["quantised"]
+        description = json.loads(account.read_text(encoding="utf-8"))
+        made_of = description.get("merged") or description["quantised"]
         base = base or str(made_of["base"])
         if adapter is not None or settings.base_only:
             return adapter, base
         return lineage.find(made_of["adapters"], made_of.get("svd"), account.parent), base
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            "not an account of a merged or quantised model", where=account, hint="name --adapter and --base"
+            "does not describe a merged or quantised model", where=account, hint="give --adapter and --base"
         ) from error
 
 
-def _tell(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any]) -> None:
     console = Console(stderr=True)
-    names = {"against_base": "against the base", "against_adapter": "against base and adapter"}
+    names = {"against_base": "compared with the base", "against_adapter": "compared with base + adapter"}
     for key, name in names.items():
         if key in result:
-            found = result[key]
+            change = result[key]
             console.print(
-                f"{name}: logits differ by {found['largest']:.2g} at most, {found['mean']:.2g} on average; "
-                f"the likeliest token is the same at {found['same_token']:.1%} of {result['positions']} positions, "
-                f"{found['equal_texts']} of {found['texts']} greedy texts are equal",
+                f"{name}: logits differ by at most {change['largest']:.2g} and by {change['mean']:.2g} on average; "
+                f"the most likely token is the same at {change['same_token']:.1%} of {result['positions']} positions; "
+                f"{change['equal_texts']} of {change['texts']} greedy texts are equal",
                 highlight=False,
                 soft_wrap=True,
             )
-    told = ", ".join(f"{who} {value:.2f}" for who, value in result["perplexity"].items() if value is not None)
-    console.print(
-        f"perplexity: {told}" if told else "perplexity: the texts are longer than the context", highlight=False
-    )
+    perplexity = ", ".join(f"{who} {value:.2f}" for who, value in result["perplexity"].items() if value is not None)
+    shown = perplexity or "not measured, because the texts are longer than the context"
+    console.print(f"perplexity: {shown}", highlight=False)
     if "drift" in result:
-        console.print(f"drift: {result['drift']:.2%} of what the adapter does", highlight=False)
+        console.print(f"drift: {result['drift']:.2%} of the adapter's effect", highlight=False)

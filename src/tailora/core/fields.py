@@ -33,6 +33,17 @@ class Verbatim:
     """
 
 
+class Unset:
+    """Says in the help what None means for a field: `Annotated[int | None, Unset("all")]` shows "default: all".
+
+    Args:
+        meaning: what happens where the field is not set, as a noun phrase.
+    """
+
+    def __init__(self, meaning: str) -> None:
+        self.meaning = meaning
+
+
 def flag(name: str) -> str:
     """Return the flag of a field: `--batch-size` for `batch_size`."""
     return f"--{name.replace('_', '-')}"
@@ -126,9 +137,11 @@ def wanted(field: FieldInfo, *, part: Literal["whole", "item", "key"] = "whole")
 
 
 def default_text(field: FieldInfo) -> str:
-    """Return a field's default for the help; empty where it is None or nothing."""
+    """Return a field's default for the help, for None and empty ones what `Unset` says; empty if there is none."""
     default = field.get_default(call_default_factory=True, validated_data={})
-    if default is PydanticUndefined or default is None or default in ((), [], {}, ""):
+    if default is None or default in ((), [], {}):
+        return next((mark.meaning for mark in reversed(field.metadata) if isinstance(mark, Unset)), "")
+    if default is PydanticUndefined or default == "":
         return ""
     if isinstance(default, bool):
         return "yes" if default else "no"
@@ -186,5 +199,5 @@ def _bound(field: FieldInfo, *kinds: str) -> tuple[str, str] | None:
     for mark in field.metadata:
         for kind in kinds:
             if (number := getattr(mark, kind, None)) is not None:
-                return kind, f"{number:,}" if isinstance(number, int) else f"{typing.cast('float', number):g}"
+                return kind, str(number) if isinstance(number, int) else f"{typing.cast('float', number):g}"
     return None

@@ -18,10 +18,12 @@ from tailora.core.yaml_file import read_yaml
 
 S = TypeVar("S", bound=Settings)
 GROUPS = (
-    *("data", "model", "adapter", "method", "prompt", "optimisation", "ranges", "decoding", "scoring", "checks"),
-    *("computation", "server", "limits", "security", "options", "output"),
+    *("data", "model", "adapter", "method", "prompt", "optimisation", "search", "decoding", "sampling", "scoring"),
+    *("checks", "computation", "server", "limits", "access", "options", "output"),
 )
 """The groups of the help, in their order."""
+LEADING = ("data", "input", "record", "base", "adapter", "model", "method", "methods")
+"""Fields that come first in their group."""
 
 
 class SettingsParser(argparse.ArgumentParser):
@@ -29,6 +31,7 @@ class SettingsParser(argparse.ArgumentParser):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, add_help=False, **keywords)
+        self._positionals.title = "configuration"
         self._groups = {title: self.add_argument_group(title) for title in GROUPS}
 
     def group(self, title: str) -> Any:
@@ -70,9 +73,8 @@ def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsP
         place, text = f"{cls.first.upper()}|{place}", f"Value of {flag(cls.first)}, or a {text}"
     parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{place}] [--flags]")
     parser.add_argument("config", nargs="?", metavar=place, help=text)
-    for name, field in cls.model_fields.items():
-        if name in cls.without_flag:
-            continue
+    fields = cls.model_fields.items()
+    for name, field in sorted(fields, key=lambda item: item[0] not in LEADING):
         _add_flag(parser.group(cls.heading_of(name)), name, field)
     parser.group("output").add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.group("output").add_argument("-h", "--help", action="help", help="Show this help and exit.")

@@ -15,11 +15,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tailora.core.errors import SettingsError
-from tailora.core.fields import Verbatim, default_text, flag, is_optional, leaves, parts, shape, takes_none, wanted
+from tailora.core.fields import (
+    Unset,
+    Verbatim,
+    default_text,
+    flag,
+    is_optional,
+    leaves,
+    parts,
+    shape,
+    takes_none,
+    wanted,
+)
 from tailora.core.problems import FieldError, InvalidSettingsError, problems_of, shown
 from tailora.core.yaml_file import Value, read_yaml
 
-__all__ = ["Settings", "Verbatim"]
+__all__ = ["Settings", "Unset", "Verbatim"]
 
 S = TypeVar("S", bound="Settings")
 
@@ -34,7 +45,7 @@ class Settings(BaseModel):
     Attributes:
         first: the field that an argument without a flag fills on the command line, unless it is a YAML file.
         heading: the group of the help that the fields defined in this class belong to.
-        headings: the group of single fields of this class, where it is another one.
+        headings: the groups of single fields of this class, where they differ; a field `output` is in "output".
 
     Raises:
         SettingsError: an unknown name, a missing value, or a value that its field cannot hold.
@@ -42,8 +53,7 @@ class Settings(BaseModel):
 
     first: ClassVar[str | None] = None
     heading: ClassVar[str] = "options"
-    headings: ClassVar[Mapping[str, str]] = {"output": "output"}
-    without_flag: ClassVar[frozenset[str]] = frozenset()
+    headings: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -68,14 +78,9 @@ class Settings(BaseModel):
         if isinstance(value, bool) and not {bool, Any} & leaves(field.annotation):
             raise FieldError(f"must be {wanted(field)}, not {shown(value)}")
         if value is None and not is_optional(field):
-            default = default_text(field)
+            default = f" for its default ({default_text(field)})" if default_text(field) else ""
             raise FieldError(
-                "has no value",
-                f"leave the setting out for its default ({default})"
-                if default
-                else f"give {wanted(field)}"
-                if field.is_required()
-                else "leave the setting out",
+                "has no value", f"give {wanted(field)}" if field.is_required() else f"leave the setting out{default}"
             )
         return value
 
@@ -84,7 +89,7 @@ class Settings(BaseModel):
         """Return the group of the help that a field belongs to."""
         owner = next(c for c in reversed(cls.__mro__) if name in getattr(c, "__annotations__", {}))
         assert issubclass(owner, Settings)
-        return owner.headings.get(name, owner.heading)
+        return owner.headings.get(name, "output" if name == "output" else owner.heading)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

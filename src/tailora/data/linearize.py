@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, get_args
 
 from tailora.core.errors import SettingsError
 from tailora.data.readers.piped import escape
 from tailora.data.values import Record
 
-STYLES = ("paper", "plain")
+Linearization = Literal["paper", "plain"]
+STYLES: tuple[Linearization, ...] = get_args(Linearization)
 
 # The names that the LoRA paper's E2E files use (microsoft/LoRA, examples/NLG).
 _PAPER_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}

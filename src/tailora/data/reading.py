@@ -1,4 +1,4 @@
-"""The settings with which every command reads data, and the one place that applies them."""
+"""The settings for reading data that commands share."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
-from tailora.core.settings import Settings, Verbatim
+from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.data.columns import check_columns, parse_columns, show_columns
-from tailora.data.records import DataFile, Texts, load
+from tailora.data.readers.formats import DataFormat
+from tailora.data.records import DataFile, SplitName, Texts, load
 from tailora.data.trained_reading import TrainedReading, reading_meta
 
 
 def _columns(value: Any) -> Any:
-    """A column mapping from its flags, from one text in YAML, or as a mapping."""
+    """Return a column mapping from the texts of its flags, from one text in YAML, or from a mapping."""
     if isinstance(value, str):
         value = parse_columns([value])
     elif isinstance(value, list | tuple):
-        value = parse_columns([str(each) for each in value])
+        value = parse_columns([str(text) for text in value])
     return check_columns(value) if isinstance(value, Mapping) else value
 
 
 class ReadingSettings(Settings):
-    """How the data is read."""
+    """How data files are read."""
 
-    format: str | None = None
-    """Format of the data: e2e, piped, webnlg-json, webnlg-xml, dart, jsonl, csv or tsv; by default recognised by the
-    content."""
-    columns: Annotated[dict[str, Any], Verbatim(), BeforeValidator(_columns)] = Field(default_factory=dict)
-    """Which column of a table is what, for example text=ref,facts=name+area or ignore=id+url; see docs/data.md."""
-    language: str | None = None
-    """Language of the texts to use, in files that hold several; all uses every language."""
+    heading = "data"
+    format: Annotated[DataFormat | None, Unset("recognised by the content")] = None
+    """Format of the data. See docs/data.md."""
+    columns: Annotated[dict[str, Any], Verbatim(), BeforeValidator(_columns), Unset("recognised by their names")] = (
+        Field(default_factory=dict)
+    )
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: Annotated[str | None, Unset("the only one of the file")] = None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
     all_texts: bool = False
-    """Use the texts of WebNLG that its annotators marked as faulty as well."""
+    """Also use the WebNLG texts that its annotators marked as faulty."""
 
     def reader_options(self) -> dict[str, Any]:
-        """The options for `data.records.load` that these settings stand for."""
+        """Return the options for `data.records.load`."""
         return {
             "format": self.format,
             "columns": self.columns or None,
@@ -46,7 +49,7 @@ class ReadingSettings(Settings):
         }
 
     def reading_meta(self) -> dict[str, Any]:
-        """What an adapter keeps of these settings in its metadata, for `TrainedReading`."""
+        """Return what an adapter keeps of these settings in its metadata, for `TrainedReading`."""
         return reading_meta(self.format, self.columns, self.language)
 
     def load(
@@ -57,7 +60,7 @@ class ReadingSettings(Settings):
         texts: Texts = "required",
         trained: TrainedReading | None = None,
     ) -> DataFile:
-        """Read a file as these settings say, and print what its owner should know to standard error.
+        """Read a file with these settings, and print warnings about it to standard error.
 
         Args:
             source: see `data.records.load`.
@@ -76,8 +79,19 @@ class ReadingSettings(Settings):
         return data
 
 
+Limit = Annotated[int | None, Field(ge=1, description="Number of records to use, from the first one on."), Unset("all")]
+
+
+class SplitSettings(ReadingSettings):
+    """Which records of a file or data set are used."""
+
+    split: Annotated[SplitName | None, Unset("none")] = None
+    """Split to use, if the input is a folder of splits or the name of a data set."""
+    limit: Limit = None
+
+
 def announce(data: DataFile, texts: Texts = "required") -> None:
-    """Print to standard error what is probably not meant so, and how many texts are left out."""
+    """Print warnings about a file to standard error, and how many of its texts are left out."""
     console = Console(stderr=True)
     for note in data.notes:
         console.print(f"warning: {data.path}: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ __all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "l
 
 SAMPLES = Path(__file__).parent / "samples"
 
+SplitName = Literal["train", "valid", "test"]
 Texts = Literal["required", "optional", "unused"]
 """Whether records need texts: `required` for training and scoring, `optional` for looking at them, `unused` for
 writing about them."""

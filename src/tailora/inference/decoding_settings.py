@@ -1,73 +1,80 @@
-"""Settings that choose how texts are written."""
+"""The settings for decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tailora.core.errors import SettingsError
-from tailora.core.settings import Settings, Verbatim
+from tailora.core.problems import FieldError
+from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.engine.decoding import Decoding
 
+Preset = Literal["lora-paper", "lora-paper-e2e"]
 _LENGTH_PENALTY: Mapping[Any, float] = {"lora-paper": 0.8, "lora-paper-e2e": 0.9}
 
 
 class DecodingSettings(Settings):
-    """How to write."""
+    """How texts are written."""
 
-    preset: Literal["lora-paper", "lora-paper-e2e"] | None = None
-    """How Hu et al. 2021 decode WebNLG and DART (lora-paper) or E2E (lora-paper-e2e); other flags override it."""
+    heading = "decoding"
+    headings: ClassVar = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "seed"), "sampling")
+    preset: Annotated[Preset | None, Unset("none")] = None
+    """Decoding of Hu et al. 2021: lora-paper for WebNLG and DART, lora-paper-e2e for E2E. Other flags override it."""
     max_new_tokens: int = Field(100, ge=1)
-    """Most tokens a text may have."""
+    """Maximum length of a text, in tokens."""
     beams: int = Field(1, ge=1)
-    """Beams kept side by side; 1 is greedy search, or sampling if the temperature is above 0."""
+    """Number of beams. With 1, decoding is greedy, or samples if the temperature is above 0."""
     length_penalty: float = 1.0
-    """Beams are ranked by log-probability / tokens ** this."""
+    """Exponent of the length in the score of a beam: log-probability / tokens ** length_penalty."""
     no_repeat_ngram_size: int = Field(0, ge=0)
-    """No run of so many tokens comes twice in a text; 0 allows it."""
+    """Length of the token sequences that may not occur twice in a text. 0 allows all repetitions."""
     repetition_penalty: float = Field(1.0, gt=0)
-    """Above 1, make tokens less likely that stand in the prompt or the text already."""
+    """Factor by which tokens of the prompt and of the text so far become less likely. 1 has no effect."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
-    """What is subtracted from the logit of every token that the text holds, from -2 to 2."""
+    """Amount that is subtracted from the logit of every token that the text already contains."""
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    """What is subtracted from a token's logit for each time that the text holds it, from -2 to 2."""
-    logit_bias: dict[int, float] = Field(default_factory=dict)
-    """What is added to the logit of a token id, as ID=BIAS with a bias from -100 to 100. Again for more."""
+    """Amount that is subtracted from a token's logit for each of its occurrences in the text so far."""
+    logit_bias: Annotated[dict[int, float], Unset("none")] = Field(default_factory=dict)
+    """Amount that is added to a token's logit, as TOKEN_ID=BIAS with a bias from -100 to 100. Repeat the flag for
+    several tokens."""
     temperature: float = Field(0.0, ge=0)
-    """Above 0, draw tokens from the distribution flattened (or, below 1, sharpened) by this."""
+    """Sampling temperature. 0 takes the most likely token; values below 1 make likely tokens more likely."""
     top_k: int = Field(0, ge=0)
-    """Draw only from so many likeliest tokens; 0 from all."""
+    """Sample from the K most likely tokens only. 0 samples from all."""
     top_p: float = Field(1.0, ge=0, le=1)
-    """Draw only from the fewest tokens whose probabilities reach this sum; 0 takes the likeliest."""
+    """Sample from the smallest set of tokens whose probabilities add up to this. 0 takes the most likely token."""
     min_p: float = Field(0.0, ge=0, le=1)
-    """Draw only tokens at least this part as likely as the likeliest."""
+    """Sample only from tokens at least this fraction as likely as the most likely token."""
     num_candidates: int = Field(1, ge=1)
-    """Texts for each record: the best beams, or so many draws."""
-    rerank: Literal["fidelity"] | None = None
-    """fidelity: of a record's candidates (all beams, unless told otherwise) take that with the fewest slot errors."""
-    slot_rules: Path | None = None
-    """File of rules how texts say values, beside the bundled ones for E2E (see docs/evaluate.md)."""
+    """Number of texts for each record: the best beams, or that many samples."""
+    rerank: Annotated[Literal["fidelity"] | None, Unset("off")] = None
+    """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
+    unless num_candidates is set."""
+    slot_rules: Annotated[Path | None, Unset("the bundled rules for E2E")] = None
+    """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool = False
-    """Say each token's log-probability too, in nats."""
-    stop: Annotated[tuple[str, ...], Verbatim()] = ()
-    """String that ends a text, which is cut before it; \\n is a line end and \\t a tab. Again for more."""
+    """Write the log-probability of each token as well, in nats."""
+    stop: Annotated[tuple[str, ...], Verbatim(), Unset("none")] = ()
+    """String at which a text ends; it is cut off. \\n is a line end and \\t a tab. Repeat the flag for several."""
     seed: int = 0
-    """Of the draws; with it a record's text depends on nothing but the record."""
+    """Sampling seed. With a fixed seed, a text depends only on its record and the settings."""
 
     @field_validator("stop")
     @classmethod
     def _line_ends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
-            raise ValueError("an empty string ends every text; leave it out")
+            raise FieldError("an empty string would end every text", "leave it out")
         return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in value)
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: Any) -> Any:
-        penalty = _LENGTH_PENALTY.get(values.get("preset")) if isinstance(values, dict) else None
+        preset = values.get("preset") if isinstance(values, dict) else None
+        penalty = _LENGTH_PENALTY.get(preset) if isinstance(preset, str) else None
         if penalty is None:
             return values
         paper = {"beams": 10, "no_repeat_ngram_size": 4, "max_new_tokens": 64, "stop": ("\n\n",)}
@@ -76,7 +83,7 @@ class DecodingSettings(Settings):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         if self.rerank and max(self.beams, self.num_candidates) == 1:
-            raise SettingsError("there is one candidate to choose from", where="rerank", hint="raise beams")
+            raise SettingsError("there is only one candidate to choose from", where="rerank", hint="raise --beams")
         self.decoding()
         return self
 

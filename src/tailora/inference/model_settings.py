@@ -1,74 +1,92 @@
-"""Settings that choose the model: base, adapters, and what computes them."""
+"""The settings for a base model, its adapters and what computes them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tailora.core.errors import SettingsError
-from tailora.core.settings import Settings, Verbatim
+from tailora.core.settings import Settings, Unset, Verbatim
+from tailora.data.linearize import Linearization
 from tailora.data.prompts import PromptForm
 from tailora.engine.backend import Precision
+from tailora.models.settings import BaseSettings, DeviceName
 
 BackendName = Literal["auto", "openvino", "torch"]
 PrecisionName = Literal["auto", Precision]
 _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path with = in it is seldom taken for one
 
 
-class ModelSettings(Settings):
-    """What writes."""
+class EngineSettings(Settings):
+    """What computes, and how precisely."""
 
-    adapter: Annotated[tuple[str, ...], Verbatim()] = ()
-    """An adapter: its folder or file, or a run directory; with NAME= before it rows can name it. Again for more."""
-    base: str | None = None
-    """Base model: a name (see `tailora models`), a folder or a hub id; by default the one that the adapter names."""
-    merged: bool = False
-    """Fold the adapter into the weights first; as exact and a little faster."""
-    force: bool = False
-    """Accept an adapter that was trained on other weights than the base's."""
-    linearization: str | None = None
-    """How facts become a line of text (paper or plain); by default as in the adapter's training, else paper."""
-    prompt_form: PromptForm | None = None
-    """How the line becomes a prompt (paper, arrow or chat); by default as in training, arrow for an untrained base."""
-    batch_size: int = Field(32, ge=1)
-    """Records side by side."""
-    precision: PrecisionName = "auto"
-    """Compute in int8, bf16 or fp32; auto takes int8 with OpenVINO and fp32 with torch, unless another is
-    faster here by more than 10%."""
+    heading = "computation"
     backend: BackendName = "auto"
-    """What computes: openvino on a CPU where it has the architecture, torch for everything else."""
-    device: str = "auto"
-    """cpu, cuda, or auto: a GPU if there is one."""
+    """Inference backend. auto is openvino on a CPU if it supports the architecture, and torch otherwise."""
+    precision: PrecisionName = "auto"
+    """Precision of matrix products. auto is int8 with OpenVINO and fp32 with torch, unless another one is more than 10%
+    faster on this machine."""
+    device: DeviceName = "auto"
+
+
+class AdaptersSettings(BaseSettings):
+    """A base model and any number of adapters on it."""
+
+    adapter: Annotated[tuple[str, ...], Verbatim(), Unset("none")] = ()
+    """Adapter: a folder, a file or a run directory, optionally named, as NAME=PATH. Repeat the flag for several."""
+
+    def adapters(self) -> dict[str, Path]:
+        """Return the adapters' paths by name; an adapter without a name has its path as its name."""
+        return named_adapters(self.adapter)
+
+
+class ModelSettings(AdaptersSettings, EngineSettings):
+    """What writes: a base model, its adapters, their prompts, and what computes them."""
+
+    headings: ClassVar = {
+        "linearization": "prompt",
+        "prompt_form": "prompt",
+        "batch_size": "computation",
+        "merged": "model",
+    }
+    merged: bool = False
+    """Merge the adapter into the weights before writing. The results are the same and writing is slightly faster."""
+    linearization: Annotated[Linearization | None, Unset("as in the adapter's training, else paper")] = None
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    prompt_form: Annotated[PromptForm | None, Unset("as in the adapter's training, arrow for a base alone")] = None
+    """How that line becomes a prompt: paper appends the end-of-text token, arrow appends =>, and chat uses the base's
+    chat template."""
+    batch_size: int = Field(32, ge=1)
+    """Number of records that are written about at the same time."""
 
     def check_model(self) -> None:
         """Raise `SettingsError` unless there is something to write with."""
         if not self.adapter and self.base is None:
-            raise SettingsError("neither an adapter nor a base model", where="adapter", hint="name one of them")
+            raise SettingsError(
+                "neither an adapter nor a base model is given", where="adapter", hint="give one of them"
+            )
         if self.merged and len(self.adapter) != 1:
             which = "there is no adapter to merge" if not self.adapter else "only one adapter can be merged"
-            raise SettingsError(which, where="merged", hint="name one with --adapter")
+            raise SettingsError(which, where="merged", hint="give one with --adapter")
         self.adapters()
 
-    def adapters(self) -> dict[str, Path]:
-        """Where the adapters lie, by name; one without a name is called by its path."""
-        return named_adapters(self.adapter)
 
-
-def named_adapters(given: Sequence[str]) -> dict[str, Path]:
-    """Paths by name from `NAME=PATH`; an adapter without a name is called by its path.
+def named_adapters(texts: Sequence[str]) -> dict[str, Path]:
+    """Return paths by name from texts like `NAME=PATH`; an adapter without a name has its path as its name.
 
     Raises:
-        SettingsError: two have one name.
+        SettingsError: two adapters have the same name.
     """
-    found: dict[str, Path] = {}
-    for text in given:
-        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+    paths: dict[str, Path] = {}
+    for text in texts:
+        named = None if os.path.exists(text) else _NAMED.fullmatch(text)
         name, path = (named[1], named[2]) if named else (text, text)
-        if name in found:
-            raise SettingsError(f"two adapters are called {name}", where="adapter", hint="give each its own name")
-        found[name] = Path(path)
-    return found
+        if name in paths:
+            raise SettingsError(f"two adapters have the name {name}", where="adapter", hint="give each its own name")
+        paths[name] = Path(path)
+    return paths

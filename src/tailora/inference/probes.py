@@ -5,38 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
 
 from tailora.core.errors import CheckError, DataError
+from tailora.core.settings import Unset
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat
-from tailora.data.reading import ReadingSettings
+from tailora.data.reading import Limit, SplitSettings
 from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
 from tailora.inference.attached import running_on
 from tailora.inference.texts import Prompt, generate
 from tailora.models.load import Base
+from tailora.models.settings import BaseSettings
 
 PROBES = 8
 
 
-class ProbeSettings(ReadingSettings):
-    """What to compare on."""
+class ProbeSettings(SplitSettings, BaseSettings):
+    """The texts on which models are compared."""
 
-    input: str | None = None
-    """Records with texts to compare on; by default bundled ones."""
-    split: str | None = None
-    """Which split of the input."""
-    limit: int = Field(PROBES, ge=1)
-    """Only so many records with texts, from the start."""
+    heading = "checks"
+    headings: ClassVar = {"input": "data"}
+    input: Annotated[str | None, Unset("bundled records")] = None
+    """Records with texts on which the models are compared: a file, a folder of splits, or the name of a data set."""
+    limit: Limit = PROBES
     new_tokens: int = Field(32, ge=1)
-    """Length of the greedy texts that are compared."""
-    force: bool = False
-    """Accept an adapter that was trained on other weights than the base's."""
+    """Length of the greedy texts that are compared, in tokens."""
 
     def records(self) -> list[Record]:
         """The first records that have texts; none where no source is named.

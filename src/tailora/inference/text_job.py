@@ -30,7 +30,7 @@ CACHE_TOKENS = 16384
 
 
 class WritingSettings(DecodingSettings, ModelSettings):
-    """What writes, and how."""
+    """What writes texts, and how."""
 
 
 @dataclass(frozen=True, eq=False)

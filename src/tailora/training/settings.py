@@ -3,113 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tailora.adapters.config import Bias, LoraConfig
 from tailora.core.errors import SettingsError
+from tailora.core.settings import Settings, Unset
 from tailora.data.examples import Overlong
+from tailora.data.linearize import Linearization
 from tailora.data.prompts import PromptForm
-from tailora.data.reading import ReadingSettings
+from tailora.data.reading import Limit, ReadingSettings
+from tailora.models.settings import BASE, DeviceName
 
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
-Precision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
+TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
 
 
-class TrainSettings(ReadingSettings):
-    """Settings of `tailora train`."""
+class TrainingDataSettings(ReadingSettings):
+    """The records to train and to validate on."""
 
     data: str
     """Records with texts: a file, a folder of splits, or the name of a data set."""
-    valid: str | None = None
-    """Records to validate on; by default the data's own `valid` split, if it has splits."""
-    limit: int | None = Field(None, ge=1)
-    """Train on so many records only, from the start."""
-    valid_limit: int | None = Field(None, ge=1)
-    """Validate on so many records only, from the start."""
-    base: str = "tiny"
-    """Base model: a name (see `tailora models`), a folder or a hub id."""
-    method: Method = "lora"
-    """What learns: an adapter, every weight, the biases, or the top two blocks."""
+    valid: Annotated[str | None, Unset("the split `valid` of the data, if it has splits")] = None
+    """Records to validate on."""
+    limit: Limit = None
+    valid_limit: Annotated[int | None, Field(ge=1), Unset("all")] = None
+    """Number of validation records to use, from the first one on."""
+
+
+class AdapterSettings(Settings):
+    """The adapter that method lora trains."""
+
+    heading = "adapter"
     rank: int = Field(8, ge=1)
     """Rank of the adapter."""
     alpha: float = Field(16.0, gt=0)
-    """Numerator of the adapter's scale alpha / rank."""
+    """Numerator of the adapter's scale, alpha / rank."""
     targets: tuple[str, ...] = ("attention.qv",)
     """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-    """Other ranks for some layers: pattern of module paths to rank; the first that matches holds."""
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
-    """Other alphas for some layers, likewise."""
+    rank_pattern: Annotated[dict[str, int], Unset("none")] = Field(default_factory=dict)
+    """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
+    alpha_pattern: Annotated[dict[str, float], Unset("none")] = Field(default_factory=dict)
+    """Alphas of single layers, as PATTERN=ALPHA. The first pattern that matches counts."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's branch."""
+    """Dropout probability on the input of the adapter."""
     rslora: bool = False
-    """Scale by alpha / √rank."""
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
     dora: bool = False
-    """Learn a magnitude for each output beside the direction."""
+    """Learn a magnitude for each output as well (DoRA)."""
     bias: Bias = "none"
-    """Biases that learn beside the adapter."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate; by default 1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full."""
-    batch_size: int = Field(32, ge=1)
-    """Examples in an update."""
-    group_size: int | None = Field(None, ge=1)
-    """Texts of one record that may be side by side in an update; by default an eighth of the batch."""
-    epochs: int = Field(3, ge=1)
-    """Passes over the data."""
-    max_steps: int | None = Field(None, ge=1)
-    """Stop after so many updates."""
-    warmup_steps: int = Field(50, ge=0)
-    """Updates over which the learning rate rises; at most a tenth of all."""
-    schedule: Schedule = "linear"
-    """How the learning rate falls after the warm-up."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are clipped to this norm."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread over the vocabulary."""
-    max_length: int = Field(512, ge=2)
-    """Tokens that prompt and text may have together."""
-    overlong: Overlong = "error"
-    """What to do with longer examples."""
-    prompt_form: PromptForm = "paper"
-    """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
-    linearization: str = "paper"
-    """How facts become text."""
-    tokens_per_pass: int = Field(4096, ge=1)
-    """Tree nodes in one forward pass; a larger update accumulates its gradient over several."""
-    eval_every: int | None = Field(None, ge=1)
-    """Validate after so many updates, beside the start and the end; by default once an epoch."""
-    patience: int | None = Field(None, ge=1)
-    """Stop when so many validations in a row brought no better loss."""
-    precision: Precision = "auto"
-    """Precision of matrix products: fp32, tf32 (GPU only), bf16, int8 (lora on a CPU only), or auto, which times an
-    update in each that the machine offers and takes the fastest."""
-    device: str = "auto"
-    """Device to train on: cpu, cuda, cuda:N, or auto, which is a GPU if there is one (the CPU for int8)."""
-    seed: int = 0
-    """Of the adapter's initial values, the order of examples and the dropout."""
-    output: Path | None = None
-    """Run directory to make; by default runs/DATA-METHOD-N."""
-
-    @model_validator(mode="after")
-    def _combination(self) -> Self:
-        self.lora_config()
-        if self.precision == "int8" and (self.method != "lora" or self.device not in ("auto", "cpu")):
-            raise SettingsError(
-                "int8 is for frozen weights on a CPU",
-                where="precision",
-                hint="use --method lora and --device cpu, or another precision",
-            )
-        return self
+    """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
 
     def lora_config(self) -> LoraConfig:
-        """The adapter's settings."""
+        """Return the configuration of the adapter."""
         return LoraConfig(
             rank=self.rank,
             alpha=self.alpha,
@@ -122,7 +72,94 @@ class TrainSettings(ReadingSettings):
             bias=self.bias,
         )
 
+
+class ExampleSettings(Settings):
+    """How records become prompts and texts of tokens."""
+
+    heading = "prompt"
+    prompt_form: PromptForm = "paper"
+    """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
+    linearization: Linearization = "paper"
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    max_length: int = Field(512, ge=2)
+    """Maximum length of prompt and text together, in tokens."""
+    overlong: Overlong = "error"
+    """What happens to longer examples: an error, or they are dropped, or their text is cut."""
+
+
+class OptimizationSettings(Settings):
+    """How the parameters are trained."""
+
+    heading = "optimisation"
+    batch_size: int = Field(32, ge=1)
+    """Number of examples in an update."""
+    group_size: Annotated[int | None, Field(ge=1), Unset("an eighth of the batch")] = None
+    """Maximum number of texts of one record that are placed together in an update."""
+    epochs: int = Field(3, ge=1)
+    """Number of passes over the data."""
+    max_steps: Annotated[int | None, Field(ge=1), Unset("no limit")] = None
+    """Maximum number of updates."""
+    warmup_steps: int = Field(50, ge=0)
+    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
+    schedule: Schedule = "linear"
+    """How the learning rate falls after the warm-up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of AdamW."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm to which gradients are clipped."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target probability that is spread over the whole vocabulary."""
+    eval_every: Annotated[int | None, Field(ge=1), Unset("once an epoch")] = None
+    """Number of updates between two validations. There is also one before the first and after the last update."""
+    patience: Annotated[int | None, Field(ge=1), Unset("never stop early")] = None
+    """Number of validations in a row without a better loss after which training stops."""
+    seed: int = 0
+    """Seed of the adapter's initial values, the order of the examples and the dropout."""
+
+
+class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, OptimizationSettings):
+    """What `train`, `tune` and `compare` share: all but the method, its learning rate and the output."""
+
+    heading = "computation"
+    headings: ClassVar = {"base": "model"}
+    base: Annotated[str, Field(description=BASE)] = "tiny"
+    tokens_per_pass: int = Field(4096, ge=1)
+    """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
+    gradients of several passes."""
+    precision: TrainingPrecision = "auto"
+    """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
+    precision that the machine supports and uses the fastest."""
+    device: DeviceName = "auto"
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self.lora_config()
+        if self.precision == "int8" and self.device not in ("auto", "cpu"):
+            raise SettingsError("int8 needs a CPU", where="precision", hint="use --device cpu, or another precision")
+        return self
+
+
+class TrainSettings(RunSettings):
+    """Settings of `tailora train`."""
+
+    heading = "method"
+    method: Method = "lora"
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
+    learning_rate: Annotated[
+        float | None, Field(gt=0), Unset("1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full")
+    ] = None
+    """Peak learning rate."""
+    output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None
+    """Run directory to create."""
+
+    @model_validator(mode="after")
+    def _combination(self) -> Self:
+        if self.precision == "int8" and self.method != "lora":
+            hint = "use --method lora, or another precision"
+            raise SettingsError("int8 is for frozen weights", where="precision", hint=hint)
+        return self
+
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate as told, or the method's own."""
+        """The learning rate as set, or the method's default."""
         return LEARNING_RATE[self.method] if self.learning_rate is None else self.learning_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tailora.core.errors import DataError
 from tailora.data.readers import delimited, json_text, piped
@@ -13,7 +13,8 @@ from tailora.data.readers.meaning_representations import looks_like_e2e
 from tailora.data.text_files import base_suffix, lines_of
 from tailora.data.trained_reading import TrainedReading
 
-FORMATS = ("e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv")
+DataFormat = Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"]
+FORMATS: tuple[DataFormat, ...] = get_args(DataFormat)
 
 _USUAL_NAMES = {"text", "texts", "prompt", "completion"}
 _FAMILIES = (
