@@ -425,7 +425,7 @@ def test_every_reading_flag_goes_with_given_texts() -> None:
     names = set(EvaluateSettings.model_fields) & set(GenerateSettings.model_fields) - {*values, *where, "limit"}
     for name in names:
         default = GenerateSettings.model_fields[name].get_default(call_default_factory=True)
-        with pytest.raises(SettingsError, match="the texts are there"):
+        with pytest.raises(SettingsError, match="has no effect on texts that are already written"):
             EvaluateSettings(**where, **{name: default})
 
 

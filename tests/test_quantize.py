@@ -143,7 +143,7 @@ def test_an_effect_that_is_rounded_away_is_refused(base: Path, tmp_path: Path) -
     ("change", "what"),
     [
         ({"perplexity": {"before": 2.0, "after": 2.2}}, "is 10.0% higher"),
-        ({"against_before": {"largest": float("nan")}}, "no numbers"),
+        ({"against_before": {"largest": float("nan")}}, "not finite"),
         ({"drift": 0.6}, "off by 60%"),
         ({}, None),
     ],

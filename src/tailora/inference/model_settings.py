@@ -67,9 +67,7 @@ class ModelSettings(AdaptersSettings, EngineSettings):
     def check_model(self) -> None:
         """Raise `SettingsError` unless there is something to write with."""
         if not self.adapter and self.base is None:
-            raise SettingsError(
-                "neither an adapter nor a base model is given", where="adapter", hint="give one of them"
-            )
+            raise SettingsError("there is no adapter and no base model", where="adapter", hint="give one of them")
         if self.merged and len(self.adapter) != 1:
             which = "there is no adapter to merge" if not self.adapter else "only one adapter can be merged"
             raise SettingsError(which, where="merged", hint="give one with --adapter")
