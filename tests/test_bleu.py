@@ -42,9 +42,9 @@ def test_case_and_differing_numbers_of_references() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    with pytest.raises(DataError, match="text 1 has no reference"):
+    with pytest.raises(DataError, match="record 1 has no reference"):
         bleu(["a"], [[]])
-    with pytest.raises(DataError, match="2 texts against references for 1"):
+    with pytest.raises(DataError, match="2 texts for 1 record"):
         bleu(["a", "b"], [["a"]])
 
 

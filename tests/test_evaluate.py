@@ -22,7 +22,7 @@ from tailora.inference.rerank import by_fidelity
 from tailora.inference.texts import Candidate, generation_from
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
-from tailora.metrics.slots import load_rules
+from tailora.metrics.slot_rules import load_rules
 from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import _marked
 from tailora.reports.reproduction import card

@@ -38,7 +38,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_must_be_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_answers", lambda _: ["1 2 3"])
-    with pytest.raises(MissingExtraError, match="answers"):
+    with pytest.raises(MissingExtraError, match="returned 1 result for 1 text"):
         meteor(["a"], [["a"]])
 
 

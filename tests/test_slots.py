@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tailora.core.errors import DataError
 from tailora.data.values import Fact, Record
-from tailora.metrics.slots import load_rules, slot_errors, slot_report
+from tailora.metrics.slot_rules import load_rules
+from tailora.metrics.slots import slot_errors, slot_report
 from tailora.metrics.spelling import spell
 from tailora.metrics.value_search import normalise
 
@@ -151,6 +152,7 @@ def test_values_in_scripts_without_spaces(facts: dict[str, str], text: str, miss
         )
 
 
+@example("", "İ่")
 @given(st.text(max_size=40), st.text("abcé ßﬁ½İΣ£20,.'’-_e\u0301ẅก่ガﾞ蓝", max_size=40))
 def test_places_lead_back_to_the_letters_they_came_from(one: Any, other: Any) -> None:
     text, places = spell(one + other)
@@ -175,6 +177,7 @@ def test_equal_texts_to_unicode_are_equal_texts(text: Any) -> None:
 
 @given(st.text(st.characters(categories=["L", "N", "M", "Zs", "P"]), min_size=1, max_size=12))
 def test_a_value_is_said_where_the_text_is_the_value(value: Any) -> None:
+    assume(normalise(value) not in ("yes", "no", "true", "false"))  # said by the attribute's words
     assert said(value, value)
     assert said(value, f"x {unicodedata.normalize('NFD', value)} y")
 
@@ -222,10 +225,10 @@ def test_rules_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("attributes: [1", "is no file of slot rules"),
-        ("attributes: {colour: {rules: [{values: [red]}]}}", "is no file of slot rules"),
-        ("colour: red", "is no file of slot rules"),
-        ("attributes: {colour: {rules: [{values: [red], patterns: ['(red']}]}}", "is no regular expression"),
+        ("attributes: [1", "is not a file of slot rules"),
+        ("attributes: {colour: {rules: [{values: [red]}]}}", "is not a file of slot rules"),
+        ("colour: red", "is not a file of slot rules"),
+        ("attributes: {colour: {rules: [{values: [red], patterns: ['(red']}]}}", "is not a regular expression"),
     ],
 )
 def test_rules_that_cannot_be_read(tmp_path: Path, text: str, what: str) -> None:

@@ -29,7 +29,7 @@ from tailora.inference.running import Running
 from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.start import AdapterCapacity, start_engine
 from tailora.inference.texts import Candidate, Generation, Prompt, generation_of
-from tailora.metrics.slots import load_rules, vocabulary_of
+from tailora.metrics.slot_rules import load_rules, vocabulary_of
 
 if TYPE_CHECKING:
     from tailora.api.options import DecodingOptions, EngineOptions

@@ -9,7 +9,7 @@ from typing import Any
 
 from tailora.core.errors import DataError
 from tailora.data.values import Record
-from tailora.metrics.slots import Rules, load_rules
+from tailora.metrics.slot_rules import Rules, load_rules
 from tailora.metrics.statistics import Score, compare, interval
 from tailora.metrics.suite import METRICS, Measured, MetricName, measure, unavailable, usual
 from tailora.metrics.tokenizers import TokenizerName, sacrebleu_tokenizer

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from tailora.data.values import Record
 from tailora.inference.texts import Generation, generation_from
-from tailora.metrics.slots import Rules, SlotReport, Vocabulary, slot_report
+from tailora.metrics.slot_rules import Rules, Vocabulary
+from tailora.metrics.slots import SlotReport, slot_report
 
 
 def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:

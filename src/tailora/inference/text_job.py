@@ -24,7 +24,7 @@ from tailora.inference.running import Running
 from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Generation, Prompt, generate
-from tailora.metrics.slots import load_rules, vocabulary_of
+from tailora.metrics.slot_rules import load_rules, vocabulary_of
 
 CACHE_TOKENS = 16384
 

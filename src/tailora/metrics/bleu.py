@@ -15,16 +15,16 @@ _ORDERS = 4
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None) -> Statistics:
-    """Corpus BLEU, 0 to 1, with any number of references.
+    """Return corpus BLEU, 0 to 1, with any number of references.
 
-    A reference's length is that of the closest one; of two equally close ones, the shorter.
+    The reference length is that of the reference closest in length; of two equally close ones, of the shorter.
 
     Args:
         hypotheses: one text for each record.
         references: of each record.
         tokenizer: None for mteval-v13a's tokens, case and smoothing: the first order without a match counts as half
-            a match, the next as a quarter, and an order without n-grams is left out. A name of `tokenizers.NAMES`
-            scores lower-cased texts as sacrebleu does, where a corpus without any match has a BLEU of 0.
+            a match, the next as a quarter, and an order without n-grams is left out. With a name of `tokenizers.NAMES`,
+            lower-cased texts are scored as sacrebleu does, and a corpus without any match has a BLEU of 0.
 
     Raises:
         DataError: see `check_texts`.
@@ -40,10 +40,17 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, toke
 def multi_bleu(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6, tokenizer: str | None = None
 ) -> Statistics:
-    """Corpus BLEU, 0 to 1, without smoothing, of the first `most` references.
+    """Return corpus BLEU, 0 to 1, without smoothing, with the first `most` references.
 
-    By default texts are lower-cased and split at every sign before multi-bleu-detok.perl reads them: so the LoRA paper
-    scores WebNLG and DART, with six references. With tokenizer "none" it is multi-bleu.perl on lower-cased texts.
+    By default texts are lower-cased and split at every sign before multi-bleu-detok.perl reads them, as the LoRA paper
+    does for WebNLG and DART, with six references. With the tokenizer "none" this is multi-bleu.perl on lower-cased
+    texts.
+
+    Args:
+        hypotheses: one text for each record.
+        references: of each record.
+        most: how many references count.
+        tokenizer: a name of `tokenizers.NAMES`.
 
     Raises:
         DataError: see `check_texts`.
@@ -73,7 +80,7 @@ def _bleu(
         rows.append(row)
 
     def total(sums: Floats) -> Floats:
-        """From sums of (tokens, tokens of the closest references, and of each order matches and n-grams)."""
+        """From sums of tokens, tokens of the closest references, and for each order matches and n-grams."""
         written, wanted = sums[..., 0], sums[..., 1]
         with np.errstate(divide="ignore"):
             logarithms = np.log(precisions(sums[..., 2::2], sums[..., 3::2])).mean(-1)
@@ -95,7 +102,7 @@ def _mteval(matches: Floats, ngrams_written: Floats) -> Floats:
 
 
 def _exponential(matches: Floats, ngrams_written: Floats) -> Floats:
-    """sacrebleu's `smooth_method="exp"`: the same, but 0 without any match or without any n-gram of an order."""
+    """sacrebleu's `smooth_method="exp"`: like mteval's, but 0 without any match, or for an order without n-grams."""
     halvings = np.cumsum(matches == 0, axis=-1)
     assumed = np.where((matches[..., :1] > 0) & (ngrams_written > 0), 0.5**halvings, 0.0)
     return np.asarray(np.where(matches > 0, matches, assumed) / np.maximum(ngrams_written, 1))

@@ -16,10 +16,10 @@ _PUNCTUATION = frozenset(string.punctuation)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """F of character n-grams, orders 1 to 6, recall weighing twice; case kept, spaces dropped; 0 to 1.
+    """Return chrF: F (beta 2) of character n-grams of orders 1 to 6; case matters, spaces do not; 0 to 1.
 
-    Precision and recall are averaged over the orders before their F is taken. Of several references a text's best one
-    counts.
+    Precision and recall are averaged over the orders before F is computed. Of several references, the one with the
+    best score counts.
 
     Raises:
         DataError: see `check_texts`.
@@ -28,7 +28,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Stat
 
 
 def chrf_pp(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """The same with words and pairs of words, punctuation at their ends separated: chrF++.
+    """Return chrF++: chrF with words and pairs of words, punctuation at their ends separated.
 
     Raises:
         DataError: see `check_texts`.
@@ -38,7 +38,7 @@ def chrf_pp(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> S
 
 
 def webnlg_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """chrF++ as WebNLG 2020's script (chrF++.py) has it: the mean of the orders' F, orders without n-grams included.
+    """Return chrF++ as WebNLG 2020's script (chrF++.py) does: the mean of F over all orders, empty ones included.
 
     Raises:
         DataError: see `check_texts`.
@@ -58,13 +58,13 @@ def _chrf(
     check_texts(hypotheses, references)
     rows = []
     for text, own in zip(hypotheses, references, strict=True):
-        candidates = np.array([_row(text, each, word_orders) for each in own], np.float64)
+        candidates = np.array([_row(text, reference, word_orders) for reference in own], np.float64)
         rows.append(candidates[int(np.argmax(total(candidates)))])
     return Statistics(name, signature(settings, references), np.array(rows), total)
 
 
 def _row(text: str, reference: str, word_orders: int) -> list[float]:
-    """Of each order: n-grams of the text, of the reference, and of both."""
+    """For each order, the numbers of n-grams of the text, of the reference, and of both."""
     row: list[float] = []
     for own, other in zip(_counted(text, word_orders), _counted(reference, word_orders), strict=True):
         row += [own.total() if other else 0, other.total(), (own & other).total()]
@@ -83,16 +83,16 @@ def _count(sequence: str | list[str], order: int) -> Counter[Hashable]:
 
 
 def _words(text: str) -> list[str]:
-    """Words with one sign of punctuation separated: from their end, or else from their beginning."""
-    found: list[str] = []
+    """Words with one punctuation mark separated from the end, or otherwise from the beginning."""
+    parts: list[str] = []
     for word in text.split():
         if len(word) > 1 and word[-1] in _PUNCTUATION:
-            found += [word[:-1], word[-1]]
+            parts += [word[:-1], word[-1]]
         elif len(word) > 1 and word[0] in _PUNCTUATION:
-            found += [word[0], word[1:]]
+            parts += [word[0], word[1:]]
         else:
-            found.append(word)
-    return found
+            parts.append(word)
+    return parts
 
 
 def _of_means(sums: Floats) -> Floats:

@@ -13,16 +13,17 @@ from tailora.metrics.statistics import Statistics, check_texts, mean, signature
 from tailora.metrics.tokenizers import coco_tokenizer
 
 _ORDERS = 4
-_SIGMA = 6.0  # of the penalty on differences of length, in bigrams
+_SIGMA = 6.0  # of the Gaussian penalty on differences in length, in bigrams
 
 
 def cider(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None
 ) -> Statistics:
-    """Mean over orders 1 to 4 and references of the cosine of tf-idf vectors, times 10, averaged over texts.
+    """Return CIDEr-D: 10 times the cosine of tf-idf vectors, averaged over orders 1 to 4, references and texts.
 
-    An n-gram's document frequency is the number of records any of whose references has it. In a resample these
-    frequencies stay those of all texts.
+    Counts are clipped to those of the reference, and a Gaussian penalty applies to differences in length. The document
+    frequency of an n-gram is the number of records with a reference that contains it. In a resample these frequencies
+    stay those of all records.
 
     Args:
         hypotheses: one text for each record.
@@ -35,10 +36,10 @@ def cider(
     """
     check_texts(hypotheses, references)
     tokens_of, name = coco_tokenizer(tokenizer)
-    counted = [[ngrams(tokens_of(each))[:_ORDERS] for each in own] for own in references]
+    counted = [[ngrams(tokens_of(text))[:_ORDERS] for text in own] for own in references]
     frequency: Counter[Ngram] = Counter()
     for own in counted:
-        frequency.update(set().union(*(each for counts in own for each in counts)))
+        frequency.update(set().union(*(ngrams_in for orders in own for ngrams_in in orders)))
     rare = math.log(len(references))
     idf = {ngram: rare - math.log(texts) for ngram, texts in frequency.items()}
 
@@ -54,8 +55,8 @@ def cider(
     rows = []
     for text, own in zip(hypotheses, counted, strict=True):
         counts = ngrams(tokens_of(text))[:_ORDERS]
-        vectors = [{ngram: count * idf.get(ngram, rare) for ngram, count in each.items()} for each in counts]
-        norms, length = [_norm(each.values()) for each in vectors], counts[1].total()
+        vectors = [{ngram: count * idf.get(ngram, rare) for ngram, count in ngrams_in.items()} for ngrams_in in counts]
+        norms, length = [_norm(vector.values()) for vector in vectors], counts[1].total()
         total = 0.0
         for reference in own:
             penalty = math.exp(-((length - reference[1].total()) ** 2) / (2 * _SIGMA**2))

@@ -1,4 +1,4 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014) through its own program, which pycocoevalcap carries. It needs Java."""
+"""METEOR 1.5 (Denkowski and Lavie 2014), computed by its own program from pycocoevalcap. It needs Java."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from tailora.core.errors import MissingExtraError
+from tailora.core.plural import plural
 from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
 from tailora.metrics.tokens import treebank, webnlg
 
-# Its parameters for English: of precision against recall, of fragments, and how much each kind of match weighs.
+# Its parameters for English: precision against recall, fragments, and the weight of each kind of match.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
 _NUMBERS = 23
 
 
 def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """Alignments of the texts with their best references, by words, stems, synonyms and paraphrases; 0 to 1.
+    """Return METEOR, 0 to 1: texts aligned with their best references by words, stems, synonyms and paraphrases.
 
-    As the E2E script computes it, on Penn Treebank tokens without punctuation. The program aligns; the score is formed
-    from its counts by the formula in its paper, so that resamples do not need the program.
+    It is computed as in the E2E script, on Penn Treebank tokens without punctuation. The program aligns; the score is
+    computed from its counts by the formula of the paper, so that resamples do not need the program.
 
     Raises:
         MissingExtraError: pycocoevalcap or Java is not installed, or the program fails.
@@ -35,7 +36,7 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> St
 
 
 def webnlg_meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6) -> Statistics:
-    """The same as the LoRA paper scores WebNLG and DART: words and signs of lower-cased texts, the first references.
+    """Return METEOR as the LoRA paper scores WebNLG and DART: words and signs of lower-cased texts, `most` references.
 
     Raises:
         MissingExtraError: pycocoevalcap or Java is not installed, or the program fails.
@@ -54,38 +55,48 @@ def _meteor(
 ) -> Statistics:
     check_texts(hypotheses, references)
     lines = [
-        " ||| ".join(["SCORE", *(_line(tokens_of(each)) for each in own), _line(tokens_of(text))])
+        " ||| ".join(["SCORE", *(_line(tokens_of(reference)) for reference in own), _line(tokens_of(text))])
         for text, own in zip(hypotheses, references, strict=True)
     ]
     rows = [[float(number) for number in line.split()] for line in _answers(lines)]
     if len(rows) != len(lines) or any(len(row) != _NUMBERS for row in rows):
-        raise MissingExtraError(f"METEOR gave {len(rows)} answers to {len(lines)} texts", hint="run it again")
+        raise MissingExtraError(f"METEOR returned {plural(len(rows), 'result')} for {plural(len(lines), 'text')}", hint="run it again")
     counts = np.array(rows)
-    # A text that is its reference is in one chunk and has no fragments, nor does it add any to a sum.
+    # A text equal to its reference is one chunk without fragments; it adds none to a sum.
     perfect = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(-1)
     counts[perfect, 20] = 0
     return Statistics(name, signature(settings, references), counts, _total)
 
 
 def jar() -> Path:
-    """Where METEOR's program is; `MissingExtraError` where it or Java is not installed."""
-    found = importlib.util.find_spec("pycocoevalcap")
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError("METEOR comes with pycocoevalcap", hint="pip install 'tailora[meteor]'")
+    """Return the path of METEOR's program.
+
+    Raises:
+        MissingExtraError: it or Java is not installed.
+    """
+    package = importlib.util.find_spec("pycocoevalcap")
+    if package is None or not package.submodule_search_locations:
+        raise MissingExtraError(
+            "METEOR comes with pycocoevalcap, which is not installed", hint="pip install 'tailora[meteor]'"
+        )
     if shutil.which("java") is None:
-        raise MissingExtraError("METEOR needs Java, and there is none", hint="install a Java runtime, 8 or later")
-    return Path(next(iter(found.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"
+        raise MissingExtraError(
+            "METEOR needs Java, which is not installed", hint="install a Java runtime, version 8 or later"
+        )
+    return Path(next(iter(package.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"
 
 
 def _answers(lines: Sequence[str]) -> list[str]:
     command = ["java", "-Xmx2G", "-jar", str(jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
-    with tempfile.TemporaryFile() as given:
-        given.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
-        given.seek(0)
-        done = subprocess.run(command, stdin=given, capture_output=True, text=True, encoding="utf-8", check=False)
+    with tempfile.TemporaryFile() as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        file.seek(0)
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingExtraError(f"METEOR ended with {done.returncode}: {last}", hint="see that `java -version` works")
+        raise MissingExtraError(
+            f"METEOR ended with exit code {done.returncode}: {last}", hint="check that `java -version` works"
+        )
     return done.stdout.splitlines()
 
 
@@ -94,7 +105,7 @@ def _line(tokens: Iterable[str]) -> str:
 
 
 def _total(sums: Floats) -> Floats:
-    """From sums of what the program prints for a text.
+    """From sums of the numbers that the program prints for a text.
 
     Lengths of text and reference, function words of both, four numbers a stage (matched content words of text and
     reference, function words likewise), chunks, matched words of both.

@@ -6,27 +6,34 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
-ORDERS = 5  # that any metric asks for
+ORDERS = 5  # the largest that a metric needs
 Ngram = tuple[str, ...]
 
 
-def each(tokens: tuple[str, ...], order: int) -> Iterable[Ngram]:
-    """Every sequence of so many tokens, as often as it occurs."""
+def ngrams_of(tokens: tuple[str, ...], order: int) -> Iterable[Ngram]:
+    """Return every sequence of `order` tokens, as often as it occurs."""
     return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
 @lru_cache(maxsize=1 << 15)
 def ngrams(tokens: tuple[str, ...]) -> tuple[Counter[Ngram], ...]:
-    """How often each sequence of tokens occurs: of one token, of two, and so on up to five. Not to be changed."""
-    return tuple(Counter(each(tokens, order)) for order in range(1, ORDERS + 1))
+    """Return the counts of the n-grams of each order, from 1 to `ORDERS`. Do not change them: they are cached."""
+    return tuple(Counter(ngrams_of(tokens, order)) for order in range(1, ORDERS + 1))
 
 
 @lru_cache(maxsize=1 << 13)
 def shared(tokens: tuple[str, ...], others: tuple[tuple[str, ...], ...]) -> tuple[dict[Ngram, int], ...]:
-    """Of each order, how often each n-gram occurs, but no more than in any one of the others. Not to be changed."""
-    found: tuple[dict[Ngram, int], ...] = tuple({} for _ in range(ORDERS))
+    """Return, for each order, the counts of n-grams clipped to their largest count in one of the other texts.
+
+    Do not change them: they are cached.
+
+    Args:
+        tokens: of a text.
+        others: tokens of its references.
+    """
+    clipped: tuple[dict[Ngram, int], ...] = tuple({} for _ in range(ORDERS))
     for other in others:
-        for matches, counts, theirs in zip(found, ngrams(tokens), ngrams(other), strict=True):
+        for matches, counts, theirs in zip(clipped, ngrams(tokens), ngrams(other), strict=True):
             for ngram in counts.keys() & theirs.keys():
                 matches[ngram] = max(matches.get(ngram, 0), min(counts[ngram], theirs[ngram]))
-    return found
+    return clipped

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailora.metrics.ngrams import ORDERS, Ngram, each, shared
+from tailora.metrics.ngrams import ORDERS, Ngram, ngrams_of, shared
 from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
 from tailora.metrics.tokenizers import sacrebleu_tokenizer
 from tailora.metrics.tokens import mteval
@@ -17,11 +17,11 @@ _BETA = -math.log(0.5) / math.log(1.5) ** 2  # texts two thirds as long as their
 
 
 def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None) -> Statistics:
-    """Information of the n-grams shared with any reference, per n-gram of the texts, orders 1 to 5; from 0 up.
+    """Return NIST: information of n-grams shared with a reference per n-gram of the texts, orders 1 to 5; 0 or more.
 
-    The information of an n-gram is log2 of how much more often its beginning occurs in the references than it does;
-    in a resample it stays that of all references. Texts shorter than their references are penalised, where the length
-    of the references is their mean over all references of all records, times the number of texts.
+    The information of an n-gram is log2 of the count of its first n-1 tokens in the references over its own count; in a
+    resample it stays that of all references. Texts shorter than their references are penalised. The length of the
+    references is their mean over all references of all records, times the number of texts.
 
     Args:
         hypotheses: one text for each record.
@@ -40,10 +40,10 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, toke
         for tokens in own:
             everywhere[()] += len(tokens)
             for order in range(1, ORDERS + 1):
-                everywhere.update(each(tokens, order))  # by its elements: adding up counts is far slower
+                everywhere.update(ngrams_of(tokens, order))  # by elements: adding up counts is far slower
     zeros: dict[Ngram, int] = {}
     if tokenizer is None and ("0",) in everywhere:
-        # To mteval a beginning of "0" alone is false, so that it takes the number of all tokens instead.
+        # mteval treats a first token "0" as false and takes the number of all tokens instead.
         zeros = {ngram: everywhere[()] for ngram in everywhere if len(ngram) == 2 and ngram[0] == "0"}
 
     def information(ngram: Ngram) -> float:
@@ -62,7 +62,7 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, toke
 
 
 def _total(sums: Floats) -> Floats:
-    """From sums of (texts, tokens, tokens of the references, references, and of each order information and n-grams)."""
+    """From sums of texts, tokens, tokens of references, references, and for each order information and n-grams."""
     texts, written, tokens, references = (sums[..., place] for place in range(4))
     information, ngrams_written = sums[..., 4::2], sums[..., 5::2]
     precision = np.sum(information / np.maximum(ngrams_written, 1), axis=-1)

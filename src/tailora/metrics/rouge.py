@@ -15,9 +15,9 @@ _BETA = 1.2
 def rouge_l(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None
 ) -> Statistics:
-    """F of the longest common subsequence, recall weighing more, averaged over texts; 0 to 1.
+    """Return ROUGE-L: F (beta 1.2) of the longest common subsequence, averaged over texts; 0 to 1.
 
-    Precision and recall are each the best over a text's references, which may be different ones.
+    The best precision and the best recall over the references count; they may come from different references.
 
     Args:
         hypotheses: one text for each record.
@@ -31,18 +31,18 @@ def rouge_l(
     check_texts(hypotheses, references)
     tokens_of, name = coco_tokenizer(tokenizer)
     rows = [
-        (_score(tokens_of(text), [tokens_of(each) for each in own]), 1.0)
+        (_score(tokens_of(text), [tokens_of(reference) for reference in own]), 1.0)
         for text, own in zip(hypotheses, references, strict=True)
     ]
     return Statistics("ROUGE-L", signature(f"tok:{name}|case:lc|beta:1.2", references), np.array(rows), mean)
 
 
 def _score(text: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    # To the scripts a text without tokens is one empty token, which another such text has too.
-    text, references = text or ("",), [each or ("",) for each in references]
-    common = [_common(text, each) for each in references]
+    # In the scripts, a text without tokens is one empty token, which equals that of another such text.
+    text, references = text or ("",), [reference or ("",) for reference in references]
+    common = [_common(text, reference) for reference in references]
     precision = max(common) / len(text)
-    recall = max(n / len(each) for n, each in zip(common, references, strict=True))
+    recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
     if not precision or not recall:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)

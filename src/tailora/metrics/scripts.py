@@ -1,4 +1,4 @@
-"""Writing systems: which letters belong to scripts without spaces between words, and what a text is written in."""
+"""Writing systems: letters of scripts without spaces between words, and the language of a text by its script."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _LANGUAGES |= {"Khmer": "km"}
 
 
 def is_spaceless(letter: str) -> bool:
-    """Whether words are written without spaces in a letter's script; Korean counts, whose particles follow directly."""
+    """Whether a letter's script has no spaces between words; Korean counts, because particles follow words directly."""
     return letter > "\u0dff" and _SPACELESS.match(letter) is not None
 
 
 def language_of(text: str) -> str | None:
-    """The language (zh, ja, ko, th, lo, bo, my or km) of a text whose words are not separated by spaces, else None.
+    """Return the language (zh, ja, ko, th, lo, bo, my or km) of a text without spaces between words, otherwise None.
 
     Each such letter counts as one word, and so does each word of any other script: "iPhone 是手机" is Chinese. A tenth
     of kana among the Chinese characters makes it Japanese.
@@ -55,5 +55,5 @@ def language_of(text: str) -> str | None:
 
 
 def languages_of(texts: Iterable[str]) -> Counter[str | None]:
-    """How many of the texts are in each language of `language_of`; texts without letters are left out."""
+    """Count the texts in each language of `language_of`; texts without letters are not counted."""
     return Counter(language_of(text) for text in texts if _UNITS.search(text))

@@ -1,4 +1,4 @@
-"""How texts are spelled, made comparable: one case, one form of each letter, words and clauses separated by spaces."""
+"""Normalised spelling: one case, one form of each letter, words and clauses separated by spaces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
 
     Args:
         text: any.
-        turkic: fold I to ı and İ to i, as in Turkish and Azerbaijani. It changes no length.
+        turkic: fold I to ı and İ to i, as in Turkish and Azerbaijani. The length stays the same.
     """
     letters: list[str] = []
     origins: list[Place] = []
@@ -53,9 +53,9 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
     places: list[Place | None] = []
 
     def separate(sign: str) -> None:
-        for each in f" {sign} " if sign else " ":
-            if each != " " or (written and written[-1] != " "):
-                written.append(each)
+        for character in f" {sign} " if sign else " ":
+            if character != " " or (written and written[-1] != " "):
+                written.append(character)
                 places.append(None)
 
     for place, letter in enumerate(joined):
@@ -95,7 +95,7 @@ def is_mark(letter: str) -> bool:
 
 
 def without_accents(text: str) -> tuple[str, list[int]]:
-    """A normalised text without accents, and where each of its characters is in that text.
+    """Return a normalised text without accents, and the place of each of its characters in that text.
 
     Accents are the diacritics of Latin, Greek and Cyrillic letters (й is a letter of its own), and the vowel points of
     Hebrew and Arabic. Vowel signs and tone marks of other scripts are letters.
@@ -134,7 +134,8 @@ def _normal(cluster: str, turkic: bool) -> str:
     fraction = unicodedata.category(cluster[0]) == "No"
     folded = unicodedata.normalize("NFKC", cluster)
     if turkic:
-        folded = folded.replace("I", "ı").replace("İ", "i")
+        folded = folded.replace("I", "ı")
+    folded = folded.replace("İ", "i")  # before its dot can be separated from it by a mark
     folded = unicodedata.normalize("NFKC", folded.casefold()).replace("i\u0307", "i").replace("'", "")
     return " " + folded.replace("\u2044", "/") if fraction and "\u2044" in folded else folded
 

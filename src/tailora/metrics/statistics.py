@@ -1,8 +1,8 @@
-"""What all scores have in common: numbers for each text, and one figure made of their sums.
+"""The common form of all scores: counts for each text, and a function of their sums.
 
-A corpus score is a function of sums over texts, so that a resample of the texts is a product with how often each was
-drawn: intervals and comparisons read no text again (Koehn 2004, "Statistical Significance Tests for Machine Translation
-Evaluation").
+A corpus score is a function of sums over texts, so the sums of a resample are a product with the number of times that
+each text was drawn: intervals and comparisons read no text again (Koehn 2004, "Statistical Significance Tests for
+Machine Translation Evaluation").
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from tailora import __version__
 from tailora.core.errors import DataError
+from tailora.core.plural import plural
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a metric counted.
+    """The counts of a metric.
 
     Attributes:
-        name: of the metric, as tables have it.
+        name: of the metric, as tables show it.
         signature: how it was computed, `key:value|…`.
-        rows: [texts, counts], what each text adds.
+        rows: [texts, counts], the counts of each text.
         total: from sums of rows, [..., counts], to scores, [...].
         lower_is_better: whether it counts errors.
     """
@@ -48,13 +49,13 @@ class Statistics:
         return np.asarray(self.total(self.rows))
 
     def of(self, texts: Sequence[int]) -> Statistics:
-        """The same of some texts only, by their numbers."""
+        """Return the statistics of some texts, by their numbers."""
         return Statistics(self.name, self.signature, self.rows[list(texts)], self.total, self.lower_is_better)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score with the interval that most resamples of the texts fall into."""
+    """A score with its bootstrap interval and its signature."""
 
     value: float
     low: float
@@ -63,12 +64,12 @@ class Score:
 
 
 def interval(measured: Statistics, *, draws: int = 1000, seed: int = 12345, level: float = 0.95) -> Score:
-    """A score with its percentile bootstrap interval.
+    """Return a score with its percentile bootstrap interval.
 
     Args:
-        measured: of one system.
-        draws: how many resamples.
-        seed: of their drawing.
+        measured: the counts of one system.
+        draws: number of resamples.
+        seed: of the resampling.
         level: share of the resamples within the interval.
     """
     scores = measured.total(_drawn(len(measured.rows), draws, seed) @ measured.rows)
@@ -78,12 +79,12 @@ def interval(measured: Statistics, *, draws: int = 1000, seed: int = 12345, leve
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one system scores than another on the same texts.
+    """The difference between two systems on the same records.
 
     Attributes:
-        value: the first's score less the second's.
+        value: the first's score minus the second's.
         low, high: its 95% bootstrap interval.
-        p: how often a difference at least as large comes about by the choice of texts alone.
+        p: share of resamples in which the choice of records alone makes a difference at least as large.
     """
 
     value: float
@@ -93,11 +94,11 @@ class Difference:
 
 
 def compare(first: Statistics, second: Statistics, *, draws: int = 1000, seed: int = 12345) -> Difference:
-    """Paired bootstrap of two systems' scores on the same texts (Koehn 2004).
+    """Compare two systems on the same records by paired bootstrap (Koehn 2004).
 
-    p is the share of resamples whose difference is as far from their mean as the difference itself is from 0, or
-    further, on either side; a system against itself has p = 1. (sacrebleu takes absolute values before the mean, which
-    gives about half of it.)
+    p is the share of resamples whose difference deviates from their mean by at least the difference itself, in either
+    direction; a system against itself has p = 1. (sacrebleu takes absolute values before the mean, which gives about
+    half of it.)
 
     Raises:
         DataError: the systems were not scored on the same number of texts, or not in the same way.
@@ -117,31 +118,33 @@ def compare(first: Statistics, second: Statistics, *, draws: int = 1000, seed: i
 
 
 def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raise `DataError` unless there are texts, as many as records, and a reference for each."""
+    """Raise `DataError` unless there is one text for each record, and each record has a reference."""
     if not hypotheses or len(hypotheses) != len(references):
         raise DataError(
-            f"{len(hypotheses)} texts against references for {len(references)}", hint="give one text for each record"
+            f"{plural(len(hypotheses), 'text')} for {plural(len(references), 'record')}",
+            hint="give one text for each record",
         )
     lacking = [number for number, own in enumerate(references, start=1) if not own]
     if lacking:
         raise DataError(
-            f"text {lacking[0]} has no reference ({len(lacking)} such)", hint="score records with references"
+            f"record {lacking[0]} has no reference ({len(lacking)} of {len(references)} have none)",
+            hint="score records with references",
         )
 
 
 def signature(settings: str, references: Sequence[Sequence[str]]) -> str:
-    """How a score was computed: settings `key:value|…`, how many references the records have, and Tailora's version."""
+    """Return how a score is computed: settings `key:value|…`, the number of references per record, and the version."""
     numbers = {len(own) for own in references}
     counted = f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)}-{max(numbers)}"
     return f"{settings}|refs:{counted}|version:tailora-{__version__}"
 
 
 def mean(sums: Floats) -> Floats:
-    """A `total` of rows (score, 1)."""
+    """Return the mean of scores: the `total` of rows (score, 1)."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
 def _drawn(texts: int, draws: int, seed: int) -> Floats:
-    """[draws, texts], how often each text was drawn."""
+    """[draws, texts]: the number of times each text was drawn."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(texts, np.full(texts, 1 / texts), size=draws).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The metrics by name, and several of them over the same texts."""
+"""All metrics by name, and the measurement of texts with several of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tailora.metrics.cider import cider
 from tailora.metrics.meteor import jar, meteor, webnlg_meteor
 from tailora.metrics.nist import nist
 from tailora.metrics.rouge import rouge_l
-from tailora.metrics.slots import Rules, slot_errors
+from tailora.metrics.slot_rules import Rules
+from tailora.metrics.slots import slot_errors
 from tailora.metrics.statistics import Statistics
 from tailora.metrics.ter import ter, webnlg_ter
 from tailora.metrics.tokenizers import choose, sacrebleu_tokenizer
@@ -39,7 +40,7 @@ MetricName = Literal[
 
 
 class Metric(NamedTuple):
-    """How a score is shown: its name, and what papers multiply it by."""
+    """How a score is shown: its label, and the factor by which papers multiply it."""
 
     label: str
     scale: float
@@ -84,17 +85,17 @@ _OTHERS: Mapping[str, Callable[[Sequence[str], Sequence[Sequence[str]]], Statist
     "chrf": chrf,
     "chrf_pp": chrf_pp,
 }
-# These compare words between spaces, by rules or dictionaries of English.
+# These compare words separated by spaces, with rules or dictionaries of English.
 _NEED_SPACES = {
     "meteor": "its stems, synonyms and paraphrases are English",
     "webnlg_meteor": "its stems, synonyms and paraphrases are English",
-    "webnlg_ter": "its words stand between spaces",
+    "webnlg_ter": "it compares words separated by spaces",
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What several metrics counted on the same texts.
+    """The counts of several metrics on the same texts.
 
     Attributes:
         statistics: by the metrics' names.
@@ -108,7 +109,7 @@ class Measured:
 
 
 def usual(records: Sequence[Record]) -> tuple[str, ...]:
-    """The metrics that the field reports of such records: those of WebNLG and DART for triples, else those of E2E."""
+    """Return the metrics that papers report for such records: those of WebNLG and DART for triples, otherwise E2E's."""
     factual = any(record.facts for record in records)
     triples = any(fact.subject is not None for record in records for fact in record.facts)
     of_triples = ("multi_bleu", "webnlg_meteor", "webnlg_ter")
@@ -117,14 +118,14 @@ def usual(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def unavailable(names: Iterable[str]) -> dict[str, MissingExtraError]:
-    """Those of the named metrics that this machine has not the programs for, each with the error that says so."""
-    found: dict[str, MissingExtraError] = {}
+    """Return those of the metrics whose programs are not installed, each with its error."""
+    missing: dict[str, MissingExtraError] = {}
     for name in set(names) & {"meteor", "webnlg_meteor"}:
         try:
             jar()
         except MissingExtraError as error:
-            found[name] = error
-    return found
+            missing[name] = error
+    return missing
 
 
 def measure(
@@ -141,8 +142,8 @@ def measure(
         texts: in their order.
         names: of `METRICS`.
         rules: how texts say values; by default the bundled ones.
-        tokenizer: a name of `tokenizers.NAMES` for all metrics that count tokens; by default the official scripts' own,
-            or sacrebleu's for the language where the records are in one that has no spaces between words.
+        tokenizer: a name of `tokenizers.NAMES` for all metrics that count tokens. By default, the official scripts'
+            own, or sacrebleu's for the language of the records if it has no spaces between words.
 
     Raises:
         DataError: a record lacks a reference, or the numbers differ.
@@ -152,27 +153,27 @@ def measure(
     choice = choose([record.language for record in records], references, tokenizer)
     if tokenizer is not None:
         sacrebleu_tokenizer(tokenizer)
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     missing: dict[str, str] = {}
     with _no_collection():
         for name in names:
             if name == "slots":
-                found[name] = slot_errors(records, texts, rules)
+                statistics[name] = slot_errors(records, texts, rules)
             elif name in _NEED_SPACES and choice.language is not None:
                 missing[name] = f"does not apply to {choice.language}: {_NEED_SPACES[name]}"
             elif name in _TOKENISED:
-                found[name] = _TOKENISED[name](texts, references, tokenizer=choice.name)
+                statistics[name] = _TOKENISED[name](texts, references, tokenizer=choice.name)
             else:
                 try:
-                    found[name] = _OTHERS[name](texts, references)
+                    statistics[name] = _OTHERS[name](texts, references)
                 except MissingExtraError as error:
                     missing[name] = str(error)
-    return Measured(found, missing, choice.note)
+    return Measured(statistics, missing, choice.note)
 
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without Python's search for cycles: metrics make none, and it would walk millions of n-grams again and again."""
+    """Pause Python's cyclic garbage collection: metrics make no cycles, and it would scan millions of n-grams."""
     was = gc.isenabled()
     gc.disable()
     try:

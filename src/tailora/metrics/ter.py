@@ -14,7 +14,7 @@ from tailora.metrics.tokens import webnlg
 
 
 def ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str | None = None) -> Statistics:
-    """Edits and shifts to the closest reference, per token of the references; from 0 up, lower is better.
+    """Return TER: edits and shifts to the closest reference per token of the references; 0 or more, lower is better.
 
     Args:
         hypotheses: one text for each record.
@@ -30,7 +30,7 @@ def ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, token
     if tokenizer is not None:
         cut = sacrebleu_tokenizer(tokenizer)
         hypotheses = [" ".join(cut(text)) for text in hypotheses]
-        cut_references = [[" ".join(cut(each)) for each in own] for own in references]
+        cut_references = [[" ".join(cut(reference)) for reference in own] for own in references]
     else:
         cut_references = [list(own) for own in references]
     scores = [metric.sentence_score(text, own) for text, own in zip(hypotheses, cut_references, strict=True)]
@@ -41,22 +41,27 @@ def ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, token
 
 def _per_token(sums: Floats) -> Floats:
     edits, tokens = sums[..., 0], sums[..., 1]
-    # As sacrebleu has it, what is written against an empty reference is one error.
+    # As in sacrebleu, any text against an empty reference is one error.
     return np.asarray(np.where(tokens > 0, edits / np.maximum(tokens, 1e-9), np.minimum(edits, 1)))
 
 
 def webnlg_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, most: int = 6) -> Statistics:
-    """The mean over texts of the least TER to any of the first `most` references; lower is better.
+    """Return the mean over texts of the least TER to any of the first `most` references; lower is better.
 
-    WebNLG 2020's script computes it so with pyter, whose shifts are chosen more freely than Tercom's; texts are
-    lower-cased and split at every sign first, as the LoRA paper scores WebNLG and DART.
+    This is TER of WebNLG 2020's script, which uses pyter; pyter chooses shifts more freely than Tercom. Texts are first
+    lower-cased and split at every sign, as the LoRA paper does for WebNLG and DART.
+
+    Args:
+        hypotheses: one text for each record.
+        references: of each record.
+        most: how many references count.
 
     Raises:
         DataError: see `check_texts`.
     """
     check_texts(hypotheses, references)
     rows = [
-        (min(_ter(webnlg(text), webnlg(each)) for each in own[:most]), 1.0)
+        (min(_ter(webnlg(text), webnlg(reference)) for reference in own[:most]), 1.0)
         for text, own in zip(hypotheses, references, strict=True)
     ]
     settings = f"pyter|case:lc|tok:words|most:{most}|mean:texts"
@@ -65,7 +70,7 @@ def webnlg_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *
 
 @lru_cache(maxsize=1 << 13)
 def _ter(text: tuple[str, ...], reference: tuple[str, ...]) -> float:
-    """Shift the words that save most edits until none does; then shifts and edits per word of the reference."""
+    """Apply the shift that saves most edits until none saves any; return shifts and edits per word of the reference."""
     if not reference:
         return 1.0
     where: dict[str, int] = {}
@@ -73,17 +78,17 @@ def _ter(text: tuple[str, ...], reference: tuple[str, ...]) -> float:
         where[word] = where.get(word, 0) | 1 << place
     shifts, words, edits = 0, list(text), _edits(text, where, len(reference))
     while edits:
-        found = [(_edits(shifted, where, len(reference)), shifted) for shifted in _shifted(words, reference)]
-        least = min((cost for cost, _ in found), default=edits)
+        options = [(_edits(shifted, where, len(reference)), shifted) for shifted in _shifted(words, reference)]
+        least = min((cost for cost, _ in options), default=edits)
         if least >= edits:
             break
-        # Of equal savings pyter takes the words that come last in the alphabet.
-        shifts, edits, words = shifts + 1, least, max(shifted for cost, shifted in found if cost == least)
+        # Of equal savings, pyter takes the words that come last in the alphabet.
+        shifts, edits, words = shifts + 1, least, max(shifted for cost, shifted in options if cost == least)
     return (shifts + edits) / len(reference)
 
 
 def _shifted(words: list[str], reference: tuple[str, ...]) -> Iterator[list[str]]:
-    """The text with each longest run of words that the reference has elsewhere moved to where it has them."""
+    """Yield the text with each longest run of words that the reference has elsewhere moved to that place."""
     for start, word in enumerate(words):
         for place, other in enumerate(reference):
             if word != other or start == place:
@@ -98,7 +103,7 @@ def _shifted(words: list[str], reference: tuple[str, ...]) -> Iterator[list[str]
 
 
 def _edits(words: Sequence[str], where: dict[str, int], length: int) -> int:
-    """Levenshtein distance to a reference, given as its words' places, by bit vectors (Myers 1999, Hyyrö 2003)."""
+    """Levenshtein distance to a reference, by bit vectors of the places of its words (Myers 1999, Hyyrö 2003)."""
     everything = (1 << length) - 1
     plus, minus, distance, last = everything, 0, length, 1 << (length - 1)
     for word in words:

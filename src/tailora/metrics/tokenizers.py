@@ -36,9 +36,9 @@ class Choice(NamedTuple):
     """The tokenizer of a data set.
 
     Attributes:
-        name: of `NAMES`; None for the one that each official script has.
-        language: of most references, in English, where its words are not separated by spaces; else None.
-        note: one sentence about the choice for the reader of the scores; "" where nothing was chosen.
+        name: one of `NAMES`; None for that of each official script.
+        language: English name of the language of most references if it has no spaces between words, otherwise None.
+        note: a sentence about the choice for the reader of the scores; empty if nothing was chosen.
     """
 
     name: str | None
@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 
 
 def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]], forced: str | None = None) -> Choice:
-    """Choose how to tokenise references: by the records' languages where they are known, else by their script.
+    """Choose a tokenizer by the records' languages where they are known, otherwise by their script.
 
     Chinese gets sacrebleu's "zh"; Japanese and Korean get MeCab where its package is installed, else single characters,
     as do Thai, Lao, Khmer, Burmese and Tibetan. The choice follows the majority of the records.
@@ -57,14 +57,14 @@ def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]],
         references: of each record.
         forced: a name of `NAMES` to use in any case.
     """
-    found: Counter[str | None] = Counter()
+    counts: Counter[str | None] = Counter()
     for language, own in zip(languages, references, strict=True):
         code = None if language is None else language.lower().replace("_", "-").split("-")[0]
         if code is None:
-            found.update(languages_of([" ".join(own)]))
+            counts.update(languages_of([" ".join(own)]))
         else:
-            found[_ISO.get(code, code) if _ISO.get(code, code) in _WITHOUT_SPACES else None] += 1
-    language = found.most_common(1)[0][0] if found else None
+            counts[_ISO.get(code, code) if _ISO.get(code, code) in _WITHOUT_SPACES else None] += 1
+    language = counts.most_common(1)[0][0] if counts else None
     english = None if language is None else _ENGLISH_NAMES.get(language, "Chinese")
     if forced is not None:
         return Choice(forced, english, f"The tokenizer is {forced}, as chosen.")
@@ -75,9 +75,9 @@ def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]],
         note = f"The tokenizer is char: most references are in {english}, and {name} is not installed "
         note += f"(pip install 'sacrebleu[{extra}]')."
         name = "char"
-    others = found.total() - found[language]
-    if others * 10 >= found.total() > 0 and len(found) > 1:
-        mixed = f"{others} of {found.total()} records are in another writing system; score them separately."
+    others = counts.total() - counts[language]
+    if others * 10 >= counts.total() > 0 and len(counts) > 1:
+        mixed = f"{others} of {counts.total()} records are in another writing system; score them separately."
         note = f"{note} {mixed}".strip()
     return Choice(name, english, note)
 
@@ -88,7 +88,7 @@ _ISO |= {"mya": "my", "bur": "my", "bod": "bo", "tib": "bo", "dzo": "dz"}
 
 
 def is_installed(name: str) -> bool:
-    """Whether the packages of a tokenizer are installed; those of most come with sacrebleu."""
+    """Whether the packages that a tokenizer needs are installed; most need none besides sacrebleu."""
     return all(_is_there(package) for package in _PACKAGES.get(name, ()))
 
 
@@ -101,7 +101,7 @@ def _is_there(package: str) -> bool:
 
 @cache
 def sacrebleu_tokenizer(name: str) -> Tokenizer:
-    """The tokens of lower-cased texts, as sacrebleu cuts them.
+    """Return a function that cuts lower-cased texts into tokens as sacrebleu does.
 
     Args:
         name: one of `NAMES`.
@@ -136,7 +136,7 @@ def _load(name: str) -> Callable[[str], str]:
 
 @cache
 def coco_tokenizer(name: str | None) -> tuple[Tokenizer, str]:
-    """The tokens of ROUGE-L and CIDEr, without punctuation, and what signatures call them.
+    """Return the tokenizer of ROUGE-L and CIDEr, without punctuation, and its name in signatures.
 
     Args:
         name: None for the Penn Treebank's, as in the COCO scripts, or one of `NAMES`.

@@ -1,9 +1,9 @@
-"""The tokens that the official scripts compare: mteval's, WebNLG's and the Penn Treebank's.
+"""The tokens of the official scripts: mteval's, WebNLG's and the Penn Treebank's.
 
 `mteval` follows the normalisation of NIST's mteval-v13a. `words` prepares texts as the LoRA paper does for WebNLG and
 DART. `treebank` does what the COCO caption scripts do: the Stanford tokenizer 3.4.1 with `-lowerCase`, less a list of
-punctuation. It was derived from that program's output; over 75,348 distinct texts of E2E, WebNLG 2017 and DART
-the two differ on 46, nearly all because the program reads on into the next line.
+punctuation. It is derived from that program's output. Of 75,348 distinct texts of E2E, WebNLG 2017 and DART, 46 have
+other tokens, nearly all because the program reads into the next line.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _NON_WORD = re.compile(r"(\W)")
 
 @lru_cache(maxsize=_CACHED)
 def mteval(text: str) -> tuple[str, ...]:
-    """Tokens as mteval-v13a compares them: the letters A to Z in lower case, all others as they are."""
+    """Return tokens as mteval-v13a compares them: A to Z in lower case, all other letters unchanged."""
     return _mteval(text, _SIGNS_AND_LOWER)
 
 
 @lru_cache(maxsize=_CACHED)
 def words(text: str) -> tuple[str, ...]:
-    """Tokens of texts that are first lower-cased and split at every sign, as the LoRA paper does."""
+    """Return the tokens of a text that is first lower-cased and split at every sign, as the LoRA paper does."""
     return _mteval(" ".join(separate(text)), _SIGNS)
 
 
 def separate(text: str) -> list[str]:
-    """The words and the other signs of a text, each alone, in lower case (microsoft/LoRA, `gpt2_decode.py`)."""
+    """Return the words and the other signs of a text separately, in lower case (microsoft/LoRA, `gpt2_decode.py`)."""
     return " ".join(_NON_WORD.split(text.lower())).split()
 
 
-# What NLTK's `word_tokenize` changes in such texts.
+# Changes that NLTK's `word_tokenize` makes in such texts.
 _NLTK = {'"': ("``",), "cannot": ("can", "not"), "gimme": ("gim", "me"), "gonna": ("gon", "na")}
 _NLTK |= {"gotta": ("got", "ta"), "lemme": ("lem", "me"), "wanna": ("wan", "na")}
 
 
 @lru_cache(maxsize=_CACHED)
 def webnlg(text: str) -> tuple[str, ...]:
-    """The same tokens as METEOR and TER in WebNLG 2020's script get them, through NLTK."""
+    """Return tokens as METEOR and TER receive them in WebNLG 2020's script, through NLTK."""
     return tuple(part for token in separate(text) for part in _NLTK.get(token, (token,)))
 
 
@@ -67,7 +67,7 @@ def _mteval(text: str, table: dict[int, str]) -> tuple[str, ...]:
 
 _MARKUP = re.compile(r"&((?i:amp|lt|gt|apos|nbsp)|quot);")
 _MARKUP_SIGNS = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
-# Code points from and to which the Stanford tokenizer drops every sign that is not a letter; asked of the program.
+# Code points from and to which the Stanford tokenizer drops every sign that is not a letter; taken from the program.
 _DROPPED_RANGES = """
 482-482 488-489 58a-58f 604-605 60d-613 61c-61d 65f-65f 66b-66c 7f9-7f9 7fd-819 81b-823 825-827 829-8ff 93a-93b 94f-94f
 956-957 970-970 9f2-9fe a51-a51 a70-a76 ae2-ae3 af0-b63 b70-b77 bd7-bd7 bf0-c00 c04-c3c c62-c63 c77-ce3 d00-d3c d4a-d63
@@ -83,7 +83,7 @@ _DROPPED_ENDS = [
 
 
 class _Typography(dict[int, str | int]):
-    """How the tokenizer reads each sign, for `str.translate`: most as they are, those that it drops as a space."""
+    """How the tokenizer reads each character, for `str.translate`: most unchanged, dropped ones as a space."""
 
     def __missing__(self, code: int) -> str | int:
         dropped = bisect.bisect_right(_DROPPED_ENDS, code) % 2 == 1 and not chr(code).isalpha()
@@ -123,12 +123,12 @@ _SENTENCE_BEGINS = (
     "Once|One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|"
     "Yet|You"
 )
-_PARTED = "(?i:cannot|gonna|wanna|gotta|gimme|lemme)"
+_SPLIT_WORDS = "(?i:cannot|gonna|wanna|gotta|gimme|lemme)"
 
 
 @cache
 def _treebank(marks: str) -> re.Pattern[str]:
-    """The kinds of tokens, the first that fits counting; `marks` are combining signs that belong to words."""
+    """Return a pattern of the kinds of tokens, the first match winning; `marks` are combining signs within words."""
     letter, sign = r"[^\W\d_]", r"[^\W_]"  # a letter; a letter or digit
     if marks:
         letter, sign = f"(?:{letter}|[{marks}])", f"(?:{sign}|[{marks}])"
@@ -138,7 +138,7 @@ def _treebank(marks: str) -> re.Pattern[str]:
     part = rf"{sign}+(?:-{letter}+){{0,2}}"
     return re.compile(
         rf"""
-      (?!{_PARTED}\s) [a-zA-Z]+(?=\s) |
+      (?!{_SPLIT_WORDS}\s) [a-zA-Z]+(?=\s) |
       <[a-zA-Z/!][^<>\s]*>
     | https?://[^\s<>"|]+[^\s<>"|.,;:!?')] | [\w.+-]+@[\w-]+(?:\.[\w-]+)+ | [@\#][A-Za-z_]\w*
     | (?:[A-Za-z]\.)+[A-Za-z]\.(?!{word})                                              # U.S.
@@ -173,7 +173,7 @@ _TYPOGRAPHIC_CLITIC = re.compile(r"(?i:’(?:[smdt]|re|ve|ll)|n’t)")
 
 @cache
 def _marks() -> str:
-    """The combining signs that the tokenizer keeps, as ranges of a character class."""
+    """Return the combining signs that the tokenizer keeps, as ranges of a character class."""
     kept = [
         code
         for code in range(0x300, 0x10000)
@@ -187,7 +187,7 @@ def _marks() -> str:
 
 @lru_cache(maxsize=_CACHED)
 def treebank(text: str) -> tuple[str, ...]:
-    """Tokens as ROUGE-L, CIDEr and METEOR compare them in the COCO caption and E2E scripts, in lower case."""
+    """Return lower-cased tokens as ROUGE-L, CIDEr and METEOR compare them in the COCO caption and E2E scripts."""
     if "&" in text:
         text = _MARKUP.sub(lambda match: _MARKUP_SIGNS[match[1].lower()], text)
     text = text.translate(_TYPOGRAPHY)

@@ -1,4 +1,4 @@
-"""Where a text says a value: as written, in Turkish case, or without accents where that cannot confuse two words."""
+"""Search a text for a value: as written, in Turkish case, or without accents where that cannot confuse two words."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import cached_property, lru_cache
 from tailora.metrics.scripts import SPACELESS_LETTERS, is_spaceless
 from tailora.metrics.spelling import Place, Spelling, is_mark, spell, without_accents
 
-_GONE = "\x00"  # in the place of each letter of a mention; no pattern reaches across it
+_GONE = "\x00"  # replaces each letter of a mention; no pattern matches across it
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
-_SHORTEST_FOLDED = 4  # letters: accents tell most short words apart
+_SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
 
 
 class RulePattern:
@@ -34,22 +34,22 @@ class RulePattern:
 
 
 class ValueSearch:
-    """A normalised text that mentions are taken out of, so that none is found twice.
+    """A normalised text from which mentions are removed, so that none is counted twice.
 
-    Places are start and end in `rest`; `origin` leads back to the text itself.
+    Places are start and end in `rest`; `origin` gives the place in the text itself.
 
-    A mention is bounded by signs that are no part of its word. Between letters of scripts without spaces, and between
-    those and others, any place is a boundary.
+    A mention is bounded by characters that are not part of its word. Between letters of scripts without spaces, and
+    between those and others, any place is a boundary.
 
     A value that the text has with other accents counts only under these conditions, which keep apart words such as
     Vietnamese ma, má and mà: one of the two spellings has no accents at all; the value is a name (it has a capital
-    letter, or its script has none) of four letters or more; no other value that is known has that very spelling; and
+    letter, or its script has none) of four letters or more; no other known value has exactly that spelling; and
     the text has no accents apart from the words of the record's values and subjects.
 
     Args:
         text: any.
         own: the values and subjects of the record.
-        known: gives further values to tell apart, of the data set.
+        known: returns further values of the data set, to be distinguished from.
     """
 
     def __init__(self, text: str, own: Sequence[str] = (), known: Callable[[], Iterable[str]] = tuple) -> None:
@@ -59,37 +59,37 @@ class ValueSearch:
         self._scripts = any(map(is_spaceless, self.rest)) if not self.rest.isascii() else False
 
     def take_value(self, value: str) -> list[Place]:
-        """Where the text says a value; those places match nothing any more."""
+        """Return where the text says a value, and remove those places."""
         places = self.places(value)
         for place in places:
             self._remove(place)
         return sorted(places)
 
     def places(self, value: str) -> list[Place]:
-        """Where the text says a value."""
+        """Return where the text says a value."""
         wanted = normalise(value)
-        found = self._literal(wanted, self.rest)
+        places = self._literal(wanted, self.rest)
         if self._is_turkic(value):
             rest = "".join(
                 letter if here != _GONE else _GONE for letter, here in zip(self._turkic, self.rest, strict=True)
             )
-            found += [place for place in self._literal(_spelled(value, True).text, rest) if place not in found]
+            places += [place for place in self._literal(_spelled(value, True).text, rest) if place not in places]
         if not (self.rest.isascii() and wanted.isascii()) and self._may_lose_accents(value, wanted):
-            found += [place for place in self._without_accents(wanted) if not _overlaps(place, found)]
-        return found
+            places += [place for place in self._without_accents(wanted) if not _overlaps(place, places)]
+        return places
 
     def take_rule(self, pattern: RulePattern) -> list[Place]:
-        """Where a pattern of the rules matches; those places match nothing any more."""
+        """Return where a pattern of the rules matches, and remove those places."""
         compiled = pattern.spaceless if self._scripts else pattern.spaced
-        found = [match.span() for match in compiled.finditer(self.rest)]
-        found = [place for place in found if not _cuts_letter(self.rest, place)]
-        for place in found:
+        matches = (match.span() for match in compiled.finditer(self.rest))
+        places = [place for place in matches if not _cuts_letter(self.rest, place)]
+        for place in places:
             self._remove(place)
-        return found
+        return places
 
     def origin(self, place: Place) -> Place | None:
-        """Where a place lies in the text itself; None for no place."""
-        kept = [each for each in self._spelling.places[place[0] : place[1]] if each is not None]
+        """Return a place's position in the text itself; None for an empty one."""
+        kept = [origin for origin in self._spelling.places[place[0] : place[1]] if origin is not None]
         return (kept[0][0], kept[-1][1]) if kept else None
 
     def _remove(self, place: Place) -> None:
@@ -100,11 +100,11 @@ class ValueSearch:
         pattern = _literal(wanted, self._scripts)
         if pattern is None:
             return []
-        found = [match.span() for match in pattern.finditer(rest)]
-        return [place for place in found if not _cuts_letter(rest, place) and not _cuts_number(rest, place)]
+        places = [match.span() for match in pattern.finditer(rest)]
+        return [place for place in places if not _cuts_letter(rest, place) and not _cuts_number(rest, place)]
 
     def _is_turkic(self, value: str) -> bool:
-        """Whether the text or the value has letters of Turkic alphabets alone, and case could be folded their way."""
+        """Whether text or value has letters of Turkic alphabets, and folding case their way makes a difference."""
         both = self.text + value
         return ("ı" in both or "İ" in both) and ("I" in both or "İ" in both)
 
@@ -117,18 +117,18 @@ class ValueSearch:
         return letters >= _SHORTEST_FOLDED and (any(map(str.isupper, value)) or value.lower() == value.upper())
 
     def _without_accents(self, wanted: str) -> list[Place]:
-        """Where the text has the value with other accents, under the conditions above."""
+        """Return where the text has the value with other accents, under the conditions above."""
         plain = without_accents(wanted)[0]
         rest, places = without_accents(self.rest)
-        found = [
+        matches = [
             (places[start], _with_marks(self.rest, places[end - 1] + 1)) for start, end in self._literal(plain, rest)
         ]
-        found = [place for place in found if _differs(self.rest[slice(*place)], wanted)]
-        if not found or self._writes_accents:
+        differing = [place for place in matches if _differs(self.rest[slice(*place)], wanted)]
+        if not differing or self._writes_accents:
             return []
         others = {normalise(value) for value in (*self._own, *self._known())} - {wanted}
         kept = []
-        for place in found:
+        for place in differing:
             spelling = self.rest[slice(*place)]
             if spelling not in others and (wanted == plain or without_accents(spelling)[0] == spelling):
                 kept.append(place)
@@ -144,17 +144,17 @@ class ValueSearch:
 
 
 def normalise(text: str) -> str:
-    """The text of `spelling.spell`."""
+    """Return the text of `spelling.spell`."""
     return _spelled(text, False).text
 
 
-@lru_cache(maxsize=1 << 11)  # of a long text, some ten kilobytes each
+@lru_cache(maxsize=1 << 11)  # about ten kilobytes for a long text
 def _spelled(text: str, turkic: bool) -> Spelling:
     return spell(text, turkic=turkic)
 
 
 def _folded(pattern: str) -> str:
-    """A pattern with its letters beyond ASCII as normalised texts have them."""
+    """Return a pattern with its letters beyond ASCII as in normalised texts."""
     composed = unicodedata.normalize("NFC", pattern)
     return "".join(
         letter if letter.isascii() else unicodedata.normalize("NFC", letter.casefold()) for letter in composed
@@ -162,7 +162,7 @@ def _folded(pattern: str) -> str:
 
 
 def _bounded(pattern: str, *, spaceless: bool) -> str:
-    """A regular expression that matches whole words; also parts of what scripts without spaces join, if told so."""
+    """Return a regular expression for whole words and, if `spaceless`, for parts of runs in scripts without spaces."""
     if not spaceless:
         return rf"(?<![\w£])(?:{pattern})(?!\w)"
     here, before = f"(?=[{SPACELESS_LETTERS}])", f"(?<=[{SPACELESS_LETTERS}])"
@@ -171,7 +171,7 @@ def _bounded(pattern: str, *, spaceless: bool) -> str:
 
 @lru_cache(maxsize=1 << 13)
 def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
-    """Match a normalised value, whatever commas and full stops are in it, with or without its first article."""
+    """Return a pattern for a normalised value, with any commas and full stops, with or without its first article."""
     words = [word for word in value.split() if word not in (",", ".")]
     if len(words) > 1 and words[0] in ("the", "a", "an"):
         words = words[1:]
@@ -181,7 +181,7 @@ def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     for before, word in itertools.pairwise(words):
         optional = is_spaceless(before[-1]) or is_spaceless(word[0])
         pattern += (r"[\s.,]*" if optional else r"[\s.,]+") + re.escape(word)
-    # A sign before it, as in £20, is another matter than for the rules: the value 20 is said.
+    # Unlike for the rules, a sign may precede it: £20 says the value 20.
     return re.compile(_bounded(pattern, spaceless=spaceless).replace(r"(?<![\w£])", r"(?<!\w)"))
 
 
@@ -202,7 +202,7 @@ def _with_marks(rest: str, end: int) -> int:
 
 
 def _cuts_letter(rest: str, place: Place) -> bool:
-    """Whether a mark follows, or the first letter is written under the one before."""
+    """Whether a mark follows, or the first letter is written below the one before."""
     start, end = place
     return (end < len(rest) and is_mark(rest[end])) or (start > 0 and rest[start - 1] in _JOINERS)
 

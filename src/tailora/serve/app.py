@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from tailora import __version__
 from tailora.data.chat_template import ChatTemplate
-from tailora.metrics.slots import load_rules
+from tailora.metrics.slot_rules import load_rules
 from tailora.serve.api_error import ApiError
 from tailora.serve.endpoints.adapters import adapter_routes
 from tailora.serve.endpoints.chat import chat_routes

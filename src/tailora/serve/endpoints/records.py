@@ -18,7 +18,8 @@ from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.inference.rerank import candidate_reports, fewest_errors_first
 from tailora.inference.texts import Candidate, generation_of
-from tailora.metrics.slots import Rules, SlotReport, Vocabulary, vocabulary_of
+from tailora.metrics.slot_rules import Rules, Vocabulary, vocabulary_of
+from tailora.metrics.slots import SlotReport
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.dependencies import find_model, prepare, stats_of
 from tailora.serve.endpoints.answer import Answer, respond

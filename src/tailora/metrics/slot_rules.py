@@ -1,0 +1,156 @@
+"""Rules of how texts say the values of a record's facts: bundled ones for E2E, and users' own."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tailora.core.errors import DataError
+from tailora.data.values import Fact, Record
+from tailora.metrics.value_search import RulePattern
+
+_RULES_FILE = Path(__file__).with_name("e2e_slots.yaml")
+
+Vocabulary = Mapping[str, frozenset[str]]
+"""Values by attribute."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way in which texts say some values of an attribute.
+
+    Attributes:
+        usual: the value that stands for all of them.
+        values: as records write them.
+        pattern: what texts say.
+        generic: says a value, but is never an added or a repeated one.
+    """
+
+    usual: str
+    values: frozenset[str]
+    pattern: RulePattern
+    generic: bool
+
+
+@dataclass(frozen=True)
+class AttributeRules:
+    """The rules for one attribute.
+
+    Attributes:
+        name: as the rules call it.
+        rules: in the order in which they are tried.
+        closed: a value that only other records have counts as added.
+        open: a value may be said more than once.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    closed: bool
+    open: bool
+
+    def knows(self, value: str) -> bool:
+        """Whether a rule describes a value."""
+        return any(value in rule.values for rule in self.rules)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How texts say values: groups of attributes, each searched if a record has one of its attributes.
+
+    Attributes:
+        name: for signatures.
+        groups: for each group, its attributes by name and by alias.
+    """
+
+    name: str
+    groups: tuple[Mapping[str, AttributeRules], ...]
+
+    def of(self, attribute: str) -> AttributeRules | None:
+        """Return the rules for an attribute, None if there are none."""
+        return next((group[attribute] for group in self.groups if attribute in group), None)
+
+    def is_open(self, fact: Fact) -> bool:
+        """Whether a fact may be said often, as a name is."""
+        attribute = self.of(fact.attribute)
+        return attribute is not None and attribute.open
+
+    def to_search(self, record: Record) -> list[AttributeRules]:
+        """Return the attributes with rules that such a record can have, in the order of the rules."""
+        names = {fact.attribute for fact in record.facts}
+        searched: list[AttributeRules] = []
+        for group in self.groups:
+            ruled = list({attribute.name: attribute for attribute in group.values() if attribute.rules}.values())
+            present = {group[name].name for name in names if name in group}
+            searched += ruled if any(attribute.name in present for attribute in ruled) else []
+        return searched
+
+
+@cache
+def load_rules(path: Path | None = None) -> Rules:
+    """Return the bundled rules, after those of a file if there is one.
+
+    Args:
+        path: a YAML file as docs/evaluate.md describes it.
+
+    Raises:
+        DataError: the file cannot be read, or is not of that form.
+    """
+    own = _group(_RULES_FILE)
+    if path is None:
+        return Rules("e2e", (own,))
+    more = _group(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    # The file replaces all rules for an attribute that it describes.
+    left = {name: attribute for name, attribute in own.items() if attribute.name not in more}
+    return Rules(f"e2e+{digest}", (more, left))
+
+
+def _group(path: Path) -> dict[str, AttributeRules]:
+    table: dict[str, AttributeRules] = {}
+    hint = "write it as docs/evaluate.md describes"
+    try:
+        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["attributes"].items():
+            rules = tuple(_rule(rule) for rule in entry.get("rules", []))
+            attribute = AttributeRules(str(name), rules, bool(entry.get("closed")), bool(entry.get("open")))
+            table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read ({reason})", where=path, hint="name a file of slot rules") from error
+    except re.error as error:
+        raise DataError(f"{error.pattern!r} is not a regular expression: {error.msg}", where=path, hint=hint) from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError("is not a file of slot rules", where=path, hint=hint) from error
+    return table
+
+
+def _rule(entry: dict[str, Any]) -> Rule:
+    listed = [str(value) for value in entry["values"]]
+    spaced = [value.replace("£", "£ ").replace("-", " - ") for value in listed]  # as the LoRA paper's files have them
+    for pattern in entry["patterns"]:
+        re.compile(pattern)  # so that a mistake is reported with its own pattern
+    return Rule(
+        usual=listed[0],
+        values=frozenset([*listed, *spaced]),
+        pattern=RulePattern("|".join(f"(?:{pattern})" for pattern in entry["patterns"])),
+        generic=bool(entry.get("generic")),
+    )
+
+
+def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Vocabulary:
+    """Return the values of closed attributes in records, without those that a rule describes."""
+    rules = rules or load_rules()
+    occurring: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for fact in record.facts:
+            attribute = rules.of(fact.attribute)
+            if attribute is not None and attribute.closed and not attribute.knows(fact.value):
+                occurring[fact.attribute].add(fact.value)
+    return {attribute: frozenset(values) for attribute, values in occurring.items()}
