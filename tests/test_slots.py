@@ -153,6 +153,7 @@ def test_values_in_scripts_without_spaces(facts: dict[str, str], text: str, miss
 
 
 @example("", "İ่")
+@example("", "İ\u0301")
 @given(st.text(max_size=40), st.text("abcé ßﬁ½İΣ£20,.'’-_e\u0301ẅก่ガﾞ蓝", max_size=40))
 def test_places_lead_back_to_the_letters_they_came_from(one: Any, other: Any) -> None:
     text, places = spell(one + other)
@@ -165,8 +166,8 @@ def test_places_lead_back_to_the_letters_they_came_from(one: Any, other: Any) ->
         if letter in " .,":
             assert place is None or letter == "."
         elif place is not None:
-            folded = unicodedata.normalize("NFKC", (one + other)[slice(*place)]).casefold()
-            assert letter in unicodedata.normalize("NFKC", folded).replace("\u2044", "/")
+            composed = unicodedata.normalize("NFKC", (one + other)[slice(*place)]).replace("İ", "i")
+            assert letter in unicodedata.normalize("NFKC", composed.casefold()).replace("\u2044", "/")
 
 
 @given(st.text(max_size=30))
@@ -175,6 +176,7 @@ def test_equal_texts_to_unicode_are_equal_texts(text: Any) -> None:
     assert normalise(composed) == normalise(decomposed)
 
 
+@example(":")
 @given(st.text(st.characters(categories=["L", "N", "M", "Zs", "P"]), min_size=1, max_size=12))
 def test_a_value_is_said_where_the_text_is_the_value(value: Any) -> None:
     assume(normalise(value) not in ("yes", "no", "true", "false"))  # said by the attribute's words

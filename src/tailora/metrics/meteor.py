@@ -60,7 +60,8 @@ def _meteor(
     ]
     rows = [[float(number) for number in line.split()] for line in _answers(lines)]
     if len(rows) != len(lines) or any(len(row) != _NUMBERS for row in rows):
-        raise MissingExtraError(f"METEOR returned {plural(len(rows), 'result')} for {plural(len(lines), 'text')}", hint="run it again")
+        what = f"METEOR returned {plural(len(rows), 'result')} for {plural(len(lines), 'text')}"
+        raise MissingExtraError(what, hint="run it again")
     counts = np.array(rows)
     # A text equal to its reference is one chunk without fragments; it adds none to a sum.
     perfect = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(-1)

@@ -173,7 +173,8 @@ def _literal_places(fact: Fact, search: ValueSearch) -> list[Place]:
         words = search.places(_CAMEL.sub(" ", fact.attribute))
         negated = _NEGATION.search(search.rest) is not None
         return words[:1] if negated or value in ("yes", "true") else []
-    return search.take_value(fact.value) if value else [(0, 0)]
+    has_words = bool(value.strip(" ,."))  # punctuation alone cannot be left out
+    return search.take_value(fact.value) if has_words else [(0, 0)]
 
 
 def _added_literals(record: Record, search: ValueSearch, vocabulary: Vocabulary) -> list[tuple[Fact, Place]]:
