@@ -235,17 +235,17 @@ def test_mistakes_name_the_argument(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tailora.training import run as module
+    from tailora.training import run_report as module
 
     settings = {**QUICK, "max_steps": 6, "eval_every": 2, "output": tmp_path / "run", "valid": PAIRS}
-    original = module._Observer.validated
+    original = module.RunObserver.validated
 
     def validated(self: Any, line: dict[str, Any], best: bool) -> None:
         original(self, line, best)
         if line["step"] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module._Observer, "validated", validated)
+    monkeypatch.setattr(module.RunObserver, "validated", validated)
     with pytest.raises(tailora.TrainingInterrupted) as caught:
         tailora.train(PAIRS, **settings)
     run = tailora.TrainingRun.open(caught.value.folder)
