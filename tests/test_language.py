@@ -38,8 +38,8 @@ FOREIGN = {
 }
 # Being rewritten.
 PENDING = {
-    *("architecture.md", "compare.md", "deploy.md", "generate.md", "lora.md", "loralib.md", "models.md", "serve.md"),
-    *("quickstart", "train", "tune", "compare", "generate", "evaluate", "merge", "quantize", "verify"),
+    *("architecture.md", "compare.md", "deploy.md", "generate.md", "models.md", "serve.md"),
+    *("quickstart", "tune", "compare", "generate", "evaluate", "merge", "quantize", "verify"),
 }
 
 
