@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tailora.adapters.adapter import Adapter, changes_nothing
+from tailora.adapters.adapter import Adapter, Array, changes_nothing
 from tailora.core.errors import AdapterError
 
-Array = NDArray[np.float32]
 GROUPED = 4  # slots of a group: fewer make products too thin to be fast, more multiply rows with what is not theirs
 _MERGE = "merge it into the base and run that"
 
