@@ -1,8 +1,8 @@
 """The dimensions of a base model, read from its config.json. No torch.
 
-A graph computes what the fields that it knows say, and nothing else. So every field counts: it is read, or has the
-one value that the graph implements, or is known not to matter (`config_fields`). A configuration with any other field
-is refused, and the torch backend runs it as transformers does.
+A graph implements the fields that it knows, and nothing else. Every field of a configuration therefore has to be read,
+to have a value that the graph implements, or to have no effect (`config_fields`). A configuration with any other field
+is refused; the torch backend runs it as transformers does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tailora.families import family_of, is_tied
 _ON_TORCH = "use --backend torch"
 _FETCH = "fetch the model again"
 
-# Fields with the values that the graphs implement. A field that is absent or null has transformers' default, which is
-# among them.
+# Fields, each with the values that the graphs implement. A field that is absent or null has transformers' default,
+# which is one of them.
 _BOTH: Mapping[str, tuple[Any, ...]] = {
     "is_decoder": (False, True),
     "is_encoder_decoder": (False,),
@@ -54,19 +54,19 @@ _READ_OF_BOTH = frozenset({"model_type", "tie_word_embeddings", "quantization_co
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a decoder-only network of a known family looks like.
+    """The dimensions of a decoder-only network of a family that has a graph.
 
     Attributes:
         model_type: transformers' name of the family: "gpt2" or "llama".
         layers: transformer blocks.
         hidden: width of the residual stream.
         inner: width of the feed-forward layers.
-        heads: of queries.
-        kv_heads: of keys and values; fewer than `heads` where queries share them.
+        heads: heads of the queries.
+        kv_heads: heads of keys and values; fewer than `heads` where queries share them.
         head_dim: width of a head.
         vocabulary: rows of the embedding.
-        context: most tokens a sequence may have.
-        epsilon: added to the variance (GPT-2) or mean square (Llama) of a normalisation.
+        context: largest number of tokens in a sequence.
+        epsilon: constant added to the variance (GPT-2) or the mean square (Llama) in a normalisation.
         rope_theta: base of the rotary frequencies; None where positions are learnt.
         tied: whether the vocabulary projection is the token embedding.
     """
@@ -89,7 +89,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json.
 
     Raises:
-        ModelError: another family, or a variant of these two that the engine's graphs do not implement.
+        ModelError: there is no graph for the family, or for this variant of it.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not family_of(model_type).openvino:
@@ -119,9 +119,9 @@ class _Fields:
         return float(value)
 
     def require(self, wanted: Mapping[str, tuple[Any, ...]], read: frozenset[str]) -> None:
-        """Raise unless every field is known, and has a value that the graph implements."""
+        """Raise unless every field is known and has a value that the graph implements."""
         for name, value in self.config.items():
-            # What begins with _ is a program's own note, such as where a file came from.
+            # A name that begins with _ is a program's own note, such as the file's origin.
             if value is None or name in read or name in WITHOUT_EFFECT or name.startswith("_"):
                 continue
             if name not in wanted:
@@ -173,8 +173,8 @@ def _llama(fields: _Fields) -> Architecture:
 def _rope_theta(fields: _Fields) -> float:
     """The base of unscaled rotary frequencies.
 
-    Scaling is written in three ways: `rope_parameters` with a `rope_type`, `rope_scaling` with one, and the oldest,
-    `rope_scaling` with a `type`. transformers honours each.
+    Scaling has three spellings, all of which transformers reads: `rope_parameters` with a `rope_type`, `rope_scaling`
+    with a `rope_type`, and the oldest, `rope_scaling` with a `type`.
 
     Raises:
         ModelError: the frequencies are scaled in any of them.

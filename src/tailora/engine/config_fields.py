@@ -1,8 +1,7 @@
-"""The fields of a config.json that do not change what a network computes, so that a graph may ignore them.
+"""The fields of a config.json that do not affect what a network computes, so that a graph may ignore them.
 
-Every other field has to be one that the graph reads, or that has the one value which the graph implements: see
-`architecture`. The names are those of transformers' `PreTrainedConfig`, `GPT2Config`, `LlamaConfig` and
-`GenerationConfig` from 4.56 on, and of fields that published models carry besides.
+`architecture` handles all others. The names are those of transformers' `PreTrainedConfig`, `GPT2Config`, `LlamaConfig`
+and `GenerationConfig` from 4.56 on, and of further fields in published models.
 """
 
 from __future__ import annotations
