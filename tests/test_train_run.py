@@ -246,7 +246,7 @@ def test_each_best_validation_leaves_something_usable(
     def watch(step: int, loss: float) -> None:
         losses.append(loss)
         if step == 0:
-            assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+            assert [path.name for path in folder.iterdir() if path.is_dir()] == ["resume"]
         elif loss == min(losses):
             if method == "lora":
                 adapter = formats.load(formats.adapter_place(folder))
@@ -405,7 +405,9 @@ def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     folder, fit = tmp_path / "run", run_module.fit
-    monkeypatch.setattr(run_module, "fit", lambda model, *rest: exploding(model, 8) and fit(model, *rest))
+    monkeypatch.setattr(
+        run_module, "fit", lambda model, *rest, **more: exploding(model, 8) and fit(model, *rest, **more)
+    )
     with pytest.raises(TrainingError) as failed:
         run(settings(base, data, folder, method=method))
     saved = folder / {"lora": "adapter", "full": "model", "top2": "delta.safetensors"}[method]
@@ -427,7 +429,9 @@ def test_a_loss_that_is_not_finite_before_anything_was_better_keeps_nothing(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = run_module.fit
-    monkeypatch.setattr(run_module, "fit", lambda model, *rest: exploding(model, 2) and fit(model, *rest))
+    monkeypatch.setattr(
+        run_module, "fit", lambda model, *rest, **more: exploding(model, 2) and fit(model, *rest, **more)
+    )
     with pytest.raises(TrainingError, match="at update 2; nothing is kept, since no validation brought a better loss"):
         run(settings(base, data, tmp_path / "run"))
     assert not (tmp_path / "run" / "adapter").exists()
@@ -439,7 +443,8 @@ def test_runs_that_start_together_have_names_of_their_own(
     monkeypatch.chdir(tmp_path)
     unnamed = settings(base, data, tmp_path / "x", max_steps=1).model_copy(update={"output": None})
     name = f"{data.name}-lora"
-    with run_folder(unnamed) as one, run_folder(unnamed) as two:  # before either has loaded its model
+    with run_folder(unnamed) as first, run_folder(unnamed) as second:  # before either has loaded its model
+        one, two = first.path, second.path
         assert (one.as_posix(), two.as_posix()) == (f"runs/{name}-1", f"runs/{name}-2")
         assert Path(run(unnamed)["run"]).as_posix() == f"runs/{name}-3"
         (two / "run.json").write_text("{}")

@@ -103,7 +103,12 @@ class TrainOptions(TypedDict, total=False):
     learning_rate: float | None
     """Peak learning rate."""
     output: str | PathLike[str] | None
-    """Run directory to create."""
+    """Run directory to create, or that of an unfinished run to continue."""
+    save_every: float
+    """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
+    update. A save never takes more than 1% of the time."""
+    resume: Literal["auto", "never"]
+    """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
 
 
 class EngineOptions(TypedDict, total=False):
@@ -445,6 +450,11 @@ class TuneOptions(TypedDict, total=False):
     """Peak learning rate."""
     output: str | PathLike[str] | None
     """Folder for the trials and the results of the study."""
+    save_every: float
+    """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
+    update. A save never takes more than 1% of the time."""
+    resume: Literal["auto", "never"]
+    """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
     ranges: Mapping[str, Any]
     """Settings to vary, as SETTING=RANGE: values (a|b|c, or a list in the configuration) or a range (1e-4..3e-3, which
     is logarithmic if its end is at least ten times its start)."""

@@ -206,8 +206,8 @@ class Int8Head:
         self.mean_row = self.weight.mean(0)
         self._forth = _Int8Matrix(self.weight)
         self._back = _Int8Matrix(self.weight.t())
-        self._generator = torch.Generator().manual_seed(0)
-        self._noise = torch.rand(weight.shape[0] + (_ROWS + 1) * _SHIFT, generator=self._generator)
+        self.generator = torch.Generator().manual_seed(0)
+        self._noise = torch.rand(weight.shape[0] + (_ROWS + 1) * _SHIFT, generator=self.generator)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `loss.FrozenHead`."""
@@ -222,7 +222,7 @@ class Int8Head:
         """
         rows, tokens = exponentials.shape
         assert rows <= _ROWS
-        start = int(torch.randint(_SHIFT, (), generator=self._generator))
+        start = int(torch.randint(_SHIFT, (), generator=self.generator))
         noise = self._noise.as_strided((rows, tokens), (_SHIFT, 1), start)
         whole = _bytes(exponentials.mul_(_STEPS).add_(noise))
         return self._back.product(whole, 0, rows).div_(_STEPS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -17,9 +19,13 @@ from tailora.data.examples import Example
 from tailora.training.methods import learning_parameters, restore
 from tailora.training.optimizer import adamw, learning_rate
 from tailora.training.precision import Arithmetic
+from tailora.training.resume import RunState, Saver
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, evaluation, passes, training_mode
 from tailora.training.trees.prefix_tree import batches
+
+PROGRESS = ("examples", "seconds", "initial_loss", "final_loss", "best_step", "warnings")
+"""What an outcome knows of a run that is under way."""
 
 
 class Observer(Protocol):
@@ -46,6 +52,7 @@ class Outcome:
         interrupted: whether the run ended early: by Ctrl-C, SIGTERM or a loss that is not finite.
         failed: the error that ended it, where something had been learnt before.
         optimizer_bytes: of what the optimiser keeps for what learns.
+        saving_seconds: time spent on saving states to continue from.
         warnings: what the user should know.
     """
 
@@ -58,6 +65,7 @@ class Outcome:
     interrupted: bool = False
     failed: TrainingError | None = None
     optimizer_bytes: int = 0
+    saving_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,6 +76,10 @@ def fit(
     settings: TrainSettings,
     observer: Observer,
     arithmetic: Arithmetic,
+    *,
+    state: RunState | None = None,
+    keep: Callable[[RunState], None] | None = None,
+    whole: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Outcome:
     """Train what requires a gradient; at the end it holds the values of the best validation.
 
@@ -81,28 +93,38 @@ def fit(
         settings: of the run.
         observer: told of every update and validation.
         arithmetic: how the model computes.
+        state: to continue from.
+        keep: writes a state from which the run can be continued; called every few minutes (`settings.save_every`),
+            after validations and when the run is interrupted.
+        whole: makes the context of an update, inside which an interrupt waits for its end.
 
     Raises:
         TrainingError: if no gradient reaches what should learn, or the loss is not finite before any validation
             brought a better loss than the start.
     """
     run = _Run(model, settings, observer, arithmetic)
-    steps = run.total_steps(train)
-    every = settings.eval_every or max(1, math.ceil(len(train) / settings.batch_size))
+    steps = total_steps(len(train), settings)
+    saver = None if keep is None else Saver(lambda: keep(run.state()), settings.save_every)
     with arithmetic.products(), TreeModel(model, head=arithmetic.head) as run.trees:
-        run.validate(valid)
-        run.warn_of_chance()
+        if state is None:
+            run.validate(valid)
+            run.warn_of_chance()
+            if saver is not None:
+                saver.save()
+        else:
+            run.continue_from(state)
         training_mode(model)
         try:
-            for batch in run.updates(train, steps):
-                run.update(batch, steps)
-                due = run.outcome.steps % every == 0 or run.outcome.steps == steps
-                if due and not run.validate(valid) and run.out_of_patience():
-                    break
+            _updates(run, train, valid, steps, saver, whole)
         except KeyboardInterrupt:
+            if saver is not None and run.is_whole and run.outcome.steps:
+                saver.save()
             run.interrupt()
         except TrainingError as error:
             run.fail(error)
+        run.outcome.saving_seconds = 0.0 if saver is None else saver.seconds
+        if saver is not None and saver.problem:
+            run.outcome.warnings.append(f"the last state of the run could not be saved ({saver.problem})")
         run.outcome.optimizer_bytes = sum(
             value.numel() * value.element_size()
             for state in run.optimizer.state.values()
@@ -113,6 +135,41 @@ def fit(
             restore(model, run.best)
         model.eval()
     return run.outcome
+
+
+def total_steps(examples: int, settings: TrainSettings) -> int:
+    """How many updates a run has."""
+    steps = settings.epochs * math.ceil(examples / settings.batch_size)
+    return min(steps, settings.max_steps or steps)
+
+
+def _updates(
+    run: _Run,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    steps: int,
+    saver: Saver | None,
+    whole: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """The updates and validations that are left of a run."""
+    every = run.settings.eval_every or max(1, math.ceil(len(train) / run.settings.batch_size))
+
+    def is_due() -> bool:
+        return run.outcome.steps % every == 0 or run.outcome.steps == steps
+
+    if run.outcome.steps and is_due() and run.validated_at != run.outcome.steps:  # interrupted before that
+        run.validate(valid)
+    if run.out_of_patience():
+        return
+    for batch in run.updates(train, steps):
+        with whole():
+            run.update(batch, steps)
+        due = is_due()
+        if due and not run.validate(valid) and run.out_of_patience():
+            return
+        if saver is not None and run.outcome.steps < steps:
+            with whole():
+                saver.after_update(validated=due)
 
 
 class _Run:
@@ -132,24 +189,56 @@ class _Run:
         self.optimizer = adamw(self.learning.values(), settings.weight_decay)
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
-        self.fruitless = 0
+        self.fruitless, self.validated_at, self.is_whole = 0, -1, True
+        self.generators = generators_of(model, arithmetic.head)
         torch.manual_seed(settings.seed)
 
-    def total_steps(self, train: Sequence[Example]) -> int:
-        steps = self.settings.epochs * math.ceil(len(train) / self.settings.batch_size)
-        return min(steps, self.settings.max_steps or steps)
+    def state(self) -> RunState:
+        """What the rest of the run depends on."""
+        progress = {name: getattr(self.outcome, name) for name in PROGRESS}
+        return RunState(
+            step=self.outcome.steps,
+            progress=progress | {"validated_at": self.validated_at},
+            fruitless=self.fruitless,
+            learning={name: parameter.detach() for name, parameter in self.learning.items()},
+            best=self.best,
+            optimizer=self.optimizer.state_dict()["state"],
+            generators={name: generator.get_state() for name, generator in self.generators.items()},
+        )
+
+    def continue_from(self, state: RunState) -> None:
+        """Put everything back as it was."""
+        restore(self.model, state.learning)
+        device = next(iter(self.learning.values())).device
+        self.best = None if state.best is None else {name: value.to(device) for name, value in state.best.items()}
+        options = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**options, "state": state.optimizer})
+        for name, generator in self.generators.items():
+            generator.set_state(state.generators[name])
+        for name in PROGRESS:
+            setattr(self.outcome, name, state.progress[name])
+        self.outcome.steps, self.fruitless = state.step, state.fruitless
+        self.validated_at = state.progress["validated_at"]
 
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
+        """The batches that are left."""
+        skipped = self.outcome.steps
         for epoch in range(self.settings.epochs):
-            for batch in _epoch(train, self.settings, epoch):
+            for number, batch in enumerate(_epoch(train, self.settings, epoch), start=epoch * self.epoch_steps(train)):
                 if self.outcome.steps == steps:
                     return
-                yield batch
+                if number >= skipped:
+                    yield batch
+
+    def epoch_steps(self, train: Sequence[Example]) -> int:
+        """Updates in an epoch."""
+        return math.ceil(len(train) / self.settings.batch_size)
 
     def update(self, batch: list[Example], steps: int) -> None:
         """One update of the parameters, its gradient gathered over as many passes as the memory asks for."""
         began = time.perf_counter()
         step = self.outcome.steps
+        self.is_whole = False
         rate = learning_rate(
             step,
             steps,
@@ -174,6 +263,7 @@ class _Run:
         self.outcome.steps += 1
         self.outcome.examples += len(batch)
         self.outcome.seconds += seconds
+        self.is_whole = True
         line = {"step": step + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         self.observer.step({**line, "examples": len(batch), "seconds": seconds})
 
@@ -193,6 +283,7 @@ class _Run:
             loss = mean_loss(self.trees, valid, self.settings)
         if not math.isfinite(loss):
             raise TrainingError("the validation loss is not finite", hint="lower the learning rate")
+        self.validated_at = self.outcome.steps
         best = self.outcome.final_loss is None or loss < self.outcome.final_loss
         if self.outcome.initial_loss is None:
             self.outcome.initial_loss = loss
@@ -230,6 +321,17 @@ class _Run:
 
     def out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.fruitless >= self.settings.patience
+
+
+def generators_of(model: nn.Module, head: Any) -> dict[str, torch.Generator]:
+    """The random number generators that a run draws from, by name."""
+    found = {"torch": torch.default_generator}
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.default_generators[device.index or 0]
+    if (generator := getattr(head, "generator", None)) is not None:
+        found["head"] = generator
+    return found
 
 
 def first_batch(train: Sequence[Example], settings: TrainSettings) -> list[Example]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
 from tailora.training.estimate import arithmetic, peak_bytes, seconds, workload
+from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Outcome, first_batch, fit, mean_loss
 from tailora.training.methods import prepare, save_result
 from tailora.training.precision import Arithmetic, apply, device_for
 from tailora.training.precision_choice import Choice, choose
+from tailora.training.resume import Job, RunState, check_same
 from tailora.training.run_data import examples_of, prompts_of, read_records
-from tailora.training.run_folder import run_folder, sigterm_interrupts, writing_to
-from tailora.training.run_report import RunObserver, Watch, print_plan, print_result
+from tailora.training.run_folder import RunFolder, run_folder, writing_to
+from tailora.training.run_report import RunObserver, Watch, print_continuation, print_plan, print_result
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.check import ROUNDED, check_trees
 from tailora.training.trees.forward import TreeModel
@@ -72,9 +75,10 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     """
     console = Console(stderr=True)
     device = device_for(settings)
-    with sigterm_interrupts(), run_folder(settings) as folder:
-        training = _Training(settings, folder, device, console)
-        result, outcome, saved = training.fit(watch)
+    with Interrupts() as interrupts, run_folder(settings) as place:
+        folder = place.path
+        training = _Training(settings, place, device, console)
+        result, outcome, saved = training.fit(watch, interrupts)
         valid, precision = training.valid, training.arithmetic.precision
         del training  # the network is gone before the saved adapter is measured
         if precision == "int8" and outcome.final_loss is not None and not outcome.interrupted:
@@ -82,6 +86,8 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         result |= {"peak_memory_bytes": peak_rss(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         with writing_to(folder):
             write_json(folder / "run.json", result)
+        if outcome.failed is not None or not outcome.interrupted:
+            place.resume.finished()
         print_result(console, folder, outcome, result["validation_loss"].get("exact"))
     if outcome.failed is not None:
         state = f"the state after update {outcome.best_step} is saved in {saved}"
@@ -99,8 +105,8 @@ class _Training:
         arithmetic: how the network computes.
     """
 
-    def __init__(self, settings: TrainSettings, folder: Path, device: str, console: Console) -> None:
-        self.settings, self.folder, self.console = settings, folder, console
+    def __init__(self, settings: TrainSettings, place: RunFolder, device: str, console: Console) -> None:
+        self.settings, self.folder, self.console, self.resume = settings, place.path, console, place.resume
         train_records, valid_records = read_records(settings)
         self.base = load_base(settings.base, dtype=torch.float32, device=device)
         self.prompts: PromptFormat = prompts_of(self.base, settings, [*train_records, *valid_records])
@@ -112,11 +118,38 @@ class _Training:
         self.base.model.to(device)
         check_trees(self.base.model, [*self.train, *self.valid])
         self.plan = _plan(self.base, self.train, settings) | {"prompts": self.prompts.meta}
-        choice = choose(self.base.model, first_batch(self.train, settings), settings, device, self.plan["operations"])
+        choice = self._continue(device)
         self.arithmetic = self._apply(choice.precision)
         self.plan |= {"precision": choice.precision, "device": device, "choice": dataclasses.asdict(choice)}
         self.plan["estimate"] = _estimate(self.base, self.plan, choice, device)
         print_plan(console, self.plan, choice)
+
+    def _continue(self, device: str) -> Choice:
+        """Load the state of an unfinished run, if there is one; return the precision: its own, or one that is chosen.
+
+        Raises:
+            SettingsError: the run has other settings or data.
+        """
+        settings, plan = self.settings, self.plan
+        loaded = self.resume.load()
+        self.job = Job(
+            settings=settings.model_dump(mode="json"),
+            data={"training": plan["data_fingerprint"], "validation": _digest(self.valid)},
+            base=self.base.fingerprint,
+            steps=plan["steps"],
+            threads=torch.get_num_threads(),
+        )
+        self.state = None if loaded is None else loaded[1]
+        if loaded is None:
+            batch = first_batch(self.train, settings)
+            choice = choose(self.base.model, batch, settings, device, plan["operations"])
+        else:
+            before, state = loaded
+            check_same(before, self.job, self.folder)
+            choice = Choice(**before.choice)
+            print_continuation(self.console, self.folder, state, before, self.job)
+        self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
+        return choice
 
     def _apply(self, precision: str) -> Arithmetic:
         model, settings = self.base.model, self.settings
@@ -126,16 +159,33 @@ class _Training:
             check_trees(model, texts, autocast=autocast, head=head, bound=ROUNDED)
         return arithmetic
 
-    def fit(self, watch: Watch | None) -> tuple[dict[str, Any], Outcome, Path]:
+    def fit(self, watch: Watch | None, interrupts: Interrupts) -> tuple[dict[str, Any], Outcome, Path]:
         """Train and save; return the content of run.json, the outcome, and the path of what was learnt."""
-        settings, folder = self.settings, self.folder
+        settings, folder, state = self.settings, self.folder, self.state
         with writing_to(folder):
             write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": self.plan})
-            with RunObserver(folder, self.plan["steps"], self.console, self._save, watch) as observer:
-                outcome = fit(self.base.model, self.train, self.valid, settings, observer, self.arithmetic)
+            with RunObserver(folder, self.plan["steps"], self.console, self._save, watch, state) as observer:
+
+                def keep(state: RunState) -> None:
+                    self.resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
+                    if state.step and state.progress["best_step"] == 0:  # no validation has chosen a state yet
+                        with contextlib.suppress(TrainingError):  # nothing learnt yet: an error only at the run's end
+                            self._save(None)
+
+                outcome = self._updates(observer, keep, interrupts)
             saved = self._save(outcome.final_loss)
             loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
         return _result(settings, self.plan, outcome, saved), outcome, saved
+
+    def _updates(self, observer: RunObserver, keep: Callable[[RunState], None], interrupts: Interrupts) -> Outcome:
+        model, whole = self.base.model, interrupts.held
+        examples = self.train, self.valid, self.settings
+        try:
+            return fit(model, *examples, observer, self.arithmetic, state=self.state, keep=keep, whole=whole)
+        except Exception as error:
+            if not isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
+                self.resume.finished()  # it would end in the same way again
+            raise
 
     def _save(self, loss: float | None) -> Path:
         meta = {
@@ -151,14 +201,11 @@ def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict
     """Return what is known of the run before its first update, as run.json has it under `account`."""
     table = parameter_table(base.model)
     work = workload(train, settings)
-    digest = hashlib.sha256()
-    for example in train:
-        digest.update(repr((example.prompt, example.completion)).encode())
     steps = settings.epochs * work.updates
     return {
         "base": base.name,
         "base_fingerprint": base.fingerprint,
-        "data_fingerprint": digest.hexdigest(),
+        "data_fingerprint": _digest(train),
         "parameters": {"total": table.total, "trainable": table.trainable, "percent": table.percent},
         "examples": len(train),
         "steps": min(steps, settings.max_steps or steps),
@@ -172,6 +219,13 @@ def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict
         "largest_pass": work.largest_pass,
         "nodes": work.nodes * min(steps, settings.max_steps or steps) / work.updates,
     }
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.prompt, example.completion)).encode())
+    return digest.hexdigest()
 
 
 def _estimate(base: Base, plan: dict[str, Any], choice: Choice, device: str) -> dict[str, Any]:
@@ -199,6 +253,7 @@ def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, sav
         "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
         "peak_gpu_memory_bytes": peak_gpu_memory(plan["device"]),
         "optimizer_bytes": outcome.optimizer_bytes,
+        "saving_seconds": outcome.saving_seconds,
         "saved": saved.name,
         "interrupted": outcome.interrupted,
         "failed": None if outcome.failed is None else str(outcome.failed),

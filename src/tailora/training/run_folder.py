@@ -4,71 +4,79 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tailora.core.errors import SettingsError, TrainingError
+from tailora.training.resume import ResumeFolder, is_same_run, is_unfinished, settings_of
 from tailora.training.settings import TrainSettings
 
 RESULTS = ("adapter", "model", "delta.safetensors")
 """What a run may have saved of what it learnt, by the methods lora, full, and bitfit or top2."""
 
 
-@contextlib.contextmanager
-def run_folder(settings: TrainSettings) -> Iterator[Path]:
-    """Make the run directory, and remove it at the end if nothing was written to it.
+class RunFolder(NamedTuple):
+    """A run directory that this process has to itself.
 
-    The default name is runs/DATA-METHOD-N with the first free N. The folder is made at once, so runs that start
-    together get different names.
+    Attributes:
+        path: the folder.
+        resume: the states in it.
+    """
+
+    path: Path
+    resume: ResumeFolder
+
+
+@contextlib.contextmanager
+def run_folder(settings: TrainSettings) -> Iterator[RunFolder]:
+    """Make the run directory, or take over that of an unfinished run with these settings.
+
+    The default name is runs/DATA-METHOD-N with the first N that is free or whose run is to continue. The folder is made
+    at once, so runs that start together get different names. At the end it is removed if nothing was written to it.
 
     Raises:
-        SettingsError: the output folder exists.
+        SettingsError: the output folder exists and is not an unfinished run, or another process trains in it.
     """
-    folder = _new_folder(settings)
+    path, resume = _numbered(settings) if settings.output is None else _named(settings.output, settings)
     try:
-        yield folder
+        with resume:
+            yield RunFolder(path, resume)
     finally:
         with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+            path.rmdir()
 
 
-def _new_folder(settings: TrainSettings) -> Path:
-    if settings.output is not None:
-        try:
-            settings.output.mkdir(parents=True)
-        except FileExistsError as error:
+def _named(path: Path, settings: TrainSettings) -> tuple[Path, ResumeFolder]:
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        if not is_unfinished(path) or settings.resume == "never":
             hint = "name a new run directory with --output"
-            raise SettingsError("exists already", where=settings.output, hint=hint) from error
-        return settings.output
+            raise SettingsError("exists already", where=path, hint=hint) from error
+    return path, ResumeFolder(path)
+
+
+def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
     name = Path(settings.data).name.split(".")[0] or "data"
     number = 1
     while True:
-        folder = Path("runs") / f"{name}-{settings.method}-{number}"
+        path = Path("runs") / f"{name}-{settings.method}-{number}"
         try:
-            folder.mkdir(parents=True)
+            path.mkdir(parents=True)
         except FileExistsError:
-            number += 1
-        else:
-            return folder
+            if settings.resume == "never" or not _continues(path, settings):
+                number += 1
+                continue
+        return path, ResumeFolder(path)
 
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM, with which schedulers end a job, like Ctrl-C. Outside the main thread this has no effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _continues(path: Path, settings: TrainSettings) -> bool:
+    """Return whether a folder holds a run with these settings that no process works on."""
+    if not is_unfinished(path) or ResumeFolder(path).is_taken():
+        return False
+    kept = settings_of(path)
+    return kept is not None and is_same_run(kept, settings)
 
 
 @contextlib.contextmanager

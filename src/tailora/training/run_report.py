@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from tailora.core.errors import TrainingError
 from tailora.core.plural import plural
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import Choice
+from tailora.training.resume import Job, RunState
 
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
@@ -50,6 +52,22 @@ def _memory(amount: int | None) -> str:
     return "" if amount is None else f", {amount / 2**30:.1f} GiB of memory"
 
 
+def print_continuation(console: Console, folder: Path, state: RunState, before: Job, job: Job) -> None:
+    """Print that an unfinished run continues.
+
+    Args:
+        console: where.
+        folder: the run directory.
+        state: what it continues from.
+        before: the job that wrote the state.
+        job: the job that continues it.
+    """
+    text = f"continuing {folder} after update {state.step} (--resume never starts a new run)"
+    if before.threads != job.threads:
+        text += f"; it ran on {before.threads} threads and now has {job.threads}, so the last bits may differ"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def print_result(console: Console, folder: Path, outcome: Outcome, exact: float | None) -> None:
     """Print the warnings, the losses and the speed of a run that is over.
 
@@ -69,7 +87,8 @@ def print_result(console: Console, folder: Path, outcome: Outcome, exact: float 
         if exact is not None:
             loss += f" (both measured with the int8 base; {exact:.3f} with the original base)"
     if outcome.interrupted and outcome.failed is None:
-        console.print(f"interrupted: the state after update {outcome.best_step} is saved", highlight=False)
+        saved = f"interrupted: the state after update {outcome.best_step} is saved; the same command continues the run"
+        console.print(saved, highlight=False, soft_wrap=True)
     console.print(
         f"{plural(outcome.steps, 'update')} in {outcome.seconds:.0f} s, {rate:.1f} examples/s{loss}; see {folder}",
         highlight=False,
@@ -85,13 +104,23 @@ class RunObserver:
         console: where the progress bar is drawn.
         save: saves the current state; takes its validation loss.
         watch: called after each validation.
+        state: what the run continues from; metrics.jsonl is cut to its lines.
     """
 
     def __init__(
-        self, folder: Path, steps: int, console: Console, save: Callable[[float], object], watch: Watch | None
+        self,
+        folder: Path,
+        steps: int,
+        console: Console,
+        save: Callable[[float], object],
+        watch: Watch | None,
+        state: RunState | None = None,
     ) -> None:
         self._save, self._watch = save, watch
-        self._metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8", newline="\n")
+        path = folder / "metrics.jsonl"
+        if state is not None and path.exists():
+            os.truncate(path, min(state.metrics_bytes, path.stat().st_size))
+        self._metrics = path.open("w" if state is None else "a", encoding="utf-8", newline="\n")
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -101,7 +130,8 @@ class RunObserver:
             console=console,
             disable=not draws_progress(console),
         )
-        self._task = self._progress.add_task("", total=steps, status="")
+        done = 0 if state is None else state.step
+        self._task = self._progress.add_task("", total=steps, completed=done, status="")
         self._examples = self._seconds = 0.0
         self._validation = ""
 
@@ -112,6 +142,12 @@ class RunObserver:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
         self._metrics.close()
+
+    def synchronise(self) -> int:
+        """Write metrics.jsonl through to the disk; return its length in bytes."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        return os.fstat(self._metrics.fileno()).st_size
 
     def step(self, line: dict[str, Any]) -> None:
         """See `loop.Observer`."""

@@ -18,6 +18,7 @@ from tailora.models.settings import BASE, DeviceName
 
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
+Resume = Literal["auto", "never"]
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
@@ -150,7 +151,12 @@ class TrainSettings(RunSettings):
     ] = None
     """Peak learning rate."""
     output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None
-    """Run directory to create."""
+    """Run directory to create, or that of an unfinished run to continue."""
+    save_every: float = Field(5.0, ge=0)
+    """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
+    update. A save never takes more than 1% of the time."""
+    resume: Resume = "auto"
+    """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
 
     @model_validator(mode="after")
     def _combination(self) -> Self:

@@ -1,0 +1,53 @@
+"""A lock on a file that the system gives back when its process ends, however that happens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+class FileLock:
+    """A lock that one process can hold; within the process, one object can.
+
+    Args:
+        path: of the file, which is made if it is not there and left there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock without waiting; False where another process has it."""
+        file = self._path.open("ab+")
+        try:
+            _lock(file)
+        except OSError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; without effect where it is not held."""
+        if self._file is not None:
+            self._file.close()  # which gives it back
+            self._file = None
+
+
+if sys.platform == "win32":
+
+    def _lock(file: IO[bytes]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

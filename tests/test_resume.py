@@ -1,0 +1,310 @@
+"""A run that is killed and continued ends as one that was not: the same adapter, the same metrics, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tailora.core.errors import SettingsError, TrainingError
+from tailora.training.resume import ResumeFolder, Saver, is_unfinished
+from tailora.training.run import TrainingInterrupted, run
+from tailora.training.run_report import RunObserver
+from tailora.training.settings import TrainSettings
+
+COMMON: dict[str, Any] = {
+    "data": "restaurants",
+    "base": "tiny",
+    "limit": 7,
+    "valid_limit": 2,
+    "batch_size": 8,
+    "epochs": 2,
+    "eval_every": 2,
+    "learning_rate": 5e-3,
+    "tokens_per_pass": 200,
+    "save_every": 0,
+    "device": "cpu",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {"dropout": 0.2, "precision": "fp32"},
+    "dora": {"dora": True, "bias": "lora_only", "precision": "fp32"},
+    "int8": {"targets": ("all-linear",), "precision": "int8"},
+    "bf16": {"precision": "bf16"},
+    "full": {"method": "full", "learning_rate": 5e-4, "precision": "fp32"},
+    "bitfit": {"method": "bitfit", "precision": "fp32"},
+    "top2": {"method": "top2", "learning_rate": 1e-3, "precision": "fp32"},
+    "patience": {"patience": 2, "learning_rate": 0.02, "epochs": 6, "eval_every": 1, "precision": "fp32"},
+    "no validation": {"valid": None, "precision": "fp32"},
+}
+
+
+class Killed(BaseException):
+    """What no handler expects, as little as a SIGKILL."""
+
+
+def settings(folder: Path, **changes: Any) -> TrainSettings:
+    return TrainSettings(**{**COMMON, "output": folder, **changes})
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, steps: list[int], place: str) -> None:
+    """End the run after some of its updates or validations, each once."""
+    original = getattr(RunObserver, place)
+    left = list(steps)
+
+    def killing(self: Any, line: dict[str, Any], *rest: Any) -> None:
+        original(self, line, *rest)
+        if left and line["step"] == left[0]:
+            left.pop(0)
+            raise Killed
+
+    monkeypatch.setattr(RunObserver, place, killing)
+
+
+def learnt(folder: Path) -> dict[str, Any]:
+    """The tensors of a run's result."""
+    result = json.loads((folder / "run.json").read_text("utf-8"))
+    saved = folder / result["saved"]
+    file = saved if saved.is_file() else next(saved.glob("*.safetensors"))
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(file).items()}
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without their times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def finish(wanted: TrainSettings, tries: int = 12) -> int:
+    """Run until the run ends; how often it was killed."""
+    for kills in range(tries):
+        try:
+            run(wanted)
+        except Killed:
+            continue
+        return kills
+    raise AssertionError("the run does not end")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [(name, "step") for name in VARIANTS]
+    + [
+        pytest.param(name, "validated", marks=() if name == "lora" else pytest.mark.slow)
+        for name in VARIANTS
+        if name != "no validation"
+    ],
+)
+def test_a_killed_run_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    changes = VARIANTS[name]
+    if name == "no validation":  # a file has no splits
+        source = tmp_path / "data.jsonl"
+        rows = [{"name": f"Place {n}", "food": "soup", "text": f"Place {n} serves soup."} for n in range(24)]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        changes = {"precision": "fp32", "data": str(source)}
+    whole = settings(tmp_path / "whole", **changes)
+    run(whole)
+    with monkeypatch.context() as patched:
+        kill_at(patched, [2, 5] if place == "step" else [2, 4], place)
+        kills = finish(settings(tmp_path / "killed", **changes))
+    assert kills >= 1
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert learnt(tmp_path / "killed") == learnt(tmp_path / "whole")
+    assert not is_unfinished(tmp_path / "killed")
+    before, after = (json.loads((tmp_path / run / "run.json").read_text("utf-8")) for run in ("whole", "killed"))
+    assert after["validation_loss"] == before["validation_loss"]
+    assert after["warnings"] == before["warnings"]
+
+
+def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(settings(tmp_path / "whole", precision="fp32"))
+    original = RunObserver.step
+
+    def step(self: Any, line: dict[str, Any]) -> None:
+        original(self, line)
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    wanted = settings(tmp_path / "stopped", precision="fp32", save_every=60)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunObserver, "step", step)
+        with pytest.raises(TrainingInterrupted) as caught:
+            run(wanted)
+    assert caught.value.folder == tmp_path / "stopped"
+    assert (tmp_path / "stopped" / "adapter" / "adapter_model.safetensors").is_file()
+    assert metrics(tmp_path / "stopped")[-1]["step"] == 3
+    run(wanted)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert learnt(tmp_path / "stopped") == learnt(tmp_path / "whole")
+
+
+def test_the_same_command_continues_a_run_of_the_default_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = TrainSettings(**COMMON, precision="fp32")
+    with monkeypatch.context() as patched:
+        kill_at(patched, [3], "step")
+        with pytest.raises(Killed):
+            run(wanted)
+    other = run(TrainSettings(**COMMON | {"seed": 1}, precision="fp32"))
+    assert other["run"] == str(Path("runs") / "restaurants-lora-2")
+    capsys.readouterr()
+    assert run(wanted)["run"] == str(Path("runs") / "restaurants-lora-1")
+    assert "continuing runs" in capsys.readouterr().err
+    assert run(wanted)["run"] == str(Path("runs") / "restaurants-lora-3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 4}, "rank was 8 and is 4"),
+        ({"limit": 6}, "limit was 7 and is 6, the training data has changed"),
+        ({"epochs": 5}, "the run would have 15 updates instead of 6"),
+        ({"resume": "never"}, "exists already"),
+    ],
+    ids=["settings", "data", "length", "never"],
+)
+def test_another_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_at(patched, [3], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "run", precision="fp32"))
+    kept = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(SettingsError, match=message):
+        run(settings(tmp_path / "run", precision="fp32", **changes))
+    assert sorted((tmp_path / "run").rglob("*")) == kept
+
+
+def test_a_constant_schedule_can_be_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constant = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0}
+    run(settings(tmp_path / "whole", **constant, epochs=4))
+    with monkeypatch.context() as patched:
+        kill_at(patched, [3], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "run", **constant))
+    run(settings(tmp_path / "run", **constant, epochs=4))
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(settings(tmp_path / "whole", precision="fp32"))
+    with monkeypatch.context() as patched:
+        kill_at(patched, [5], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "run", precision="fp32"))
+    newest, older = ResumeFolder(tmp_path / "run").states()
+    newest.write_bytes(newest.read_bytes()[:1000])
+    run(settings(tmp_path / "run", precision="fp32"))
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+    assert not older.exists()
+
+
+def test_states_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "resume"
+    folder.mkdir(parents=True)
+    (folder / "state-000000003.safetensors").write_bytes(b"nothing")
+    with pytest.raises(SettingsError, match="the saved states of the run cannot be read"):
+        run(settings(tmp_path / "run", precision="fp32"))
+
+
+def test_one_process_has_a_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    program = (
+        "import sys, time; from pathlib import Path; from tailora.training.resume import ResumeFolder\n"
+        f"with ResumeFolder(Path({str(tmp_path / 'run')!r})):\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SettingsError, match="another process is training in this directory"):
+            run(settings(tmp_path / "run", precision="fp32"))
+        process.kill()
+    assert run(settings(tmp_path / "run", precision="fp32"))["steps"] == 6
+
+
+def test_a_full_disk_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ResumeFolder, *_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResumeFolder, "save", full)
+    result = run(settings(tmp_path / "run", precision="fp32"))
+    assert result["warnings"] == ["the last state of the run could not be saved (No space left on device)"]
+    assert result["steps"] == 6
+
+
+def test_states_are_saved_in_time_and_not_too_often() -> None:
+    now, saved = [0.0], []
+
+    def save() -> None:
+        saved.append(now[0])
+        now[0] += 3.0  # what saving takes
+
+    saver = Saver(save, minutes=5, clock=lambda: now[0])
+    for _ in range(2000):
+        now[0] += 1.0
+        saver.after_update(validated=False)
+    assert saved == [300.0, 603.0, 906.0, 1209.0, 1512.0, 1815.0]
+    assert saver.seconds == 18.0
+    saved.clear()
+    for _ in range(1000):
+        now[0] += 1.0
+        saver.after_update(validated=True)
+    assert 2 <= len(saved) <= 4  # 3 seconds of saving after 300 of training
+
+
+def test_a_loss_that_is_not_finite_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = RunObserver.step
+
+    def step(self: Any, line: dict[str, Any]) -> None:
+        original(self, line)
+        if line["step"] == 5:
+            raise TrainingError("the loss is no longer finite at update 6", hint="lower the learning rate")
+
+    monkeypatch.setattr(RunObserver, "step", step)
+    with pytest.raises(TrainingError, match="the state after update 4 is saved in"):
+        run(settings(tmp_path / "run", precision="fp32"))
+    assert not is_unfinished(tmp_path / "run")
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "int8", "full"])
+def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
+    changes = {**VARIANTS[name], "epochs": 16}
+    flags = {**COMMON, **changes, "output": tmp_path / "killed"}
+    flags["targets"] = ",".join(changes.get("targets", ("attention.qv",)))
+    command = [sys.executable, "-m", "tailora", "train"]
+    command += [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
+    run(settings(tmp_path / "whole", **changes))
+    rng, kills = random.Random(7), 0
+    while True:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        log = tmp_path / "killed" / "metrics.jsonl"
+        begun = log.stat().st_size if log.exists() else 0
+        wait = rng.uniform(0.0, 0.6)
+        while process.poll() is None and (not log.exists() or log.stat().st_size == begun):
+            time.sleep(0.005)
+        time.sleep(wait)
+        if process.poll() is not None or kills == 20:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert process.wait() == 0
+    assert kills >= 5
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert learnt(tmp_path / "killed") == learnt(tmp_path / "whole")
