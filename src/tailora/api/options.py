@@ -31,7 +31,7 @@ class TrainOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of passes over the data."""
+    """Number of epochs: how often the training data is used."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
@@ -280,7 +280,7 @@ class CompareOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of passes over the data."""
+    """Number of epochs: how often the training data is used."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
@@ -377,7 +377,7 @@ class TuneOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of passes over the data."""
+    """Number of epochs: how often the training data is used."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
