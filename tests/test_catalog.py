@@ -360,4 +360,4 @@ def test_the_list_says_what_is_here(hub_cache: Path, capsys: pytest.CaptureFixtu
     lay_out(hub_cache, "distilbert/distilgpt2")
     sources = {row["name"]: row["source"] for row in list_models(ModelsSettings())["models"]}
     assert sources == {**dict.fromkeys(CATALOG, "hub"), "tiny": "bundled", "distilgpt2": "cached"}
-    assert "to be downloaded" in capsys.readouterr().err
+    assert "no, downloaded on" in capsys.readouterr().err

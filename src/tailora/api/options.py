@@ -89,7 +89,8 @@ class TrainOptions(TypedDict, total=False):
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
     base: str
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
@@ -183,7 +184,8 @@ class MergeOptions(TypedDict, total=False):
     """Keyword arguments made of `MergeSettings`."""
 
     base: str | None
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     weights: float | Sequence[float]
@@ -198,7 +200,8 @@ class ConvertOptions(TypedDict, total=False):
     """Keyword arguments made of `ConvertSettings`."""
 
     base: str | None
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     to: Literal["peft", "loralib", "gguf", "openvino-genai"]
@@ -210,7 +213,8 @@ class QuantizeOptions(TypedDict, total=False):
     """Keyword arguments made of `QuantizeSettings`."""
 
     base: str | None
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
@@ -243,7 +247,8 @@ class VerifyOptions(TypedDict, total=False):
     """Keyword arguments made of `VerifySettings`."""
 
     base: str | None
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
@@ -338,7 +343,8 @@ class CompareOptions(TypedDict, total=False):
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
     base: str
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
@@ -435,7 +441,8 @@ class TuneOptions(TypedDict, total=False):
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
     base: str
-    """Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."""
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""

@@ -41,6 +41,8 @@ def run(settings: ModelsSettings) -> dict[str, Any]:
     console = Console(stderr=True)
     console.print(table)
     console.print(
-        "--base also accepts a folder in Hugging Face layout, a .gguf file, or a Hugging Face hub id.", highlight=False
+        "--base also accepts a folder in Hugging Face layout, a .gguf file, or a Hugging Face hub id. Pin a name or a "
+        "hub id to a revision of the hub with NAME@REVISION.",
+        highlight=False,
     )
     return {"models": rows}

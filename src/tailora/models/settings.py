@@ -8,7 +8,10 @@ from pydantic import Field
 
 from tailora.core.settings import Settings, Unset
 
-BASE = "Base model: a name from `tailora models`, a folder, a .gguf file or a Hugging Face hub id."
+BASE = (
+    "Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can "
+    "be followed by @REVISION, a commit, tag or branch of the hub."
+)
 DeviceName = Annotated[
     str, Field(description="Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU).")
 ]
