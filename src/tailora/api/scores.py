@@ -64,7 +64,7 @@ class Scores(Mapping[str, Score]):
         return Path(path)
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
+        console = Console(file=io.StringIO(), width=100, force_jupyter=False, color_system=None)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
