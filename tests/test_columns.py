@@ -51,11 +51,11 @@ def test_columns_on_the_command_line(flags: list[str], columns: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("area", "takes ROLE=COLUMN, not 'area'"),
+        ("area", "must be ROLE=COLUMN, not 'area'"),
         ("txt=ref", "there is no role 'txt'"),
-        ("text=a,text=b", "text is given twice"),
+        ("text=a,text=b", "the role text is given twice"),
         ("{broken", "is not valid JSON"),
-        ('{"text": ["a", "b"]}', "text names one column"),
+        ('{"text": ["a", "b"]}', "the role text takes one column"),
     ],
 )
 def test_columns_that_cannot_be_read(flag: str, message: str) -> None:

@@ -86,7 +86,7 @@ def test_whole_then_from_the_cache(serve: Any) -> None:
     [
         ({"body": BODY[:100], "length": len(BODY)}, OfflineError, "cannot be fetched"),
         ({"body": b"other"}, DataError, "another SHA-256"),
-        ({"status": 404}, DataError, "answered 404"),
+        ({"status": 404}, DataError, "responded 404"),
     ],
 )
 def test_broken_downloads_leave_nothing(serve: Any, tmp_path: Path, answer: Any, error: Any, message: str) -> None:
@@ -117,7 +117,7 @@ def test_a_server_that_stays_busy_is_no_fault_of_the_data(
     serve: Any, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_PAUSE", 0.001)
-    with pytest.raises(OfflineError, match=rf"the server answered {status} .*each time.*bundled samples"):
+    with pytest.raises(OfflineError, match=rf"the server responded {status} .*three times.*bundled samples"):
         download.fetch("e2e", base_url=serve(failures=(status,) * 9))
     assert len(serve.asked) == 3
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -125,7 +125,7 @@ def test_a_server_that_stays_busy_is_no_fault_of_the_data(
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
 def test_a_file_that_is_not_there_is_asked_for_once(serve: Any, status: int) -> None:
-    with pytest.raises(DataError, match=f"the server answered {status}"):
+    with pytest.raises(DataError, match=f"the server responded {status}"):
         download.fetch("e2e", base_url=serve(failures=(status,) * 9))
     assert len(serve.asked) == 1
 

@@ -1,4 +1,4 @@
-"""Which column of a table is what: the roles, and how they are written on the command line and in YAML."""
+"""Roles of table columns, and how they are written on the command line and in YAML."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def parse_columns(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: a part is not of this form, or a role is not known.
     """
-    found: dict[str, Any] = {}
+    roles: dict[str, Any] = {}
     for text in texts:
         if text.lstrip().startswith("{"):
             try:
-                given = json.loads(text)
+                mapping = json.loads(text)
             except ValueError as error:
                 raise SettingsError(f"is not valid JSON ({error})", where="columns", hint=_EXAMPLE) from error
-            pairs = list(given.items())
+            pairs = list(mapping.items())
         else:
             pairs = [_pair(part) for part in _split(text, ",") if part.strip()]
         for role, columns in pairs:
-            if role in _MANY and isinstance(columns, list) and isinstance(found.get(role), list):
-                columns = found[role] + columns
-            elif role in found:
-                raise SettingsError(f"{role} is given twice", where="columns", hint="name one column for it")
-            found[role] = columns
-    return found
+            if role in _MANY and isinstance(columns, list) and isinstance(roles.get(role), list):
+                columns = roles[role] + columns
+            elif role in roles:
+                raise SettingsError(f"the role {role} is given twice", where="columns", hint="name one column for it")
+            roles[role] = columns
+    return roles
 
 
 def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a column mapping in its one form: facts and ignore as tuples or mappings, other roles as a text or None.
+    """Return a column mapping in its normal form: facts and ignore as collections, other roles as names or None.
 
     Raises:
         SettingsError: a role is not known, or has a value of another kind.
@@ -54,7 +54,7 @@ def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
             raise SettingsError(f"there is no role {role!r}", where="columns", hint=f"the roles are {', '.join(ROLES)}")
         if role not in _MANY:
             if value is not None and not isinstance(value, str | int | float):
-                what = f"{role} names one column, not {value!r}"
+                what = f"the role {role} takes one column, not {value!r}"
                 raise SettingsError(what, where="columns", hint=_EXAMPLE)
             checked[role] = None if value is None or value == "" else str(value)
         elif isinstance(value, Mapping) and role == "facts":
@@ -93,7 +93,7 @@ def _pair(part: str) -> tuple[str, Any]:
     role, separator, names = part.partition("=")
     role = role.strip()
     if not separator:
-        raise SettingsError(f"takes ROLE=COLUMN, not {part.strip()!r}", where="columns", hint=_EXAMPLE)
+        raise SettingsError(f"must be ROLE=COLUMN, not {part.strip()!r}", where="columns", hint=_EXAMPLE)
     if role not in _MANY:
         bare = names.strip()
         return role, None if bare.lower() in ("", "none") else _name(bare)

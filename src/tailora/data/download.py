@@ -1,4 +1,4 @@
-"""Known data sets by name: fetched once from their official place, checked, kept in the user's cache."""
+"""Known data sets by name: fetched once from their official address, checked, and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _BUSY = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY, http.HTTPSt
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set lies and what it must be.
+    """The address of a data set and the hashes of its files.
 
     Attributes:
-        base_url: the folder in which its files lie.
+        base_url: address of the folder with its files.
         files: name of each file to the SHA-256 of its content.
-        licence: what its authors ask.
+        licence: of the data.
     """
 
     base_url: str
@@ -55,12 +55,12 @@ def fetch(name: str, *, base_url: str | None = None, timeout: float = 20.0) -> P
 
     Args:
         name: one of `DATA_SETS`.
-        base_url: where to fetch from instead of the official place; also TAILORA_DATA_URL.
+        base_url: fetch from here instead of the official address; TAILORA_DATA_URL sets it too.
         timeout: seconds to wait for the network at each step.
 
     Raises:
-        OfflineError: three times the place cannot be reached, the connection breaks, or the server is busy or failing.
-        DataError: what came is not what it must be, or the place does not have it.
+        OfflineError: three attempts failed: no connection, a broken one, or a server that is busy or failing.
+        DataError: the server does not have the file, or its content is not the official one.
     """
     data_set = DATA_SETS[name]
     base = (base_url or os.environ.get("TAILORA_DATA_URL") or data_set.base_url).rstrip("/")
@@ -73,29 +73,31 @@ def fetch(name: str, *, base_url: str | None = None, timeout: float = 20.0) -> P
 
 
 def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
-    """Fetch one file whole or not at all; a connection that breaks is taken up where it broke."""
+    """Fetch one file completely or not at all; after a broken connection, the download continues where it stopped."""
     with atomic_path(target) as part:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _append(url, part, timeout)
                 break
             except urllib.error.HTTPError as error:
-                answer = f"the server answered {error.code} {error.reason}"
+                answer = f"the server responded {error.code} {error.reason}"
                 if not _may_pass(error.code):
                     raise DataError(answer, where=url, hint=_other_ways(target)) from error
                 if attempt == _ATTEMPTS:
-                    raise OfflineError(f"{answer}, each time", where=url, hint=_other_ways(target)) from error
+                    raise OfflineError(f"{answer} three times", where=url, hint=_other_ways(target)) from error
                 time.sleep(_pause(error, attempt))
             except (OSError, http.client.HTTPException) as error:
                 if attempt == _ATTEMPTS:
                     reason = getattr(error, "reason", None) or error
                     raise OfflineError(f"cannot be fetched ({reason})", where=url, hint=_other_ways(target)) from error
         if _sha256(part) != digest:
-            raise DataError("what came has another SHA-256 than the official file", where=url, hint=_other_ways(target))
+            raise DataError(
+                "the fetched file has another SHA-256 than the official one", where=url, hint=_other_ways(target)
+            )
 
 
 def _may_pass(status: int) -> bool:
-    """Whether an answer says that the server is busy or failing, not that it lacks the file."""
+    """Whether a status means that the server is busy or failing, not that the file is missing."""
     return status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY
 
 

@@ -1,4 +1,4 @@
-"""Records as pairs of token sequences: what is given, and what is to be written."""
+"""Training examples: prompt and completion of each text as token ids."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tailora.core.errors import DataError, SettingsError
+from tailora.core.plural import plural
 from tailora.data.prompts import PromptForm, PromptFormat, encode_prompts, prompt_text
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Record
@@ -37,14 +38,14 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleReport:
-    """What became of the texts.
+    """Counts of the examples built from records.
 
     Attributes:
         total: texts in the records.
-        without_text: records that have none and so give no example.
-        overlong: of them, longer than `max_length` tokens with their prompt.
-        dropped: left out: all overlong ones, or, when cutting, those whose prompt alone leaves no room.
-        cut: shortened to `max_length`; their completion does not end in the end-of-text token.
+        without_text: records without a text, which give no example.
+        overlong: texts that have more than `max_length` tokens with their prompt.
+        dropped: overlong texts that are left out: all, or, when cutting, those whose prompt alone is too long.
+        cut: overlong texts shortened to `max_length`; their completion does not end with the end-of-text token.
         longest: tokens of the longest text with its prompt, before anything was dropped or cut.
         max_length: the limit, in tokens; None for none.
     """
@@ -58,11 +59,11 @@ class ExampleReport:
     max_length: int | None
 
     def __str__(self) -> str:
-        text = f"{self.total} examples, the longest of {self.longest} tokens"
+        text = f"{plural(self.total, 'example')}, the longest has {plural(self.longest, 'token')}"
         if self.overlong:
-            text += f", {self.overlong} over {self.max_length} ({self.dropped} dropped, {self.cut} cut)"
+            text += f"; {self.overlong:,} over {self.max_length} ({self.dropped:,} dropped, {self.cut:,} cut)"
         if self.without_text:
-            text += f", and {self.without_text} records without a text"
+            text += f"; {plural(self.without_text, 'record')} without a text"
         return text
 
 
@@ -76,22 +77,22 @@ def build_examples(
     max_length: int | None = None,
     overlong: Overlong = "error",
 ) -> tuple[list[Example], ExampleReport]:
-    """Return an example for every text of every record, in order, and what became of those that are too long.
+    """Return an example for each text of each record, in order, and the counts.
 
     Args:
-        records: those without a reference give no example, and are counted.
+        records: those without a reference give no example and are counted.
         tokenizer: the base model's.
         form: see `PromptFormat`.
         style: see `linearize`.
         prompts: the format, in place of form and style.
-        max_length: tokens that prompt and completion may have together.
-        overlong: what to do with longer ones: raise, leave them out, or cut the completion at its end.
+        max_length: the most tokens of prompt and completion together; None for no limit.
+        overlong: for longer ones: raise an error, drop them, or cut the end of the completion.
 
     Raises:
         DataError: an example is too long (`overlong="error"`), or none is left.
     """
     if overlong not in get_args(Overlong):
-        raise SettingsError(f"overlong cannot be {overlong!r}", hint=f"use one of {', '.join(get_args(Overlong))}")
+        raise SettingsError(f"overlong must not be {overlong!r}", hint=f"use one of {', '.join(get_args(Overlong))}")
     chosen = prompts or PromptFormat.of_training(tokenizer, form=form, style=style)
     examples: list[Example] = []
     too_long = dropped = longest = 0
@@ -120,7 +121,7 @@ def build_examples(
         max_length=max_length,
     )
     if too_long and overlong == "error":
-        raise DataError(str(report), hint="raise max_length, or choose overlong=drop or overlong=cut")
+        raise DataError(str(report), hint="raise --max-length, or choose --overlong drop or --overlong cut")
     if not examples:
-        raise DataError(f"no example is left: {report}", hint="give records with texts, or raise max_length")
+        raise DataError(f"no example is left: {report}", hint="use records with texts, or raise --max-length")
     return examples, report

@@ -1,4 +1,4 @@
-"""Records as one line of text: what a model reads before it writes."""
+"""Records as one line of text, the input of a model."""
 
 from __future__ import annotations
 

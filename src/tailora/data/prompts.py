@@ -1,4 +1,4 @@
-"""Records as prompts: how an adapter's training wrote them, kept with the adapter and built again from it."""
+"""Prompts of records: the format that an adapter was trained on, kept in its metadata and applied from it."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class PromptFormat:
         kinds = {"facts" if record.prompt is None else "text" for record in records}
         source: Any = "mixed" if len(kinds) > 1 else next(iter(kinds), None)
         template = None if form != "chat" or folder is None else ChatTemplate.from_folder(folder, tokenizer)
-        made = replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
+        base_format = replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
         facts = [fact for record in records for fact in record.facts]
         known = frozenset(written_name(fact.attribute, style) for fact in facts)
         closed = known and len(known) <= _MOST_ATTRIBUTES and all(fact.subject is None for fact in facts)
-        return replace(made, attributes=known if closed else None)
+        return replace(base_format, attributes=known if closed else None)
 
     @classmethod
     def of_account(
@@ -117,21 +117,21 @@ class PromptFormat:
         if chosen == "chat":
             source = account.get("chat_template") if own == "chat" else None
             template = ChatTemplate.from_folder(folder, tokenizer, source)
-        made = cls._on_base(tokenizer, chosen, style or account.get("linearization") or "paper", template)
+        chosen_format = cls._on_base(tokenizer, chosen, style or account.get("linearization") or "paper", template)
         if own is None:
-            return made
+            return chosen_format
         known = account.get("attributes")
-        same = made.style == (account.get("linearization") or "paper")
+        same = chosen_format.style == (account.get("linearization") or "paper")
         attributes = frozenset(map(str, known)) if isinstance(known, list) and same else None
-        made = replace(made, source=account.get("prompt_source"), trained=True, attributes=attributes)
+        chosen_format = replace(chosen_format, source=account.get("prompt_source"), trained=True, attributes=attributes)
         if (own == "chat") != (chosen == "chat"):
-            return made
+            return chosen_format
         bos, end = account.get("bos_token_ids", ()), account.get("end_token_id", tokenizer.first_end_id)
         for token in (*bos, end):
             if not isinstance(token, int) or not 0 <= token < tokenizer.vocab_size:
                 what = f"the prompts of the adapter use the token {token!r}, which the tokenizer does not have"
                 raise SettingsError(what, where=folder, hint="use the base that the adapter was trained on")
-        return replace(made, bos=tuple(bos), end=end)
+        return replace(chosen_format, bos=tuple(bos), end=end)
 
     @classmethod
     def _on_base(cls, tokenizer: Tokenizer, form: PromptForm, style: str, template: ChatTemplate | None) -> Self:
@@ -251,7 +251,7 @@ def _json_facts(value: Any) -> tuple[Fact, ...]:
     if isinstance(value, dict) and isinstance(value.get("facts"), dict | list):
         if len(value) > 1:
             others = ", ".join(sorted(set(value) - {"facts"}))
-            raise DataError(f"the record has more than facts ({others})", hint="send the facts alone")
+            raise DataError(f"the record has other keys than facts ({others})", hint="send the facts alone")
         value = value["facts"]
     return parse_facts(value, "facts")
 

@@ -76,13 +76,13 @@ def long_texts(values: Mapping[K, Sequence[str]]) -> list[K]:
         values: of each column, those that are not missing.
     """
     widths = {key: _mean_width(own) for key, own in values.items() if own}
-    found = []
+    long = []
     for key, width in widths.items():
         others = [other for own, other in widths.items() if own != key]
         distinct = 2 * len(set(values[key])) >= len(values[key])
         if others and distinct and width >= max(_LONG, _TIMES_LONGER * statistics.median(others)):
-            found.append(key)
-    return found
+            long.append(key)
+    return long
 
 
 def not_a_fact(name: str, clause: str) -> str:

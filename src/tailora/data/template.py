@@ -1,6 +1,6 @@
 """A slot-filling baseline for E2E-like records: fixed sentences, no training, every fact said once.
 
-It is what a system must beat to have learned more than to copy: its texts are complete and correct, and plain.
+A trained system should beat it in more than copying: its texts are complete, correct and plain.
 """
 
 from __future__ import annotations

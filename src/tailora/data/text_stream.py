@@ -1,4 +1,4 @@
-"""Text of token ids as they come: whole characters, nothing of a stop string, white space at the ends as asked for."""
+"""Incremental decoding: whole characters only, nothing of a stop string, and white space at the ends as chosen."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Iterable, Sequence
 
 from tailora.data.tokenizer import Tokenizer
 
-_CUT = "\ufffd"  # what a tokenizer makes of the bytes of a character that is not all there
+_CUT = "\ufffd"  # how a tokenizer decodes the bytes of an incomplete character
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first of any of some strings."""
-    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
+    """Return a text up to the first occurrence of a stop string."""
+    return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))]
 
 
 class TextStream:
-    """Turns tokens into text piece by piece; together `cut_at(decode_written(all), stop)`, stripped if asked for.
+    """Decode tokens piece by piece; the pieces together are `cut_at(decode_written(all), stop)`, stripped if chosen.
 
     Args:
         tokenizer: of the tokens.
-        stop: strings at the first of which the text ends.
-        strip: leave out white space at the text's ends.
+        stop: strings before which the text ends.
+        strip: remove white space at both ends of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, strip: bool = True) -> None:
         self._tokenizer, self._stop, self._strip = tokenizer, tuple(stop), strip
         self._ids: list[int] = []
-        self._start = self._read = 0  # tokens whose text the next is decoded after, and tokens told
-        self._held = ""  # text that may yet turn out to be the beginning of a stop string, or white space at the end
+        self._start = self._read = 0  # begin of the context for decoding, and number of decoded tokens
+        self._pending = ""  # text that may be the beginning of a stop string, or white space at the end
         self._begun = self._stopped = False
 
     def add(self, tokens: Iterable[int]) -> str:
-        """Take tokens; the text that is certain now."""
+        """Add tokens and return the text that is certain."""
         self._ids += tokens
-        return self._tell(self._fresh(last=False), last=False)
+        return self._certain(self._fresh(last=False), last=False)
 
     def end(self) -> str:
-        """The rest of the text; no tokens come after."""
-        return self._tell(self._fresh(last=True), last=True)
+        """Return the rest of the text; no tokens follow."""
+        return self._certain(self._fresh(last=True), last=True)
 
     def _fresh(self, last: bool) -> str:
-        """Text of the tokens not told yet, once they end a character."""
-        # Decoded after some text: what a token stands for may depend on the one before.
+        """Return the text of new tokens once they end with a whole character."""
+        # Decoded after earlier tokens, because the text of a token may depend on the one before.
         before = self._tokenizer.decode_written(self._ids[self._start : self._read])
         text = self._tokenizer.decode_written(self._ids[self._start :])
         if not last and (text.endswith(_CUT) or self._in_bytes()):
@@ -50,26 +50,26 @@ class TextStream:
         return text[len(before) :]
 
     def _in_bytes(self) -> bool:
-        """Whether the tokens so far end in one that is decoded together with bytes yet to come."""
+        """Whether the last token is decoded together with bytes of the next ones."""
         seen = (token for token in reversed(self._ids) if token not in self._tokenizer.special_ids)
         return self._tokenizer.is_byte(next(seen, -1))
 
-    def _tell(self, fresh: str, last: bool) -> str:
+    def _certain(self, fresh: str, last: bool) -> str:
         if self._stopped:
             return ""
-        text = self._held + fresh
+        text = self._pending + fresh
         whole = cut_at(text, self._stop)
         self._stopped = len(whole) < len(text)
         sure = len(whole) if self._stopped or last else len(whole) - self._open_end(whole)
         if self._strip:
             sure = len(whole[:sure].rstrip())
-        self._held = "" if self._stopped or last else whole[sure:]
-        told = whole[:sure].lstrip() if self._strip and not self._begun else whole[:sure]
+        self._pending = "" if self._stopped or last else whole[sure:]
+        piece = whole[:sure].lstrip() if self._strip and not self._begun else whole[:sure]
         self._begun = self._begun or sure > 0
-        return told
+        return piece
 
     def _open_end(self, text: str) -> int:
-        """How long an end of the text is that may be the beginning of a stop string."""
+        """Return the length of the longest end of the text that may begin a stop string."""
         longest = max(map(len, self._stop), default=1) - 1
         sizes = range(min(longest, len(text)), 0, -1)
-        return next((size for size in sizes if any(each.startswith(text[-size:]) for each in self._stop)), 0)
+        return next((size for size in sizes if any(string.startswith(text[-size:]) for string in self._stop)), 0)

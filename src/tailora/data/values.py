@@ -1,4 +1,4 @@
-"""Facts and records: the values that every reader makes and every other part speaks of."""
+"""Facts, records, and the rows of files that records are made of."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a text should say, and the texts that people wrote for it.
+    """A record: input facts and reference texts.
 
     Attributes:
         id: unique within its file, unless records were read one for each row and two rows are equal.
         facts: in the order of the source.
         references: zero or more texts, in order of first appearance; equal texts are kept as often as they occur.
-        group: the source's own division, such as WebNLG's category.
+        group: the source's own grouping, such as WebNLG's category.
         prompt: a ready prompt that the source gives instead of facts.
         adapter: the name of the adapter to write with, "" for the base model alone; None where the source names none.
         language: the language of the texts, as the source names it; None where it names none.
@@ -84,11 +84,11 @@ class Row:
 
 @dataclass
 class Parsed:
-    """What a reader makes of a file.
+    """The content of a file, as a reader returns it.
 
     Attributes:
         rows: in the order of the file.
-        notes: what the user should know, such as columns that were left out; one sentence each.
+        notes: sentences for the user, for example on columns that were left out.
         listed: attributes to which some row gives a list of values.
         columns_from_training: the rows were read with the columns of an adapter's training.
     """

@@ -1,4 +1,4 @@
-"""Text with delimiters (CSV, TSV and their relatives) as rows of cells."""
+"""Delimited text (CSV, TSV and similar) as rows of cells."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def header_of(text: str, delimiter: str | None = None) -> tuple[str, list[str]]:
 
 
 def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
-    """Yield (line of its first character, cells) of every row, the header first; rows without content are none.
+    """Yield (line of its first character, cells) of each row, the header first; empty rows are skipped.
 
     Args:
         text: the file's content.
@@ -70,7 +70,7 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """The cells of a line, as well as they can be told without the lines after it."""
+    """The cells of a line, as far as they can be recognised without the following lines."""
     try:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
     except csv.Error:
@@ -78,7 +78,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _quoted(text: str, where: str, delimiter: str, first: int) -> Lines:
-    """Rows as RFC 4180 has them; white space before a quotation mark is passed over."""
+    """Rows as in RFC 4180; white space before a quotation mark is ignored."""
     stream = io.StringIO(text, newline="")
     reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
     line = first

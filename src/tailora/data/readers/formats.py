@@ -1,4 +1,4 @@
-"""Which format a file has, by its content, and by its name where the content leaves it open."""
+"""Detection of a file's format by its content, and by its name where the content leaves a choice."""
 
 from __future__ import annotations
 

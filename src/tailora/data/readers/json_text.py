@@ -1,4 +1,4 @@
-"""JSON as people keep records in it: one object a line, a list, or objects one after another."""
+"""JSON files of records: one object per line, a list, or objects one after another."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _check_characters(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError("an escape spells half of a surrogate pair, which is no character") from error
+        raise ValueError("an escape spells half of a surrogate pair, which is not a character") from error
 
 
 def _after_space(text: str, position: int) -> int:
@@ -131,17 +131,17 @@ def _close(text: str, position: int, line: int, where: str) -> int:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are unique; json's own keeps the last of equal keys without a word.
+    """Return an object whose keys are unique; json itself silently keeps the last of equal keys.
 
     Raises:
         RepeatedKeyError: a key occurs twice, with different values.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         for key, value in pairs:
-            if found[key] != value:
+            if unique[key] != value:
                 raise RepeatedKeyError(f"the key {key!r} occurs twice in one object")
-    return found
+    return unique
 
 
 def _finite(number: str) -> float | None:
