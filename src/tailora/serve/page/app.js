@@ -629,14 +629,15 @@ function compareWithBase(runs) {
   for (const run of runs) {
     const own = run.last?.fidelity;
     if (!own || isBase(run.model)) continue;
-    const said = difference(base.missing.length - own.missing.length);
-    const invented = difference(own.added.length - base.added.length);
-    setText(run.card.against, `Compared with the base: ${said} facts stated, ${invented} invented`);
+    const stated = difference(base.missing.length - own.missing.length, 'facts stated');
+    const invented = difference(own.added.length - base.added.length, 'facts invented');
+    const differences = [stated, invented].filter(Boolean).join(', ') || 'as many facts stated and invented';
+    setText(run.card.against, `Compared with the base: ${differences}`);
   }
 }
 
-function difference(number) {
-  return number ? `${Math.abs(number)} ${number > 0 ? 'more' : 'fewer'}` : 'equally many';
+function difference(number, words) {
+  return number ? `${Math.abs(number)} ${number > 0 ? 'more' : 'fewer'} ${words}` : '';
 }
 
 async function copyText(part, button) {
