@@ -129,7 +129,8 @@ def test_the_wheel_runs_the_quickstart_in_an_environment_of_its_own(wheel: Path,
     where = run(programs / "python", "-c", "import tailora; print(tailora.__file__)", cwd=tmp_path, **clean)
     assert Path(where.strip()).is_relative_to(tmp_path)
     assert run(programs / "tailora", "--version", cwd=tmp_path, **clean).strip() == f"tailora {tailora.__version__}"
-    result = json.loads(run(programs / "tailora", "quickstart", "--json", cwd=tmp_path, **clean).splitlines()[-1])
+    printed = run(programs / "tailora", "quickstart", "--json", cwd=tmp_path, **clean)
+    (result,) = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
     assert result
 
 

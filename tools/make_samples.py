@@ -1,15 +1,15 @@
-"""Write the bundled sample tasks: `python tools/make_samples.py` makes src/tailora/data/samples anew, byte for byte.
+"""Write the bundled sample tasks: `python tools/make_samples.py` reproduces src/tailora/data/samples byte for byte.
 
-Each task is a grammar in `sample_tasks/`: values, and six to ten sentence plans that say the same facts in different
-orders and words. A record gets three or four texts by different plans, drawn by weight, so that one plan is the most
-usual and a small model has something to agree with. Everything is drawn from a seed; names, values and wording are
-our own.
+Each task is a grammar in `sample_tasks/`: values, and six to ten sentence plans that express the same facts in
+different orders and words. A record gets three or four texts from different plans, drawn by weight, so that one plan
+is the most frequent and a small model can learn it. Everything is drawn from a seed; names, values and wording are our
+own.
 
-What the splits hold apart (`sample_tasks.grammar.belongs`; tests/test_samples.py holds it too):
-- no record, as a set of facts, stands in two splits;
-- of the names, one in eight stands in `test` only and one in eight in `valid` only;
-- of the combinations of certain attribute pairs (in restaurants: food and area, name and near), one in eight stands
-  in `test` only and one in eight in `valid` only, the rest in `train` only;
+The splits are disjoint in these ways (`sample_tasks.grammar.belongs`, checked by tests/test_samples.py):
+- no record, as a set of facts, is in two splits;
+- one name in eight is in `test` only and one in eight in `valid` only;
+- of the combinations of certain attribute pairs (in restaurants: food and area, name and near), one in eight is in
+  `test` only and one in eight in `valid` only, the others are in `train` only;
 - every record of `valid` and `test` has at least one name or combination that is held out for its split.
 """
 

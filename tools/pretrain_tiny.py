@@ -1,10 +1,10 @@
 """Make the bundled base model `tiny`: `python tools/pretrain_tiny.py` writes src/tailora/models/tiny from a seed.
 
-A GPT-2-architecture network is trained from nothing on the invented documents of `tiny_corpus`. Matrices inside the
-blocks are trained by Muon (Jordan et al. 2024), embeddings, norms and biases by AdamW; the learning rate stays level
-after a short warm-up and falls to zero over the last part of the run.
+A network of the GPT-2 architecture is trained from scratch on the invented documents of `tiny_corpus`. Muon (Jordan et
+al. 2024) trains the matrices of the blocks, AdamW the embeddings, norms and biases. The learning rate is constant
+after a short warm-up and decreases to zero over the last part of the run.
 
-The bundled weights: 1,000 steps of 8,192 tokens, held-out loss 1.716 nats a token, 28 minutes on two busy cores.
+The bundled weights: 1,000 steps of 8,192 tokens, held-out loss 1.716 nats per token, 28 minutes on two busy cores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The pre-training text of `tiny`: documents about invented things of many domains, in many written forms.
 
-Most documents hold a record (attributes and values) and a text that says it, in one of many notations and orders, so
-that a model learns to carry arbitrary names and values from a list into fluent sentences. The rest are descriptions,
-questions, letters, tales and lists. Everything is drawn from a seed.
+Most documents hold a record (attributes and values) and a text that expresses it, in one of many notations and orders,
+so that a model learns to copy arbitrary names and values from a list into fluent sentences. The others are
+descriptions, questions, letters, tales and lists. Everything is drawn from a seed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The domains of `tiny`'s pre-training text: what kinds of thing there are, their attributes and how to say them.
+"""The domains of `tiny`'s pre-training text: kinds of things, their attributes, and phrases for them.
 
 A domain is written as one block: a heading `kinds ; pronouns ; name sampler`, then one line per attribute
 `keys | sampler | predicates | modifiers | pre-modifiers`. Alternatives are separated by ";", `{}` stands for the value
 and `a(n)` for the article that fits. For a yes-or-no attribute an alternative is `said of yes // said of no`.
-None of the domains is a task that the package carries samples for: `tests/test_tiny.py` holds that.
+None of the domains is a bundled sample task (`tests/test_tiny.py`).
 """
 
 # ruff: noqa: E501 (one line an attribute, however long)

@@ -1,4 +1,4 @@
-"""Documents of `tiny`'s pre-training text without a record: tales, letters, dialogues, definitions, steps, lists."""
+"""Documents without a record for the pre-training of `tiny`: tales, letters, dialogues, definitions, steps, lists."""
 
 from __future__ import annotations
 

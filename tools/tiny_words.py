@@ -1,7 +1,7 @@
 """Word lists, invented names and value samplers behind the text that `tiny` is pre-trained on.
 
-Everything here is ordinary English vocabulary or made up from syllables at random: no text of others is copied.
-A sampler takes a random generator and returns one value as it would stand in a record.
+All words are ordinary English vocabulary or composed of random syllables; no text of others is copied.
+A sampler takes a random generator and returns one value of a record.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The grammars behind the bundled sample tasks: one module a task."""
+"""The grammars behind the bundled sample tasks: one module per task."""

@@ -1,4 +1,4 @@
-"""What the sample grammars share: a task as a value, the division of values among splits, and small English helpers."""
+"""Shared by the sample grammars: the task type, the assignment of values to splits, and small English helpers."""
 
 from __future__ import annotations
 

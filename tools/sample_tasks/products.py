@@ -1,4 +1,4 @@
-"""Products of a small shop: what they are, of what, by whom, for how much."""
+"""Products of a small shop: kind, material, maker and price."""
 
 from __future__ import annotations
 

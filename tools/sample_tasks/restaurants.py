@@ -1,4 +1,4 @@
-"""Restaurants, in the E2E challenge's form: its attribute names, with names, values and wording of our own."""
+"""Restaurants with the attribute names of the E2E challenge; names, values and wording are our own."""
 
 from __future__ import annotations
 

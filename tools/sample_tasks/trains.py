@@ -1,4 +1,4 @@
-"""Train connections: from where, to where, when, how long, what it costs."""
+"""Train connections: origin, destination, time, duration and fare."""
 
 from __future__ import annotations
 
