@@ -181,7 +181,7 @@ def test_a_whole_layer_and_a_slice_of_it_is_the_whole_layer() -> None:
     [
         (
             ("q_proj",),
-            r"target 'q_proj' matches no layer; there is .*attn\.c_attn \(2\).*lm_head; or by meaning attention",
+            r"target 'q_proj' matches no layer; choose from .*attn\.c_attn \(2\).*lm_head; or by group attention",
         ),
         (("c_attn", "nothing"), "target 'nothing' matches no layer"),
         (("attn",), r"target 'attn' matches only what cannot be adapted \(GPT2Attention\)"),
@@ -195,7 +195,7 @@ def test_a_target_that_matches_nothing_lists_what_there_is(targets: tuple[str, .
         attach(model, LoraConfig(targets=targets))
     assert digest(model) == before
     assert attachment_of(model) is None
-    with pytest.raises(SettingsError, match="there is no layer in this network that can be adapted"):
+    with pytest.raises(SettingsError, match="use another network: no layer of this one can be adapted"):
         attach(nn.Sequential(nn.ReLU()), LoraConfig(targets=("0",)))
 
 
@@ -261,13 +261,13 @@ def test_what_cannot_be_done_now_is_said() -> None:
     for act in (extract, detach, merge):
         with pytest.raises(AdapterError, match="the network carries no adapter; attach one first"):
             act(model)
-    with pytest.raises(AdapterError, match="nothing kept to unmerge; merge with keep=True"):
+    with pytest.raises(AdapterError, match="no merged adapter that can be unmerged; merge with keep=True"):
         unmerge(model)
     config = LoraConfig(targets=("mlp",))
     attach(model, config)
     with pytest.raises(SettingsError, match="already carries an adapter"):
         attach(model, config)
-    with pytest.raises(AdapterError, match="nothing kept"):
+    with pytest.raises(AdapterError, match="no merged adapter"):
         unmerge(model)
     merge(model, keep=True)
     for act in (extract, detach, merge):
@@ -275,7 +275,7 @@ def test_what_cannot_be_done_now_is_said() -> None:
             act(model)
     with pytest.raises(SettingsError, match="already carries an adapter"):
         attach(model, config)
-    with pytest.raises(SettingsError, match=r"grouped: rank 3 is no multiple of the convolution's 2 groups"):
+    with pytest.raises(SettingsError, match=r"grouped: rank 3 is not a multiple of the convolution's 2 groups"):
         attach(mixed(), LoraConfig(rank=3, targets=("grouped",)))
 
 

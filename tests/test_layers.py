@@ -223,7 +223,7 @@ def test_the_base_layers_attributes_are_found() -> None:
 def test_ranks_of_grouped_convolutions() -> None:
     layer = LoraConv(nn.Conv1d(4, 6, 3, groups=2), ())
     assert layer.rank_fault(4) is None
-    assert layer.rank_fault(3) == "rank 3 is no multiple of the convolution's 2 groups"
+    assert layer.rank_fault(3) == "rank 3 is not a multiple of the convolution's 2 groups"
 
 
 class Quantised(nn.Linear):

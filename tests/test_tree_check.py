@@ -37,12 +37,12 @@ def test_known_families_pass(family: object, examples: list[Example]) -> None:
 @pytest.mark.parametrize("family", ["gpt_neo", "bloom", "gptj"])
 def test_an_attention_that_cannot_be_replaced_is_refused(family: str, examples: list[Example]) -> None:
     """transformers only logs that it kept the architecture's own attention, for which a batch is one long text."""
-    with pytest.raises(ModelError, match=f"'{family}' has an attention of its own, which cannot be replaced"):
+    with pytest.raises(ModelError, match=f"'{family}' has its own attention, which cannot be replaced"):
         check_trees(network(family), examples)
 
 
 def test_an_attention_that_is_not_told_of_the_trees_is_refused() -> None:
-    with pytest.raises(ModelError, match="does not hand the trees to its attention"):
+    with pytest.raises(ModelError, match="does not pass the trees on to its attention"):
         check_trees(network("stablelm"), EXAMPLES)
 
 

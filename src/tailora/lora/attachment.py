@@ -1,4 +1,4 @@
-"""What a network remembers about the adapter on it, and the exchange of its modules in place."""
+"""The record of the adapter that a network carries, and the exchange of modules in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ATTRIBUTE = "_tailora_attachment"
 
 @dataclass
 class Merged:
-    """What `unmerge` needs to put everything back.
+    """What `unmerge` needs to restore the adapter.
 
     Attributes:
         layers: the adapted layers that were taken out.
@@ -34,13 +34,13 @@ class Merged:
 
 @dataclass
 class Attachment:
-    """An adapter's presence on a network.
+    """The record of an adapter that a network carries.
 
     Attributes:
         config: the settings the adapter was attached with.
         source: the adapter that was attached, None for a fresh one.
         requires_grad: what each of the base's parameters had before all were frozen, by name.
-        biases: the biases that are trained along.
+        biases: the biases that are trained as well.
         merged: what `merge(keep=True)` kept; None while the layers are adapted.
     """
 
@@ -52,13 +52,13 @@ class Attachment:
 
 
 def attachment_of(model: nn.Module) -> Attachment | None:
-    """What the network remembers about the adapter on it, None without one."""
-    found: Attachment | None = model.__dict__.get(_ATTRIBUTE)
-    return found
+    """Return the record of the adapter that a network carries; None if it carries none."""
+    attachment: Attachment | None = model.__dict__.get(_ATTRIBUTE)
+    return attachment
 
 
 def set_attachment(model: nn.Module, attachment: Attachment | None) -> None:
-    """Remember an attachment, or with None forget it."""
+    """Set the record of the adapter that a network carries; None removes it."""
     if attachment is None:
         model.__dict__.pop(_ATTRIBUTE, None)
     else:
@@ -66,10 +66,10 @@ def set_attachment(model: nn.Module, attachment: Attachment | None) -> None:
 
 
 def require_attachment(model: nn.Module) -> Attachment:
-    """The attachment of a network whose layers are adapted and not merged.
+    """Return the record of an adapter that is not merged.
 
     Raises:
-        AdapterError: if there is no adapter, or it is merged.
+        AdapterError: the network carries no adapter, or the adapter is merged.
     """
     attachment = attachment_of(model)
     if attachment is None:
@@ -80,14 +80,14 @@ def require_attachment(model: nn.Module) -> Attachment:
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
-    """The adapted layers of a network with their paths, which are those of the base layers they hold."""
+    """Yield the adapted layers of a network with their paths, which are those of the base layers."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
 
 
 def exchange_modules(model: nn.Module, exchange: Mapping[nn.Module, nn.Module]) -> None:
-    """Put new modules in the places of old ones, in every place where a network holds the same module."""
+    """Replace modules by others, in every place where a network has the same module."""
     for module in list(model.modules()):
         if module in exchange:
             continue

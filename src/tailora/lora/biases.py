@@ -1,4 +1,4 @@
-"""Biases trained along with an adapter: held as fp32 beside a base that may be bf16, and given back exactly."""
+"""Biases that are trained with an adapter: fp32 copies, also of a bf16 base, which is restored exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailora.adapters.config import Bias
 
 @dataclass
 class TrainedBias:
-    """One bias of the base whose place a trained copy has taken.
+    """One bias of the base, replaced by a trained copy.
 
     Attributes:
         name: the parameter's full name in the base.
@@ -30,7 +30,7 @@ class TrainedBias:
     master: nn.Parameter
 
     def release(self, *, keep_values: bool = False) -> None:
-        """Give the places back the base's own parameter, or with `keep_values` the trained values in its dtype."""
+        """Restore the base's own parameter, or with `keep_values` put the trained values there in its dtype."""
         values = self.pristine
         if keep_values:
             trained = self.master.detach().to(self.pristine.dtype, copy=True)
@@ -41,7 +41,7 @@ class TrainedBias:
             setattr(module, attribute, values)
 
     def install(self) -> None:
-        """Put the trained copy in its places; the layers see it in the base's dtype."""
+        """Put the trained copy in place of the parameter; the layers see it in the base's dtype."""
         for module, attribute in self.places:
             if self.master.dtype == self.pristine.dtype:
                 setattr(module, attribute, self.master)
@@ -63,7 +63,7 @@ class _Cast(nn.Module):
 
 
 def bias_names(model: nn.Module, mode: Bias, adapted: Collection[str]) -> list[str]:
-    """The full names of the biases that a mode trains.
+    """Return the full names of the biases that a mode trains.
 
     Args:
         model: the plain network, before layers are wrapped.
@@ -77,7 +77,7 @@ def bias_names(model: nn.Module, mode: Bias, adapted: Collection[str]) -> list[s
 
 
 def trained_bias(model: nn.Module, name: str) -> TrainedBias:
-    """Prepare a trained copy of a bias of the plain network; `TrainedBias.install` puts it in place."""
+    """Make a trained copy of a bias of the plain network; `TrainedBias.install` puts it in place."""
     pristine = model.get_parameter(name)
     dtype = torch.float64 if pristine.dtype == torch.float64 else torch.float32
     places = [

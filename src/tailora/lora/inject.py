@@ -163,7 +163,7 @@ def _attach(
             hint="use bias none, or adapt layers that have biases",
         )
     biases = [trained_bias(model, name) for name in dict.fromkeys([*trained, *(adapter.biases if adapter else ())])]
-    requires_grad = {name: each.requires_grad for name, each in model.named_parameters(remove_duplicate=False)}
+    requires_grad = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     model.requires_grad_(False)
     for bias in biases:
         bias.master.requires_grad_(bias.name in trained)
@@ -253,7 +253,7 @@ def _fresh_layer(
     if fault := layer_class(module)(module, ()).rank_fault(rank):
         raise SettingsError(fault, where=name)
     scale = config.scale(rank, config.alpha_of(name))
-    shapes = [BranchShape(rank, scale, each) for each in rows or (None,)]
+    shapes = [BranchShape(rank, scale, outputs) for outputs in rows or (None,)]
     return layer_class(module)(module, shapes, dropout_p=config.dropout, dora=config.dora, generator=generator)
 
 

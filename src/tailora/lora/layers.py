@@ -1,6 +1,6 @@
 """Layers that hold a frozen base layer and train a low-rank branch beside it.
 
-One adapter per layer, for training and for exact merging; many adapters at once are the engine's business.
+One adapter per layer, for training and for exact merging; the engine serves many adapters at once.
 `train()` and `eval()` switch the dropout and nothing else: no layer here ever merges by itself.
 """
 
@@ -20,7 +20,7 @@ from tailora.adapters.adapter import LayerKind
 
 @dataclass(frozen=True)
 class BranchShape:
-    """What one branch is asked to be: its rank, its final scale and the outputs it writes (None: all of them)."""
+    """Shape of one branch: its rank, its final scale and the outputs that it writes (None: all of them)."""
 
     rank: int
     scale: float
@@ -50,14 +50,13 @@ class Branch(nn.Module):
 
 
 class LoraLayer(nn.Module):
-    """What the four kinds share: `y = base(x) + Σ scale · B A dropout(x)`, and DoRA's rescaling of it.
+    """Base of the four kinds of adapted layers: `y = base(x) + Σ scale · B A dropout(x)`, and DoRA's rescaling.
 
-    A and B are kept in fp32 (fp64 beside an fp64 base) and cast, never the activations. Attributes that are not
-    found here are looked up on the base layer, so that code which reads `layer.weight` or `layer.in_features`
-    of a network goes on working.
+    A and B are kept in fp32 (fp64 beside an fp64 base) and cast, never the activations. Other attributes
+    are those of the base layer, so that code which reads `layer.weight` or `layer.in_features` works unchanged.
 
     Args:
-        base: the layer to adapt; it is held, not copied, and freezing it is the caller's part.
+        base: the layer to adapt; it is referenced, not copied; freezing it is left to the caller.
         branches: one shape for the whole layer, or one for each slice of a fused projection.
         dropout_p: probability of dropping an input of the branch while training.
         dora: learn a magnitude for each output (Liu et al. 2024, arXiv:2402.09353).
@@ -114,11 +113,11 @@ class LoraLayer(nn.Module):
         return (rank, *self._output_first(self.base_weight).shape[1:])
 
     def b_shape(self, rank: int, rows: int) -> tuple[int, ...]:
-        """The shape of B at a rank, for so many outputs."""
+        """Return the shape of B at a rank, for a number of outputs."""
         return (rows, rank)
 
     def rank_fault(self, rank: int) -> str | None:
-        """What speaks against a rank in this layer, None for nothing."""
+        """Return why this layer cannot have a rank; None if it can."""
         return None
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -264,13 +263,13 @@ class LoraConv(LoraLayer):
         return cast(nn.Conv1d, self.base)
 
     def b_shape(self, rank: int, rows: int) -> tuple[int, ...]:
-        """The shape of B at a rank, for so many output channels."""
+        """Return the shape of B at a rank, for a number of output channels."""
         return (rows, rank // self._conv.groups, *[1] * len(self._conv.kernel_size))
 
     def rank_fault(self, rank: int) -> str | None:
         """The groups of a convolution share the rank equally."""
         groups = self._conv.groups
-        return f"rank {rank} is no multiple of the convolution's {groups} groups" if rank % groups else None
+        return f"rank {rank} is not a multiple of the convolution's {groups} groups" if rank % groups else None
 
     def delta(self) -> Tensor:
         """`scale · B A` as a kernel, [out, in/groups, *kernel]."""

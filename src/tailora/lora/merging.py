@@ -1,7 +1,7 @@
-"""Fold an adapter into the weights of its base, only ever when asked, and take it out again bit for bit.
+"""Merge an adapter into the weights of its base, and unmerge it again bit for bit.
 
 No weight is written in place: a merged layer gets a new parameter, so a weight that is tied to another layer leaves
-that layer alone, and the pristine parameter, if kept, goes back as the object it was.
+that layer alone, and the original parameter, if it is kept, is restored as the same object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tailora.lora.layers import LoraLayer
 
 
 def merge(model: nn.Module, keep: bool = False) -> None:
-    """Turn the adapted layers into plain ones that compute the same, in the base's dtype.
+    """Merge the adapter: the adapted layers become plain ones that compute the same, in the base's dtype.
 
     The sums are in fp32, rounded once. Where an adapted weight is tied (an embedding and its head), only the adapted
     layer gets the new weight, and `config.tie_word_embeddings` becomes False, so that the network survives saving
@@ -34,10 +34,10 @@ def merge(model: nn.Module, keep: bool = False) -> None:
 
     Args:
         model: a network that carries an adapter; changed in place.
-        keep: keep the base's own weights and the adapter aside for `unmerge`, at the price of their memory.
+        keep: keep the base's own weights and the adapter for `unmerge`, which takes the memory of both.
 
     Raises:
-        AdapterError: if the network carries no adapter, or one that is merged already.
+        AdapterError: the network carries no adapter, or the adapter is merged already.
     """
     attachment = require_attachment(model)
     layers = [layer for _, layer in adapted_layers(model)]
@@ -57,14 +57,19 @@ def merge(model: nn.Module, keep: bool = False) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo `merge(model, keep=True)`: every base weight is again the tensor it was, beside its adapter.
+    """Undo `merge(model, keep=True)`: every base weight is the original tensor again, beside its adapter.
+
+    Args:
+        model: a network whose adapter is merged; changed in place.
 
     Raises:
-        AdapterError: if nothing was merged, or it was merged without `keep`.
+        AdapterError: no adapter is merged, or it was merged without `keep`.
     """
     attachment = attachment_of(model)
     if attachment is None or attachment.merged is None:
-        raise AdapterError("nothing kept to unmerge", hint="merge with keep=True to be able to unmerge")
+        raise AdapterError(
+            "the network has no merged adapter that can be unmerged", hint="merge with keep=True to be able to unmerge"
+        )
     merged = attachment.merged
     for layer, weight in zip(merged.layers, merged.weights, strict=True):
         _put_weight(layer, weight)

@@ -1,4 +1,4 @@
-"""From targets in words to modules of a network: which layers are adapted, and which slices of the fused ones."""
+"""Which modules of a network its targets name, and which slices of the fused ones."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
 
     Args:
         model: any network.
-        targets: meanings ("attention.qv") or patterns for the end of a module path ("c_attn").
-        family: what the network calls its layers.
+        targets: groups of layers ("attention.qv") or patterns for the end of a module path ("c_attn").
+        family: the names of the network's layers.
 
     Returns:
         The plan, in the order of the network.
 
     Raises:
-        SettingsError: on a target that matches nothing that can be adapted; it lists what there is.
+        SettingsError: a target matches no layer that can be adapted; the message lists those that can.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     parts: dict[str, set[Part] | None] = {}
     for target in targets:
-        found = _modules_of(target, model, modules, family)
-        if not found:
-            raise SettingsError(_nothing_matches(target, modules), where="targets", hint=f"there is {_what(modules)}")
-        for name, wanted in found.items():
+        targeted = _modules_of(target, model, modules, family)
+        if not targeted:
+            raise SettingsError(_nothing_matches(target, modules), where="targets", hint=_choices(modules))
+        for name, wanted in targeted.items():
             known = parts.get(name, set())
             parts[name] = None if known is None or wanted is None else known | set(wanted)
     return {name: _rows_of(modules[name], parts[name]) for name in modules if name in parts}
@@ -91,14 +91,14 @@ def _nothing_matches(target: str, modules: Mapping[str, nn.Module]) -> str:
     return f"target {target!r} matches no layer"
 
 
-def _what(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
+def _choices(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
     """The ends of the paths that can be adapted, most frequent first, and the meanings."""
     ends = Counter(_end(name) for name, module in modules.items() if kind_of(module))
     if not ends:
-        return "no layer in this network that can be adapted"
+        return "use another network: no layer of this one can be adapted"
     shown = ", ".join(f"{end} ({count})" if count > 1 else end for end, count in islice(ends.items(), limit))
     more = f" and {len(ends) - limit} more" if len(ends) > limit else ""
-    return f"{shown}{more}; or by meaning {', '.join(MEANINGS)}"
+    return f"choose from {shown}{more}; or by group {', '.join(MEANINGS)}"
 
 
 def _end(name: str) -> str:

@@ -65,12 +65,12 @@ def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
     tied = embedding is getattr(projection, "weight", None)
     everything = sum(parameter.numel() for parameter in model.parameters())
     body = everything - head - (0 if tied else embedding.numel())
-    each = 6 if settings.method == "full" else 4
-    return float(each * (body * work.nodes + head * work.scored))
+    per_weight = 6 if settings.method == "full" else 4  # forward 2, gradients of inputs 2, of weights 2
+    return float(per_weight * (body * work.nodes + head * work.scored))
 
 
 def seconds(operations: float, precision: str, device: str) -> float:
-    """Time for so many operations, by a short probe of this machine's products."""
+    """Estimate the seconds that a number of operations takes, by a short probe of this machine's products."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.randn(512, 768, dtype=dtype, device=device), torch.randn(768, 3072, dtype=dtype, device=device)
     best, laps = float("inf"), 0
@@ -87,13 +87,13 @@ def seconds(operations: float, precision: str, device: str) -> float:
 
 def peak_bytes(model: Any, largest_pass: int, trainable: int) -> int | None:
     """Peak memory on a CPU: what the process holds now, activations, one chunk of logits, gradients and moments."""
-    held = rss()
-    if held is None:
+    resident = rss()
+    if resident is None:
         return None
     config = model.config
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
-    # Kept for the gradient, a node and layer: what norms, projections and attention take and give.
-    kept = 4 * largest_pass * config.num_hidden_layers * (10 * width + 3 * inner)
+    # What norms, projections and attention take and give is kept for the gradient, for each node and layer.
+    activations = 4 * largest_pass * config.num_hidden_layers * (10 * width + 3 * inner)
     logits = 3 * 4 * CHUNK * int(model.get_input_embeddings().weight.shape[0])
-    return int(held + kept + logits + 12 * trainable)
+    return int(resident + activations + logits + 12 * trainable)

@@ -29,7 +29,7 @@ PROGRESS = ("examples", "seconds", "initial_loss", "final_loss", "best_step", "w
 
 
 class Observer(Protocol):
-    """Who is told of a run's progress."""
+    """Receives the progress of a run."""
 
     def step(self, line: dict[str, Any]) -> None:
         """An update was made; the line goes to metrics.jsonl."""
@@ -91,7 +91,7 @@ def fit(
         train: examples to learn.
         valid: examples to validate on; may be empty, and then the last state is the result.
         settings: of the run.
-        observer: told of every update and validation.
+        observer: called after every update and every validation.
         arithmetic: how the model computes.
         state: to continue from.
         keep: writes a state from which the run can be continued; called every few minutes (`settings.save_every`),

@@ -57,13 +57,13 @@ def _learns(name: str, method: str, base: Base) -> bool:
 
 
 def learning_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What learns, by name; a parameter that is used twice stands once."""
+    """Return the trainable parameters by name; one that is used in two places has one name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Put values back into what learns."""
+    """Write values back into the trainable parameters."""
     for name, parameter in learning_parameters(model).items():
         parameter.copy_(values[name])
 
@@ -85,23 +85,23 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
     """
     try:
         account = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        told, fingerprint = account["settings"], account["account"]["base_fingerprint"]
-        prompts = {name: told.get(name) for name in ("prompt_form", "linearization")}
+        settings, fingerprint = account["settings"], account["account"]["base_fingerprint"]
+        prompts = {name: settings.get(name) for name in ("prompt_form", "linearization")}
         prompts |= account["account"].get("prompts", {})
         values = load_file(run / DELTA)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError("is no run that can be read", where=run, hint="name a run directory") from error
-    found = load_base(base or str(account["account"]["base"]))
-    if found.fingerprint != fingerprint and not force:
-        raise ModelError(f"was trained on other weights than {found.name} has", where=run, hint="name its own --base")
-    parameters = dict(found.model.named_parameters())
+        raise ModelError("is not a run directory that can be read", where=run, hint="name a run directory") from error
+    loaded = load_base(base or str(account["account"]["base"]))
+    if loaded.fingerprint != fingerprint and not force:
+        raise ModelError(f"was trained on other weights than {loaded.name} has", where=run, hint="name its own --base")
+    parameters = dict(loaded.model.named_parameters())
     wrong = sorted(n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape)
     if wrong:
-        raise ModelError(f"{found.name} has no {', '.join(wrong[:3])} of such a shape", where=run / DELTA)
+        raise ModelError(f"{loaded.name} has no {', '.join(wrong[:3])} of such a shape", where=run / DELTA)
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
-    return found, prompts
+    return loaded, prompts
 
 
 def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:

@@ -1,7 +1,7 @@
 """Attention over prefix trees, for any transformers model that takes its attention from the registry.
 
 All trees of a batch lie in one row of N nodes, so that every other layer runs on [1, N, width] without padding.
-Attention alone parts the trees, so that masks stay small: one after another on a CPU, which gains nothing from more
+Attention alone separates the trees, so that masks stay small: one after another on a CPU, which gains nothing from more
 at once; side by side, padded to the longest, on a GPU, where starting many small kernels would take longest.
 """
 
@@ -75,14 +75,14 @@ def masks_side_by_side(
     sizes = np.diff(batch.starts)
     places = -(-int(sizes.max()) // 8) * 8
     nodes = batch.starts[:-1, None] + np.arange(places)
-    held = np.arange(places) < sizes[:, None]  # [T, L]
+    occupied = np.arange(places) < sizes[:, None]  # [T, L]
     seen = np.broadcast_to(np.eye(places, dtype=bool), (len(sizes), places, places)).copy()
     for tree, size in enumerate(sizes):
         seen[tree, :size, :size] = visible(batch, tree)
     mask = torch.zeros(seen.shape, dtype=dtype, device=device)
     return PaddedTrees(
-        torch.from_numpy(np.where(held, nodes, 0)).to(device),
-        torch.from_numpy(np.pad(np.flatnonzero(held), (0, max(0, rows - len(batch))))).to(device),
+        torch.from_numpy(np.where(occupied, nodes, 0)).to(device),
+        torch.from_numpy(np.pad(np.flatnonzero(occupied), (0, max(0, rows - len(batch))))).to(device),
         mask.masked_fill_(~torch.from_numpy(seen).to(device), -torch.inf)[:, None],
     )
 
@@ -105,28 +105,28 @@ class _TreeAttention(torch.autograd.Function):
         heads, nodes, _ = query.shape  # [heads, N, width]; keys and values [kv_heads, N, width]
         groups = heads // key.shape[0]
         out = query.new_empty(nodes, heads, value.shape[-1])
-        kept = []
+        attention_weights = []
         for (low, high), mask in zip(trees.spans, trees.masks, strict=True):
             q = _grouped(query[:, low:high], groups)  # [kv_heads, groups · L, width]
             bias = mask.repeat(groups, 1) if groups > 1 else mask
             scores = torch.baddbmm(bias, q, key[:, low:high].transpose(1, 2), alpha=scale)
             weights = torch.softmax(scores, -1)
-            kept.append(weights)
+            attention_weights.append(weights)
             mixed = torch.bmm(weights, value[:, low:high])
             out[low:high] = mixed.view(heads, high - low, -1).transpose(0, 1)
         ctx.trees, ctx.scale = trees, scale
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, *attention_weights)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, *attention_weights = ctx.saved_tensors
         groups = query.shape[0] // key.shape[0]
         # Nodes outermost, as the projections have them, so that what follows needs no copy.
         dq, dk, dv = (
             torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format) for t in (query, key, value)
         )
-        for (low, high), weights in zip(ctx.trees.spans, kept, strict=True):
+        for (low, high), weights in zip(ctx.trees.spans, attention_weights, strict=True):
             g = _grouped(grad[low:high].transpose(0, 1), groups)
             q, k, v = _grouped(query[:, low:high], groups), key[:, low:high], value[:, low:high]
             dv[low:high] = torch.bmm(weights.transpose(1, 2), g).transpose(0, 1)
@@ -141,7 +141,7 @@ def _side_by_side(query: Tensor, key: Tensor, value: Tensor, trees: PaddedTrees,
     """The same for all trees at once: query [heads, N, width] to [N, heads, width]."""
     groups = query.shape[0] // key.shape[0]
     q, k, v = (
-        each.transpose(0, 1)[trees.nodes].transpose(1, 2) for each in (query, key, value)
+        states.transpose(0, 1)[trees.nodes].transpose(1, 2) for states in (query, key, value)
     )  # [T, heads, L, width]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -166,12 +166,14 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [1, heads, N, width] to output [1, N, heads, width]."""
     if tree is None:
-        raise ModelError("this architecture does not hand the trees to its attention", hint="train another base model")
+        raise ModelError(
+            "this architecture does not pass the trees on to its attention", hint="train another base model"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dtype = _output_dtype(value)
     # A GPU's kernel keeps its scores in fp32 whatever it is given; these products would round them to 16 bits.
     exact = dtype if isinstance(tree, PaddedTrees) else torch.promote_types(dtype, torch.float32)
-    q, k, v = (each[0].to(exact) for each in (query, key, value))
+    q, k, v = (states[0].to(exact) for states in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
         if isinstance(tree, PaddedTrees):
             return _side_by_side(q, k, v, tree, scale)[None], None

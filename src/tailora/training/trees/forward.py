@@ -23,7 +23,7 @@ from tailora.training.trees.loss import FrozenHead, PlainHead, frozen_head_loss,
 from tailora.training.trees.prefix_tree import TreeBatch, build
 
 GPU_ROWS = 128
-"""A GPU's row of nodes is filled up to a multiple of this: kernels are looked for anew for every new number of rows."""
+"""On a GPU the row of nodes is padded to a multiple of this: every new row count triggers kernel selection again."""
 
 
 class TreeModel:
@@ -43,9 +43,7 @@ class TreeModel:
         self.body = cast(nn.Module, self.model.base_model)
         projection = self.model.get_output_embeddings()
         if projection is None or self.body is model:
-            raise ModelError(
-                "this is no causal language model with a vocabulary projection", where=type(model).__name__
-            )
+            raise ModelError("is not a causal language model with a vocabulary projection", where=type(model).__name__)
         self.projection = cast(nn.Module, projection)
         self._frozen = head
         self._attention: str | None = None
@@ -54,8 +52,8 @@ class TreeModel:
         self._attention = self.model.config._attn_implementation
         if not self._takes(tree_attention.NAME):
             raise ModelError(
-                f"the architecture {self.model.config.model_type!r} has an attention of its own, which cannot be "
-                "replaced by one over trees",
+                f"the architecture {self.model.config.model_type!r} has its own attention, which cannot be "
+                "replaced by attention over prefix trees",
                 where=type(self.model).__name__,
                 hint="train another base model",
             )
@@ -118,7 +116,7 @@ def _filled(values: np.ndarray, rows: int, device: torch.device) -> Tensor:
 
 
 def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
-    """The trees of a batch, divided until each pass has at most so many nodes or a single example."""
+    """Yield the trees of a batch, divided until each has at most `most_nodes` nodes or a single example."""
     trees = build(batch)
     if len(trees) <= most_nodes or len(batch) == 1:
         yield trees
@@ -131,7 +129,7 @@ def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
 def training_mode(model: nn.Module) -> None:
     """Turn on the adapter's dropout, and leave the base as it is evaluated: its own dropouts are off in every method.
 
-    Trees compute a shared prefix once, and attention over them has no dropout of its own. A base with some of its
+    Trees compute a shared prefix once, and attention over them has no dropout. A base with some of its
     dropouts on would learn something between what its configuration says and what it is evaluated on.
     """
     model.eval()

@@ -158,8 +158,8 @@ def general_head_loss(
 
     total = torch.zeros((), dtype=_exact(hidden.dtype), device=hidden.device)
     for low, high, edges in _chunks(scored):
-        given = (hidden[scored.nodes[low:high]], scored.rows[edges] - low, scored.tokens[edges], scored.weights[edges])
-        total = total + checkpoint(chunk_loss, *given, use_reentrant=False)
+        chunk = (hidden[scored.nodes[low:high]], scored.rows[edges] - low, scored.tokens[edges], scored.weights[edges])
+        total = total + checkpoint(chunk_loss, *chunk, use_reentrant=False)
     return total
 
 

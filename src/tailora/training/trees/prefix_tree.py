@@ -1,4 +1,4 @@
-"""Examples that share beginnings as trees, in which every common prefix stands once.
+"""Examples that share beginnings as trees, which hold every common prefix once.
 
 The texts of one record share its prompt, and often their first words. A tree has a node for each token that
 predicts another; a node sees itself and its ancestors, so it computes what it would compute in every sequence
@@ -31,7 +31,7 @@ class TreeBatch:
         ends: [N] one past the last node below each node: node i sees node j ≤ i exactly if i < ends[j].
         starts: [T + 1] where each tree begins, and N.
         edge_nodes: [E] the node that predicts, ascending.
-        edge_tokens: [E] the token that is to follow it; equal pairs of node and token stand once.
+        edge_tokens: [E] the token that is to follow it; equal pairs of node and token are listed once.
         edge_weights: [E] in how many sequences this edge is a completion token, float32.
         examples: how many sequences the trees hold.
     """
@@ -140,8 +140,8 @@ def batches(
     Args:
         examples: in any order.
         batch_size: examples in a batch.
-        group_size: how many examples of one prompt may stand side by side, so that a batch is not all of one record;
-            by default an eighth of the batch.
+        group_size: largest number of examples of one prompt that are kept together; by default an eighth of the batch,
+            so that a batch is not all of one record.
         rng: shuffles the groups and the examples within them; None keeps the order of first appearance.
     """
     size = max(1, batch_size // 8) if group_size is None else group_size
