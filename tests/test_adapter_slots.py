@@ -120,7 +120,7 @@ def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
     [
         (
             with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 5),))),
-            "has rank 5 in h.1.mlp.c_fc, above the 4 of a slot",
+            "has rank 5 in h.1.mlp.c_fc, and slots have rank 4",
         ),
         (
             with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2),)), "h.9.mlp"),
@@ -144,9 +144,9 @@ def test_what_slots_cannot_express_is_refused(given: Adapter, message: str) -> N
 
 def test_names_that_are_taken_or_unknown() -> None:
     adapter_slots, _ = adapter_slots_of(2, slots=1)
-    with pytest.raises(AdapterError, match="0: there is an adapter of this name already"):
+    with pytest.raises(AdapterError, match="0: an adapter with this name is already registered"):
         adapter_slots.register("0", adapter(1))
-    with pytest.raises(AdapterError, match="7: there is no adapter of this name; name one of: 0, 1"):
+    with pytest.raises(AdapterError, match="7: no adapter with this name is registered; use one of: 0, 1"):
         adapter_slots.acquire("7")
     adapter_slots.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
     assert adapter_slots.acquire("odd") == 0

@@ -316,7 +316,7 @@ def test_broken_configurations(changes: dict[str, Any], message: str) -> None:
 def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: PrecisionName, case: str) -> None:
     folder = save_model(tmp_path, *(IN_THE_GRAPH | ON_TORCH)[case])
     if (backend, precision) == ("torch", "int8"):
-        with pytest.raises(SettingsError, match="int8 runs on a CPU with OpenVINO"):
+        with pytest.raises(SettingsError, match="int8 is available on a CPU with OpenVINO only"):
             start_engine(resolve_models(str(folder), {}), backend=backend, precision=precision, device="cpu")
         return
     if backend == "openvino" and case in ON_TORCH:

@@ -116,7 +116,7 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     again = compare.run(chosen)
     assert here.count("train") == 4
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
-    with pytest.raises(SettingsError, match="a run of other settings"):
+    with pytest.raises(SettingsError, match="contains a run of other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
 
 

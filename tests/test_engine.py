@@ -260,7 +260,7 @@ def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: 
         numbers.append(made.submit(good[1]))
         last = step_all(made)
         assert isinstance(last[bad].error, ModelError)
-        assert "with the adapter huge gives logits that are not finite" in str(last[bad].error)
+        assert "with the adapter huge computes logits that are not finite" in str(last[bad].error)
         assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in good]
         assert made._pool.free == 12
         with pytest.raises(ModelError, match="not finite"):
@@ -437,26 +437,29 @@ def test_what_else_was_likely_is_told(backend: Backend) -> None:
             assert values == sorted(values, reverse=True)
             assert logprob <= values[0] + 1e-5
             assert dict(top).get(token, logprob) == pytest.approx(logprob)
-    with pytest.raises(SettingsError, match="not told of beams"):
+    with pytest.raises(SettingsError, match="not available for beams"):
         Decoding(num_beams=2, top_logprobs=1)
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(()), "the prompt has 0 tokens; the model takes 1 to 95"),
+        (Request(()), "the prompt has 0 tokens; the model accepts 1 to 95"),
         (Request(tuple(range(96))), "the prompt has 96 tokens"),
         (Request((1, 257)), "token ids go from 0 to 256"),
         (Request((1,), scale=float("nan")), "scale: must be a finite number"),
-        (Request((1,), Decoding(num_beams=9)), "num_beams: 9 sequences side by side where 8 run at most"),
-        (Request((1,), Decoding(num_beams=8)), "takes up to 24 blocks of the cache, which has 12"),
+        (
+            Request((1,), Decoding(num_beams=9)),
+            "num_beams: needs 9 sequences side by side, and the engine runs at most 8",
+        ),
+        (Request((1,), Decoding(num_beams=8)), "can need 24 blocks of the cache, which has 12"),
     ],
 )
 def test_what_can_never_run_is_refused(backend: Backend, request_: Request, message: str) -> None:
     made = engine(backend)
     with pytest.raises(SettingsError, match=message):
         made.submit(request_)
-    with pytest.raises(AdapterError, match="there is no adapter of this name"):
+    with pytest.raises(AdapterError, match="no adapter with this name is registered"):
         made.submit(Request((1,), adapter="nobody"))
     assert made.idle
 
@@ -479,7 +482,7 @@ def test_nothing_is_lost_whatever_comes_and_goes(
         for event in made.step():
             if event.result is not None:
                 results[event.number] = event.result
-        held = {block for job in made._scheduler.running for s in job.group.sequences for block in s.blocks}
+        held = {block for job in made._scheduler.running for s in job.state.sequences for block in s.blocks}
         assert made._pool.free == blocks - len(held)
 
     for move in moves:

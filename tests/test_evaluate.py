@@ -150,7 +150,7 @@ def test_training_s_groups_are_read_as_the_records_are(tmp_path: Path) -> None:
         ({"against": "none.txt"}, "there is no such file"),
         ({"slot_rules": "none.yaml"}, "none.yaml"),
         ({"output": "test.jsonl"}, "File exists|Not a directory"),
-        ({"card": "e2e"}, "is not the account of a training run"),
+        ({"card": "e2e"}, "is not the record of a training run"),
         ({"metrics": ("meteor",)}, "METEOR (needs|comes with)"),
     ],
 )

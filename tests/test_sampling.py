@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tailora.core.errors import SettingsError
 from tailora.engine.decoding import Decoding
-from tailora.engine.sampling import Draws, draw, penalised, repeating
+from tailora.engine.sampling import UniformNumbers, draw, penalised, repeating
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)
@@ -94,11 +94,11 @@ def test_what_is_added_is_as_openai_defines_it(
 
 
 def test_draws_depend_on_the_request_alone() -> None:
-    one, again, other = Draws(1, 0, [5, 6]), Draws(1, 0, [5, 6]), Draws(1, 1, [5, 6])
+    one, again, other = UniformNumbers(1, 0, [5, 6]), UniformNumbers(1, 0, [5, 6]), UniformNumbers(1, 1, [5, 6])
     assert [one[i] for i in range(5)] == [again[i] for i in (0, 1, 2, 3, 4)]
     assert again[2] == one[2]
     assert other[0] != one[0]
-    assert Draws(2, 0, [5, 6])[0] != one[0]
+    assert UniformNumbers(2, 0, [5, 6])[0] != one[0]
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_draws_depend_on_the_request_alone() -> None:
         ({"presence_penalty": 2.5}, "presence_penalty: must be from -2 to 2"),
         ({"frequency_penalty": math.nan}, "frequency_penalty: must be from -2 to 2"),
         ({"logit_bias": ((3, 101.0),)}, "logit_bias: every bias must be from -100 to 100"),
-        ({"logit_bias": ((3, 1.0), (3, 2.0))}, "logit_bias: a token id is named twice"),
+        ({"logit_bias": ((3, 1.0), (3, 2.0))}, "logit_bias: a token id occurs twice"),
         ({"top_p": 0.0, "temperature": 1.0, "num_candidates": 2}, "greedy search has one result"),
         ({"min_p": 1.5}, "min_p: must be from 0 to 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: must be above 0"),
         ({"length_penalty": math.nan}, "length_penalty: must be a finite"),
         ({"num_beams": 2, "temperature": 1.0}, "beams are not sampled"),
-        ({"num_beams": 2, "num_candidates": 3}, "more than there are beams"),
+        ({"num_beams": 2, "num_candidates": 3}, "exceeds the number of beams"),
         ({"num_candidates": 2}, "greedy search has one result"),
     ],
 )

@@ -366,7 +366,7 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         ({"logit_bias": {"5": 101}}, "logit_bias", "token 5 must be from -100 to 100"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token id"),
         ({"logit_bias": {"07": 1}}, "logit_bias", "'07' is not a token id"),
-        ({"logit_bias": {"257": 1}}, "logit_bias", "there is no token 257"),
+        ({"logit_bias": {"257": 1}}, "logit_bias", "token id 257 does not exist"),
         ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias", "must have at most 300 entries"),
         ({"n": 3, "temperature": 0.5, "extra_body": {"use_beam_search": True}}, "", "beam search does not sample"),
     ]
@@ -495,7 +495,7 @@ def test_a_model_whose_logits_are_not_finite_answers_with_an_error_and_the_other
         ways: list[dict[str, Any]] = [{}, {"n": 2, "extra_body": {"use_beam_search": True}}, {"logprobs": 1}]
         for options in ways:
             request: dict[str, Any] = {"model": "huge", "prompt": [70, 71], "max_tokens": 4, **options}
-            with pytest.raises(openai.InternalServerError, match="adapter huge gives logits that are not finite"):
+            with pytest.raises(openai.InternalServerError, match="adapter huge computes logits that are not finite"):
                 client.completions.create(**request)
         with pytest.raises(openai.APIError, match="not finite"):
             list(client.completions.create(model="huge", prompt=[70, 71], max_tokens=4, stream=True))

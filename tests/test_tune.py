@@ -159,7 +159,7 @@ def test_nothing_that_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         raise TrainingError("the loss is no longer finite")
 
     faked(monkeypatch, losses)
-    with pytest.raises(TrainingError, match="no trial came to its end"):
+    with pytest.raises(TrainingError, match="no trial finished"):
         tune.run(study_settings(tmp_path, trials=2))
 
 
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_is_no_result(tmp_path: Path, monkeypatch: pyt
 
 def test_nothing_to_validate_on_is_reported_first(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("name,text\nx,x is here .\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match="nothing to validate on"):
+    with pytest.raises(SettingsError, match="no validation records"):
         tune.run(study_settings(tmp_path, data=str(tmp_path / "train.csv"), eval_every=1))
 
 
@@ -363,12 +363,12 @@ def test_folders_of_another_study_are_left_alone(tmp_path: Path, monkeypatch: py
     ("ranges", "what"),
     [
         ({}, "nothing to vary"),
-        ({"ranks": [1, 2]}, "ranks is no setting to vary"),
-        ({"output": ["a", "b"]}, "output is no setting to vary"),
-        ({"learning_rate": "1e-3..1e-4"}, "is no range"),
-        ({"learning_rate": "a..b"}, "is no range"),
+        ({"ranks": [1, 2]}, "ranks is not a setting that can be varied"),
+        ({"output": ["a", "b"]}, "output is not a setting that can be varied"),
+        ({"learning_rate": "1e-3..1e-4"}, "is not a range"),
+        ({"learning_rate": "a..b"}, "is not a range"),
         ({"rank": "1.5..4"}, "no range of whole numbers"),
-        ({"schedule": "a..b"}, "takes no range"),
+        ({"schedule": "a..b"}, "does not accept a range"),
         ({"schedule": ["linear", "sideways"]}, "must be"),
         ({"dropout": "0..2"}, "must be"),
         ({"rank": []}, "no values"),

@@ -287,7 +287,7 @@ class Model:
         """One record for each row, with the adapter that the caller asks for."""
         setup = self._setup
         known_adapter = adapter is not None and adapter in setup.adapters
-        trained = TrainedReading.of_meta(setup.account(adapter)) if known_adapter else setup.reading
+        trained = TrainedReading.of_meta(setup.training_metadata(adapter)) if known_adapter else setup.reading
         rows = list(read_data(records, texts="unused", trained=trained if adapter != BASE else None).rows)
         if adapter is None:
             return rows

@@ -1,8 +1,8 @@
-"""Adapters in slots: the factors of all that may run in one step, stacked into a pair of matrices for some slots each.
+"""Adapters in slots: the factors of all adapters of a step, stacked into one pair of matrices per group of slots.
 
-A step multiplies the rows of a group of slots with all slots of the group, and keeps of each row what its own slot
-gave. With few slots there is one group, and any mixture of adapters is the same two products; with many, a row meets
-only the slots of its group. Filling a slot writes its stretch of the matrices, and nothing else.
+A step multiplies the rows of a group with all slots of the group, and keeps for each row the result of its own slot.
+With few slots there is one group, and any mixture of adapters is the same two products. Filling a slot writes only its
+part of the matrices.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, Array, changes_nothing
+from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.core.errors import AdapterError
+from tailora.engine.arrays import Floats
 
-GROUPED = 4  # slots of a group: fewer make products too thin to be fast, more multiply rows with what is not theirs
-_MERGE = "merge it into the base and run that"
+GROUPED = 4  # slots per group: with fewer the products are too thin, with more they compute too much for other slots
+_MERGE = "merge it into the base"
 
 
 @dataclass(frozen=True, eq=False)
-class Factors:
-    """Of one layer, with W the ranks of a group's slots together: A [groups, W, in] and B [groups, out, W].
+class SlotFactors:
+    """Factors of one layer: A [groups, W, in] and B [groups, out, W], W being the ranks of a group's slots together.
 
-    Slot s is in group s // n of n slots, and has there W's stretch of `rank` from (s mod n) · rank on.
+    With n slots per group, slot s is in group s // n and uses the `rank` columns of W from (s mod n) · rank.
     """
 
-    a: Array
-    b: Array
+    a: Floats
+    b: Floats
 
 
 @dataclass
@@ -40,20 +41,20 @@ class _Registered:
 
 
 def grouping(slots: int, grouped: int) -> tuple[int, int]:
-    """How many slots a group has, and how many groups there are."""
+    """Slots per group, and number of groups."""
     each = max(1, min(slots, grouped))
     return each, max(1, -(-slots // each))
 
 
 class AdapterSlots:
-    """Any number of registered adapters, some of them in slots, those in use safe there.
+    """Any number of registered adapters, some of them in slots. An adapter in use keeps its slot.
 
     Args:
-        targets: (in, out) of each layer that can be adapted, by module path.
+        targets: module path to (in, out) of each layer that can be adapted.
         slots: how many adapters a step can mix.
-        rank: most that an adapter may have in a layer, its slices together.
-        grouped: how many slots a group has; all where there are fewer.
-        base_fingerprint: of the base that the layers belong to.
+        rank: largest rank of an adapter in a layer, its slices together.
+        grouped: slots per group.
+        base_fingerprint: of the base model.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class AdapterSlots:
         self.grouped, self.groups = grouping(slots, grouped)
         width = self.grouped * rank
         self.factors = {
-            path: Factors(
+            path: SlotFactors(
                 np.zeros((self.groups, width, inputs), np.float32), np.zeros((self.groups, outputs, width), np.float32)
             )
             for path, (inputs, outputs) in targets.items()
@@ -81,33 +82,33 @@ class AdapterSlots:
 
     @property
     def names(self) -> list[str]:
-        """Of the registered adapters, in the order they came."""
+        """Names of the registered adapters, in the order of registration."""
         return list(self._registered)
 
     def __contains__(self, name: str) -> bool:
         return name in self._registered
 
     def register(self, name: str, adapter: Adapter, *, force: bool = False) -> None:
-        """Make an adapter known by a name; it gets a slot when it is first used.
+        """Register an adapter under a name; it gets a slot when it is first used.
 
         Args:
-            name: not taken yet.
-            adapter: what it does.
+            name: a new one.
+            adapter: its factors.
             force: accept an adapter that was trained on other weights.
 
         Raises:
-            AdapterError: it changes nothing, is for another base, or is something that slots cannot express.
+            AdapterError: it changes nothing, is for another base, or cannot be expressed in slots.
         """
         if name in self._registered:
-            raise AdapterError("there is an adapter of this name already", where=name, hint="unload it first")
+            raise AdapterError("an adapter with this name is already registered", where=name, hint="unload it first")
         self._check(name, adapter, force)
         self._registered[name] = _Registered(adapter, adapter.content_hash)
 
     def unregister(self, name: str) -> None:
-        """Forget an adapter. Its slot is emptied; requests that wait for it end with an error at the next step.
+        """Remove an adapter and empty its slot. Requests that wait for it end with an error at the next step.
 
         Raises:
-            AdapterError: there is none of this name, or a sequence that has begun uses it.
+            AdapterError: the name is not registered, or a running sequence uses the adapter.
         """
         known = self._find(name)
         if known.users:
@@ -118,21 +119,21 @@ class AdapterSlots:
             self._empty.append(known.slot)
 
     def key(self, name: str) -> str:
-        """The content hash of an adapter, by which caches tell it from another of the same name.
+        """The content hash of an adapter, which tells it from another adapter with the same name.
 
         Raises:
-            AdapterError: there is none of this name.
+            AdapterError: the name is not registered.
         """
         return self._find(name).key
 
     def acquire(self, name: str) -> int | None:
-        """The slot an adapter is in, filled if need be; it stays there until as many `release`s have come.
+        """Return the slot of an adapter, filling one if necessary; it stays there until `release` is called as often.
 
         Returns:
-            The slot, or None while all are in use by other adapters.
+            The slot; None while other adapters use all of them.
 
         Raises:
-            AdapterError: there is none of this name.
+            AdapterError: the name is not registered.
         """
         known = self._find(name)
         if known.slot is None:
@@ -150,15 +151,15 @@ class AdapterSlots:
         return known.slot
 
     def release(self, name: str) -> None:
-        """One user less."""
+        """Remove a user of an adapter."""
         known = self._find(name)
         assert known.users > 0
         known.users -= 1
         if not known.users:
             self._idle[name] = None
 
-    def place(self, path: str, slot: int) -> tuple[Array, Array]:
-        """A slot's own A [rank, in] and B [out, rank] in a layer, to be written or read."""
+    def place(self, path: str, slot: int) -> tuple[Floats, Floats]:
+        """A slot's own A [rank, in] and B [out, rank] in a layer, as views."""
         group, place = divmod(slot, self.grouped)
         stretch = slice(place * self.rank, (place + 1) * self.rank)
         factors = self.factors[path]
@@ -168,7 +169,7 @@ class AdapterSlots:
         known = self._registered.get(name)
         if known is None:
             there = ", ".join(sorted(self._registered)[:8]) or "none"
-            raise AdapterError("there is no adapter of this name", where=name, hint=f"name one of: {there}")
+            raise AdapterError("no adapter with this name is registered", where=name, hint=f"use one of: {there}")
         return known
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
@@ -184,29 +185,29 @@ class AdapterSlots:
 
     def _check(self, name: str, adapter: Adapter, force: bool) -> None:
         if changes_nothing(adapter):
-            raise AdapterError("changes nothing: a factor is zero in every layer", where=name, hint="train it")
+            raise AdapterError("changes nothing: a factor is zero in every layer", where=name, hint="train it again")
         given, own = adapter.base_fingerprint, self._fingerprint
         if given is not None and own is not None and given != own and not force:
             made_for = adapter.base_name or "another base"
-            raise AdapterError(f"was trained on other weights ({made_for})", where=name, hint="name its own base")
+            raise AdapterError(f"was trained on other weights ({made_for})", where=name, hint="use its own base")
         problems = []
         if adapter.biases:
             problems.append("has trained biases")
         for path, layer in adapter.layers.items():
             if path not in self.factors:
-                problems.append(f"adapts {path}, for which there is no room")
+                problems.append(f"adapts {path}, which has no slot")
                 continue
             if layer.magnitude is not None:
                 problems.append(f"rescales the outputs of {path} (DoRA)")
             inputs, outputs = self.factors[path].a.shape[2], self.factors[path].b.shape[1]
             total = sum(branch.rank for branch in layer.branches)
             if total > self.rank:
-                problems.append(f"has rank {total} in {path}, above the {self.rank} of a slot")
+                problems.append(f"has rank {total} in {path}, and slots have rank {self.rank}")
             for branch in layer.branches:
                 rows = outputs if branch.rows is None else branch.rows[1] - branch.rows[0]
                 if branch.a.shape != (branch.rank, inputs) or branch.b.shape != (rows, branch.rank):
                     shapes = f"{list(branch.a.shape)} and {list(branch.b.shape)}"
-                    problems.append(f"has factors of {shapes} in {path}, which the layer has no place for")
+                    problems.append(f"has factors of {shapes} in {path}, which do not fit the layer")
                 elif branch.rows is not None and branch.rows[1] > outputs:
                     problems.append(f"writes outputs up to {branch.rows[1]} of {outputs} in {path}")
                 elif not (np.isfinite(branch.a).all() and np.isfinite(branch.b * np.float32(branch.scale)).all()):

@@ -1,4 +1,4 @@
-"""What a step of the engine asks of a backend, and the protocol that backends keep. Numbers only."""
+"""Inputs and outputs of one engine step, and the Backend protocol. Numbers only."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tailora.engine.adapter_slots import AdapterSlots
+from tailora.engine.arrays import Floats, Ints
 
-Ints = NDArray[np.int32]
-Floats = NDArray[np.float32]
 Precision = Literal["int8", "bf16", "fp32"]
 """What a backend computes products in."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The tokens of one step, those of a sequence side by side: T tokens of S sequences, K logits asked for.
+    """The tokens of one step, sequence by sequence: T tokens of S sequences, K of them with logits.
 
     Attributes:
         tokens: [T] token ids.
         positions: [T] of each in its sequence.
-        past: [S] tokens of each sequence that the cache holds already.
-        begins: [S + 1] where each sequence's tokens begin, and T.
-        blocks: all sequences' cache blocks, one sequence after the other, those to be written included.
-        block_begins: [S + 1] where each sequence's blocks begin, and their number.
+        past: [S] how many tokens of each sequence are in the cache.
+        begins: [S + 1] offset of each sequence's tokens, and T.
+        blocks: the cache blocks of all sequences, sequence by sequence, including those to be written.
+        block_begins: [S + 1] offset of each sequence's blocks, and their total.
         slots: [T] the slot of each token's adapter, -1 for none.
-        scales: [T] what the adapter's effect is multiplied by.
-        sampled: [K] the tokens after which logits are wanted.
-        best: how many of the likeliest tokens are wanted of each.
+        scales: [T] factor of the adapter's effect.
+        sampled: [K] tokens after which logits are computed.
+        best: how many of the likeliest tokens are returned for each.
     """
 
     tokens: Ints
@@ -46,13 +42,13 @@ class Step:
     best: int
 
 
-class Row(NamedTuple):
-    """What may follow a sequence.
+class TokenScores(NamedTuple):
+    """Scores of the tokens that can follow a sequence.
 
     Attributes:
         logits: [vocabulary].
         tokens: the likeliest, best first.
-        log_z: logarithm of the sum of the exponentials of the logits: a logit less this is a log-probability.
+        log_z: log of the sum of exp(logits); a logit minus log_z is a log-probability.
     """
 
     logits: Floats
@@ -62,26 +58,26 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a step gave, valid until the next: logits [K, vocabulary], likeliest tokens [K, best], log_z [K]."""
+    """Result of a step, valid until the next one: logits [K, vocabulary], likeliest tokens [K, best], log_z [K]."""
 
     logits: Floats
     tokens: Ints
     log_z: Floats
 
-    def rows(self) -> list[Row]:
-        """Row by row."""
-        return [Row(*row) for row in zip(self.logits, self.tokens, self.log_z.tolist(), strict=True)]
+    def rows(self) -> list[TokenScores]:
+        """The scores of each row."""
+        return [TokenScores(*row) for row in zip(self.logits, self.tokens, self.log_z.tolist(), strict=True)]
 
 
 class Backend(Protocol):
-    """A network with its cache and its room for adapters, on some device. Used by one thread.
+    """A network with its cache and adapter slots, on one device. Used by one thread.
 
     Attributes:
-        context: most tokens a sequence may have.
-        vocabulary: how many token ids there are.
+        context: longest sequence in tokens.
+        vocabulary: number of token ids.
         adapter_slots: the adapters.
-        block_size: tokens a block of the cache holds.
-        blocks: how many there are.
+        block_size: tokens per block of the cache.
+        blocks: number of blocks.
     """
 
     context: int
@@ -91,7 +87,7 @@ class Backend(Protocol):
     blocks: int
 
     def run(self, step: Step) -> Scores:
-        """Write the step's keys and values into their blocks, and score what may follow the tokens asked for."""
+        """Write the step's keys and values to their blocks, and score the tokens that can follow those in `sampled`."""
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Copy blocks of the cache, in all layers, from the first of each pair to the second."""

@@ -1,4 +1,4 @@
-"""How a request wants its text, and what it gets. Values only."""
+"""Decoding options of a request, and its completions. Values only."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write.
+    """Decoding options.
 
     Attributes:
-        max_new_tokens: most tokens a completion may have, the end-of-text token included.
-        num_beams: beams kept side by side; 1 is greedy search or sampling.
+        max_new_tokens: largest number of tokens of a completion, including the end-of-text token.
+        num_beams: number of beams; 1 is greedy search or sampling.
         length_penalty: beams are ranked by log-probability / tokens ** length_penalty, as in transformers.
-        no_repeat_ngram_size: no run of so many tokens comes twice within a completion; 0 allows it. Unlike
-            transformers' option of this name it leaves the prompt alone, whose values a text has to repeat.
-        repetition_penalty: above 1 makes tokens less likely that prompt or completion hold (Keskar et al. 2019).
-        presence_penalty: from -2 to 2, subtracted from the logit of every token that the completion holds, as OpenAI's
-            API defines it.
-        frequency_penalty: from -2 to 2, subtracted as many times as the completion holds the token.
-        logit_bias: pairs of a token id and what is added to its logit, from -100 to 100; each id at most once.
+        no_repeat_ngram_size: no n-gram of this many tokens occurs twice in a completion; 0 sets no limit. Unlike
+            transformers' option, it ignores the prompt, whose values a text has to repeat.
+        repetition_penalty: above 1 makes tokens of prompt and completion less likely (Keskar et al. 2019).
+        presence_penalty: from -2 to 2, subtracted from the logit of every token of the completion, as OpenAI's API
+            defines it.
+        frequency_penalty: from -2 to 2, subtracted once for each occurrence of the token in the completion.
+        logit_bias: pairs of a token id and a number added to its logit, from -100 to 100; each id at most once.
         temperature: logits are divided by it before a token is drawn; 0 takes the likeliest token.
-        top_k: draw only from so many likeliest tokens; 0 from all.
-        top_p: draw only from the fewest tokens whose probabilities reach this sum (Holtzman et al. 2020); 0 takes the
-            likeliest token.
-        min_p: draw only tokens at least this part as likely as the likeliest (Nguyen et al. 2024).
-        num_candidates: completions for each prompt: the best of the beams, or so many draws.
-        seed: of the draws.
+        top_k: sample from the k likeliest tokens; 0 samples from all.
+        top_p: sample from the smallest set of tokens whose probabilities reach this sum (Holtzman et al. 2020); 0 takes
+            the likeliest token.
+        min_p: sample from tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024).
+        num_candidates: completions per prompt: the best beams, or independent samples.
+        seed: of the samples.
         stop_tokens: token ids that end a completion as the end-of-text token does.
-        ignore_end: write on past the end-of-text token, for measurements.
-        top_logprobs: tell so many of the likeliest tokens in each place, of greedy and sampled completions.
+        ignore_end: continue after the end-of-text token, for measurements.
+        top_logprobs: how many of the likeliest tokens to report in each place; not for beams.
 
     Raises:
-        SettingsError: a value out of its range, or a combination that has no meaning.
+        SettingsError: a value is out of its range, or options contradict each other.
     """
 
     max_new_tokens: int = 100
@@ -75,7 +75,7 @@ class Decoding:
         if not all(-100 <= bias <= 100 for _, bias in self.logit_bias):
             raise SettingsError("every bias must be from -100 to 100", where="logit_bias")
         if len(dict(self.logit_bias)) < len(self.logit_bias):
-            raise SettingsError("a token id is named twice", where="logit_bias")
+            raise SettingsError("a token id occurs twice", where="logit_bias")
         if not 0 < self.repetition_penalty < math.inf:
             raise SettingsError("must be above 0", where="repetition_penalty")
         if not math.isfinite(self.length_penalty):
@@ -83,9 +83,9 @@ class Decoding:
         if self.num_beams > 1 and self.temperature > 0:
             raise SettingsError("beams are not sampled", where="temperature", hint="set num_beams=1 or temperature=0")
         if self.num_beams > 1 and self.top_logprobs:
-            raise SettingsError("not told of beams", where="top_logprobs", hint="set num_beams=1")
+            raise SettingsError("are not available for beams", where="top_logprobs", hint="set num_beams=1")
         if self.num_beams > 1 and self.num_candidates > self.num_beams:
-            raise SettingsError("more than there are beams", where="num_candidates", hint="raise num_beams")
+            raise SettingsError("exceeds the number of beams", where="num_candidates", hint="raise num_beams")
         if self.greedy and self.num_candidates > 1:
             raise SettingsError(
                 "greedy search has one result", where="num_candidates", hint="raise num_beams or temperature"
@@ -103,15 +103,15 @@ Alternatives = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt.
+    """A completion of a prompt.
 
     Attributes:
-        token_ids: with the end-of-text or stop token, or the stop string's tokens, if it wrote them.
+        token_ids: including the end-of-text or stop token, or the tokens of the stop string, if written.
         logprobs: of each token, in nats under the model itself (temperature 1, no penalty or bias, nothing banned).
-        finish_reason: "stop" at the end-of-text or a stop token or string, "length" where the room ended.
-        top: for each token what else was likely in its place, if it was asked for.
-        prompt_logprobs: of each token of the prompt but the first, if they were asked for.
-        prompt_top: what else was likely in their places.
+        finish_reason: "stop" at an end-of-text token, stop token or stop string, "length" at the largest length.
+        top: for each token, the likeliest tokens in its place, if requested.
+        prompt_logprobs: of each token of the prompt but the first, if requested.
+        prompt_top: the likeliest tokens in their places.
     """
 
     token_ids: tuple[int, ...]
@@ -123,5 +123,5 @@ class Completion:
 
     @property
     def logprob(self) -> float:
-        """Of the whole."""
+        """Log-probability of the completion, in nats."""
         return sum(self.logprobs)

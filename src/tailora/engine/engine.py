@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens out, many adapters in every step. Used by one thread; see `worker` for more."""
+"""The engine: requests in, tokens out, many adapters in every step. Used by one thread; `worker` serves many."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailora.core.errors import ModelError, SettingsError
-from tailora.engine.backend import Backend, Row, Step
+from tailora.engine.backend import Backend, Step, TokenScores
 from tailora.engine.decoding import Alternatives, Completion
 from tailora.engine.kv_blocks import BlockPool
-from tailora.engine.requests import Group, Request, Samples, group_of
-from tailora.engine.scheduler import Job, Plan, Scheduler, Work
+from tailora.engine.requests import Request, RequestState, Samples, state_of
+from tailora.engine.scheduler import Chunk, Job, Plan, Scheduler
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Event:
     """What a step did for a request.
 
     Attributes:
-        number: the request's, as `submit` gave it.
+        number: of the request, as `submit` returned it.
         tokens: those written by a request of one greedy or sampled completion; empty for others until they are done.
         result: the completions, the best first, once the request is done; None before.
         logprobs: of the tokens.
-        top: what else was likely in their places, if it was asked for.
-        error: why the request ended without a result; of this request alone, the others go on.
+        top: the likeliest tokens in their places, if requested.
+        error: why this request ended without a result; others are not affected.
         cached_tokens: tokens of the prompt that the prefix cache held when the request began.
     """
 
@@ -42,13 +42,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Load:
-    """How busy an engine is, between two steps.
+    """How busy an engine is between two steps.
 
     Attributes:
-        running: sequences under way, beams and candidates counted.
-        sequences: most that can be.
-        waiting: requests that have not begun, or were put back.
-        preempted: times that a request was put back for want of blocks.
+        running: sequences in progress, including beams and candidates.
+        sequences: largest number of them.
+        waiting: requests that have not started, or were preempted.
+        preempted: how often a request was preempted for lack of blocks.
         blocks_used: blocks of the cache that sequences hold.
         blocks: of the cache.
         slots_used: adapter slots that sequences hold.
@@ -70,10 +70,10 @@ class Engine:
 
     Args:
         backend: what computes.
-        end: the base's end-of-text token, or several, each of which ends a text.
-        step_tokens: most tokens that a step computes; longer prompts are computed in pieces.
-        sequences: most sequences at once, beams and candidates counted; requests beyond wait.
-        prefix_cache: whether prompts that begin alike, under the same adapter, are computed once.
+        end: the base's end-of-text token or tokens.
+        step_tokens: largest number of tokens in a step; longer prompts are computed in pieces.
+        sequences: largest number of sequences at once, including beams and candidates; other requests wait.
+        prefix_cache: whether a common beginning of prompts with the same adapter is computed once.
         blocks: of the backend's cache to use; by default all.
 
     Attributes:
@@ -113,7 +113,7 @@ class Engine:
         """How busy it is."""
         scheduler, adapter_slots = self._scheduler, self.backend.adapter_slots
         return Load(
-            running=sum(len(job.group.sequences) for job in scheduler.running),
+            running=sum(len(job.state.sequences) for job in scheduler.running),
             sequences=scheduler.sequences,
             waiting=scheduler.waiting,
             preempted=scheduler.preemptions,
@@ -130,53 +130,55 @@ class Engine:
             Its number.
 
         Raises:
-            SettingsError: the prompt is empty, too long or no prompt of this vocabulary, or the request can never fit.
-            AdapterError: there is no adapter of this name.
+            SettingsError: the prompt is empty, too long, or has unknown token ids, or the request can never fit.
+            AdapterError: the adapter is not registered.
         """
-        group = self._check(request)
+        state = self._check(request)
         number = next(self._numbers)
-        job = Job(group, number)
+        job = Job(state, number)
         self._jobs[number] = job
         self._scheduler.add(job)
         return number
 
     def cancel(self, number: int) -> None:
-        """Forget a request; its blocks are free at once. Without effect on one that is done."""
+        """Drop a request and free its blocks. Has no effect on a request that is done."""
         job = self._jobs.pop(number, None)
         if job is not None:
             self._scheduler.remove(job)
 
     def step(self) -> list[Event]:
-        """Compute once for as many sequences as there is room for, and say what came of it.
+        """Run one step for as many sequences as fit, and return what happened.
 
-        An exception that one request causes ends that request, with an event that carries it. What is raised comes
-        from the backend, and concerns all.
+        An exception caused by one request ends that request, with an event that carries it. An exception from the
+        backend is raised, and concerns all requests.
         """
         plan = self._scheduler.plan()
         failed = [self._end(job, error) for job, error in plan.failed]
-        if not plan.work:
+        if not plan.chunks:
             return failed
         self.backend.copy_blocks(plan.copies)
-        sampled = [work.sampled for work in plan.work]
+        sampled = [chunk.sampled for chunk in plan.chunks]
         rows = iter(self.backend.run(_step(plan, sampled, self.backend.vocabulary)).rows())
         unusable: dict[int, Exception] = {}
-        for work, offsets in zip(plan.work, sampled, strict=True):
+        for chunk, offsets in zip(plan.chunks, sampled, strict=True):
             for offset in offsets:
                 row = next(rows)
-                place = work.sequence.computed + offset + 1
+                place = chunk.sequence.computed + offset + 1
                 if not math.isfinite(row.log_z):
-                    unusable.setdefault(work.job.number, _not_finite(work.job, place))
-                elif work.last and offset == work.count - 1:
-                    work.job.rows[work.sequence] = row
+                    unusable.setdefault(chunk.job.number, _not_finite(chunk.job, place))
+                elif chunk.last and offset == chunk.count - 1:
+                    chunk.job.rows[chunk.sequence] = row
                 else:
-                    work.job.group.score(place, row)
+                    chunk.job.state.score(place, row)
         self._scheduler.settle(plan, without=unusable)
         failed += [self._end(self._jobs[number], error) for number, error in unusable.items()]
-        touched = {work.job.number: work.job for work in plan.work if work.last and work.job.number not in unusable}
+        touched = {
+            chunk.job.number: chunk.job for chunk in plan.chunks if chunk.last and chunk.job.number not in unusable
+        }
         return failed + [event for job in touched.values() for event in self._advance(job)]
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
-        """Run requests to their ends, side by side; their completions in the order of the requests.
+        """Run requests side by side to their ends, and return their completions in the order of the requests.
 
         Raises:
             SettingsError: see `submit`; nothing is run then.
@@ -204,10 +206,10 @@ class Engine:
                     yield event.number, event.result
 
     def _advance(self, job: Job) -> list[Event]:
-        """Let a group choose, once the logits of all its sequences are there."""
+        """Let a request choose tokens once the logits of all its sequences are computed."""
         try:
             return self._chosen(job)
-        except Exception as error:  # of this request's own decoding or stop strings: the others have no part in it
+        except Exception as error:  # of this request's own decoding or stop strings: others are not affected
             return [self._end(job, error)]
 
     def _end(self, job: Job, error: Exception) -> Event:
@@ -217,29 +219,29 @@ class Engine:
         return Event(job.number, (), error=error)
 
     def _chosen(self, job: Job) -> list[Event]:
-        group = job.group
-        if len(job.rows) < len(group.sequences):
+        state = job.state
+        if len(job.rows) < len(state.sequences):
             # A step's scores are overwritten by the next; these have to wait for their neighbours'.
-            job.rows = {s: Row(row.logits.copy(), row.tokens.copy(), row.log_z) for s, row in job.rows.items()}
+            job.rows = {s: TokenScores(row.logits.copy(), row.tokens.copy(), row.log_z) for s, row in job.rows.items()}
             return []
-        going = group.settle([job.rows[sequence] for sequence in group.sequences])
+        going = state.settle([job.rows[sequence] for sequence in state.sequences])
         job.rows = {}
-        result = None if going else tuple(group.result())
+        result = None if going else tuple(state.result())
         if going:
             self._scheduler.branch(job, going)
         else:
             self._scheduler.remove(job)
             del self._jobs[job.number]
-        if isinstance(group, Samples) and group.width == 1:
+        if isinstance(state, Samples) and state.width == 1:
             token = going[0][1] if result is None else result[0].token_ids[-1]
-            logprob, top = group.last(0)
-            return [Event(job.number, (token,), result, (logprob,), (top,), cached_tokens=group.cached_tokens or 0)]
-        return [] if result is None else [Event(job.number, (), result, cached_tokens=group.cached_tokens or 0)]
+            logprob, top = state.last(0)
+            return [Event(job.number, (token,), result, (logprob,), (top,), cached_tokens=state.cached_tokens or 0)]
+        return [] if result is None else [Event(job.number, (), result, cached_tokens=state.cached_tokens or 0)]
 
-    def _check(self, request: Request) -> Group:
+    def _check(self, request: Request) -> RequestState:
         backend, decoding = self.backend, request.decoding
         if not 0 < len(request.prompt) < backend.context:
-            what = f"the prompt has {len(request.prompt)} tokens; the model takes 1 to {backend.context - 1}"
+            what = f"the prompt has {len(request.prompt)} tokens; the model accepts 1 to {backend.context - 1}"
             raise SettingsError(what, where="prompt", hint="shorten the record")
         if not all(0 <= token < backend.vocabulary for token in request.prompt):
             raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="prompt")
@@ -250,27 +252,27 @@ class Engine:
         if request.adapter is not None:
             self.backend.adapter_slots.key(request.adapter)
         room = min(decoding.max_new_tokens, backend.context - len(request.prompt))
-        group = group_of(request, self.ends, room)
-        if group.width > self._scheduler.sequences:
+        state = state_of(request, self.ends, room)
+        if state.width > self._scheduler.sequences:
             raise SettingsError(
-                f"{group.width} sequences side by side where {self._scheduler.sequences} run at most",
+                f"needs {state.width} sequences side by side, and the engine runs at most {self._scheduler.sequences}",
                 where="num_beams" if decoding.num_beams > 1 else "num_candidates",
-                hint="ask for fewer, or give the engine room for more",
+                hint="request fewer, or start the engine with more sequences",
             )
-        needed = group.width * self._pool.needed(len(request.prompt) + room)
+        needed = state.width * self._pool.needed(len(request.prompt) + room)
         if needed > self._pool.blocks:
             raise SettingsError(
-                f"takes up to {needed} blocks of the cache, which has {self._pool.blocks}",
+                f"can need {needed} blocks of the cache, which has {self._pool.blocks}",
                 where="max_new_tokens",
-                hint="ask for fewer tokens, or give the engine a larger cache",
+                hint="request fewer tokens, or start the engine with a larger cache",
             )
-        return group
+        return state
 
 
 def _not_finite(job: Job, place: int) -> ModelError:
-    request = job.group.request
+    request = job.state.request
     who = "the model" if request.adapter is None else f"the model with the adapter {request.adapter}"
-    what = f"{who} gives logits that are not finite after {place} tokens"
+    what = f"{who} computes logits that are not finite after {place} tokens"
     return ModelError(what, hint="run it with --precision fp32, or check the weights")
 
 
@@ -278,31 +280,34 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
     """A plan as arrays.
 
     Args:
-        plan: the work.
-        sampled: after which of each work's tokens logits are wanted.
-        vocabulary: how many token ids there are.
+        plan: the chunks to compute.
+        sampled: for each chunk, the tokens after which logits are computed.
+        vocabulary: number of token ids.
     """
-    counts = [work.count for work in plan.work]
+    counts = [chunk.count for chunk in plan.chunks]
     begins = np.cumsum([0, *counts], dtype=np.int32)
     return Step(
-        tokens=np.array([token for work in plan.work for token in _tokens(work)], np.int32),
+        tokens=np.array([token for chunk in plan.chunks for token in _tokens(chunk)], np.int32),
         positions=np.concatenate(
-            [np.arange(w.sequence.computed, w.sequence.computed + w.count, dtype=np.int32) for w in plan.work]
+            [
+                np.arange(chunk.sequence.computed, chunk.sequence.computed + chunk.count, dtype=np.int32)
+                for chunk in plan.chunks
+            ]
         ),
-        past=np.array([work.sequence.computed for work in plan.work], np.int32),
+        past=np.array([chunk.sequence.computed for chunk in plan.chunks], np.int32),
         begins=begins,
-        blocks=np.array([block for work in plan.work for block in work.sequence.blocks], np.int32),
-        block_begins=np.cumsum([0, *(len(work.sequence.blocks) for work in plan.work)], dtype=np.int32),
-        slots=np.repeat(np.array([work.job.slot for work in plan.work], np.int32), counts),
-        scales=np.repeat(np.array([work.job.group.request.scale for work in plan.work], np.float32), counts),
+        blocks=np.array([block for chunk in plan.chunks for block in chunk.sequence.blocks], np.int32),
+        block_begins=np.cumsum([0, *(len(chunk.sequence.blocks) for chunk in plan.chunks)], dtype=np.int32),
+        slots=np.repeat(np.array([chunk.job.slot for chunk in plan.chunks], np.int32), counts),
+        scales=np.repeat(np.array([chunk.job.state.request.scale for chunk in plan.chunks], np.float32), counts),
         best=min(
             vocabulary,
-            max((work.job.group.best for work, each in zip(plan.work, sampled, strict=True) if each), default=1),
+            max((chunk.job.state.best for chunk, each in zip(plan.chunks, sampled, strict=True) if each), default=1),
         ),
         sampled=np.array([b + n for b, each in zip(begins[:-1], sampled, strict=True) for n in each], np.int32),
     )
 
 
-def _tokens(work: Work) -> Sequence[int]:
-    sequence = work.sequence
-    return sequence.tokens[sequence.computed : sequence.computed + work.count]
+def _tokens(chunk: Chunk) -> Sequence[int]:
+    sequence = chunk.sequence
+    return sequence.tokens[sequence.computed : sequence.computed + chunk.count]

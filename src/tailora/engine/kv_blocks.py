@@ -1,7 +1,7 @@
-"""Which sequence holds which block of the key-value cache; numbers only, no tensor.
+"""Which sequence uses which block of the key-value cache; numbers only, no tensor.
 
-A block holds the keys and values of a fixed number of successive tokens. Full blocks can be found again by what led to
-them, so that sequences which begin alike share them; a shared block is never written.
+A block holds the keys and values of a fixed number of successive tokens. A full block is found by the tokens up to its
+end, so that sequences with the same beginning share it; a shared block is never written.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 
 
 class OutOfBlocksError(Exception):
-    """No block is free: someone has to give some back first."""
+    """Not enough blocks are free."""
 
 
 class BlockPool:
     """Counts the users of every block.
 
-    A block nobody uses is free. If it is known by a key it keeps its contents until the room is needed, the one that
-    has lain longest going first.
+    A block without users is free. If it has a key, it keeps its contents until the block is needed; the block that has
+    been free longest is reused first.
 
     Args:
-        blocks: how many there are.
-        size: tokens a block holds.
+        blocks: number of blocks.
+        size: tokens per block.
     """
 
     def __init__(self, blocks: int, size: int) -> None:
@@ -42,17 +42,17 @@ class BlockPool:
         return len(self._blank) + len(self._kept)
 
     def needed(self, tokens: int) -> int:
-        """How many blocks so many tokens fill."""
+        """How many blocks a number of tokens needs."""
         return -(-tokens // self.size)
 
     def take(self, count: int) -> list[int]:
-        """Blocks for one user, contents to be written.
+        """Take blocks for one user, to be written.
 
         Raises:
-            OutOfBlocksError: fewer are free; none is taken then.
+            OutOfBlocksError: fewer are free; none is taken.
         """
         if count > self.free:
-            raise OutOfBlocksError(f"{count} blocks wanted and {self.free} free")
+            raise OutOfBlocksError(f"{count} blocks are needed and {self.free} are free")
         taken = []
         for _ in range(count):
             block = self._blank.pop() if self._blank else self._kept.popitem(last=False)[0]
@@ -62,13 +62,13 @@ class BlockPool:
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
-        """One user more for each of these, which are in use or kept."""
+        """Add a user to each of these blocks, which are in use or kept."""
         for block in blocks:
             self._kept.pop(block, None)
             self._users[block] += 1
 
     def give_back(self, blocks: Iterable[int]) -> None:
-        """One user less for each of these blocks of one sequence, given in the sequence's order.
+        """Remove a user from each of these blocks of one sequence, in the order of the sequence.
 
         The last block of a sequence is reused before its first: `find` ends at the first block that is missing, so the
         head of a chain is worth more than its tail.
@@ -83,16 +83,16 @@ class BlockPool:
                     self._blank.append(block)
 
     def users(self, block: int) -> int:
-        """How many share a block."""
+        """How many users a block has."""
         return self._users[block]
 
     def publish(self, block: int, key: bytes) -> None:
-        """Make a full block known by what it holds; the first one published under a key stays the known one."""
+        """Give a full block its key; the first block published under a key keeps it."""
         if key not in self._by_key and block not in self._key_of:
             self._by_key[key], self._key_of[block] = block, key
 
     def find(self, keys: Iterable[bytes]) -> list[int]:
-        """The known blocks of a chain of keys, as far as they are known without a gap."""
+        """The blocks of a chain of keys, up to the first key without one."""
         found = []
         for key in keys:
             block = self._by_key.get(key)
@@ -108,12 +108,12 @@ class BlockPool:
 
 
 def block_keys(root: bytes, tokens: Sequence[int], size: int, known: Sequence[bytes] = ()) -> list[bytes]:
-    """A key for each full block of a sequence, which stands for all tokens up to the block's end.
+    """A key for each full block of a sequence, computed from all tokens up to the block's end.
 
     Args:
-        root: what keys and values depend on beside the tokens: base, precision, adapter and its scale.
-        tokens: of the sequence from its start.
-        size: tokens a block holds.
+        root: what keys and values depend on besides the tokens: the adapter and its scale.
+        tokens: of the sequence, from its start.
+        size: tokens per block.
         known: keys of its first blocks, from an earlier call.
     """
     keys = list(known)

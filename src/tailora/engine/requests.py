@@ -1,4 +1,4 @@
-"""What becomes of one request: its sequences, and what its logits make of them. Knows no blocks and no batch."""
+"""State of one request: its sequences, and how new logits extend them. Independent of cache blocks and batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tailora.core.errors import SettingsError
-from tailora.engine.backend import Row
+from tailora.engine.backend import TokenScores
 from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
-from tailora.engine.sampling import Draws, draw, penalised
+from tailora.engine.sampling import UniformNumbers, draw, penalised
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,10 @@ class Request:
         prompt: token ids, at least one.
         decoding: how.
         adapter: the name of a registered one; None for the base alone.
-        scale: what the adapter's effect is multiplied by.
-        ended: says of a completion's tokens, each time there is one more, whether they end there, as the end-of-text
-            token would end them. For stop strings: the engine itself knows no text.
-        score_prompt: tell how likely the prompt's tokens were, each after those before it; of one sampled or greedy
-            completion, or several.
+        scale: factor of the adapter's effect.
+        ended: called with a completion's tokens after each new one; whether the completion ends there, as at the
+            end-of-text token. Serves stop strings, since the engine does not know text.
+        score_prompt: return the log-probability of each prompt token after those before it; not for beams.
     """
 
     prompt: tuple[int, ...]
@@ -42,13 +41,13 @@ class Request:
 
 @dataclass(eq=False)
 class Sequence:
-    """A prompt with what was written after it.
+    """A prompt and the tokens written after it.
 
     Attributes:
         tokens: prompt and completion.
         computed: how many of them have keys and values in the cache.
-        blocks: where those lie, in order.
-        keys: of its full blocks, as far as they were asked for.
+        blocks: the cache blocks with these, in order.
+        keys: of its full blocks, as far as computed.
     """
 
     tokens: list[int]
@@ -62,17 +61,17 @@ class Sequence:
         return len(self.tokens) - self.computed
 
 
-class Group(ABC):
-    """A request on its way.
+class RequestState(ABC):
+    """The state of a request in progress.
 
     Args:
-        request: what is asked for.
+        request: the prompt and how to complete it.
         ends: the end-of-text tokens.
-        room: most tokens that may be written, no more than the context leaves.
+        room: largest number of tokens to write, within the context.
 
     Attributes:
-        sequences: those that go on; one until the prompt is computed.
-        completions: what is done, in no particular order.
+        sequences: those that continue; one until the prompt is computed.
+        completions: finished ones, in no particular order.
         cached_tokens: tokens of the prompt that the prefix cache held when the request began; None before that.
     """
 
@@ -87,35 +86,35 @@ class Group(ABC):
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether it still wants to know how likely tokens of the prompt were."""
+        """Whether tokens of the prompt are still to be scored."""
         return self.request.score_prompt and len(self._prompt) < len(self.request.prompt) - 1
 
-    def score(self, place: int, row: Row) -> None:
-        """Take what might have followed the prompt's first `place` tokens, to say how likely the next one was."""
+    def score(self, place: int, row: TokenScores) -> None:
+        """Record the log-probability of the prompt's token at `place`, from the scores after the tokens before it."""
         logprob = float(row.logits[self.request.prompt[place]]) - row.log_z
         self._prompt[place] = logprob, _likeliest(row, self.request.decoding.top_logprobs)
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """Most sequences it may have at once."""
+        """Largest number of its sequences at once."""
 
     @property
     @abstractmethod
     def best(self) -> int:
-        """How many of the likeliest tokens it looks at."""
+        """How many of the likeliest tokens it needs."""
 
     @abstractmethod
-    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
-        """Take what may follow each sequence.
+    def settle(self, rows: Listed[TokenScores]) -> list[tuple[int, int]]:
+        """Choose the next tokens from the scores of each sequence.
 
         Returns:
-            The sequences that go on, each as a parent's number and the token that follows; empty when all is done.
+            The sequences that continue, each as its parent's number and the next token; empty when all are done.
         """
 
     @abstractmethod
     def result(self) -> list[Completion]:
-        """The completions asked for, the best or first one first."""
+        """The requested completions, the best or first one first."""
 
     def written(self, number: int) -> list[int]:
         """The completion so far of a sequence."""
@@ -127,13 +126,13 @@ class Group(ABC):
         return token in self._end_tokens or (ended is not None and ended([*written, token]))
 
 
-def group_of(request: Request, ends: frozenset[int], room: int) -> Group:
-    """The group that a request's decoding asks for."""
+def state_of(request: Request, ends: frozenset[int], room: int) -> RequestState:
+    """The initial state of a request, by its kind of decoding."""
     return (Beams if request.decoding.num_beams > 1 else Samples)(request, ends, room)
 
 
-class Samples(Group):
-    """Greedy search or sampling: every sequence goes its own way."""
+class Samples(RequestState):
+    """Greedy search or sampling: sequences are independent of each other."""
 
     def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
         super().__init__(request, ends, room)
@@ -142,20 +141,20 @@ class Samples(Group):
         self._logprobs: list[list[float]] = [[] for _ in range(count)]
         self._top: list[list[Alternatives]] = [[] for _ in range(count)]
         self._done: dict[int, Completion] = {}
-        self._draws = [Draws(request.decoding.seed, number, request.prompt) for number in range(count)]
+        self._draws = [UniformNumbers(request.decoding.seed, number, request.prompt) for number in range(count)]
 
     @property
     def width(self) -> int:
-        """See `Group`."""
+        """See `RequestState`."""
         return self.request.decoding.num_candidates
 
     @property
     def best(self) -> int:
-        """See `Group`."""
+        """See `RequestState`."""
         return max(1, self.request.decoding.top_logprobs)
 
-    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
-        """See `Group`."""
+    def settle(self, rows: Listed[TokenScores]) -> list[tuple[int, int]]:
+        """See `RequestState`."""
         going = []
         kept = []
         for place, number in enumerate(self._numbers):
@@ -182,7 +181,7 @@ class Samples(Group):
         return going
 
     def result(self) -> list[Completion]:
-        """See `Group`."""
+        """See `RequestState`."""
         return [self._done[number] for number in sorted(self._done)]
 
     def last(self, number: int) -> tuple[float, Alternatives]:
@@ -190,7 +189,7 @@ class Samples(Group):
         top = self._top[number]
         return self._logprobs[number][-1], top[-1] if top else ()
 
-    def _choose(self, row: Row, written: list[int], number: int) -> tuple[int, float]:
+    def _choose(self, row: TokenScores, written: list[int], number: int) -> tuple[int, float]:
         decoding = self.request.decoding
         scores = penalised(row.logits, self.request.prompt, written, decoding)
         if scores is not row.logits and scores.max() == -math.inf:
@@ -203,20 +202,20 @@ class Samples(Group):
 
 
 def _all_banned() -> SettingsError:
-    what = "every token of the vocabulary would repeat a run that the text holds"
-    return SettingsError(what, where="no_repeat_ngram_size", hint="raise it, or lower max_new_tokens")
+    what = "every token of the vocabulary would repeat an n-gram of the text"
+    return SettingsError(what, where="no_repeat_ngram_size", hint="raise it or lower max_new_tokens")
 
 
-def _likeliest(row: Row, count: int) -> Alternatives:
+def _likeliest(row: TokenScores, count: int) -> Alternatives:
     tokens = row.tokens[:count].tolist()
     return tuple((token, float(row.logits[token]) - row.log_z) for token in tokens)
 
 
-class Beams(Group):
-    """Beam search with transformers' rules: when a beam ends, how the ended are ranked, and when to stop.
+class Beams(RequestState):
+    """Beam search with transformers' rules for ending a beam, ranking ended beams, and stopping.
 
-    Beams are ranked by sums of log-probabilities with penalties and biases; what is reported of a token is its
-    log-probability without them.
+    Beams are ranked by sums of log-probabilities with penalties and biases; the reported log-probability of a token is
+    without them.
     """
 
     def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
@@ -227,16 +226,16 @@ class Beams(Group):
 
     @property
     def width(self) -> int:
-        """See `Group`."""
+        """See `RequestState`."""
         return self.request.decoding.num_beams
 
     @property
     def best(self) -> int:
-        """See `Group`. Beside every end-of-text token there has to be a token for each beam to go on with."""
+        """See `RequestState`. Each beam needs a token to continue with beside every end-of-text token."""
         return max(2, 1 + len(self._end_tokens)) * self.width
 
-    def settle(self, rows: Listed[Row]) -> list[tuple[int, int]]:
-        """See `Group`. An ending counts only among the best `width` choices, else poor short texts would win."""
+    def settle(self, rows: Listed[TokenScores]) -> list[tuple[int, int]]:
+        """See `RequestState`. Only endings among the best `width` choices count: others would be poor short texts."""
         going: list[tuple[int, int]] = []
         logprobs: list[tuple[float, ...]] = []
         totals: list[float] = []
@@ -258,10 +257,10 @@ class Beams(Group):
         return [] if self._is_done(length) else going
 
     def result(self) -> list[Completion]:
-        """See `Group`."""
+        """See `RequestState`."""
         return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
 
-    def _choices(self, rows: Listed[Row]) -> list[tuple[float, int, int]]:
+    def _choices(self, rows: Listed[TokenScores]) -> list[tuple[float, int, int]]:
         """The `best` continuations as (sum of scores, parent, token), the best first."""
         decoding, count = self.request.decoding, self.best
         found: list[tuple[float, int, int]] = []
@@ -281,7 +280,7 @@ class Beams(Group):
         return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
 
     def _is_done(self, length: int) -> bool:
-        """Whether no running beam, as it stands, would still enter the list of the best."""
+        """Whether no running beam could enter the list of the best with its present score."""
         best = max(self._totals, default=-math.inf)
         if best == -math.inf:
             return True

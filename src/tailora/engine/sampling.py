@@ -1,4 +1,4 @@
-"""One row of logits to one token: penalties, biases, and draws that depend on nothing but the request. numpy alone."""
+"""From a row of logits to a token: penalties, biases, and samples that depend on the request alone. Uses numpy only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tailora.engine.arrays import Floats
 from tailora.engine.decoding import Decoding
-
-Floats = NDArray[np.float32]
 
 
 def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], decoding: Decoding) -> Floats:
@@ -43,7 +41,7 @@ def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], d
 
 
 def repeating(written: Sequence[int], size: int) -> list[int]:
-    """The tokens that would end a run of `size` tokens which stands in `written` already; none if the size is 0."""
+    """The tokens that would complete an n-gram that `written` contains; none if `size` is 0."""
     if size == 0:
         return []
     tail = tuple(written[len(written) - size + 1 :])
@@ -52,9 +50,9 @@ def repeating(written: Sequence[int], size: int) -> list[int]:
 
 
 def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
-    """A token by inversion: the first, by id, at which the cumulative probability passes a uniform number in [0, 1).
+    """Sample a token by inversion: the first, by id, at which the cumulative probability exceeds a uniform number.
 
-    The temperature comes first, then top-k, top-p and min-p, each over what the one before left.
+    The temperature is applied first, then top-k, top-p and min-p, each to what the one before kept.
     """
     scaled = logits_V.astype(np.float64) / decoding.temperature
     kept = np.arange(len(scaled))
@@ -74,8 +72,8 @@ def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
     return int(kept[min(int(place), len(kept) - 1)])
 
 
-class Draws:
-    """Uniform numbers for the tokens of a completion, from the seed, its number and the prompt alone.
+class UniformNumbers:
+    """Uniform random numbers for the tokens of a completion, from the seed, its number and the prompt alone.
 
     Args:
         seed: the request's.

@@ -1,8 +1,8 @@
-"""Which tokens of which sequences the next step computes. Policy alone: it never sees a tensor.
+"""Which tokens of which sequences the next step computes: policy without tensors.
 
-Sequences that write come before prompts, prompts go in pieces of what a step has room for, and requests wait in one
-queue for each adapter, served in turn. When blocks run out the youngest request gives its own back and is computed
-again later, so the oldest always goes on.
+Sequences that write come before prompts, prompts are computed in pieces that fit into a step, and requests wait in one
+queue per adapter, served in turn. When blocks run out, the youngest request is preempted: it returns its blocks and is
+computed again later. The oldest request always continues.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from dataclasses import dataclass, field
 
 from tailora.core.errors import AdapterError
 from tailora.engine.adapter_slots import AdapterSlots
-from tailora.engine.backend import Row
+from tailora.engine.backend import TokenScores
 from tailora.engine.kv_blocks import BlockPool, block_keys
-from tailora.engine.requests import Group, Sequence
+from tailora.engine.requests import RequestState, Sequence
 
-SCORED = 64  # most tokens of a scored prompt in a step: each costs a row of logits
+SCORED = 64  # largest piece of a scored prompt in a step: each token costs a row of logits
 
 
 @dataclass(eq=False)
 class Job:
-    """A group under way.
+    """A request in the scheduler.
 
     Attributes:
-        group: what is asked for.
+        state: of the request.
         number: its place in the order of arrival.
         slot: of its adapter; -1 for none.
-        rows: what may follow those of its sequences that are computed to their ends.
+        rows: scores of those of its sequences that are computed to their ends.
     """
 
-    group: Group
+    state: RequestState
     number: int
     slot: int = -1
-    rows: dict[Sequence, Row] = field(default_factory=dict)
+    rows: dict[Sequence, TokenScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Work:
-    """The next `count` tokens of a sequence; with `last`, the logits after them are wanted."""
+class Chunk:
+    """The next `count` tokens of a sequence; with `last`, the logits after them are needed."""
 
     job: Job
     sequence: Sequence
@@ -48,32 +48,32 @@ class Work:
 
     @property
     def sampled(self) -> list[int]:
-        """After which of its tokens, from 0, logits are wanted: the last, and those of a prompt that is scored."""
+        """The tokens, from 0, after which logits are needed: the last one, and those of a prompt that is scored."""
         last = [self.count - 1] if self.last else []
-        if not self.job.group.scores_prompt:
+        if not self.job.state.scores_prompt:
             return last
-        scored = min(self.count, len(self.job.group.request.prompt) - 1 - self.sequence.computed)
+        scored = min(self.count, len(self.job.state.request.prompt) - 1 - self.sequence.computed)
         return [*range(max(scored, 0)), *last]
 
 
 @dataclass
 class Plan:
-    """A step: the work, the blocks to copy before it, and the waiting requests that can never begin, with reasons."""
+    """A step: its chunks, the blocks to copy before it, and the waiting requests that can never start, with reasons."""
 
-    work: list[Work] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     failed: list[tuple[Job, AdapterError]] = field(default_factory=list)
 
 
 class Scheduler:
-    """Decides what runs.
+    """Decides what the next step computes.
 
     Args:
         pool: the cache's blocks.
         adapter_slots: the adapters' slots.
-        tokens: most that a step computes.
-        sequences: most that run at once; no more than `tokens`.
-        prefix_cache: whether what was computed for one sequence serves others that begin alike.
+        tokens: largest number in a step.
+        sequences: largest number at once; no more than `tokens`.
+        prefix_cache: whether sequences with the same beginning share its blocks.
     """
 
     def __init__(
@@ -88,29 +88,29 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests that have not begun, or have been put back."""
+        """Requests that have not started, or were preempted."""
         return sum(map(len, self._queues.values()))
 
     def add(self, job: Job) -> None:
         """Queue a request behind those of the same adapter."""
-        self._queues.setdefault(job.group.request.adapter, deque()).append(job)
+        self._queues.setdefault(job.state.request.adapter, deque()).append(job)
 
     def remove(self, job: Job) -> None:
-        """Let go of a request, done or not."""
+        """Remove a request, done or not."""
         if job in self.running:
             self.running.remove(job)
-            self._let_go(job)
+            self._release(job)
         else:
-            queue = self._queues[job.group.request.adapter]
+            queue = self._queues[job.state.request.adapter]
             queue.remove(job)
 
     def plan(self) -> Plan:
         """The next step; empty only if nothing is queued or running."""
         plan = Plan()
         for job in list(self.running):
-            for sequence in job.group.sequences:
+            for sequence in job.state.sequences:
                 if job in self.running and sequence.pending == 1:
-                    self._give(plan, job, sequence, 1)
+                    self._schedule(plan, job, sequence, 1)
         for job in list(self.running):
             self._continue(plan, job, least=2)
         plan.failed = self._without_adapter()
@@ -119,28 +119,28 @@ class Scheduler:
         return plan
 
     def settle(self, plan: Plan, without: Container[int] = ()) -> None:
-        """The plan's work is done: its tokens are in the cache.
+        """Record that the plan's chunks are in the cache.
 
         Args:
-            plan: as `plan` gave it.
-            without: numbers of the jobs whose keys and values are of no use to others.
+            plan: as `plan` returned it.
+            without: numbers of the jobs whose keys and values others must not use.
         """
-        for work in plan.work:
-            if work.job.number in without:
+        for chunk in plan.chunks:
+            if chunk.job.number in without:
                 continue
-            sequence = work.sequence
-            sequence.computed += work.count
+            sequence = chunk.sequence
+            sequence.computed += chunk.count
             full = sequence.computed // self.pool.size
             if self.prefix_cache and full > len(sequence.keys):
                 known = len(sequence.keys)
                 tokens = sequence.tokens[: full * self.pool.size]
-                sequence.keys = block_keys(self._root(work.job), tokens, self.pool.size, sequence.keys)
+                sequence.keys = block_keys(self._root(chunk.job), tokens, self.pool.size, sequence.keys)
                 for number in range(known, full):
                     self.pool.publish(sequence.blocks[number], sequence.keys[number])
 
     def branch(self, job: Job, going: Iterable[tuple[int, int]]) -> None:
-        """Replace a group's sequences by those that go on, each a parent's number and the token that follows."""
-        before = job.group.sequences
+        """Replace a request's sequences by those that continue, each a parent's number and the next token."""
+        before = job.state.sequences
         after = []
         taken: set[int] = set()
         for parent, token in going:
@@ -154,31 +154,31 @@ class Scheduler:
         for number, sequence in enumerate(before):
             if number not in taken:
                 self.pool.give_back(sequence.blocks)
-        job.group.sequences = after
+        job.state.sequences = after
 
     def _used(self, plan: Plan) -> int:
-        return sum(work.count for work in plan.work)
+        return sum(chunk.count for chunk in plan.chunks)
 
     def _continue(self, plan: Plan, job: Job, least: int) -> None:
-        """Plan what there is room for of a job's sequences that lack so many tokens at least."""
-        for sequence in job.group.sequences:
+        """Plan what fits of a job's sequences that have at least `least` pending tokens."""
+        for sequence in job.state.sequences:
             left = self.tokens - self._used(plan)
             if job in self.running and sequence.pending >= least and left > 0:
                 count = min(sequence.pending, left)
-                self._give(plan, job, sequence, min(count, SCORED) if job.group.scores_prompt else count)
+                self._schedule(plan, job, sequence, min(count, SCORED) if job.state.scores_prompt else count)
 
-    def _give(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
-        """Plan some tokens of a sequence, putting back younger requests, or at last its own, for want of blocks."""
+    def _schedule(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
+        """Plan some tokens of a sequence; preempt younger requests, and at last its own, for lack of blocks."""
         while self._lacking(sequence, count) > self.pool.free:
             youngest = max(self.running, key=lambda each: each.number)
-            self._put_back(plan, youngest)
+            self._preempt(plan, youngest)
             if youngest is job:
                 return
         self._reach(plan, sequence, count)
-        plan.work.append(Work(job, sequence, count, count == sequence.pending))
+        plan.chunks.append(Chunk(job, sequence, count, count == sequence.pending))
 
     def _lacking(self, sequence: Sequence, count: int) -> int:
-        """Blocks to take before so many tokens more can be written."""
+        """Blocks to take before `count` more tokens can be written."""
         more = self.pool.needed(sequence.computed + count) - len(sequence.blocks)
         return more + self._writes_into_shared(sequence)
 
@@ -195,23 +195,23 @@ class Scheduler:
             sequence.blocks[at] = own
         sequence.blocks += self.pool.take(self.pool.needed(sequence.computed + count) - len(sequence.blocks))
 
-    def _put_back(self, plan: Plan, job: Job) -> None:
+    def _preempt(self, plan: Plan, job: Job) -> None:
         self.preemptions += 1
-        gone = [work for work in plan.work if work.job is job]
-        plan.work = [work for work in plan.work if work.job is not job]
-        owned = {block for work in gone for block in work.sequence.blocks}
+        gone = [chunk for chunk in plan.chunks if chunk.job is job]
+        plan.chunks = [chunk for chunk in plan.chunks if chunk.job is not job]
+        owned = {block for chunk in gone for block in chunk.sequence.blocks}
         plan.copies = [(source, target) for source, target in plan.copies if target not in owned]
         self.running.remove(job)
-        self._let_go(job)
-        self._queues.setdefault(job.group.request.adapter, deque()).appendleft(job)
+        self._release(job)
+        self._queues.setdefault(job.state.request.adapter, deque()).appendleft(job)
 
-    def _let_go(self, job: Job) -> None:
-        for sequence in job.group.sequences:
+    def _release(self, job: Job) -> None:
+        for sequence in job.state.sequences:
             self.pool.give_back(sequence.blocks)
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
         job.rows.clear()
-        if job.group.request.adapter is not None:
-            self.adapter_slots.release(job.group.request.adapter)
+        if job.state.request.adapter is not None:
+            self.adapter_slots.release(job.state.request.adapter)
         job.slot = -1
 
     def _without_adapter(self) -> list[tuple[Job, AdapterError]]:
@@ -219,25 +219,25 @@ class Scheduler:
         failed = []
         for adapter, queue in self._queues.items():
             if adapter is not None and queue and adapter not in self.adapter_slots:
-                error = AdapterError("was unregistered while the request waited", where=adapter, hint="ask again")
+                error = AdapterError("was unregistered while the request waited", where=adapter, hint="retry")
                 failed += [(job, error) for job in queue]
         return failed
 
     def _admit(self, plan: Plan) -> bool:
-        """Begin with one request, if one can begin: of the adapter that was served longest ago."""
+        """Start one request if one fits: of the adapter that was served longest ago."""
         if self._used(plan) >= self.tokens:
             return False
-        busy = sum(job.group.width for job in self.running)
+        busy = sum(job.state.width for job in self.running)
         self._queues = {adapter: queue for adapter, queue in self._queues.items() if queue}
         for adapter, queue in self._queues.items():
             if adapter is not None and adapter not in self.adapter_slots:
                 continue
             job = queue[0]
-            if busy and busy + job.group.width > self.sequences:
-                return False  # smaller ones must not keep it waiting for ever
+            if busy and busy + job.state.width > self.sequences:
+                return False  # smaller ones must not starve it
             slot = -1 if adapter is None else self.adapter_slots.acquire(adapter)
             if slot is None:
-                continue  # all slots are in use: those whose adapters have one may go on
+                continue  # all slots are in use: requests whose adapters have one may start
             if not self._find_room(plan, job):
                 if adapter is not None:
                     self.adapter_slots.release(adapter)
@@ -245,8 +245,8 @@ class Scheduler:
             queue.popleft()
             self._queues[adapter] = self._queues.pop(adapter)
             job.slot = slot
-            if job.group.cached_tokens is None:  # a request that was put back finds its own blocks again
-                job.group.cached_tokens = job.group.sequences[0].computed
+            if job.state.cached_tokens is None:  # a request that was put back finds its own blocks again
+                job.state.cached_tokens = job.state.sequences[0].computed
             self.running.append(job)
             self.running.sort(key=lambda each: each.number)
             self._continue(plan, job, least=1)
@@ -254,24 +254,24 @@ class Scheduler:
         return False
 
     def _find_room(self, plan: Plan, job: Job) -> bool:
-        """Whether blocks suffice for what the step would compute of a job, one left over for those that write."""
+        """Whether there are blocks for what the step would compute of a job, and one for those that write."""
         left = self.tokens - self._used(plan)
         lacking = 0
-        for sequence in job.group.sequences:
+        for sequence in job.state.sequences:
             self._find_prefix(job, sequence)
             count = min(sequence.pending, left)
             left -= count
             lacking += self._lacking(sequence, count)
         if lacking + bool(self.running) <= self.pool.free:
             return True
-        for sequence in job.group.sequences:
+        for sequence in job.state.sequences:
             self.pool.give_back(sequence.blocks)
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
         return False
 
     def _find_prefix(self, job: Job, sequence: Sequence) -> None:
-        """Take over the blocks of what was computed before; the last token is always computed, for its logits."""
-        if not self.prefix_cache or job.group.scores_prompt:
+        """Share the blocks of an equal prefix; the last token is always computed, for its logits."""
+        if not self.prefix_cache or job.state.scores_prompt:
             return
         keys = block_keys(self._root(job), sequence.tokens[:-1], self.pool.size)
         sequence.blocks = self.pool.find(keys)
@@ -280,7 +280,7 @@ class Scheduler:
         sequence.computed = len(sequence.blocks) * self.pool.size
 
     def _root(self, job: Job) -> bytes:
-        request = job.group.request
+        request = job.state.request
         return (
             b"" if request.adapter is None else f"{self.adapter_slots.key(request.adapter)} {request.scale!r}".encode()
         )

@@ -1,4 +1,4 @@
-"""An engine for many threads: one thread owns it, the others hand it requests and read what comes of them."""
+"""An engine for many threads: one thread owns it; others send it requests and read their events."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tailora.engine.requests import Request
 
 T = TypeVar("T")
 Sink = Callable[[Event | BaseException | None], None]
-"""Is told a request's events by the engine's thread, then None at its end, or the error that ended it."""
+"""Receives a request's events from the engine's thread, then None at its end, or the error that ended it."""
 _Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class WorkerStats:
-    """What a worker has done so far, and how busy its engine is.
+    """Counters of a worker, and the load of its engine.
 
     Attributes:
         load: of the engine, after the last step.
-        steps: that it computed.
-        tokens: that requests of one greedy or sampled completion were told, and those of the others once done.
+        steps: computed so far.
+        tokens: written so far; those of beams and candidates count when the request is done.
         busy_seconds: spent in steps.
-        progressed: when it last ended a step or did other work, by the monotonic clock in seconds.
+        progressed: when it last finished a step or other work, in seconds of the monotonic clock.
     """
 
     load: Load
@@ -41,9 +41,9 @@ class WorkerStats:
 
 
 class Stream:
-    """What comes of one request, for one reading thread.
+    """The events of one request, for one reading thread.
 
-    Iterating gives the engine's events up to the one with the result, waiting for each.
+    Iterating waits for each event, up to the one with the result.
     """
 
     def __init__(self, worker: Worker, request: Request) -> None:
@@ -64,25 +64,25 @@ class Stream:
             raise self._error
 
     def result(self) -> tuple[Completion, ...]:
-        """Wait for the end; the completions, the best first, or none if the request was cancelled."""
+        """Wait for the end, and return the completions, the best first; none if the request was cancelled."""
         result: tuple[Completion, ...] = ()
         for event in self:
             result = event.result or result
         return result
 
     def cancel(self) -> None:
-        """Ask the engine to forget the request; without effect on one that is done. The stream then ends."""
+        """Cancel the request, which ends the stream. Has no effect on a request that is done."""
         self._worker.cancel(self.number)
 
 
 class Worker:
-    """Runs an engine in a thread of its own. Every method may be called from any thread.
+    """Runs an engine in its own thread. Every method may be called from any thread.
 
     Args:
-        engine: used by this worker alone from now on.
+        engine: from then on used by this worker alone.
 
     Attributes:
-        stats: what it has done so far; replaced after each step.
+        stats: its counters; replaced after each step.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -103,7 +103,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, request: Request) -> Stream:
@@ -116,14 +116,14 @@ class Worker:
         return Stream(self, request)
 
     def begin(self, request: Request, sink: Sink) -> Future[int]:
-        """Queue a request without waiting for the step that runs.
+        """Queue a request without waiting for the running step.
 
         Args:
-            request: what is asked for.
-            sink: must return at once.
+            request: the prompt and how to complete it.
+            sink: receives the events; must return at once.
 
         Returns:
-            The request's number, once it is queued, or what `Engine.submit` raised; the sink is told nothing then.
+            The request's number once it is queued, or the error of `Engine.submit`; the sink is not called then.
 
         Raises:
             RuntimeError: the worker is closed.
@@ -137,11 +137,11 @@ class Worker:
         return self.post(begin)
 
     def cancel(self, number: int) -> None:
-        """Ask the engine to forget a request; without effect on one that is done."""
+        """Cancel a request. Has no effect on a request that is done."""
         self._do(lambda: self._forget(number))
 
     def abandon(self, queued: Future[int]) -> None:
-        """Cancel a request that `begin` was told to queue, whether that has happened yet or not."""
+        """Cancel a request of `begin`, whether it is queued yet or not."""
 
         def cancel() -> None:  # after the queueing, since work is done in the order it came
             if not queued.cancelled() and queued.exception() is None:
@@ -150,7 +150,7 @@ class Worker:
         self._do(cancel)
 
     def call(self, function: Callable[[Engine], T]) -> T:
-        """Run a function on the engine between two steps, as registering an adapter needs; what it returns or raises.
+        """Run a function on the engine between two steps, and return its result or raise its error.
 
         Raises:
             RuntimeError: the worker is closed.
@@ -158,7 +158,7 @@ class Worker:
         return self.post(function).result()
 
     def post(self, function: Callable[[Engine], T]) -> Future[T]:
-        """The same without waiting.
+        """Like `call`, without waiting.
 
         Raises:
             RuntimeError: the worker is closed.
@@ -177,11 +177,11 @@ class Worker:
         return future
 
     def close(self, patience: float | None = None) -> None:
-        """Stop after the step that is running; open streams end with `RuntimeError`.
+        """Stop after the running step; open streams end with `RuntimeError`.
 
         Args:
-            patience: seconds to wait for that step; None waits for its end. A step that takes longer is left behind in
-                its daemon thread, which ends with the process.
+            patience: seconds to wait for that step; None waits for its end. A longer step stays in its daemon thread,
+                which ends with the process.
         """
         with self._lock:
             if not self._closed:

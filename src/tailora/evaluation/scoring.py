@@ -1,4 +1,4 @@
-"""Scores of texts for records: which are computed and how, in all and by part of the data."""
+"""Score texts for records, in total and by part of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Evaluation:
         scores: part of the data ("all", "seen", "unseen") to metric to score.
         measured: what the metrics counted on all records.
         against: metric to the difference from another system's texts, as JSON has it; None where there are none.
-        rules: how texts say values.
+        rules: how texts express values.
     """
 
     records: Sequence[Record]
@@ -52,16 +52,16 @@ class Evaluation:
 
 
 class Scoring:
-    """Which scores are computed, and how.
+    """Which scores to compute, and how.
 
-    Whatever can fail without texts does so here, since writing them may take hours.
+    Everything that can fail without texts fails here, since writing texts may take hours.
 
     Args:
         records: with references; with facts for "slots".
         metrics: names; by default those that the field reports of such records.
         tokenizer: see `metrics.suite.measure`.
-        slot_rules: file of rules how texts say values, beside the bundled ones.
-        draws: resamples of the records that the intervals come from.
+        slot_rules: file of rules for how texts express values, besides the bundled ones.
+        draws: bootstrap resamples for the intervals.
 
     Attributes:
         names: the metrics.
@@ -83,7 +83,9 @@ class Scoring:
     ) -> None:
         self.names: Sequence[str] = metrics or usual(records)
         if "slots" in self.names and not any(record.facts for record in records):
-            raise DataError("the records have no facts to look for", where="metrics", hint="leave slots out")
+            raise DataError(
+                "slot errors need facts, and the records have none", where="metrics", hint="leave slots out"
+            )
         self._rules, self._tokenizer, self._draws = load_rules(slot_rules), tokenizer, draws
         self.unavailable = unavailable(self.names)
         if metrics and set(metrics) <= set(self.unavailable):

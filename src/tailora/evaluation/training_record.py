@@ -16,12 +16,12 @@ def training_settings(adapter: Path) -> dict[str, Any]:
         SettingsError: there is a run.json that is not a training run's.
     """
     for folder in (adapter, adapter.parent):
-        account = folder / "run.json"
-        if account.is_file():
+        record = folder / "run.json"
+        if record.is_file():
             try:
-                content = json.loads(account.read_text(encoding="utf-8"))
+                content = json.loads(record.read_text(encoding="utf-8"))
                 return {**content["settings"], "base": content["account"]["base"]}
             except (ValueError, KeyError, TypeError) as error:
-                hint = "restore it, or give the adapter's folder without it"
-                raise SettingsError("is not the account of a training run", where=account, hint=hint) from error
+                hint = "restore the file, or use the adapter's folder without it"
+                raise SettingsError("is not the record of a training run", where=record, hint=hint) from error
     return {}

@@ -1,7 +1,7 @@
-"""A comparison of training methods on the same data, by measurement.
+"""Compare training methods on the same data, by measurement.
 
-Each method takes the best of several learning rates by validation loss. Every run is a process of its own, `tailora
-train` itself, so that a peak of memory is that method's; what is there from an earlier start is used again.
+Each method gets the best of several learning rates by validation loss. Every run is a `tailora train` in its own
+process, so that the peak of memory belongs to that method. Finished runs of an earlier start are used again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from tailora.training.settings import Method, TrainSettings
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare, on what.
+    """What to compare, and on which data.
 
     Attributes:
         training: settings that hold for every method; `limit` is that of the final runs.
         rates: learning rates to try, by method.
         output: folder of the runs and the comparison.
         grid_limit: training records that the rates are tried on; None keeps the best run itself.
-        test: records to write about and score; None takes the data's `test` split, else those to validate on.
-        test_limit: only the first of them.
-        max_new_tokens: most tokens of a text.
+        test: records to write about and score; None uses the data's `test` split, or else the validation records.
+        test_limit: use only the first N of them.
+        max_new_tokens: longest text.
         metrics: which scores; by default those that the field reports of such data.
-        draws: resamples of the records that intervals come from.
+        draws: bootstrap resamples for the intervals.
         tasks: tasks that the report computes disk space for.
         stated: the settings as they were given, for compare.json.
     """
@@ -72,7 +72,7 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     Raises:
         SettingsError: the folder holds runs of other settings.
         TrainingError: no method could be trained.
-        KeyboardInterrupt: on Ctrl-C; what is done is kept, and the same command goes on from there.
+        KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues.
     """
     output, training = comparison.output, comparison.training
     output.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _report(result: Mapping[str, Any], output: Path) -> None:
 
 
 def _measured(method: Method, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Everything about a method; what cannot be trained says why under `failed`."""
+    """The figures of a method; if it cannot be trained, the reason under `failed`."""
     training, output = comparison.training, comparison.output
     grid: list[dict[str, Any]] = []
     for rate in comparison.rates[method]:
@@ -146,7 +146,7 @@ def _plain(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _loss(found: Mapping[str, Any]) -> float:
-    """A run's validation loss, on the base as it is where that was measured."""
+    """A run's validation loss, on the exact base if it was measured."""
     loss = found["validation_loss"]
     return float(loss.get("exact") or loss["after"])
 
@@ -155,19 +155,21 @@ def _training(method: Method, rate: float, comparison: Comparison, limit: int | 
     """The settings of one run."""
     held = comparison.training.model_dump(mode="json", exclude_unset=True, exclude={"output", "limit"})
     if comparison.training.precision == "int8" and method != "lora":
-        held["precision"] = "auto"  # whole numbers do not learn
+        held["precision"] = "auto"  # integers cannot be trained
     return TrainSettings(**held, method=method, learning_rate=rate, limit=limit)
 
 
 def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
-    """What run.json of a finished run says; the run is made unless it is there."""
+    """The content of run.json of a finished run; the run is started unless it exists."""
     account = folder / "run.json"
     wanted = wanted.model_copy(update={"output": folder})
     if account.is_file():
         found: dict[str, Any] = json.loads(account.read_text(encoding="utf-8"))
-        # The same folder may have another name from another working directory.
+        # From another working directory, the same folder has another name.
         if {**found["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
-            raise SettingsError("holds a run of other settings", where=folder, hint="name another folder with --output")
+            raise SettingsError(
+                "contains a run of other settings", where=folder, hint="name another folder with --output"
+            )
         if "finished" in found and not found["interrupted"]:
             return found
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +178,7 @@ def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
     write_text(config, wanted.to_yaml())
     found = run_command("train", str(config))
     if found["validation_loss"]["after"] is None:
-        raise SettingsError("nothing to validate on", where="valid", hint="name records with --valid")
+        raise SettingsError("there are no validation records", where="valid", hint="name records with --valid")
     return found
 
 
@@ -195,7 +197,7 @@ def _account(folder: Path, output: Path) -> dict[str, Any]:
         "peak_memory_bytes": found["peak_memory_bytes"],
         "peak_gpu_memory_bytes": found.get("peak_gpu_memory_bytes"),
         "optimizer_bytes": found["optimizer_bytes"],
-        "seconds_per_step": statistics.median(seconds[1:] or seconds),  # the first makes buffers
+        "seconds_per_step": statistics.median(seconds[1:] or seconds),  # the first allocates buffers
         "examples_per_second": found["examples_per_second"],
         "steps": found["steps"],
         "examples": found["examples"],
@@ -207,7 +209,7 @@ def _account(folder: Path, output: Path) -> dict[str, Any]:
 
 
 def _texts(method: Method, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Texts with what was learnt, scored."""
+    """Write and score texts with what a run learnt."""
     if method in ("bitfit", "top2"):
         whole = comparison.output / "models" / method
         shutil.rmtree(whole, ignore_errors=True)
@@ -263,11 +265,11 @@ def _written(name: str, comparison: Comparison, console: Console, run: Path | No
 
 
 def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str, Any]:
-    """Write greedy texts into a file: how many, and what computed them. Their speed is measured apart."""
+    """Write greedy texts to a file, and return how many there are and what computed them."""
     training, output = comparison.training, comparison.output
     texts = output / "texts" / f"{name}.jsonl"
     texts.parent.mkdir(exist_ok=True)
-    # An unfinished file of an earlier start may be one of other settings, which would be refused.
+    # An unfinished file of an earlier start may have other settings, and would be refused.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
     form = ["--prompt-form", training.prompt_form, "--linearization", training.linearization]
     base, adapter = _model(name, comparison, run)
@@ -279,7 +281,7 @@ def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str,
 
 
 def _test_source(comparison: Comparison) -> tuple[str, str | None]:
-    """What the records to write about are read from, and their split."""
+    """The source of the records to write about, and their split."""
     training = comparison.training
     source = comparison.test or training.data
     splits = record_files.splits(source)
@@ -290,7 +292,7 @@ def _test_source(comparison: Comparison) -> tuple[str, str | None]:
 
 
 def _test_data(comparison: Comparison) -> list[str]:
-    """The flags that name the records to write about."""
+    """The flags for the records to write about."""
     training = comparison.training
     source, split = _test_source(comparison)
     flags = ["--input", source, *([] if split is None else ["--split", split])]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 WIDE = 10
-"""A range is searched by its logarithm from this ratio of its ends on."""
+"""Ranges with at least this ratio of their ends are searched on a logarithmic scale."""
 _READ = {"data", "valid", "format", "columns", "language", "all_texts"}
 _FIXED = {*_READ, "output", "ranges", "trials", "storage", "study"}
 
@@ -44,20 +44,22 @@ class Range(NamedTuple):
         """
         field = TrainSettings.model_fields.get(name)
         if field is None or name in _FIXED:
-            raise SettingsError(f"{name} is no setting to vary", where="ranges", hint="see `tailora train --help`")
+            raise SettingsError(
+                f"{name} is not a setting that can be varied", where="ranges", hint="see `tailora train --help`"
+            )
         if isinstance(value, str) and ".." in value:
             low, _, high = value.partition("..")
             kinds = {field.annotation, *get_args(field.annotation)}
             if not kinds & {int, float}:
-                raise SettingsError(f"{name} takes no range", where="ranges", hint="give values: a|b|c")
+                raise SettingsError(f"{name} does not accept a range", where="ranges", hint="list values as a|b|c")
             try:
                 ends = float(low), float(high)
             except ValueError as error:
                 hint = "write it as 1e-4..3e-3"
-                raise SettingsError(f"{name}: {value} is no range", where="ranges", hint=hint) from error
+                raise SettingsError(f"{name}: {value} is not a range", where="ranges", hint=hint) from error
             whole = float not in kinds
             if ends[0] >= ends[1] or (whole and not all(end.is_integer() for end in ends)):
-                what = f"{name}: {value} is no range" + (" of whole numbers" if whole else "")
+                what = f"{name}: {value} is not a range" + (" of integers" if whole else "")
                 raise SettingsError(what, where="ranges", hint="put the smaller end first")
             found = cls(name, (), *ends, whole)
         else:
@@ -66,7 +68,7 @@ class Range(NamedTuple):
             # YAML reads 1e-3 as text.
             found = cls(name, tuple(_number(each) if isinstance(each, str) else each for each in choices))
             if not choices or any(isinstance(each, list | dict) for each in choices):
-                what = f"{name}: {value} holds no values to choose from"
+                what = f"{name}: {value} has no values to choose from"
                 raise SettingsError(what, where="ranges", hint="write several targets as attention+mlp")
         for each in found.ends:
             try:

@@ -1,4 +1,4 @@
-"""Studies of `tailora tune`: where their trials are kept, who runs them, and what to do with those that nobody runs."""
+"""Studies of `tailora tune`: their storage, the processes that run trials, and abandoned trials."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import optuna
 
 TRIES = 2
-"""Starts of a trial that ends its process (it is killed, or runs into a bug) before its settings are given up."""
+"""Starts after which settings that end their process (by a signal or a bug) are given up."""
 _UNCLAIMED = datetime.timedelta(minutes=10)
-"""After this long, a trial that no process has put its name on is one whose process was killed in that moment."""
+"""Age from which a trial without a process counts as abandoned: its process was killed before it could claim it."""
 
 
 def import_optuna() -> Any:

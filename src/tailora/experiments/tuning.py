@@ -1,7 +1,7 @@
-"""A search for the training settings that validate best, with Optuna.
+"""Search for the training settings with the best validation loss, with Optuna.
 
-Trials are run directories. What is known of them lies in a file or a database that any number of processes share; each
-takes the next trial from it until there are enough. A process that was killed leaves its trial to the next one.
+Trials are run directories. Their state is in a file or a database that any number of processes share; each process
+takes the next trial until there are enough. The trial of a killed process is repeated by the next one.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
     import optuna
 
 VALIDATIONS = 4
-"""In a trial, unless `eval_every` says otherwise: what pruning goes by."""
+"""Validations per trial that pruning uses, unless `eval_every` is set."""
 STARTUP = 8
-"""Trials drawn at random before the sampler has something to go by."""
+"""Random trials before the sampler uses earlier results."""
 _OF_NETWORK = {"base", "targets", "method", "bias"}
 _OF_RECORDS = {"max_length", "overlong", "prompt_form", "linearization"}
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What to vary, and for how long.
+    """What to vary, and how many trials to run.
 
     Attributes:
         training: settings that hold in every trial, and the first to be tried.
         ranges: what to vary, as `Range.of` reads it.
-        trials: in all, those of other processes and earlier starts included.
-        output: folder of the trials and of what came of them.
-        storage: file or database URL that processes share; None takes study.journal in the output.
-        study: its name in the storage; None takes that of the output folder.
+        trials: in total, including those of other processes and earlier starts.
+        output: folder of the trials and the results.
+        storage: file or database URL that processes share; None uses study.journal in the output.
+        study: name in the storage; None uses that of the output folder.
     """
 
     training: TrainSettings
@@ -72,24 +72,24 @@ class Tuning:
 
 
 def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
-    """Run trials until there are as many as asked for, and write what came of the study.
+    """Run trials until there are enough, and write the results of the study.
 
     Returns:
         The trials, the best one and its settings, and how much each setting mattered; as in study.json.
 
     Raises:
-        MissingExtraError: Optuna is not there.
-        SettingsError: the storage holds a study of other settings, a value that is to be tried cannot be used with the
-            base or the records, or there is nothing to validate on.
-        TrainingError: no trial came to an end.
-        KeyboardInterrupt: on Ctrl-C; the trial is left to the next start.
+        MissingExtraError: Optuna is not installed.
+        SettingsError: the storage has a study of other settings, a value cannot be used with the base or the records,
+            or there are no validation records.
+        TrainingError: no trial finished.
+        KeyboardInterrupt: on Ctrl-C; the next start repeats the trial.
     """
     optuna = studies.import_optuna()
     training, output = tuning.training, tuning.output
     ranges = [Range.of(*item) for item in tuning.ranges.items()]
     records = read_records(training)
     if not records[1]:
-        raise SettingsError("nothing to validate on", where="valid", hint="name records with --valid")
+        raise SettingsError("there are no validation records", where="valid", hint="name records with --valid")
     fixed = _fixed(tuning, records[0])
     _check_values(ranges, fixed, records)
     output.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,12 @@ def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
     result = _account(optuna, study)
     others = ", ".join(f"{count} on {host}" for host, count in studies.elsewhere(study).items())
     if others:
-        line = f"still running: {others}; where that machine is gone, raise --trials to replace them"
+        line = f"still running: {others}; if such a machine is gone, raise --trials to replace its trials"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result["best"] is None:
         why = next((f": {trial['why']}" for trial in reversed(result["trials"]) if trial["why"]), "")
-        hint = "narrow the ranges, lower the rates, or raise --trials"
-        raise TrainingError(f"no trial came to its end{why}", where=output, hint=hint)
+        hint = "narrow the ranges, lower the learning rates, or raise --trials"
+        raise TrainingError(f"no trial finished{why}", where=output, hint=hint)
     write_json(output / "study.json", result)
     recipe = {**fixed, **result["best"]["settings"]}
     write_text(output / "best.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
@@ -118,7 +118,7 @@ def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
 
 
 def _fixed(tuning: Tuning, train_records: Sequence[Record]) -> dict[str, Any]:
-    """What holds in every trial, as `tailora train` takes it from YAML."""
+    """The settings of every trial, as YAML for `tailora train`."""
     settings = tuning.training
     fixed = settings.model_dump(mode="json", exclude_unset=True, exclude={"output", *tuning.ranges})
     if settings.eval_every is None and "eval_every" not in tuning.ranges:
@@ -131,7 +131,7 @@ def _fixed(tuning: Tuning, train_records: Sequence[Record]) -> dict[str, Any]:
 def _check_values(
     ranges: Sequence[Range], fixed: Mapping[str, Any], records: tuple[Sequence[Record], Sequence[Record]]
 ) -> None:
-    """Hold the values that depend on the base or the records against these, before the first trial.
+    """Check values that depend on the base or the records before the first trial.
 
     Raises:
         SettingsError: a target that matches nothing in the network, or a length that a record exceeds.
@@ -147,7 +147,7 @@ def _check_values(
                 changed = {**firsts, **({"base": name} if bases else {}), each.name: each.setting(value)}
                 try:
                     wanted = TrainSettings(**{**fixed, **changed})
-                except SettingsError:  # the combination with the other first values: such trials are told and pruned
+                except SettingsError:  # only this combination: such a trial is reported and pruned
                     continue
                 try:
                     _check_value(each.name, wanted, base, records)
@@ -168,7 +168,7 @@ def _check_value(
 
 
 def _enqueue_own(study: optuna.Study, settings: TrainSettings, ranges: Sequence[Range]) -> None:
-    """Have the settings as they are tried first, where they lie in the ranges."""
+    """Try the user's own settings first if they lie in the ranges."""
     usual = {each.name: written(getattr(settings, each.name)) for each in ranges}
     usual |= {"learning_rate": settings.peak_learning_rate} if "learning_rate" in usual else {}
     if all(each.holds(usual[each.name]) for each in ranges):
@@ -176,7 +176,7 @@ def _enqueue_own(study: optuna.Study, settings: TrainSettings, ranges: Sequence[
 
 
 def _begun(optuna: Any, study: optuna.Study) -> int:
-    """Trials that are done or under way."""
+    """Number of trials that are finished or running."""
     states = optuna.trial.TrialState
     return len(study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED, states.RUNNING)))
 
@@ -216,7 +216,7 @@ def _try(
 def _trained(
     optuna: Any, trial: optuna.Trial, values: Mapping[str, Any], ranges: Sequence[Range]
 ) -> tuple[float | None, str]:
-    """Train with a trial's settings: the validation loss, or None and why there is none."""
+    """Train with a trial's settings, and return the validation loss, or None and the reason."""
     reached = 0
 
     def watch(step: int, loss: float) -> None:
@@ -243,9 +243,9 @@ def _trained(
 
 
 def _is_of_trial(error: UserError, ranges: Sequence[Range]) -> bool:
-    """Whether a mistake comes of the trial's own settings, which are then bad and not worth a second try.
+    """Whether an error comes from the trial's own settings, so that they are not tried again.
 
-    Every value was checked before: what fails in a trial is a combination of its settings, or what surrounds it.
+    Every value was checked before: a combination of settings fails in a trial, or the environment does.
     """
     names = {each.name for each in ranges}
     if isinstance(error, MissingExtraError | OfflineError):
@@ -258,7 +258,7 @@ def _is_of_trial(error: UserError, ranges: Sequence[Range]) -> bool:
 
 
 def _new_folder(output: Path, number: int) -> Path:
-    """A folder for a trial's run; another study may have left one of its number."""
+    """A new folder for a trial's run; another study may have left one with its number."""
     folder = output / f"trial-{number:04}"
     other = 2
     while folder.exists():

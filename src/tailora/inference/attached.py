@@ -1,4 +1,4 @@
-"""A base model with an adapter on it: found, checked against each other, attached."""
+"""A base model in PyTorch with one adapter attached or merged."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """A base model as it is to be used.
+    """A loaded base model.
 
     Attributes:
-        base: its network carries the adapter, beside its weights or merged into them.
+        base: with the adapter attached to its network or merged into its weights.
         adapter: None for the bare base.
     """
 
@@ -42,14 +42,14 @@ def load_adapted(
     merged: bool = False,
     force: bool = False,
 ) -> Adapted:
-    """Load a base model and put an adapter on it.
+    """Load a base model and attach an adapter, or merge it.
 
     Args:
-        adapter: an adapter, its folder or file, or a run directory that holds one; None leaves the base bare.
+        adapter: an adapter, its folder or file, or a run directory with one; None loads the base alone.
         base: name, path or hub id; None takes the one that the adapter names.
         dtype: of the base's weights; None keeps the stored one. Merging happens in it.
-        device: where the network goes.
-        merged: fold the adapter into the weights.
+        device: of the network.
+        merged: merge the adapter into the weights.
         force: accept an adapter that was trained on other weights than the base has.
 
     Raises:
@@ -75,10 +75,10 @@ def load_adapted(
 
 
 def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:
-    """Attach an adapter to a base, or fold it into its weights, in place.
+    """Attach an adapter to a base, or merge it into its weights, in place.
 
     Raises:
-        AdapterError: it does not fit.
+        AdapterError: the adapter does not fit the network.
     """
     device = base.model.get_input_embeddings().weight.device
     inject.attach(base.model, adapter.config, adapter, model_type=base.model_type)
@@ -88,7 +88,7 @@ def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:
 
 
 def running_on(base: Base) -> Running:
-    """An engine on a network that is in memory already, with whatever is attached to it."""
+    """Start an engine on a loaded network, with whatever is attached to it."""
     place = base.model.get_input_embeddings().weight
     precision = next((name for name, dtype in DTYPES.items() if dtype == place.dtype), str(place.dtype))
     engine = Engine(TorchBackend(base), end=base.tokenizer.end_ids)

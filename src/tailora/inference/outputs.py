@@ -1,4 +1,4 @@
-"""Rows of `outputs.jsonl`: one text a row, with its tokens and how it ended."""
+"""Rows of `outputs.jsonl`: one text per row, with its tokens and how it ended."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from tailora.inference.texts import Candidate, Generation
 
 
 def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:
-    """A generation as a row of outputs.jsonl, with each token's log-probability if asked for."""
+    """A generation as a row of outputs.jsonl, with the log-probability of each token if requested."""
     row: dict[str, Any] = {
         "id": record_id,
         "adapter": adapter,
-        **_told(made, logprobs),
+        **_values(made, logprobs),
         "prompt_tokens": made.prompt_tokens,
         "completion_tokens": made.completion_tokens,
     }
     if len(made.candidates) > 1:
-        row["candidates"] = [_told(candidate, logprobs) for candidate in made.candidates]
+        row["candidates"] = [_values(candidate, logprobs) for candidate in made.candidates]
     return row
 
 
-def _told(text: Candidate, logprobs: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _values(text: Candidate, logprobs: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {
         "text": text.text,
         "token_ids": list(text.token_ids),
         "logprob": round(text.logprob, 6),
         "finish_reason": text.finish_reason,
     }
     if logprobs:
-        told["logprobs"] = [round(each, 6) for each in text.logprobs]
-    return told
+        values["logprobs"] = [round(each, 6) for each in text.logprobs]
+    return values
 
 
 def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:

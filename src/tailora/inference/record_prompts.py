@@ -1,4 +1,4 @@
-"""The prompts of records, in the form that each record's adapter was trained on."""
+"""Prompts of records, as each record's adapter was trained."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def prompts_of_records(
     style: str | None = None,
     source: str | None = None,
 ) -> list[Prompt]:
-    """Token ids in the form that each record's adapter was trained on.
+    """Build the token ids of each record's prompt, as its adapter was trained.
 
     Args:
-        records: what to write about; each may name an adapter of the setup.
+        records: each may name an adapter of the setup.
         setup: the base and its adapters.
         form: the prompt form to use instead.
         style: the linearisation to use instead.
         source: where the records come from, for warnings.
 
     Raises:
-        DataError: a record names an adapter that is not there, or none where there are several.
+        DataError: a record names an unknown adapter, or none although there are several.
         SettingsError: see `Setup.prompts`.
     """
     adapters = [_adapter_of(record, setup.adapters) for record in records]
@@ -50,20 +50,20 @@ def prompts_of_records(
 
 
 def check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], running: Running) -> None:
-    """Raise `DataError` where an engine cannot write after the prompt of a record."""
+    """Raise `DataError` if an engine cannot continue the prompt of a record."""
     context = running.engine.backend.context
     for record, prompt in zip(records, prompts, strict=True):
         if running.built_in and prompt.adapter is None:
             raise DataError(
-                "asks for the base alone, which the adapter is part of here",
+                "needs the base without the adapter, which is part of this network",
                 where=f"record {record.id}",
                 hint="run such records without --adapter",
             )
         if len(prompt.tokens) >= context:
             raise DataError(
-                f"its prompt has {len(prompt.tokens)} tokens and the model takes {context} with the text",
+                f"its prompt has {len(prompt.tokens)} tokens, and prompt and text together may have {context}",
                 where=f"record {record.id}",
-                hint="shorten it",
+                hint="shorten the record",
             )
 
 
@@ -85,10 +85,10 @@ def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | None:
     if record.adapter is not None:
         if record.adapter not in adapters:
             known = ", ".join(adapters) or "none"
-            hint = f"give it with --adapter {record.adapter}=PATH (there are: {known})"
-            raise DataError(f"names the adapter {record.adapter!r}", where=where, hint=hint)
+            hint = f"add --adapter {record.adapter}=PATH (known: {known})"
+            raise DataError(f"the adapter {record.adapter!r} is not loaded", where=where, hint=hint)
         return record.adapter
     if len(adapters) > 1:
-        what = f"names none of the {len(adapters)} adapters"
-        raise DataError(what, where=where, hint='give JSON lines with an "adapter", null for the base alone')
+        what = f"does not name one of the {len(adapters)} adapters"
+        raise DataError(what, where=where, hint='add "adapter" to each row of JSON lines; null is the base alone')
     return next(iter(adapters), None)

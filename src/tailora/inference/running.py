@@ -1,4 +1,4 @@
-"""A running engine with what speaks text to it."""
+"""A started engine with its tokenizer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tailora.engine.requests import Request
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """An engine with what speaks text to it.
+    """A started engine with its tokenizer.
 
     Attributes:
         engine: the engine.
         tokenizer: of its base.
         backend: "openvino" or "torch".
-        precision: of its products.
+        precision: "int8", "bf16" or "fp32".
         device: "cpu" or "cuda".
-        built_in: whether the network itself carries the only adapter, so that requests name none.
-        timed: how the precision was chosen, in words; empty where it was asked for or none was timed.
+        built_in: whether the only adapter is part of the network, so that requests do not name it.
+        timed: the measurements that chose the precision, in words; empty if it was not chosen by time.
     """
 
     engine: Engine
@@ -36,7 +36,7 @@ class Running:
 
     @property
     def description(self) -> str:
-        """Precision and backend in words, with the times that decided."""
+        """Precision and backend in words, with the times that chose them."""
         return f"{self.precision} on {self.backend}" + (f", {self.timed}" if self.timed else "")
 
     def request(
@@ -48,22 +48,22 @@ class Running:
         *,
         score_prompt: bool = False,
     ) -> Request:
-        """A request of the engine's for a prompt of text, ended by any of some strings too.
+        """Build an engine request that also ends at stop strings.
 
         Raises:
             SettingsError: the decoding's biases name a token that the tokenizer does not have.
         """
         unknown = [token for token, _ in decoding.logit_bias if not 0 <= token < self.tokenizer.vocab_size]
         if unknown:
-            what = f"there is no token {unknown[0]}"
-            raise SettingsError(what, where="logit_bias", hint=f"name ids from 0 to {self.tokenizer.vocab_size - 1}")
+            what = f"token id {unknown[0]} does not exist"
+            raise SettingsError(what, where="logit_bias", hint=f"use ids from 0 to {self.tokenizer.vocab_size - 1}")
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
         name = None if self.built_in else adapter
         return Request(tuple(prompt), decoding, name, ended=ended, score_prompt=score_prompt)
 
 
 class _StopStrings:
-    """Says whether one of some strings stands at the end of what is written."""
+    """Whether a completion contains one of several strings near its end."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(stop)

@@ -1,9 +1,9 @@
-"""Whether an engine's backend computes what transformers computes, seen on one prompt before it is used.
+"""Compare an engine's backend with transformers on one prompt before it is used.
 
-A network is read from its configuration twice, by transformers and by a graph of ours. The check compares their
-distributions over the next token after each token of a prompt, which the backend computes in two steps, over its paged
-cache and beside another sequence. It runs once for a model, backend, precision and set of packages on a machine; what
-it found is kept in the cache folder.
+A network is read from its configuration twice, by transformers and by the engine. The check compares the distributions
+of the next token after each token of a prompt. The backend computes them in two steps, with its paged cache and beside
+another sequence. The check runs once for each model, backend, precision and set of packages on a machine, and its
+result is kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 Mode = Literal["once", "always", "never"]
 VARIABLE = "TAILORA_SELF_CHECK"
 TOKENS = 48  # of the prompt; a rotary scaling shows within ten
-# Mean Kullback-Leibler divergence in nats from which a backend computes something else. Measured on SmolLM2-135M with
+# Largest accepted mean Kullback-Leibler divergence in nats. Measured on SmolLM2-135M with
 # this prompt: 1e-10 in fp32, 0.002 in bf16, 0.025 in int8, whose cache has 8 bits too.
 BOUND = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.1}
-_TIMEOUT = 300.0  # seconds for transformers to load a model in a process of its own
+_TIMEOUT = 300.0  # seconds for transformers to load a model in its own process
 Logits = NDArray[np.float32]
 
 
 def mode() -> Mode:
-    """What the environment variable TAILORA_SELF_CHECK asks for: once (the default), always or never.
+    """Value of the environment variable TAILORA_SELF_CHECK: once (the default), always or never.
 
     Raises:
         SettingsError: it has another value.
@@ -60,7 +60,7 @@ def check(
     *,
     hint: str,
 ) -> None:
-    """Compare a backend, on which nothing has been computed yet, with transformers, unless that was done before.
+    """Compare a new backend with transformers, unless this was done before.
 
     Args:
         backend: of a model whose adapters, if any, are part of the reference too.

@@ -1,4 +1,4 @@
-"""What is to run: a base model and its adapters, found and checked against each other."""
+"""The base model and the adapters of a run: found, read, and checked against each other."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Facts = Mapping[str, Any] | Sequence[Sequence[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What is to run, found and checked: nothing of the network is in memory yet.
+    """A base model and its adapters, before the network is loaded.
 
     Attributes:
-        base: where the base model lies.
+        base: the folder of the base model.
         tokenizer: its tokenizer.
         fingerprint: of its weights.
         adapters: by the names that requests use.
-        force: whether adapters trained on other weights were let pass.
+        force: whether adapters trained on other weights are accepted.
     """
 
     base: Resolved
@@ -41,49 +41,49 @@ class Setup:
     adapters: Mapping[str, Adapter]
     force: bool = False
 
-    def account(self, adapter: str | None) -> Mapping[str, Any]:
-        """How an adapter was trained, or what the base's folder says of one merged into it."""
+    def training_metadata(self, adapter: str | None) -> Mapping[str, Any]:
+        """How an adapter was trained; for None, how the adapter that was merged into the base was trained."""
         return training_metadata(self.base.folder) if adapter is None else self.adapters[adapter].meta
 
     def prompts(self, adapter: str | None, *, form: PromptForm | None = None, style: str | None = None) -> PromptFormat:
         """How records become prompts of an adapter, or of the base.
 
-        As training had it. A base that was trained on no form gets the facts and an arrow: an end-of-text token after
-        the facts would tell it that all is said.
+        The form is that of the adapter's training. A base that was not trained by Tailora gets the facts and an arrow:
+        after an end-of-text token it would not continue the facts.
 
         Args:
             adapter: its name; None for the base.
-            form: to take instead of the one it was trained on.
-            style: likewise the linearisation.
+            form: a prompt form to use instead.
+            style: a linearisation to use instead.
 
         Raises:
             SettingsError: the base has no chat template, or its tokenizer lacks a token of the adapter's prompts.
         """
-        return self.prompts_of(self.account(adapter), adapted=adapter is not None, form=form, style=style)
+        return self.prompts_of(self.training_metadata(adapter), adapted=adapter is not None, form=form, style=style)
 
     def prompts_of(
         self,
-        account: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         *,
         adapted: bool,
         form: PromptForm | None = None,
         style: str | None = None,
     ) -> PromptFormat:
-        """The same for an account of how an adapter was trained."""
+        """Like `prompts`, for the metadata of an adapter's training."""
         usual: PromptForm = "paper" if adapted else "arrow"
-        return PromptFormat.of_account(account, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
+        return PromptFormat.of_account(metadata, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
 
     @property
     def reading(self) -> TrainedReading | None:
         """How the training of the only adapter, or of what is merged into the base, read its data."""
         if len(self.adapters) > 1:
             return None
-        return TrainedReading.of_meta(self.account(next(iter(self.adapters), None)))
+        return TrainedReading.of_meta(self.training_metadata(next(iter(self.adapters), None)))
 
     @property
     def ends(self) -> frozenset[int]:
         """The tokens that end a text: those of the base, and those that its adapters were taught."""
-        taught = (self.prompts(name).end for name in (None, *self.adapters) if self.account(name))
+        taught = (self.prompts(name).end for name in (None, *self.adapters) if self.training_metadata(name))
         return self.tokenizer.end_ids.union(taught)
 
 

@@ -1,4 +1,4 @@
-"""An engine started for a setup: which backend runs it, and in which precision."""
+"""Start an engine for a setup: which backend runs it, and in which precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tailora.inference.step_timing import Choice
 from tailora.models.config import read_config
 
 log = logging.getLogger(__name__)
-SLOTS = 16  # adapters that a step mixes, where so many are given
+SLOTS = 16  # largest number of adapters in a step, unless a capacity is asked for
 _IN_BLOCK = re.compile(r"\.\d+\.(.+)$")  # "attn.c_attn" of "transformer.h.0.attn.c_attn"
 _ANOTHER = "choose a base whose layers keep nothing but keys and values"
 _AT_THE_ENDS = ("wte", "embed_tokens", "lm_head")  # what the graphs can adapt besides
@@ -35,11 +35,11 @@ _AT_THE_ENDS = ("wte", "embed_tokens", "lm_head")  # what the graphs can adapt b
 
 @dataclass(frozen=True)
 class AdapterCapacity:
-    """What adapters may come while the engine runs.
+    """Capacity for adapters that are loaded while the engine runs.
 
     Attributes:
         slots: how many a step can mix.
-        rank: most that one may have in a layer, its slices together.
+        rank: largest rank of an adapter in a layer, its slices together.
     """
 
     slots: int
@@ -60,44 +60,48 @@ def start_engine(
     """Start an engine.
 
     Args:
-        setup: what it runs.
-        backend: "openvino" on a CPU, for the families that it has a graph for; "torch" for everything else.
-        precision: of the products; "auto" is the one whose steps are fastest here, and int8 with OpenVINO, fp32 with
-            torch, unless another is faster by more than the noise (see `step_timing`).
+        setup: the base and its adapters.
+        backend: "openvino" on a CPU for the families that it has a graph for, "torch" for everything else, or "auto".
+        precision: of the products; "auto" is int8 with OpenVINO and fp32 with torch, unless another one is faster on
+            this machine by more than the noise (see `step_timing`).
         device: "cpu", "cuda", or "auto": a GPU if there is one.
-        merged: fold the only adapter into the weights.
-        sequences: most sequences at once.
-        cache_tokens: how many tokens the cache of keys and values holds.
-        capacity: for adapters on any linear layer of the blocks; by default for those of the setup alone.
+        merged: merge the only adapter into the weights.
+        sequences: largest number of sequences at once.
+        cache_tokens: capacity of the key-value cache in tokens.
+        capacity: for further adapters of any linear layer of the blocks; by default only those of the setup fit.
 
     Raises:
-        SettingsError: a combination that cannot be.
-        AdapterError: an adapter that cannot run as asked for.
+        SettingsError: the arguments contradict each other.
+        AdapterError: an adapter cannot run on this backend, or beside the others.
         ModelError: the base cannot be loaded.
     """
     if merged and len(setup.adapters) != 1:
-        raise SettingsError(f"{len(setup.adapters)} adapters to merge", where="merged", hint="name exactly one")
+        raise SettingsError(
+            f"there are {len(setup.adapters)} adapters to merge", where="merged", hint="name exactly one"
+        )
     why_not = _not_in_graph(setup.adapters, merged)
     if why_not and len(setup.adapters) > 1:
         name, reason = why_not
-        raise AdapterError(f"{reason}, which does not run beside other adapters", where=name, hint="`tailora merge` it")
+        raise AdapterError(
+            f"{reason} and cannot run beside other adapters", where=name, hint="merge it with `tailora merge`"
+        )
     if backend == "openvino" and why_not:
         raise AdapterError(why_not[1], where=why_not[0], hint="run it with --backend torch")
     if backend == "openvino" and device not in ("auto", "cpu"):
-        raise SettingsError("OpenVINO runs on the CPU here", where="device", hint="use --backend torch")
-    made: tuple[Backend, Choice, str] | None = None
+        raise SettingsError("the OpenVINO backend runs on the CPU only", where="device", hint="use --backend torch")
+    started: tuple[Backend, Choice, str] | None = None
     if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
         try:
-            made = _openvino(setup, precision, merged, cache_tokens, capacity)
+            started = _openvino(setup, precision, merged, cache_tokens, capacity)
             backend = "openvino"
         except ModelError as error:
             if backend == "openvino":
                 raise
             log.info("running on torch: %s", error)
-    if made is None:
+    if started is None:
         backend = "torch"
-        made = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, capacity)
-    network, choice, place = made
+        started = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, capacity)
+    network, choice, place = started
     engine = Engine(network, end=setup.ends, sequences=sequences)
     built_in = merged or why_not is not None
     return Running(
@@ -144,7 +148,7 @@ def _torch(
     from tailora.models.load import load_base
 
     if precision == "int8":
-        raise SettingsError("int8 runs on a CPU with OpenVINO", where="precision", hint="use fp32 or bf16")
+        raise SettingsError("int8 is available on a CPU with OpenVINO only", where="precision", hint="use fp32 or bf16")
     place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, capacity)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:
@@ -160,21 +164,21 @@ def _torch(
             "config": read_config(setup.base.folder),
             "adapter": _attached(setup) if built_in and not merged else [],
         }
-        with _told_as_architecture(setup):
+        with _architecture_errors(setup):
             choice = step_timing.choose(setup.base.folder, key, ("fp32", "bf16"), make)
     network, type_ = make(choice.precision, cache_tokens), choice.precision
     key = {"backend": "torch", "device": place, "model": _identity(setup), "adapters": []}
     if built_in:
         key["adapters"] = [adapter.content_hash for adapter in setup.adapters.values()]
-    with _told_as_architecture(setup):
+    with _architecture_errors(setup):
         self_check.check(network, key, type_, network.plain_logits, hint=_ANOTHER)
     _register(network, setup, built_in)
     return network, choice, place
 
 
 @contextlib.contextmanager
-def _told_as_architecture(setup: Setup) -> Iterator[None]:
-    """Say of what goes wrong in a network's first steps that the torch backend cannot run it."""
+def _architecture_errors(setup: Setup) -> Iterator[None]:
+    """Report an error in a network's first steps as an architecture that the torch backend cannot run."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -185,13 +189,13 @@ def _told_as_architecture(setup: Setup) -> Iterator[None]:
 
 
 def _attached(setup: Setup) -> list[str]:
-    """The layers that the only adapter sits on, with their ranks."""
+    """The layers that the only adapter changes, with their ranks."""
     (adapter,) = setup.adapters.values()
     return [f"{path} {[branch.rank for branch in layer.branches]}" for path, layer in adapter.layers.items()]
 
 
 def _identity(setup: Setup) -> list[Any]:
-    """What a network is: its weights and its configuration."""
+    """What identifies a network: its weights and its configuration."""
     return [setup.fingerprint, read_config(setup.base.folder)]
 
 
@@ -201,7 +205,7 @@ def _register(network: Backend, setup: Setup, built_in: bool) -> None:
 
 
 def _slots(setup: Setup, capacity: AdapterCapacity | None) -> dict[str, Any]:
-    """The room that the adapters need, and those that may come."""
+    """Slots, rank and layers for the adapters of the setup and for those that come later."""
     layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
     ends = {_end(path) for path, _ in layers}
     if capacity is not None:
@@ -217,13 +221,13 @@ def _slots(setup: Setup, capacity: AdapterCapacity | None) -> dict[str, Any]:
 
 
 def _end(path: str) -> str:
-    """What the paths of a layer in every block have in common."""
+    """The part of a layer's path that is equal in every block."""
     place = _IN_BLOCK.search(path)
     return place[1] if place else path.rpartition(".")[2]
 
 
 def _not_in_graph(adapters: Mapping[str, Adapter], merged: bool) -> tuple[str, str] | None:
-    """An adapter that has to be attached to a network of its own on torch, and why; None where there is none."""
+    """The first adapter that no slot can express, and the reason; None if slots can express all."""
     for name, adapter in adapters.items():
         if adapter.biases:
             return name, "has trained biases"
@@ -231,19 +235,19 @@ def _not_in_graph(adapters: Mapping[str, Adapter], merged: bool) -> tuple[str, s
             if layer.magnitude is not None:
                 return name, f"rescales the outputs of {path} (DoRA)"
             inside = layer.kind in ("linear", "gpt2_conv1d") and _IN_BLOCK.search(path)
-            # A tied head would have to part from the embedding, or follow it.
+            # Merging into a tied head would change the embedding too.
             if not inside and (merged or _end(path) not in _AT_THE_ENDS):
-                return name, f"adapts {path}, outside the blocks' linear layers"
+                return name, f"adapts {path}, which is not a linear layer of a block"
     return None
 
 
 def _is_for_openvino(device: str) -> bool:
-    """Whether a device is one on which OpenVINO is tried first where no backend was asked for."""
+    """Whether `--backend auto` tries OpenVINO first on a device."""
     return device == "cpu" or (device == "auto" and not _sees_gpu())
 
 
 def _sees_gpu() -> bool:
-    """Whether PyTorch has a GPU; it is asked, and loaded, only where NVIDIA's driver is installed."""
+    """Whether PyTorch has a GPU. PyTorch is loaded only if NVIDIA's driver is installed."""
     if shutil.which("nvidia-smi") is None:
         return False
     return choose_device("auto") == "cuda"

@@ -1,7 +1,7 @@
-"""Which precision an engine runs in where none is asked for: the one whose steps take the least time here.
+"""Choose the precision of an engine by timing its steps on this machine.
 
-What is timed is what will run: steps of the engine's own backend with this model and its room for adapters, at the
-sizes of a usual batch. The result is kept for the machine, the packages and the model's shape (`machine_cache`).
+The timed steps are those that will run: of the same backend, with this model and its adapter slots, at the sizes of a
+usual batch. The result is kept per machine, packages and shape of the model (`machine_cache`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tailora.engine.backend import Backend, Step
 from tailora.models.weights import weight_files
 
 log = logging.getLogger(__name__)
-TEXTS, PROMPT, WRITTEN = 8, 32, 32  # the batch: so many texts, tokens of each prompt, tokens of each text
+TEXTS, PROMPT, WRITTEN = 8, 32, 32  # the batch: number of texts, tokens per prompt, tokens per text
 CACHE_TOKENS = 2048  # of the backends that are timed
-SMALL = 64 * 2**20  # bytes of weights below which a step's time is not that of its products
-MARGIN = 0.1  # part by which another precision has to be faster than the preferred one: more than the noise
+SMALL = 64 * 2**20  # bytes of weights below which products do not dominate the time of a step
+MARGIN = 0.1  # fraction by which another precision must be faster than the preferred one: more than the noise
 _LAPS = 5
-_HOPELESS = 2.0  # times the best so far, from which a candidate is not timed further
+_HOPELESS = 2.0  # a candidate this many times slower than the best so far is not timed further
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A precision, and why.
+    """A precision, and the times that chose it.
 
     Attributes:
-        precision: the one to run in.
-        milliseconds: for a batch of each precision that was timed; empty where none was.
+        precision: the chosen one.
+        milliseconds: per batch, of each timed precision; empty if none was timed.
     """
 
     precision: str
@@ -43,22 +43,22 @@ class Choice:
 
     @property
     def description(self) -> str:
-        """The times in words; empty where there are none."""
+        """The times in words; empty if there are none."""
         times = (f"{name} {each:.0f} ms" for name, each in self.milliseconds.items())
         return f"timed for a batch: {', '.join(times)}" if self.milliseconds else ""
 
 
 def choose(folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Callable[[str], Backend]) -> Choice:
-    """The precision of the fastest steps.
+    """Choose the precision of the fastest steps.
 
     Args:
         folder: the model's.
-        key: what the times depend on beside the machine and the packages.
-        names: the precisions, the preferred one first; it is taken unless another is faster by `MARGIN`.
-        make: a backend in one of them, with a cache of `CACHE_TOKENS`.
+        key: what the times depend on besides the machine and the packages.
+        names: the precisions, the preferred one first; it is chosen unless another is faster by `MARGIN`.
+        make: creates a backend in a precision, with a cache of `CACHE_TOKENS`.
 
     Returns:
-        The choice; the preferred precision, untimed, for a model that is small, or that two of do not fit into memory.
+        The choice; the preferred precision without timing if the model is small, or memory is short.
     """
     size = sum(path.stat().st_size for path in weight_files(folder))
     available = memory().available
@@ -71,26 +71,26 @@ def choose(folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Cal
     if known is not None:
         return Choice(fastest(known), known)
     log.warning("timing %s once for this model on this machine", ", ".join(names))
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     for name in names:
-        found[name] = batch_milliseconds(make(name), _HOPELESS * min(found.values(), default=float("inf")))
-    machine_cache.keep("step-times", whole, found)
-    return Choice(fastest(found), found)
+        times[name] = batch_milliseconds(make(name), _HOPELESS * min(times.values(), default=float("inf")))
+    machine_cache.keep("step-times", whole, times)
+    return Choice(fastest(times), times)
 
 
 def fastest(milliseconds: Mapping[str, float]) -> str:
-    """The name with the least time; the first, unless another is faster by `MARGIN`."""
+    """The name with the least time; the first one, unless another is faster by `MARGIN`."""
     preferred, best = next(iter(milliseconds)), min(milliseconds, key=milliseconds.__getitem__)
     return best if milliseconds[best] < (1 - MARGIN) * milliseconds[preferred] else preferred
 
 
 def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
-    """The time of a batch: one step for all prompts, and one for each token of the texts.
+    """Time a batch: one step for all prompts, and one for each token of the texts.
 
-    Each is the least of some laps, since other work on the machine only ever adds time.
+    The least of several laps counts, since other work on the machine only adds time.
 
     Args:
-        backend: nothing else uses it.
+        backend: not used by anything else.
         limit: milliseconds above which one lap is enough.
     """
     prompts, writing = _step(backend, 0, PROMPT), _step(backend, PROMPT + WRITTEN // 2, 1)
@@ -107,7 +107,7 @@ def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
 
 
 def _step(backend: Backend, past: int, count: int) -> Step:
-    """A step of `TEXTS` sequences that each have some tokens in the cache and some new ones."""
+    """A step of `TEXTS` sequences with `past` tokens in the cache and `count` new ones each."""
     held = -(-(past + count) // backend.block_size)
     total = TEXTS * count
     return Step(

@@ -1,4 +1,4 @@
-"""A job that writes a text for each record, and that goes on where it was stopped."""
+"""A job that writes a text for each record and resumes after being stopped."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class WrittenTexts:
 
     Attributes:
         rows: of outputs.jsonl, one for each record.
-        replaced: earlier texts that the output held and that these took the place of; None without such a file.
-        summary: counts, seconds, tokens a second and what computed them, as JSON has them.
+        replaced: how many texts of an earlier file these replaced; None if there was no file.
+        summary: counts, seconds, tokens per second, backend and precision, as in the JSON result.
         engine: precision and backend in words.
     """
 
@@ -50,9 +50,9 @@ class WrittenTexts:
     engine: str
 
     def wrote(self, output: Path) -> str:
-        """What was written into a file, in words."""
+        """A line that reports what was written."""
         counts = self.summary
-        before = f", {counts['resumed']} of them from before" if counts["resumed"] else ""
+        before = f" ({counts['resumed']} of them before the restart)" if counts["resumed"] else ""
         replaced = "" if self.replaced is None else f"; replaced {self.replaced:,} earlier texts"
         return (
             f"wrote {output}: {len(self.rows)} texts{before}, {counts['completion_tokens']:,} tokens in "
@@ -89,13 +89,13 @@ class TextJob:
         """Write all texts; equal prompts share one.
 
         Args:
-            output: file of JSON lines. Each text is kept beside it as soon as it is there, so that a job which was
-                killed goes on where it was; the file itself is written at the end.
+            output: file of JSON lines. Each text is kept beside it as soon as it is complete, so that a killed job
+                resumes; the file itself is written at the end.
             stream: see `inference.texts.generate`; without it a progress bar is shown.
 
         Raises:
             UserError: see `inference.texts.generate`.
-            KeyboardInterrupt: on Ctrl-C; what is written is kept if there is an output.
+            KeyboardInterrupt: on Ctrl-C; finished texts are kept if there is an output.
         """
         began = time.perf_counter()
         replaced = None
@@ -111,7 +111,7 @@ class TextJob:
                 try:
                     self._write(fresh, unfinished.add, stream)
                 except KeyboardInterrupt:
-                    kept = f"kept {len(rows)} texts in {unfinished.path}; the same command goes on from there"
+                    kept = f"{len(rows)} texts are kept in {unfinished.path}; run the same command to continue"
                     self._console.print(kept, soft_wrap=True, highlight=False, markup=False)
                     raise
                 replaced = count_texts(output) if output.exists() else None
@@ -126,7 +126,7 @@ class TextJob:
         keep: Callable[[int, dict[str, Any]], None],
         stream: Callable[[int, str], None] | None,
     ) -> None:
-        """Write the texts of some records, and hand over each row as soon as it is there."""
+        """Write the texts of some records, and pass each row to `keep` as soon as it is complete."""
         settings, running = self._settings, self._running
         equal: dict[Prompt, list[int]] = {}
         for number in numbers:
@@ -149,7 +149,7 @@ class TextJob:
             generate(running, prompts, self._decoding, stop=settings.stop, done=done, progress=report)
 
     def _digest(self) -> str:
-        """A digest of all that the texts depend on."""
+        """A digest of everything that the texts depend on."""
         settings, running = self._settings, self._running
         adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
         ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
@@ -158,7 +158,7 @@ class TextJob:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _summary(self, rows: Mapping[int, dict[str, Any]], fresh: Sequence[int], seconds: float) -> dict[str, Any]:
-        """What a result says of the job."""
+        """The summary of the job; see `WrittenTexts`."""
         setup, running = self._setup, self._running
         written = {self._prompts[number]: number for number in fresh}.values()  # equal prompts are written once
         tokens = sum(rows[number]["completion_tokens"] for number in written)

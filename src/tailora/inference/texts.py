@@ -14,11 +14,11 @@ from tailora.inference.running import Running
 
 
 class Prompt(NamedTuple):
-    """What a text is to follow.
+    """A prompt for one text.
 
     Attributes:
         tokens: ids, at least one.
-        adapter: the name of the one to write with; None for the base alone.
+        adapter: name of the adapter to use; None for the base alone.
     """
 
     tokens: tuple[int, ...]
@@ -30,7 +30,7 @@ class Candidate(Completion):
     """One of several texts for a prompt.
 
     Attributes:
-        text: without special tokens, up to a stop string, and without white space at its ends.
+        text: without special tokens, cut before a stop string, white space removed at both ends.
     """
 
     text: str
@@ -38,10 +38,10 @@ class Candidate(Completion):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation(Candidate):
-    """What was written after one prompt: the best candidate, and all.
+    """The texts for one prompt: the best candidate, and all of them.
 
     Attributes:
-        prompt_tokens: how many were given.
+        prompt_tokens: length of the prompt.
         candidates: all texts, the best first and equal to this one.
     """
 
@@ -50,7 +50,7 @@ class Generation(Candidate):
 
     @property
     def completion_tokens(self) -> int:
-        """How many `token_ids` there are."""
+        """Length of the text in tokens."""
         return len(self.token_ids)
 
 
@@ -66,33 +66,33 @@ def generate(
 ) -> list[Generation]:
     """Write a text after each prompt.
 
-    Up to rounding, what a prompt gets does not depend on the others; a sampled text depends on the seed and its own
-    prompt alone.
+    Up to rounding, a text does not depend on the other prompts; a sampled text depends on the seed and its own prompt
+    alone.
 
     Args:
         running: the engine with its base and adapters.
-        prompts: what to write after.
-        decoding: how.
-        stop: strings that end a text; it is cut before them.
-        done: told each generation as it is done, with the number of its prompt.
-        progress: told after each step of the engine how many prompts and how many tokens it added.
-        stream: told the number of a prompt and a piece of its text as soon as that is certain; of beams and of
-            several candidates only at the end.
+        prompts: at least one token each.
+        decoding: the options.
+        stop: strings that end a text, which is cut before them.
+        done: called with the number of a prompt and its generation as soon as it is done.
+        progress: called after each step with the numbers of finished prompts and of new tokens.
+        stream: called with the number of a prompt and a piece of its text as soon as it is final; for beams and several
+            candidates only at the end.
 
     Returns:
         One generation for each prompt, in their order.
 
     Raises:
-        SettingsError: a prompt that is empty or too long for the model, or too little room for so many candidates.
-        AdapterError: an adapter that is not there.
+        SettingsError: a prompt is empty or too long for the model, or the engine cannot run so many candidates.
+        AdapterError: an adapter is not registered.
         ModelError: the model's logits after one of the prompts are not finite.
     """
     engine = running.engine
     numbers: dict[int, int] = {}
-    found: dict[int, Generation] = {}
+    generations: dict[int, Generation] = {}
     streams: dict[int, TextStream] = {}
 
-    def tell(event: Event, place: int) -> None:
+    def forward(event: Event, place: int) -> None:
         if stream is None:
             return
         text = streams.setdefault(place, TextStream(running.tokenizer, stop))
@@ -105,34 +105,34 @@ def generate(
     try:
         for place, prompt in enumerate(prompts):
             numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
-        while len(found) < len(prompts):
+        while len(generations) < len(prompts):
             tokens = ended = 0
             for event in engine.step():
                 if event.error is not None:
                     raise event.error
                 tokens += len(event.tokens)
-                tell(event, numbers[event.number])
+                forward(event, numbers[event.number])
                 if event.result is None:
                     continue
                 place = numbers.pop(event.number)
-                made = generation_of(running.tokenizer, len(prompts[place].tokens), event.result, stop)
-                tokens += 0 if event.tokens else made.completion_tokens
+                generation = generation_of(running.tokenizer, len(prompts[place].tokens), event.result, stop)
+                tokens += 0 if event.tokens else generation.completion_tokens
                 ended += 1
-                found[place] = made
+                generations[place] = generation
                 if done is not None:
-                    done(place, made)
+                    done(place, generation)
             if progress is not None:
                 progress(ended, tokens)
     finally:
         for number in numbers:
             engine.cancel(number)
-    return [found[place] for place in range(len(prompts))]
+    return [generations[place] for place in range(len(prompts))]
 
 
 def generation_of(
     tokenizer: Tokenizer, prompt_tokens: int, completions: Sequence[Completion], stop: Sequence[str]
 ) -> Generation:
-    """The texts of what the engine wrote after one prompt."""
+    """The texts of the engine's completions of one prompt."""
     candidates = tuple(
         Candidate(
             c.token_ids,
@@ -149,5 +149,5 @@ def generation_of(
 def generation_from(candidates: tuple[Candidate, ...], prompt_tokens: int) -> Generation:
     """A generation of candidates, the best first."""
     best = candidates[0]
-    given = {field.name: getattr(best, field.name) for field in fields(Candidate)}
-    return Generation(**given, prompt_tokens=prompt_tokens, candidates=candidates)
+    values = {field.name: getattr(best, field.name) for field in fields(Candidate)}
+    return Generation(**values, prompt_tokens=prompt_tokens, candidates=candidates)

@@ -1,7 +1,7 @@
-"""Verification: an adapter compared with its bare base, and a model made of both compared with each.
+"""Verify an adapter against its base, and a merged or converted model against both.
 
-Serving an adapter that changes nothing, or merging into weights so coarse that the update is rounded away, goes wrong
-in silence. So logits are compared on texts: with the bare base's, and with those of base and adapter side by side.
+An adapter without effect, or an update that is rounded away when it is merged, fails silently. Verification compares
+logits on texts with those of the base, and with those of base and adapter.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tailora.inference.probes import Reading, distance, probes_of, reading_of
 from tailora.models.load import load_base
 
 NOTHING = 1e-6
-"""Part of the logits' own size below which a change is none: fp32's rounding."""
+"""Change of the logits, relative to their size, that counts as none: rounding in fp32."""
 TOLERANCE = 0.05
-"""Drift that is let pass: mean distance to what the adapter does, over mean distance of that to the base."""
+"""Largest accepted drift: mean distance from base and adapter, over the mean effect of the adapter."""
 
 
 def verify(
@@ -36,22 +36,22 @@ def verify(
     new_tokens: int = 32,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Compare a base, an adapter on it and a model made of both, two at a time in memory.
+    """Compare a base, an adapter and a model made of both, with two of them in memory at a time.
 
     Args:
-        adapter: folder, file or value; None to hold the model against the base only.
+        adapter: folder, file or value; None compares the model with the base only.
         base: name or path; None takes the one that the adapter names.
-        model: folder of the model; None to hold the adapter against the base only.
-        records: to compare on, with texts; by default some bundled ones.
-        tolerance: drift that is let pass.
+        model: folder of the model; None compares the adapter with the base only.
+        records: to compare on, with texts; by default bundled ones.
+        tolerance: largest accepted drift.
         new_tokens: length of the greedy texts.
         force: accept an adapter of another base.
 
     Returns:
-        The changes of the logits, the agreement of tokens and texts, perplexities, and `drift` where there is a model.
+        Changes of the logits, agreement of tokens and texts, perplexities, and `drift` if there is a model.
 
     Raises:
-        CheckError: the adapter or model changes nothing, or the model is too far from what its adapter does.
+        CheckError: the adapter or model has no effect, or the drift of the model exceeds the tolerance.
         UserError: something cannot be read, or does not belong together.
     """
     beside: Reading | None = None
@@ -101,11 +101,15 @@ def _judge(result: dict[str, Any], before: Reading, tolerance: float) -> None:
     where = result["adapter"] if result["model"] is None else result["model"]
     change = result["against_base"]
     if not math.isfinite(change["largest"]):
-        raise CheckError(f"{what} gives logits that are no numbers", where=where, hint="make it again", result=result)
+        raise CheckError(
+            f"{what} computes logits that are not finite", where=where, hint="create it again", result=result
+        )
     if change["mean"] <= NOTHING * float(before.logits.abs().mean()):
-        hint = "see that it was made of this base and that training reached it"
-        raise CheckError(f"{what} changes nothing: its logits are the base's", where=where, hint=hint, result=result)
+        hint = "check that it was made from this base and that training changed it"
+        raise CheckError(
+            f"{what} has no effect: its logits are those of the base", where=where, hint=hint, result=result
+        )
     if result.get("drift", 0.0) > tolerance:
-        share = f"{result['drift']:.1%} of the adapter's own effect, where {tolerance:.1%} is let pass"
+        share = f"{result['drift']:.1%} of the adapter's effect (limit {tolerance:.1%})"
         hint = "merge into a base in fp32, or serve the adapter beside the base"
-        raise CheckError(f"{what} is off by {share}", where=where, hint=hint, result=result)
+        raise CheckError(f"{what} deviates by {share}", where=where, hint=hint, result=result)

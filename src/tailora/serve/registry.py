@@ -77,7 +77,9 @@ class Registry:
         name = setup.base.name
         # A path would show clients how the server's disk is laid out.
         public = Path(name).name if Path(name).exists() else name
-        self.base = Model(public, None, setup.account(None), setup.prompts(None), self._system_fingerprint(None))
+        self.base = Model(
+            public, None, setup.training_metadata(None), setup.prompts(None), self._system_fingerprint(None)
+        )
         self._models: dict[str, Model] = {} if running.built_in else {public: self.base}
         for own, adapter in setup.adapters.items():
             if own in self._models:

@@ -14,7 +14,8 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import ModelError
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots
 from tailora.engine.architecture import architecture_of
-from tailora.engine.backend import Floats, Ints, Precision, Scores, Step
+from tailora.engine.arrays import Floats, Ints
+from tailora.engine.backend import Precision, Scores, Step
 from tailora.engine.backends.openvino_graph import Graph, build_graph
 from tailora.engine.backends.openvino_rows import SlotShape
 from tailora.models.config import read_config

@@ -20,7 +20,8 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import ModelError
 from tailora.engine.adapter_slots import grouping
 from tailora.engine.architecture import Architecture
-from tailora.engine.backend import Floats, Precision
+from tailora.engine.arrays import Floats
+from tailora.engine.backend import Precision
 from tailora.engine.backends.openvino_nodes import Node, real, whole, whole_list
 from tailora.engine.backends.openvino_rows import GroupedRows, SlotShape
 from tailora.engine.backends.openvino_weights import Matrix, Weights

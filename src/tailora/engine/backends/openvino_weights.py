@@ -10,7 +10,8 @@ from openvino import opset13 as ops
 
 from tailora.adapters.adapter import Adapter, LayerAdapter
 from tailora.core.errors import AdapterError, ModelError
-from tailora.engine.backend import Floats, Precision
+from tailora.engine.arrays import Floats
+from tailora.engine.backend import Precision
 from tailora.engine.backends.openvino_nodes import Node, whole
 from tailora.models.fingerprint import canonical_name
 from tailora.models.rounding import round_rows

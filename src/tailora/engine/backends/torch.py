@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tailora.engine.adapter_slots import GROUPED, AdapterSlots, Factors
+from tailora.engine.adapter_slots import GROUPED, AdapterSlots, SlotFactors
 from tailora.engine.backend import Scores, Step
 from tailora.families import ends_in
 from tailora.lora.layers import kind_of
@@ -150,7 +150,7 @@ class TorchBackend:
         self._own = self._there(slots)[..., None] == self._owners
         self._scales = self._there(scales)
 
-    def _branch(self, factors: Factors) -> Any:
+    def _branch(self, factors: SlotFactors) -> Any:
         a, b = torch.from_numpy(factors.a).flatten(0, 1), torch.from_numpy(factors.b)
 
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
