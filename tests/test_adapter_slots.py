@@ -124,7 +124,7 @@ def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
         ),
         (
             with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2),)), "h.9.mlp"),
-            "adapts h.9.mlp, for which there is no",
+            "adapts h.9.mlp, which has no slot",
         ),
         (with_layer(LayerAdapter("linear", (low_rank(0, 6, 8, 2),), np.ones(8, np.float32))), "DoRA"),
         (with_layer(LayerAdapter("linear", (low_rank(0, 7, 8, 2),))), r"factors of \[2, 7\] and \[8, 2\]"),

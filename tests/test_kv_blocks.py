@@ -14,7 +14,7 @@ from tailora.engine.kv_blocks import BlockPool, OutOfBlocksError, block_keys
 def test_takes_all_or_none() -> None:
     pool = BlockPool(3, 4)
     taken = pool.take(2)
-    with pytest.raises(OutOfBlocksError, match="2 blocks wanted and 1 free"):
+    with pytest.raises(OutOfBlocksError, match="2 blocks are needed and 1 are free"):
         pool.take(2)
     assert pool.free == 1
     pool.give_back(taken)

@@ -59,7 +59,7 @@ def test_tokens_come_one_by_one(worker: Worker) -> None:
 def test_errors_reach_the_thread_that_asked(worker: Worker) -> None:
     with pytest.raises(SettingsError, match="the prompt has 0 tokens"):
         worker.submit(Request(()))
-    with pytest.raises(AdapterError, match="no adapter of this name"):
+    with pytest.raises(AdapterError, match="no adapter with this name"):
         worker.submit(Request((1,), adapter="none"))
     assert worker.submit(Request((1, 2))).result()
 

@@ -107,7 +107,7 @@ def _judge(result: dict[str, Any], before: Reading, tolerance: float) -> None:
     if change["mean"] <= NOTHING * float(before.logits.abs().mean()):
         hint = "check that it was made from this base and that training changed it"
         raise CheckError(
-            f"{what} has no effect: its logits are those of the base", where=where, hint=hint, result=result
+            f"{what} changes nothing: its logits are those of the base", where=where, hint=hint, result=result
         )
     if result.get("drift", 0.0) > tolerance:
         share = f"{result['drift']:.1%} of the adapter's effect (limit {tolerance:.1%})"
