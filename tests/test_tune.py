@@ -367,7 +367,7 @@ def test_folders_of_another_study_are_left_alone(tmp_path: Path, monkeypatch: py
         ({"output": ["a", "b"]}, "output is not a setting that can be varied"),
         ({"learning_rate": "1e-3..1e-4"}, "is not a range"),
         ({"learning_rate": "a..b"}, "is not a range"),
-        ({"rank": "1.5..4"}, "no range of whole numbers"),
+        ({"rank": "1.5..4"}, "not a range of integers"),
         ({"schedule": "a..b"}, "does not accept a range"),
         ({"schedule": ["linear", "sideways"]}, "must be"),
         ({"dropout": "0..2"}, "must be"),
