@@ -34,7 +34,7 @@ def in_language(
         rows: of a file.
         where: the file, for messages.
         language: a language, `ALL`, or None: every text, if they are in one language.
-        needed: texts are used, so that several languages must be told apart.
+        needed: texts are used, so several languages must be distinguished.
         trained: the language of an adapter's training, the default where the file holds several.
 
     Raises:

@@ -69,7 +69,7 @@ class LintReport:
         findings: what was noticed.
         records: how many records there are.
         texts: how many texts there are.
-        lengths: how many texts have so many words: "0-9", "10-19" and so on, without gaps.
+        lengths: number of texts by their number of words: "0-9", "10-19" and so on, without gaps.
     """
 
     findings: tuple[Finding, ...]

@@ -19,7 +19,7 @@ from tailora.data.values import Fact, Record
 PromptForm = Literal["paper", "arrow", "chat"]
 Source = Literal["facts", "text", "mixed"]
 ARROW = "=>"
-_MOST_ATTRIBUTES = 500  # more than that are no table's columns
+_MOST_ATTRIBUTES = 500  # more names than this are not the columns of a table
 _FENCED = re.compile(r"(?P<fence>```+|~~~+)[^\n`]*\n(?P<content>.*)\n[ \t]*(?P=fence)", re.DOTALL)
 _PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]*[^:;,\s]): ([^;]*\S)")
 
@@ -188,7 +188,7 @@ class PromptFormat:
         return [[(*next(batch), self.end) for _ in record.references] for record in records]
 
     def complete(self, text: str) -> tuple[int, ...]:
-        """The prompt that a text stands for.
+        """Return the prompt of a text.
 
         Without training on prompts of a format that is the text itself, after the base's beginning of text. Else a
         record in it, as JSON or linearised, is written as in training. A text that ends in the arrow of the form

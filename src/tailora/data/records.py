@@ -1,4 +1,4 @@
-"""The front of all readers: from a file, a folder of splits or a name to records."""
+"""Reading of records from a file, a folder of splits, or the name of a data set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DataWarning(UserWarning):
 
 @dataclass(frozen=True)
 class DataFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         path: the file.
@@ -57,7 +57,7 @@ class DataFile:
         rows: one record for each row of the file, in its order.
         records: rows that differ in their texts only, gathered into one record with several references.
         places: for each row, the number of its record in `records`.
-        notes: what is probably not as the file's owner means it, such as columns without a name.
+        notes: sentences for the user on what is probably not intended, such as columns without a name.
         left_out: how many texts were left out because annotators marked them as faulty.
         listed: attributes to which some row gives a list of values.
         columns_from_training: the rows were read with the columns of an adapter's training.
@@ -295,7 +295,7 @@ def _refuse_blanks(rows: Sequence[Row]) -> None:
 
 
 def _folder(source: str | Path) -> Path:
-    """Resolve names: what exists on disk goes first, then bundled samples, then data sets that can be fetched."""
+    """Resolve a source: a path that exists, otherwise a bundled sample, otherwise a data set that can be fetched."""
     path = Path(source)
     if path.exists() or not isinstance(source, str):
         return path

@@ -131,7 +131,7 @@ def _lines(content: str, count: int, path: Path, source: InputRows | None) -> li
 
 
 def _refuse_header(lines: Sequence[str], path: Path) -> None:
-    """Raise `DataError` if lines are a table: its header is no text."""
+    """Raise `DataError` if the lines are a table, whose header is not a text."""
     _, header = delimited.header_of("\n".join(lines[:1]))
     names = [name.casefold() for name in header]
     if any(name in TEXT_KEYS for name in names) and all(name in (*TEXT_KEYS, *ID_KEYS) for name in names):

@@ -205,9 +205,9 @@ class Tokenizer:
     @cached_property
     def _continuing(self) -> tokenizers.Tokenizer:
         """The tokenizer of texts that follow others."""
-        told = json.loads(self._inner.to_str())
-        changed = without_leading_space(told)
-        if changed == told:
+        settings = json.loads(self._inner.to_str())
+        changed = without_leading_space(settings)
+        if changed == settings:
             return self._inner
         inner = tokenizers.Tokenizer.from_str(json.dumps(changed))
         inner.encode_special_tokens = True
@@ -278,8 +278,8 @@ def _no_character(texts: Sequence[str], error: TypeError) -> Exception:
     text = next((text for text in texts if isinstance(text, str) and _HALF.search(text)), None)
     if text is None:
         return error
-    told = text.encode("utf-8", "backslashreplace").decode()
-    return DataError(f"the text {told[:60]!r} is not UTF-8", hint="remove what is no character from it")
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return DataError(f"the text {shown[:60]!r} is not UTF-8", hint="remove halves of surrogate pairs from it")
 
 
 def _bos_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ _OF_SINGLE_TEXTS = (
 
 
 def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
-    """One figure for each text by which to sort, higher being better: of the first metric that has one of its own."""
+    """Return one figure per text to sort by, higher is better: that of the first metric that scores single texts."""
     for name in _OF_SINGLE_TEXTS:
         if name in statistics:
             return [float(value) for value in statistics[name].by_text]

@@ -127,7 +127,7 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     lacking = [number for number, own in enumerate(references, start=1) if not own]
     if lacking:
         raise DataError(
-            f"record {lacking[0]} has no reference ({len(lacking)} of {len(references)} have none)",
+            f"record {lacking[0]} has no reference ({len(lacking)} of {len(references)} lack one)",
             hint="score records with references",
         )
 

@@ -158,7 +158,7 @@ def _table(
 
 
 def _is_whole_table(row: dict[str, Any]) -> bool:
-    """Whether an object holds a table: lists of one length, or rows within it, and no value of its own."""
+    """Whether an object is a whole table: lists of one length, or rows within it, and no single values."""
     if {"facts", "prompt", "texts"} & row.keys() or not all(isinstance(value, list | dict) for value in row.values()):
         return False
     columns = list(row.values())

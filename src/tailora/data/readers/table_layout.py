@@ -34,7 +34,7 @@ _ROLE_NAMES = {
 }
 
 Cell = tuple[str, ...]
-"""The values of a cell: none if it is empty, several where a JSON list stands in it."""
+"""The values of a cell: none if it is empty, several for a JSON list."""
 Rows = Sequence[tuple[int, Sequence[Cell]]]
 """(line, cells) of each row."""
 

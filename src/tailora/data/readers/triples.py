@@ -155,7 +155,7 @@ def _string(value: Any) -> str:
 
 
 def _xml_text(lex: ElementTree.Element) -> str:
-    """The text of a <lex>, or of the <text> in it, with what stands within markup such as <i>."""
+    """The text of a <lex>, or of the <text> in it, including text within markup such as <i>."""
     inner = lex.find("text")
     return "".join((lex if inner is None else inner).itertext()).strip()
 
