@@ -154,7 +154,7 @@ def test_fields_that_ask_for_something_missing_are_refused(connection: httpx.Cli
         error = answer.json()["error"]
         assert (error["param"], error["type"]) == (field, "invalid_request_error"), fields
         assert error["message"].startswith(f"{field}: "), error
-        assert len(error["message"]) < 160, error  # one problem is told once
+        assert len(error["message"]) < 160, error  # one problem is reported once
 
 
 def test_every_parameter_of_openais_client_is_known_or_refused(connection: httpx.Client) -> None:
@@ -233,7 +233,7 @@ def test_other_turns_come_in_many_forms(connection: httpx.Client) -> None:
 def test_turns_that_need_something_missing_are_refused(connection: httpx.Client) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
-    for turn, field, told in (
+    for turn, field, result in (
         ({"role": "user", "content": None}, "content", "is missing"),
         ({"role": "user"}, "content", "is missing"),
         ({"role": "system", "content": None}, "content", "is missing"),
@@ -247,7 +247,7 @@ def test_turns_that_need_something_missing_are_refused(connection: httpx.Client)
         assert answer.status_code == 400, turn
         error = answer.json()["error"]
         assert error["param"] == f"messages.1.{field}", error
-        assert told in error["message"]
+        assert result in error["message"]
 
 
 def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> None:

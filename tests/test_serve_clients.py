@@ -54,48 +54,48 @@ def ask_json(client: str, script: str, *arguments: str) -> dict[str, Any]:
 
 
 def test_langchain(server: Server) -> None:
-    told = ask_json("langchain", "ask_langchain.py", server.address)
-    assert told["chat"]
-    assert told["streamed"] == told["async"] == told["chat"]
-    assert told["batch"] == [told["chat"]] * 2
-    assert told["conversation"] != told["chat"]
-    assert told["empty_turn"]
-    assert told["logprobs"] == told["usage"][0]["output_tokens"] == 8
-    assert told["completion_streamed"] == told["completions"][0] == told["best_of"] == told["completion"]
-    assert told["metadata"]["model_name"] == "base"
-    errors = {method: error["param"] for method, error in told["errors"].items()}
+    result = ask_json("langchain", "ask_langchain.py", server.address)
+    assert result["chat"]
+    assert result["streamed"] == result["async"] == result["chat"]
+    assert result["batch"] == [result["chat"]] * 2
+    assert result["conversation"] != result["chat"]
+    assert result["empty_turn"]
+    assert result["logprobs"] == result["usage"][0]["output_tokens"] == 8
+    assert result["completion_streamed"] == result["completions"][0] == result["best_of"] == result["completion"]
+    assert result["metadata"]["model_name"] == "base"
+    errors = {method: error["param"] for method, error in result["errors"].items()}
     assert errors == {"function_calling": "tools", "json_mode": "response_format", "json_schema": "response_format"}
 
 
 def test_litellm(server: Server) -> None:
-    told = ask_json("litellm", "ask_litellm.py", server.address)
-    assert told["chat"]
-    assert told["streamed"] == told["async"] == told["chat"]
-    assert told["conversation"] == told["conversation_as_json"] != told["chat"]
-    assert told["streamed_usage"] == [told["usage"]]
-    assert "response_format: " in told["error"]
-    assert told["completion_streamed"] == told["completion"] != ""
+    result = ask_json("litellm", "ask_litellm.py", server.address)
+    assert result["chat"]
+    assert result["streamed"] == result["async"] == result["chat"]
+    assert result["conversation"] == result["conversation_as_json"] != result["chat"]
+    assert result["streamed_usage"] == [result["usage"]]
+    assert "response_format: " in result["error"]
+    assert result["completion_streamed"] == result["completion"] != ""
 
 
 def test_the_llm_command(server: Server, tmp_path: Path) -> None:
-    told = ask("llm", "sh", "ask_llm.sh", server.address, "@", str(tmp_path / "llm"))
-    answers = told.split("@@@")
+    result = ask("llm", "sh", "ask_llm.sh", server.address, "@", str(tmp_path / "llm"))
+    answers = result.split("@@@")
     assert len(answers) == 4
     assert all(answer.strip() for answer in answers)
     assert len(set(answers)) == 4
 
 
 def test_lm_eval_computes_what_transformers_does(server: Server, models: Path, tmp_path: Path) -> None:
-    told = ask_json("lm-eval", "ask_lm_eval.py", server.address, str(models / "base"), str(tmp_path / "lm-eval"))
-    direct = told["direct"]
+    result = ask_json("lm-eval", "ask_lm_eval.py", server.address, str(models / "base"), str(tmp_path / "lm-eval"))
+    direct = result["direct"]
     for way in ("ids", "texts", "auto"):
-        found = told[way]
+        found = result[way]
         assert found["rolling"] == pytest.approx(direct["rolling"], abs=1e-3)
         for row, (ours, wanted) in enumerate(zip(found["choices"], direct["choices"], strict=True)):
             # The name of a special token is text where prompts are sent as text.
             count = 2 if way == "texts" and row == 2 else 3
             assert [each[0] for each in ours[:count]] == pytest.approx([each[0] for each in wanted[:count]], abs=1e-3)
             assert [each[1] for each in ours[:count]] == [each[1] for each in wanted[:count]]
-        assert found["written"] == told["ids"]["written"]
-    assert all(told["ids"]["written"])
-    assert len(told["chat"]) == 3
+        assert found["written"] == result["ids"]["written"]
+    assert all(result["ids"]["written"])
+    assert len(result["chat"]) == 3

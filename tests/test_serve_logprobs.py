@@ -20,11 +20,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
-def characters(told: bytes) -> list[int]:
+def characters(result: bytes) -> list[int]:
     """Of each byte, the number of the character that it belongs to once wrong ones are replaced as Unicode advises."""
     found: list[int] = []
-    while len(found) < len(told):
-        rest = told[len(found) :]
+    while len(found) < len(result):
+        rest = result[len(found) :]
         try:
             length = len(rest.decode()[0].encode())
         except UnicodeDecodeError as error:
@@ -38,12 +38,12 @@ def characters(told: bytes) -> list[int]:
         b"".join
     )
 )
-def test_a_token_begins_at_its_first_character(tokenizer: Tokenizer, told: bytes) -> None:
+def test_a_token_begins_at_its_first_character(tokenizer: Tokenizer, result: bytes) -> None:
     of_byte = {tokenizer.token_bytes(token): token for token in range(tokenizer.vocab_size)}
-    ids = [of_byte[bytes([byte])] for byte in told]
+    ids = [of_byte[bytes([byte])] for byte in result]
     parts = CompletionLogprobs(tokenizer)
     offsets = [parts.add([token], [0.0], [])["text_offset"][0] for token in ids]
-    assert offsets == characters(told)
+    assert offsets == characters(result)
     assert CompletionLogprobs(tokenizer).add(ids, [0.0] * len(ids), [])["text_offset"] == offsets
 
 
@@ -54,17 +54,19 @@ def test_words_of_sentencepiece_are_text(tmp_path: Path, kind: str) -> None:
     tokenizer = Tokenizer.from_folder(tmp_path)
     ids = [*tokenizer.encode(" The pub\né.", continues=True), tokenizer.eos_id]
     text = tokenizer.decode_written(ids)
-    told = CompletionLogprobs(tokenizer).add(ids[:-1], [0.0] * len(ids), [((ids[0], -1.0), (13, -2.0))] * len(ids))
-    assert told["tokens"][:4] == [" T", "h", "e", " "]
-    assert told["tokens"][6:] == ["\n", "bytes:\\xc3", "bytes:\\xa9", "."]
-    assert set(told["top_logprobs"][0]) == {" T", "\n"}
+    result = CompletionLogprobs(tokenizer).add(ids[:-1], [0.0] * len(ids), [((ids[0], -1.0), (13, -2.0))] * len(ids))
+    assert result["tokens"][:4] == [" T", "h", "e", " "]
+    assert result["tokens"][6:] == ["\n", "bytes:\\xc3", "bytes:\\xa9", "."]
+    assert set(result["top_logprobs"][0]) == {" T", "\n"}
     assert text == " The pub\né."
-    for word, offset in zip(told["tokens"], told["text_offset"], strict=True):
+    for word, offset in zip(result["tokens"], result["text_offset"], strict=True):
         assert word.startswith("bytes:") or text[offset:].startswith(word)
     chat = chat_logprobs(tokenizer, ids[:-1], [0.0] * len(ids), [])["content"]
     assert bytes(byte for each in chat for byte in each["bytes"]).decode() == text
     prompt = [*tokenizer.bos_ids, *tokenizer.encode("name : T")]
-    told = CompletionLogprobs(tokenizer).add(prompt, [0.0] * len(prompt), [], prompt=True)
-    assert "".join(told["tokens"][1:]) == tokenizer.decode(prompt) == "name : T"
-    assert told["text_offset"][:2] == [0, 0]
-    assert [("name : T"[at:]).startswith(w) for at, w in zip(told["text_offset"][1:], told["tokens"][1:], strict=True)]
+    result = CompletionLogprobs(tokenizer).add(prompt, [0.0] * len(prompt), [], prompt=True)
+    assert "".join(result["tokens"][1:]) == tokenizer.decode(prompt) == "name : T"
+    assert result["text_offset"][:2] == [0, 0]
+    assert [
+        ("name : T"[at:]).startswith(w) for at, w in zip(result["text_offset"][1:], result["tokens"][1:], strict=True)
+    ]

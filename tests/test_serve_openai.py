@@ -195,22 +195,22 @@ def test_best_of_gives_the_likeliest(client: openai.OpenAI) -> None:
 def test_logprobs_add_up_with_the_text(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"model": "one", "prompt": "abc", **GREEDY, "logprobs": 3}
     whole = client.completions.create(**options).choices[0]
-    told = whole.logprobs
-    assert told is not None
-    assert told.tokens is not None
-    assert told.token_logprobs is not None
-    assert told.top_logprobs is not None
-    assert joined(told.tokens) == whole.text
-    ascii_first = [word.isascii() and not word.startswith("bytes:") for word in told.tokens].index(False)
-    assert (told.text_offset or [])[: ascii_first + 1] == list(range(ascii_first + 1))
-    for word, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+    result = whole.logprobs
+    assert result is not None
+    assert result.tokens is not None
+    assert result.token_logprobs is not None
+    assert result.top_logprobs is not None
+    assert joined(result.tokens) == whole.text
+    ascii_first = [word.isascii() and not word.startswith("bytes:") for word in result.tokens].index(False)
+    assert (result.text_offset or [])[: ascii_first + 1] == list(range(ascii_first + 1))
+    for word, value, top in zip(result.tokens, result.token_logprobs, result.top_logprobs, strict=True):
         assert len(top) == 3
         assert top[word] == value == max(top.values()) < 0
     tokens: list[str] = []
     for chunk in client.completions.create(**options, stream=True):
         for choice in chunk.choices:
             tokens += choice.logprobs.tokens or [] if choice.logprobs else []
-    assert tokens == told.tokens
+    assert tokens == result.tokens
     no_alternatives = client.completions.create(**{**options, "logprobs": 0}).choices[0].logprobs
     assert no_alternatives is not None
     assert no_alternatives.top_logprobs is None
@@ -242,19 +242,19 @@ def test_a_prompt_is_scored_as_it_would_have_been_written(client: openai.OpenAI)
         ids = client.completions.create(model="one", prompt="abc", logprobs=0, echo=True, max_tokens=0).choices[0]
         assert ids.text == "abc"
         whole = client.completions.create(model="one", prompt="abc" + "de", echo=True, logprobs=2, **more).choices[0]
-        told = whole.logprobs
-        assert told is not None
-        assert told.tokens is not None
-        assert told.token_logprobs is not None
-        assert told.top_logprobs is not None
-        assert joined(told.tokens) == whole.text
-        assert told.tokens[: len(prompt)] == ["a", "b", "c"]
-        assert told.token_logprobs[0] is told.top_logprobs[0] is None
-        assert all(value is not None and value < 0 for value in told.token_logprobs[1:])
-        assert [len(top) for top in told.top_logprobs[1:]] == [2] * (len(told.tokens) - 1)
-        assert (told.text_offset or [])[:5] == [0, 1, 2, 3, 4]
+        result = whole.logprobs
+        assert result is not None
+        assert result.tokens is not None
+        assert result.token_logprobs is not None
+        assert result.top_logprobs is not None
+        assert joined(result.tokens) == whole.text
+        assert result.tokens[: len(prompt)] == ["a", "b", "c"]
+        assert result.token_logprobs[0] is result.top_logprobs[0] is None
+        assert all(value is not None and value < 0 for value in result.token_logprobs[1:])
+        assert [len(top) for top in result.top_logprobs[1:]] == [2] * (len(result.tokens) - 1)
+        assert (result.text_offset or [])[:5] == [0, 1, 2, 3, 4]
         forced = {written.logprobs.tokens[0]} if written.logprobs.tokens else set()
-        assert set(told.top_logprobs[3]) >= forced  # what may follow "abc" is the same, scored or written
+        assert set(result.top_logprobs[3]) >= forced  # what may follow "abc" is the same, scored or written
 
 
 def test_a_scored_prompt_has_one_more_entry_for_the_token_after_it(client: openai.OpenAI, server: Server) -> None:
@@ -268,9 +268,14 @@ def test_a_scored_prompt_has_one_more_entry_for_the_token_after_it(client: opena
         ended = [batch[choice.index] for choice in answer.choices if choice.finish_reason == "stop"]
     for prompt in (ended[0], [*b"ab"]):
         for count in (0, 2):
-            told = client.completions.create(prompt=prompt, echo=True, logprobs=count, **asked).choices[0].logprobs
-            assert told is not None
-            for values in (told.tokens, told.token_logprobs, told.text_offset, *([told.top_logprobs] if count else ())):
+            result = client.completions.create(prompt=prompt, echo=True, logprobs=count, **asked).choices[0].logprobs
+            assert result is not None
+            for values in (
+                result.tokens,
+                result.token_logprobs,
+                result.text_offset,
+                *([result.top_logprobs] if count else ()),
+            ):
                 assert len(values or ()) == len(prompt) + 1
     plain = client.completions.create(prompt=ended[0], logprobs=0, **asked).choices[0]
     assert plain.text == ""
@@ -370,8 +375,8 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias", "must have at most 300 entries"),
         ({"n": 3, "temperature": 0.5, "extra_body": {"use_beam_search": True}}, "", "beam search does not sample"),
     ]
-    for options, param, told in wrong:
-        with pytest.raises(openai.BadRequestError, match=told) as error:
+    for options, param, result in wrong:
+        with pytest.raises(openai.BadRequestError, match=result) as error:
             client.completions.create(**{"model": "one", "prompt": "x", **options})
         assert error.value.type == "invalid_request_error"
         assert (error.value.param or "") == param

@@ -85,9 +85,9 @@ def test_requests_are_counted(server: Server) -> None:
 def test_the_status_shows_the_last_requests(server: Server) -> None:
     answer = post(server, "/v1/completions", {**LONG, "max_tokens": 3}, headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
-    told = get(server, "/v1/status").json()
-    assert told["sequences"] == 32
-    latest = told["recent"][0]
+    result = get(server, "/v1/status").json()
+    assert result["sequences"] == 32
+    latest = result["recent"][0]
     assert latest["id"] == "mine-1"
     assert (latest["model"], latest["status"], latest["completion_tokens"]) == ("one", 200, 3)
 
@@ -105,8 +105,8 @@ def test_a_log_line_holds_no_text_unless_asked(models: Path, caplog: pytest.LogC
             )
             wait_until(lambda: sum(hasattr(record, "fields") for record in caplog.records) == 3)
             wait_until(lambda: sum(hasattr(record, "fields") for record in caplog.records) == 3)  # after the answers
-        told = [record.fields for record in caplog.records if hasattr(record, "fields")]
-        assert ["Very Secret" in json.dumps(each) for each in told] == [log_texts] * 3
+        result = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        assert ["Very Secret" in json.dumps(each) for each in result] == [log_texts] * 3
 
 
 def address_of(server: Server) -> tuple[str, int]:
@@ -370,9 +370,9 @@ def start_process(models: Path, *flags: str, code: str = "") -> tuple[subprocess
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stderr is not None
-    told = process.stderr.readline()
-    assert " at http://127.0.0.1:" in told, told + process.stderr.read()
-    return process, told.split(" at ")[1].split(" ")[0]
+    result = process.stderr.readline()
+    assert " at http://127.0.0.1:" in result, result + process.stderr.read()
+    return process, result.split(" at ")[1].split(" ")[0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")

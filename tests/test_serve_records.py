@@ -86,9 +86,9 @@ def test_fidelity_is_the_slot_report(server: Server) -> None:
     made = ask(server, facts=FACTS)["data"][0]
     record = Record("0", tuple(Fact(None, name, value) for name, value in FACTS.items()), ())
     report = slot_report(record, made["text"])
-    told = made["fidelity"]
-    assert (told["slots"], told["errors"]) == (report.slots, report.errors)
-    assert [fact["attribute"] for fact in told["missing"]] == [fact.attribute for fact in report.missing]
+    result = made["fidelity"]
+    assert (result["slots"], result["errors"]) == (report.slots, report.errors)
+    assert [fact["attribute"] for fact in result["missing"]] == [fact.attribute for fact in report.missing]
     assert made["usage"]["completion_tokens"] > 0
 
 
@@ -121,7 +121,7 @@ def test_several_texts_of_a_record(server: Server) -> None:
 def test_the_server_answers_others_while_it_looks_for_facts(
     server: Server, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    """Many facts in many texts take long; each text is searched once, for its place and for what is told of it."""
+    """Many facts in many texts take long; each text is searched once, for its place and for what is reported of it."""
     begun, go_on, seen = threading.Event(), threading.Event(), list[str]()
 
     def slow(record: Record, text: str, *more: Any) -> SlotReport:
@@ -142,8 +142,8 @@ def test_the_server_answers_others_while_it_looks_for_facts(
             assert "[DONE]" in httpx.post(f"{server.address}/v1/completions", json=body, timeout=20).text
         finally:
             go_on.set()
-        told = made.result()
-    last = told[-1] if isinstance(told, list) else told["data"][0]
+        result = made.result()
+    last = result[-1] if isinstance(result, list) else result["data"][0]
     assert len(seen) == len(set(seen))
     assert {each["text"] for each in last["candidates"]} == set(seen)
 
@@ -177,7 +177,7 @@ def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ({}, "send either facts (one record) or records (several)"),
         ({"facts": {}}, "'facts' is empty"),
@@ -191,10 +191,10 @@ def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
         ({"facts": FACTS, "beams": 40}, "40 sequences side by side, and the engine runs at most 32"),
     ],
 )
-def test_bad_records_are_reported(server: Server, body: dict[str, Any], told: str) -> None:
+def test_bad_records_are_reported(server: Server, body: dict[str, Any], expected: str) -> None:
     answer = post(server, "/v1/records", {"model": "one", **body})
     assert answer.status_code == 400
-    assert told in answer.json()["error"]["message"]
+    assert expected in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
