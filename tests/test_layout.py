@@ -64,6 +64,7 @@ LATE_IMPORTS = {
     },
 }
 DYNAMIC_IMPORTS = {"tailora", "tailora.commands", "tailora.lora"}
+GENERATED = {"tailora.api.options"}
 
 
 class Import(NamedTuple):
@@ -190,3 +191,34 @@ def test_torch_free_modules_load_no_torch() -> None:
     program = f"import {modules}, sys; print(sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def choices_of(tree: ast.Module) -> Iterator[tuple[str | None, frozenset[object], int]]:
+    """Every `Literal` of several constants: the name it is given at the top of the module, its members and its line."""
+    names = {
+        id(node.value): node.targets[0].id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"):
+            continue
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if len(members) > 1 and all(isinstance(member, ast.Constant) for member in members):
+            values = frozenset(member.value for member in members if isinstance(member, ast.Constant))
+            yield names.get(id(node)), values, node.lineno
+
+
+def test_every_set_of_choices_has_one_definition() -> None:
+    by_name: dict[str, str] = {}
+    by_members: dict[frozenset[object], str] = {}
+    for module, tree in TREES.items():
+        if module in GENERATED:
+            continue
+        for name, members, line in choices_of(tree):
+            place = f"{module}:{line}"
+            assert members not in by_members, f"{place} repeats {by_members[members]}; import that alias"
+            by_members[members] = place
+            if name is not None:
+                assert name not in by_name, f"{place} and {by_name[name]} call different choices {name}"
+                by_name[name] = place

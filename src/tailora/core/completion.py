@@ -10,6 +10,7 @@ from tailora.core.fields import choices, flag, leaves, shape
 from tailora.core.settings import Settings
 
 Shell = Literal["bash", "zsh", "fish", "powershell"]
+Values = tuple[str, ...] | Literal["file", "other"]
 
 
 class Flag(NamedTuple):
@@ -21,7 +22,7 @@ class Flag(NamedTuple):
 
     name: str
     text: str
-    values: tuple[str, ...] | Literal["file", "other"] | None
+    values: Values | None
     repeats: bool = False
 
 
@@ -42,7 +43,7 @@ def flags_of(cls: type[Settings]) -> tuple[Flag, ...]:
         if kind == "bool":
             flags += [Flag(flag(name), text, None), Flag(f"--no-{flag(name)[2:]}", f"Not: {text}", None)]
             continue
-        values: tuple[str, ...] | Literal["file", "other"] = choices(field) or "other"
+        values: Values = choices(field) or "other"
         if values == "other" and kind != "mapping" and {str, Path} & leaves(field.annotation):
             values = "file"
         flags.append(Flag(flag(name), text, values, kind in {"many", "mapping"}))

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tailora.adapters.config import LoraConfig
+from tailora.adapters.adapter import LayerKind
+from tailora.adapters.config import Bias, LoraConfig
 from tailora.adapters.formats.peft_keys import MERGE
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.families import MEANINGS
@@ -59,7 +60,7 @@ class PeftFile(BaseModel):
     lora_dropout: Number = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    bias: Literal["none", "all", "lora_only"] = "none"
+    bias: Bias = "none"
     fan_in_fan_out: bool = False
     rank_pattern: dict[str, Rank] | None = None
     alpha_pattern: dict[str, Number] | None = None
@@ -161,7 +162,7 @@ class LayerRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    kind: Literal["linear", "gpt2_conv1d", "embedding", "conv"]
+    kind: LayerKind
     out: int | None
     branches: list[BranchRecord]
 
