@@ -26,4 +26,6 @@ def test_command_lines_name_commands_and_flags_that_exist(page: Path) -> None:
     for line in command_lines(page):
         _, name, *arguments = shlex.split(line, comments=True)
         assert name in COMMANDS, line
+        if arguments == ["--help"]:
+            continue
         parser_for(settings_class(name), prog=name, description="").parse_strictly(arguments)

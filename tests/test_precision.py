@@ -168,7 +168,7 @@ def test_int8_means_the_cpu_on_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPa
     assert device_for(settings_of("lora", precision="int8")) == "cpu"
     assert device_for(settings_of("lora", precision="bf16")) == "cuda"
     for device in ("cuda", "cuda:1", "mps"):
-        with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU; use --method lora and --device"):
+        with pytest.raises(SettingsError, match="int8 needs a CPU; use --device cpu"):
             settings_of("lora", precision="int8", device=device)
     for method in ("full", "bitfit", "top2"):
         with pytest.raises(SettingsError, match="int8 is for frozen weights on a CPU"):

@@ -186,7 +186,7 @@ def test_a_study_goes_on_with_other_ranges_where_it_can(tmp_path: Path, monkeypa
 
 WRONG = [
     ({"targets": "attention.qv|nowhere"}, "--ranges|ranges: targets: .*nowhere"),
-    ({"max_length": "8..512"}, r"ranges: max_length: .* raise max_length"),
+    ({"max_length": "8..512"}, r"ranges: max_length: .* raise --max-length"),
     ({"method": "lora|top2", "max_length": [9]}, r"ranges: max_length: "),
     ({"base": "tiny|no-such-model"}, "no-such-model"),
 ]

@@ -163,7 +163,7 @@ def test_a_run_without_an_adapter_becomes_a_model(base: str, tmp_path: Path) -> 
     with pytest.raises(ModelError, match="other weights"):
         merge(MergeSettings(adapter=tmp_path / "run", base=str(tmp_path / "elsewhere"), output=tmp_path / "other"))
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="no run that can be read"):
+    with pytest.raises(ModelError, match="is not a run directory that can be read"):
         merge(MergeSettings(adapter=tmp_path / "run", output=tmp_path / "other"))
 
 
