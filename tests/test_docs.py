@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,9 @@ from tailora.core.flags import parser_for
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.vi.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+SHELL = {">", ">>", "|", "&", "&&", "||"}
+"""Words that end a command."""
+
 
 def command_lines(page: Path) -> list[str]:
     """Lines of code that begin with `tailora VERB`, those that end in a backslash joined with the next."""
@@ -24,7 +28,7 @@ def command_lines(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_command_lines_name_commands_and_flags_that_exist(page: Path) -> None:
     for line in command_lines(page):
-        _, name, *arguments = shlex.split(line, comments=True)
+        _, name, *arguments = itertools.takewhile(lambda word: word not in SHELL, shlex.split(line, comments=True))
         assert name in COMMANDS, line
         if arguments == ["--help"]:
             continue
