@@ -144,6 +144,7 @@ class TrainSettings(RunSettings):
     """Settings of `tailora train`."""
 
     heading = "method"
+    headings: ClassVar = {"save_every": "output", "resume": "output"}
     method: Method = "lora"
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
     learning_rate: Annotated[
