@@ -282,6 +282,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["lora", "int8", "full"])
 def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
     changes = {**VARIANTS[name], "epochs": 16}
