@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best(tmp_path: Path, monkeypatch: p
     def step(self: Any, line: dict[str, Any]) -> None:
         original(self, line)
         if line["step"] == 5:
-            raise TrainingError("the loss is no longer finite at update 6", hint="lower the learning rate")
+            raise TrainingError("the loss is not finite at update 6", hint="lower the learning rate")
 
     monkeypatch.setattr(RunObserver, "step", step)
     with pytest.raises(TrainingError, match="the state after update 4 is saved in"):

@@ -319,7 +319,7 @@ def test_a_run_that_is_ended_from_outside_leaves_its_adapter(
 @pytest.mark.parametrize(
     ("limit", "state"),
     [
-        (8192, "nothing that the run learnt is saved"),  # the first adapter does not fit
+        (8192, "no result of the run is saved"),  # the first adapter does not fit
         (32768, "the best state so far is in "),  # metrics.jsonl outgrows the limit later
     ],
 )
@@ -356,7 +356,7 @@ def test_a_run_directory_is_not_data(base: Path, data: Path, tmp_path: Path) -> 
         with pytest.raises(DataError) as error:
             run(wrong)
         assert str(error.value) == (
-            f"{tmp_path / 'run'}: is a run directory, which holds no records; "
+            f"{tmp_path / 'run'}: is a run directory, which contains no records; "
             f"give the data that it was trained on ({data})"
         )
     assert not (tmp_path / "again").exists()
@@ -411,13 +411,11 @@ def test_a_loss_that_is_not_finite_keeps_the_best_so_far(
     with pytest.raises(TrainingError) as failed:
         run(settings(base, data, folder, method=method))
     saved = folder / {"lora": "adapter", "full": "model", "top2": "delta.safetensors"}[method]
-    message = (
-        f"the loss is no longer finite at update 8; the state after update 6 is saved in {saved}; lower the learning"
-    )
+    message = f"the loss is not finite at update 8; the state after update 6 is saved in {saved}; lower the learning"
     assert str(failed.value).startswith(message)
     written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (written["interrupted"], written["steps"], written["validation_loss"]["step"]) == (True, 7, 6)
-    assert written["failed"].startswith("the loss is no longer finite at update 8")
+    assert written["failed"].startswith("the loss is not finite at update 8")
     assert saved.exists()
     if method == "lora":
         adapter = formats.load(formats.adapter_place(folder))
@@ -432,7 +430,7 @@ def test_a_loss_that_is_not_finite_before_anything_was_better_keeps_nothing(
     monkeypatch.setattr(
         run_module, "fit", lambda model, *rest, **more: exploding(model, 2) and fit(model, *rest, **more)
     )
-    with pytest.raises(TrainingError, match="at update 2; nothing is kept, since no validation brought a better loss"):
+    with pytest.raises(TrainingError, match="at update 2; nothing is saved, since no validation had a better loss"):
         run(settings(base, data, tmp_path / "run"))
     assert not (tmp_path / "run" / "adapter").exists()
 

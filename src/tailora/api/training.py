@@ -74,7 +74,7 @@ class TrainingRun:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run was stopped by the user; what it had learnt until then is saved."""
+        """Whether the run was stopped by the user; its result so far is saved."""
         return bool(self.result["interrupted"])
 
     def plot(self) -> Figure:

@@ -1,6 +1,6 @@
-"""What a run will take, said before its first step: arithmetic over a measured rate, and bytes by kind.
+"""Estimates of a run's time and memory before its first update: operations over a measured rate, and bytes by kind.
 
-Estimates, and called so wherever they are shown; the run measures both as it goes.
+They are labelled as estimates wherever they are shown; the run measures both.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tailora.training.trees.loss import CHUNK
 from tailora.training.trees.prefix_tree import batches, build
 
 SHARE_REACHED = {"fp32": 0.5, "tf32": 0.5, "bf16": 0.5, "int8": 0.95}
-"""What training reaches of the rate of the probe's products, which are fp32 for int8: see benchmarks/RESULTS.md."""
+"""Share of the probe's rate that training reaches; the probe of int8 is in fp32. See benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """An epoch in numbers.
+    """The amount of work in an epoch.
 
     Attributes:
-        updates: of the parameters.
-        nodes: tokens after sharing prefixes.
-        scored: of them, those that predict a completion token.
+        updates: number of updates.
+        nodes: number of tree nodes, which are tokens with common prefixes counted once.
+        scored: number of nodes that predict a completion token.
         largest_pass: nodes of the largest forward pass, at most `tokens_per_pass` unless one example is longer.
     """
 
@@ -43,7 +43,10 @@ class Workload:
 
 
 def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
-    """Count an epoch's trees, in an order as the run's: texts of a record that are apart share nothing."""
+    """Count the nodes of an epoch's trees, with the examples shuffled as the run shuffles them.
+
+    The order matters, since texts of one record share their prefix only within the same update.
+    """
     order = random.Random(settings.seed)
     updates = batches(train, settings.batch_size, group_size=settings.group_size, rng=order)
     trees = [build(batch) for batch in updates]
@@ -56,7 +59,7 @@ def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
 
 
 def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
-    """Operations of an epoch: forward and the gradients of the inputs, and with `full` those of the weights as well."""
+    """Return the floating-point operations of an epoch: forward, gradients of inputs, and with `full` of weights."""
     model: Any = base.model
     projection = head_of(model)
     assert projection is not None, "a causal language model has one"
@@ -70,12 +73,12 @@ def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
 
 
 def seconds(operations: float, precision: str, device: str) -> float:
-    """Estimate the seconds that a number of operations takes, by a short probe of this machine's products."""
+    """Estimate the seconds that a number of operations takes, from a short timing of products on this machine."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.randn(512, 768, dtype=dtype, device=device), torch.randn(768, 3072, dtype=dtype, device=device)
     best, laps = float("inf"), 0
     start = time.perf_counter()
-    # One turn has to do where the type has no instructions and takes seconds.
+    # A single lap is enough where the type has no instructions and a product takes seconds.
     while laps < 8 and (laps == 0 or time.perf_counter() - start < 0.5):
         began = time.perf_counter()
         (left @ right).sum().item()
@@ -86,14 +89,23 @@ def seconds(operations: float, precision: str, device: str) -> float:
 
 
 def peak_bytes(model: Any, largest_pass: int, trainable: int) -> int | None:
-    """Peak memory on a CPU: what the process holds now, activations, one chunk of logits, gradients and moments."""
+    """Estimate the peak memory on a CPU in bytes; None where the process cannot be measured.
+
+    It is the sum of the process's current memory, the activations, one chunk of logits, the gradients and AdamW's
+    two moments.
+
+    Args:
+        model: a transformers causal language model.
+        largest_pass: nodes of the largest forward pass.
+        trainable: number of learning parameters.
+    """
     resident = rss()
     if resident is None:
         return None
     config = model.config
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
-    # What norms, projections and attention take and give is kept for the gradient, for each node and layer.
+    # For each node and layer, the inputs and outputs of norms, projections and attention are kept for the gradient.
     activations = 4 * largest_pass * config.num_hidden_layers * (10 * width + 3 * inner)
     logits = 3 * 4 * CHUNK * int(model.get_input_embeddings().weight.shape[0])
     return int(resident + activations + logits + 12 * trainable)

@@ -1,6 +1,6 @@
-"""A frozen network's small layers in fewer passes over memory: the same functions, in fewer kernels.
+"""Fused forms of a frozen network's small layers: the same functions in fewer passes over memory.
 
-On a CPU a network of a hundred million parameters spends a good part of an update on what lies between its products.
+On a CPU, a network of a hundred million parameters spends much of an update between its matrix products.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers.activations import NewGELUActivation
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) · weight, the weight frozen: half the passes over memory that the operations one by one take."""
+    """x / rms(x) · weight with a frozen weight, in half the passes over memory that separate operations take."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -33,9 +33,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class FrozenRMSNorm(nn.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) that does not learn.
+    """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) with a frozen weight.
 
-    Narrower inputs are widened to fp32, normalised there, and rounded once at the end.
+    Inputs narrower than fp32 are widened, normalised in fp32, and rounded once at the end.
 
     Args:
         weight: [width].
@@ -47,7 +47,7 @@ class FrozenRMSNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, width] to the same, in the wider dtype of the input and the weight, as the norms it replaces."""
+        """Normalise […, width]; the dtype is the wider of input and weight, as in the norms that this replaces."""
         exact = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             y: Tensor = _RMSNorm.apply(x.to(exact), self.weight.to(exact), self.eps)  # type: ignore[no-untyped-call]
@@ -55,11 +55,10 @@ class FrozenRMSNorm(nn.Module):
 
 
 def fuse(network: nn.Module) -> None:
-    """Replace the layers of a network that have a faster form, in place; parameters keep their names.
+    """Replace the layers of a network that have a fused form, in place; parameters keep their names.
 
-    transformers writes GPT-2's tanh form of GELU out in seven operations, each of which keeps its result for the
-    gradient; PyTorch has it in one. Norms that compute what `FrozenRMSNorm` does, do not learn, and lie on a CPU
-    become one.
+    transformers computes the tanh form of GELU in seven operations, each of which keeps its result for the gradient;
+    PyTorch has it in one. Frozen norms on a CPU that compute the same as `FrozenRMSNorm` are replaced by it.
     """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -77,5 +76,5 @@ def _frozen_norm(layer: nn.Module) -> FrozenRMSNorm | None:
         return None
     norm = FrozenRMSNorm(weight, eps)
     row = torch.linspace(-1, 2, len(weight), dtype=torch.promote_types(weight.dtype, torch.float32))
-    # Other norms go by the same names; some families' add 1 to the weight.
+    # Other norms have the same attributes; those of some families add 1 to the weight.
     return norm if torch.allclose(norm(row), layer(row), rtol=1e-5, atol=1e-7) else None

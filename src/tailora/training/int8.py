@@ -1,9 +1,9 @@
-"""Frozen linear layers in 8 bits: weights one scale an output, activations and gradients one scale a row.
+"""Frozen linear layers in int8: one scale per output for weights, one per row for activations and gradients.
 
-Row-wise int8 products forward and for the gradient of the input, and none for that of the weight, which is frozen:
-the scheme of SwitchBack (Wortsman et al. 2023, arXiv:2304.13013) in LoRA's case. The products are oneDNN's: four
-times as fast as fp32 on a CPU with VNNI instructions, less than twice with AVX2 alone. The adapter's own branch, the
-norms, attention and the loss stay in fp32.
+The forward pass and the gradient of the input are int8 products. The weight is frozen and needs no gradient. This is
+SwitchBack (Wortsman et al. 2023, arXiv:2304.13013) applied to LoRA. oneDNN computes the products: four times as fast
+as fp32 on a CPU with VNNI instructions, less than twice as fast with AVX2 alone. The adapter's branch, the norms,
+attention and the loss stay in fp32.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from tailora.training.trees.forward import TreeModel, evaluation
 from tailora.training.trees.loss import CHUNK
 from tailora.training.trees.prefix_tree import TreeBatch
 
-_ROWS, _SHIFT = CHUNK, 397  # rows the head is given at once, and how far apart they read the noise
-_ROUND = 64  # rows of a product are filled up to a multiple of this
-_STEPS = 255 * (1 - 2**-15)  # so that a 1 with a draw below 1 added stays below 256 in fp32
-_SAMPLE = 128  # rows of inputs to measure
-_FINER = 254  # steps into which a step of 8-bit rounding is divided by a second product
-_COARSE = 0.012  # error of rounding inputs, relative to them, from which they get a second product
-_ZERO = 128  # of the activations: the kernels that are fast take them unsigned
+_ROWS, _SHIFT = CHUNK, 397  # maximum number of rows in one call of the head; offset between their noise
+_ROUND = 64  # the number of rows of a product is padded to a multiple of this
+_STEPS = 255 * (1 - 2**-15)  # so that 1 plus a random number below 1 stays below 256 in fp32
+_SAMPLE = 128  # number of input rows to measure
+_FINER = 254  # a second product divides each step of 8-bit rounding into this many
+_COARSE = 0.012  # relative rounding error of inputs above which they get a second product
+_ZERO = 128  # zero point of the activations: the fast kernels take them unsigned
 
 
 class _Int8Matrix:
-    """A matrix [out, in] that rows [rows, in] are multiplied with.
+    """An int8 matrix [out, in] by which rows [rows, in] are multiplied.
 
-    Without VNNI the products of two neighbours, up to 255 times each weight, are added in 16 bits, where a sum too
-    large is cut off. There the weights' scales are such that no sum can be: about a third larger.
+    Without VNNI, the products of two neighbouring inputs, up to 255 times each weight, are added in 16 bits, and the
+    sum saturates. The weights' scales are then about a third larger, so that no sum can saturate.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -46,14 +46,14 @@ class _Int8Matrix:
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
 
     def product(self, rows: Tensor, zero: int, count: int) -> Tensor:
-        """The first `count` rows that `_bytes` made, with a zero point, times the matrix: fp32 [count, out]."""
+        """Multiply the first `count` rows from `_bytes`, with a zero point, by the matrix: fp32 [count, out]."""
         return _product(rows, zero, self.packed, self.scales, self.zeros)[:count]
 
 
 def _bytes(rows: Tensor) -> Tensor:
-    """fp32 in [0, 256) cut to u8, with further rows of anything up to a multiple of 64.
+    """Truncate fp32 rows in [0, 256) to uint8, and pad them with arbitrary rows to a multiple of 64.
 
-    oneDNN compiles a kernel for every number of rows it meets and keeps it; so it meets few.
+    oneDNN compiles and keeps a kernel for every number of rows; padding keeps the number of kernels small.
     """
     cut = rows.new_empty(-(-len(rows) // _ROUND) * _ROUND, rows.shape[1], dtype=torch.uint8)
     cut[: len(rows)].copy_(rows)
@@ -61,21 +61,21 @@ def _bytes(rows: Tensor) -> Tensor:
 
 
 def _pair_peak(weight: Tensor) -> Tensor:
-    """The largest magnitude in each row, [out], of a sum of the positive or of the negative among two neighbours.
+    """Return the largest magnitude of two neighbours' sum in each row, [out], counting values of one sign only.
 
-    At most 127 of it as a step each, two neighbours rounded come to 128 at most, and 255 times that is in 16 bits.
+    With this peak at 127 steps, two rounded neighbours sum to at most 128, and 255 times that fits in 16 bits.
     """
     pairs = F.pad(weight, (0, weight.shape[1] % 2)).view(len(weight), -1, 2)
     return torch.maximum(pairs.clamp(min=0).sum(2).amax(1), -pairs.clamp(max=0).sum(2).amin(1))
 
 
 def _peak(rows: Tensor) -> Tensor:
-    """The largest magnitude of each row, [rows, 1]; never 0."""
+    """Return the largest magnitude of each row, [rows, 1]; never 0."""
     return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
 
 
 def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rows, times one factor a column, to u8 around 128 as `_bytes` has them, and the scale of each, [rows, 1]."""
+    """Multiply rows by one factor per column; return them as uint8 around 128 (see `_bytes`), and scales [rows, 1]."""
     evened = x if factors is None else x * factors
     peak = _peak(evened)
     scaled = torch.mul(x, 127 / peak) if factors is None else evened.mul_(127 / peak)
@@ -84,7 +84,7 @@ def _quantise(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]
 
 
 def _quantise_finely(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_quantise`, with what rounding left over in steps of 1/254 of the first's, around 127, between."""
+    """Return the rows as `_quantise` does, their rounding errors in 1/254 of a step, around 127, and the scales."""
     evened = x.clone() if factors is None else x * factors
     peak = _peak(evened)
     scaled = evened.mul_(127 / peak).add_(_ZERO + 0.5)
@@ -115,26 +115,26 @@ class _Product(torch.autograd.Function):
 
 
 class Int8Projections:
-    """Frozen linear layers that take the same input, as one product in each direction.
+    """Frozen linear layers with the same input, computed as one product in each direction.
 
     Args:
         weights: [out, in] of each layer.
         biases: [out] of each layer, or None; kept in fp32.
-        inputs: [rows, in], some that they meet. With them, inputs are divided and the weights' columns multiplied by
-            one factor each before either is rounded, so that a few large inputs do not drown the others: SmoothQuant
-            (Xiao et al. 2023, arXiv:2211.10438) at its α of one half. Both sides are measured by root mean squares,
-            every row relative to its peak, since that is what it is rounded by.
+        inputs: [rows, in], a sample of the inputs. If present, the inputs are divided, and the weights' columns
+            multiplied, by one factor per column before rounding, so that a few large inputs do not drown the others:
+            SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) with α = 0.5. Both sides are measured by the root mean
+            square of rows relative to their peaks, since the peak sets the rounding step.
 
     Attributes:
-        fine: whether the inputs, rounded even so with an error of more than 1.2%, get a second product for what
-            rounding leaves over. Their factors go by α = 0.2, which is easier on the weights.
+        fine: whether the inputs get a second product for their rounding errors, because these exceed 1.2% in spite of
+            the factors. The factors then use α = 0.2, which rounds the weights less coarsely.
     """
 
     def __init__(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], inputs: Tensor | None = None
     ) -> None:
-        weight = torch.cat([each.detach().float() for each in weights])
-        self.sizes = [len(each) for each in weights]
+        weight = torch.cat([layer_weight.detach().float() for layer_weight in weights])
+        self.sizes = [len(layer_weight) for layer_weight in weights]
         self.factors: Tensor | None = None
         self.fine = False
         if inputs is not None:
@@ -154,7 +154,7 @@ class Int8Projections:
         self._waiting: dict[int, Tensor] = {}
 
     def output(self, number: int, x: Tensor) -> Tensor:
-        """One layer's output, […, in] to […, out]. The others' wait for them to be called with the same tensor."""
+        """Return one layer's output, […, in] to […, out]; keep the others' until they get the same tensor."""
         if self._input is not x or number not in self._waiting:
             y = _Product.apply(x, self)  # type: ignore[no-untyped-call]
             self._input, self._waiting = x, dict(enumerate(y.split(self.sizes, -1)))
@@ -165,27 +165,27 @@ class Int8Projections:
 
 
 def _spread(rows: Tensor) -> Tensor:
-    """The root mean square of each column, every row relative to its peak."""
+    """Return the root mean square of each column, [in], with every row relative to its peak."""
     peaks = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
     return (rows / peaks).square_().mean(0).sqrt_().clamp_(min=1e-6)
 
 
 def _rounding_error(rows: Tensor) -> float:
-    """The expected error of rounding rows to 8 bits, relative to their norms: a step is 1/127 of the peak."""
+    """Return the expected error of rounding rows to 8 bits, relative to their norms; a step is 1/127 of the peak."""
     peaks, means = rows.abs().amax(1), rows.square().mean(1).sqrt()
     return float((peaks / means.clamp(min=torch.finfo(torch.float32).tiny)).median()) / (127 * 12**0.5)
 
 
 class Int8Linear(nn.Module):
-    """A frozen linear layer, GPT-2's Conv1D among them, as one of several that share their product.
+    """A frozen linear layer (or GPT-2's Conv1D) that shares one product with the layers of the same input.
 
     Args:
-        projections: the layers that take the same input.
-        number: which of them this is.
-        shape: of the weight as the base layer stores it.
+        projections: the layers with this input.
+        number: index of this layer among them.
+        shape: shape of the weight as the base layer stores it.
 
     Attributes:
-        weight: has the shape that the base layer's had, and no values.
+        weight: a meta tensor: the shape of the base layer's weight without values.
     """
 
     def __init__(self, projections: Int8Projections, number: int, shape: torch.Size) -> None:
@@ -217,8 +217,9 @@ class Int8Head:
     def back(self, exponentials: Tensor) -> Tensor:
         """See `loss.FrozenHead`.
 
-        Rounded at random: most of a row is far below a 255th of its peak, and rounded to the nearest all of that
-        would be lost. Each row reads the same draws from another place on, so that the rows' errors do not add up.
+        Rounding is stochastic: most values of a row are far below 1/255 of its peak, and rounding to nearest would
+        make all of them 0. Each row reads the same random numbers at another offset, so that the errors of different
+        rows do not add up.
         """
         rows, tokens = exponentials.shape
         assert rows <= _ROWS
@@ -228,22 +229,25 @@ class Int8Head:
         return self._back.product(whole, 0, rows).div_(_STEPS)
 
     def weight_rows(self, tokens: Tensor) -> Tensor:
-        """See `loss.FrozenHead`. Rounded as `back` has them: where a token is all but certain, what is left of the
-        gradient is the difference of the two, and rounding only one of them would drown it."""
+        """See `loss.FrozenHead`.
+
+        The rows are rounded as in `back`: where a token is almost certain, the gradient is a small difference of the
+        two, and rounding only one of them would swamp it.
+        """
         scales = self._back.scales
         return (self.weight[tokens] / scales).round_().mul_(scales)
 
 
 def supported() -> bool:
-    """Whether this PyTorch and CPU have the products that this module calls."""
+    """Return whether this PyTorch and this CPU have the products that this module calls."""
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx2_supported())
 
 
 @cache
 def _sums_in_32_bits() -> bool:
-    """Whether sums of 8-bit products are exact, as with VNNI instructions, and not cut off at 16 bits.
+    """Return whether sums of 8-bit products are exact, as with VNNI instructions, instead of saturating at 16 bits.
 
-    Found by a product, not by the CPU's flags: `ONEDNN_MAX_CPU_ISA` may choose other instructions than the best.
+    The answer comes from a product, not from the CPU's flags: `ONEDNN_MAX_CPU_ISA` may select older instructions.
     """
     size, largest = 64, 127
     matrix = torch.ops.onednn.qlinear_prepack(torch.full((size, size), largest, dtype=torch.int8), None)
@@ -253,7 +257,7 @@ def _sums_in_32_bits() -> bool:
 
 
 def _product(rows: Tensor, zero: int, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """Multiply u8 rows [rows, in] with zero point `zero` by a packed int8 matrix: fp32 [rows, out]."""
+    """Multiply uint8 rows [rows, in] with zero point `zero` by a packed int8 matrix: fp32 [rows, out]."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
         rows, 1.0, zero, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -261,10 +265,10 @@ def _product(rows: Tensor, zero: int, packed: Tensor, scales: Tensor, zeros: Ten
 
 
 def require() -> None:
-    """Raise where this PyTorch or CPU lacks the products that this module calls.
+    """Check that this PyTorch and this CPU have the products that this module calls.
 
     Raises:
-        TrainingError: on such a machine.
+        TrainingError: they do not.
     """
     if not supported():
         raise TrainingError(
@@ -274,21 +278,21 @@ def require() -> None:
 
 @torch.no_grad()
 def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
-    """Replace every frozen linear layer, those held by adapters among them, by its 8-bit form.
+    """Replace every frozen linear layer, including those inside adapted layers, by its 8-bit form.
 
-    GELU's tanh form gives way to its exact form, whose kernel takes a fifth of the time: they differ by less than
-    0.0005, a small part of a step of 8-bit rounding.
+    The tanh form of GELU is replaced by the exact form, whose kernel takes a fifth of the time. They differ by less
+    than 0.0005, a small part of a step of 8-bit rounding.
 
     Args:
-        model: a transformers causal language model with what learns marked by `requires_grad`.
-        sample: data to see the size of each layer's inputs on.
+        model: a transformers causal language model whose learning parameters have `requires_grad`.
+        sample: trees on which the inputs of each layer are measured.
 
     Returns:
         The vocabulary projection in 8 bits, for `forward.TreeModel`; the network keeps its own, whose weight may be
-        the embedding's. None, and nothing done to it, where the projection learns, carries an adapter, or has a bias.
+        the embedding's. None if the projection learns, carries an adapter, or has a bias.
     """
     head = cast(Any, model).get_output_embeddings()
-    # An adapted head's gradient would be lost in rounding it to the nearest, and DoRA reads its base's weight.
+    # Rounding to nearest would lose the gradient of an adapted head, and DoRA reads the weight of its base.
     exact = set(head.modules())
     exact.update(
         layer.base for layer in model.modules() if isinstance(layer, LoraLayer) and layer.magnitude is not None
@@ -316,16 +320,16 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
 
 
 def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> list[tuple[Tensor, list[nn.Module]]]:
-    """Rows of a batch's inputs, with the layers that take them one after another."""
-    found: list[tuple[Tensor, list[nn.Module]]] = []
+    """Return rows of a batch's inputs, [rows, in], each with the layers that take that input one after another."""
+    groups: list[tuple[Tensor, list[nn.Module]]] = []
     previous: list[Tensor] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if previous and previous[0] is inputs[0]:
-            found[-1][1].append(layer)
+            groups[-1][1].append(layer)
         else:
             rows = inputs[0].detach().flatten(0, -2)
-            found.append((rows[:: -(-len(rows) // _SAMPLE)].clone(), [layer]))
+            groups.append((rows[:: -(-len(rows) // _SAMPLE)].clone(), [layer]))
         previous[:] = inputs[:1]
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
@@ -335,4 +339,4 @@ def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) ->
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return groups

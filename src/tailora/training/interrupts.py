@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: both interrupt it, and neither in the middle of an update."""
+"""Ctrl-C and SIGTERM during a run: both interrupt it, between two updates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into `KeyboardInterrupt`, held back while an update is made; a second one is not.
+    """A context manager that turns SIGINT and SIGTERM into `KeyboardInterrupt`, deferred until an update is complete.
 
-    A context manager. SIGTERM is how schedulers end a job. Outside the main thread, where Python allows no signal
-    handlers, and for a signal that is ignored, as in a shell's background jobs, nothing is changed.
+    A second signal interrupts at once. SIGTERM is how schedulers end a job. Nothing changes outside the main thread,
+    where Python allows no signal handlers, or for a signal that is ignored, as in a shell's background jobs.
     """
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
-        self._is_held = self._is_pending = False
+        self._is_deferring = self._is_pending = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -32,19 +32,19 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold an interrupt back until the end of the context."""
-        self._is_held = True
+    def deferred(self) -> Iterator[None]:
+        """Defer an interrupt to the end of the context."""
+        self._is_deferring = True
         try:
             yield
         finally:
-            self._is_held = False
+            self._is_deferring = False
         if self._is_pending:
             self._is_pending = False
             raise KeyboardInterrupt
 
     def _interrupt(self, *_: object) -> None:
-        if self._is_held and not self._is_pending:
+        if self._is_deferring and not self._is_pending:
             self._is_pending = True
             return
         self._is_pending = False

@@ -1,4 +1,4 @@
-"""The training loop: the same for every method, which differ in what learns and in what is saved."""
+"""The training loop, which is the same for every method: methods differ in what learns and in what is saved."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from tailora.training.trees.forward import TreeModel, evaluation, passes, traini
 from tailora.training.trees.prefix_tree import batches
 
 PROGRESS = ("examples", "seconds", "initial_loss", "final_loss", "best_step", "warnings")
-"""What an outcome knows of a run that is under way."""
+"""Fields of `Outcome` that are saved with the state of an unfinished run."""
 
 
 class Observer(Protocol):
     """Receives the progress of a run."""
 
     def step(self, line: dict[str, Any]) -> None:
-        """An update was made; the line goes to metrics.jsonl."""
+        """Receive the line of metrics.jsonl of an update."""
 
     def validated(self, line: dict[str, Any], best: bool) -> None:
-        """A validation loss was measured; `best` if it is the lowest so far."""
+        """Receive the line of metrics.jsonl of a validation; `best` if its loss is the lowest so far."""
 
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        steps: updates made.
-        examples: examples seen.
+        steps: number of updates.
+        examples: number of examples, each counted once per epoch.
         seconds: time of the updates alone, without validation.
         initial_loss: validation loss before the first update, in nats per completion token; None without such data.
-        final_loss: of the state that is kept: the best one seen; None if it was not measured.
-        best_step: the update after which it was reached.
+        final_loss: validation loss of the state that is kept, which is the best one; None if it was not measured.
+        best_step: the update after which that state was reached.
         interrupted: whether the run ended early: by Ctrl-C, SIGTERM or a loss that is not finite.
-        failed: the error that ended it, where something had been learnt before.
-        optimizer_bytes: of what the optimiser keeps for what learns.
+        failed: the error that ended the run after it had reached a better state than the start; else None.
+        optimizer_bytes: size of the optimizer's state.
         saving_seconds: time spent on saving states to continue from.
-        warnings: what the user should know.
+        warnings: warnings for the user.
     """
 
     steps: int = 0
@@ -81,26 +81,30 @@ def fit(
     keep: Callable[[RunState], None] | None = None,
     whole: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Outcome:
-    """Train what requires a gradient; at the end it holds the values of the best validation.
+    """Train the parameters that require gradients, and leave them at the values of the best validation.
 
-    Ctrl-C after the first update ends the run there: it keeps the best validation if there was one since the start, and
-    otherwise what it has. A loss that is not finite ends it too, and keeps the best validation.
+    Ctrl-C after the first update ends the run: the result is the best validated state since the start, or the current
+    state if there was no validation. A loss that is not finite ends the run as well, with the best validated state.
 
     Args:
-        model: a transformers causal language model, on its device, what learns marked.
-        train: examples to learn.
+        model: a transformers causal language model on its device, whose learning parameters have `requires_grad`.
+        train: examples to train on.
         valid: examples to validate on; may be empty, and then the last state is the result.
-        settings: of the run.
+        settings: the settings of the run.
         observer: called after every update and every validation.
-        arithmetic: how the model computes.
-        state: to continue from.
+        arithmetic: the precision in which the model computes.
+        state: the state to continue from; None starts a new run.
         keep: writes a state from which the run can be continued; called every few minutes (`settings.save_every`),
             after validations and when the run is interrupted.
-        whole: makes the context of an update, inside which an interrupt waits for its end.
+        whole: returns the context of an update, which defers an interrupt to its end.
+
+    Returns:
+        The outcome of the run.
 
     Raises:
-        TrainingError: if no gradient reaches what should learn, or the loss is not finite before any validation
+        TrainingError: no learning parameter gets a gradient, or the loss is not finite before any validation has
             brought a better loss than the start.
+        KeyboardInterrupt: on Ctrl-C before the first update.
     """
     run = _Run(model, settings, observer, arithmetic)
     steps = total_steps(len(train), settings)
@@ -138,7 +142,7 @@ def fit(
 
 
 def total_steps(examples: int, settings: TrainSettings) -> int:
-    """How many updates a run has."""
+    """Return the number of updates of a run."""
     steps = settings.epochs * math.ceil(examples / settings.batch_size)
     return min(steps, settings.max_steps or steps)
 
@@ -151,13 +155,13 @@ def _updates(
     saver: Saver | None,
     whole: Callable[[], AbstractContextManager[Any]],
 ) -> None:
-    """The updates and validations that are left of a run."""
+    """Run the remaining updates and validations."""
     every = run.settings.eval_every or max(1, math.ceil(len(train) / run.settings.batch_size))
 
     def is_due() -> bool:
         return run.outcome.steps % every == 0 or run.outcome.steps == steps
 
-    if run.outcome.steps and is_due() and run.validated_at != run.outcome.steps:  # interrupted before that
+    if run.outcome.steps and is_due() and run.validated_at != run.outcome.steps:  # interrupted before this validation
         run.validate(valid)
     if run.out_of_patience():
         return
@@ -194,7 +198,7 @@ class _Run:
         torch.manual_seed(settings.seed)
 
     def state(self) -> RunState:
-        """What the rest of the run depends on."""
+        """Return everything that the rest of the run depends on."""
         progress = {name: getattr(self.outcome, name) for name in PROGRESS}
         return RunState(
             step=self.outcome.steps,
@@ -207,7 +211,7 @@ class _Run:
         )
 
     def continue_from(self, state: RunState) -> None:
-        """Put everything back as it was."""
+        """Restore a state."""
         restore(self.model, state.learning)
         device = next(iter(self.learning.values())).device
         self.best = None if state.best is None else {name: value.to(device) for name, value in state.best.items()}
@@ -221,7 +225,7 @@ class _Run:
         self.validated_at = state.progress["validated_at"]
 
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
-        """The batches that are left."""
+        """Yield the remaining batches, until the run has `steps` updates."""
         skipped = self.outcome.steps
         for epoch in range(self.settings.epochs):
             for number, batch in enumerate(_epoch(train, self.settings, epoch), start=epoch * self.epoch_steps(train)):
@@ -231,11 +235,11 @@ class _Run:
                     yield batch
 
     def epoch_steps(self, train: Sequence[Example]) -> int:
-        """Updates in an epoch."""
+        """Return the number of updates in an epoch."""
         return math.ceil(len(train) / self.settings.batch_size)
 
     def update(self, batch: list[Example], steps: int) -> None:
-        """One update of the parameters, its gradient gathered over as many passes as the memory asks for."""
+        """Update the parameters once, accumulating gradients over passes of at most `tokens_per_pass` nodes."""
         began = time.perf_counter()
         step = self.outcome.steps
         self.is_whole = False
@@ -269,14 +273,14 @@ class _Run:
 
     def _check(self, step: int, loss: float, norm: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingError(f"the loss is no longer finite at update {step + 1}", hint="lower the learning rate")
+            raise TrainingError(f"the loss is not finite at update {step + 1}", hint="lower the learning rate")
         if step == 0 and norm == 0:
             raise TrainingError(
-                "no gradient reaches what should learn", hint="choose targets that the output depends on"
+                "the gradient of all trainable parameters is zero", hint="choose targets that the output depends on"
             )
 
     def validate(self, valid: Sequence[Example]) -> bool:
-        """Measure the validation loss; whether it is the lowest so far. True without validation data."""
+        """Measure the validation loss; return whether it is the lowest so far, or True without validation data."""
         if not valid:
             return True
         with self.autocast():
@@ -300,12 +304,12 @@ class _Run:
         chance = math.log(vocabulary)
         if self.outcome.initial_loss is not None and self.outcome.initial_loss > 0.95 * chance:
             self.outcome.warnings.append(
-                f"the base scores like chance: {self.outcome.initial_loss:.2f} nats a token where guessing among "
-                f"{vocabulary} tokens has {chance:.2f}; check that its weights and tokenizer are what you mean"
+                f"the base predicts no better than chance: {self.outcome.initial_loss:.2f} nats per token, and "
+                f"guessing among {vocabulary} tokens has {chance:.2f}; check that its weights and tokenizer belong together"
             )
 
     def interrupt(self) -> None:
-        """Keep what there is, if there is any."""
+        """Keep the best state since the start, else the current one; before the first update there is none to keep."""
         if not self.outcome.steps:
             raise KeyboardInterrupt
         self.outcome.interrupted = True
@@ -315,7 +319,7 @@ class _Run:
     def fail(self, error: TrainingError) -> None:
         """Keep the best validation since the start, or raise the error where there was none."""
         if self.best is None or self.outcome.best_step == 0:
-            what = f"{error.what}; nothing is kept, since no validation brought a better loss than the start"
+            what = f"{error.what}; nothing is saved, since no validation had a better loss than the start"
             raise TrainingError(what if self.outcome.steps else error.what, hint=error.hint) from error
         self.outcome.interrupted, self.outcome.failed = True, error
 
@@ -324,18 +328,18 @@ class _Run:
 
 
 def generators_of(model: nn.Module, head: Any) -> dict[str, torch.Generator]:
-    """The random number generators that a run draws from, by name."""
-    found = {"torch": torch.default_generator}
+    """Return the random number generators that a run uses, by name."""
+    generators = {"torch": torch.default_generator}
     device = next(model.parameters()).device
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.default_generators[device.index or 0]
+        generators["cuda"] = torch.cuda.default_generators[device.index or 0]
     if (generator := getattr(head, "generator", None)) is not None:
-        found["head"] = generator
-    return found
+        generators["head"] = generator
+    return generators
 
 
 def first_batch(train: Sequence[Example], settings: TrainSettings) -> list[Example]:
-    """The examples of a run's first update."""
+    """Return the examples of a run's first update."""
     return next(_epoch(train, settings, 0))
 
 
@@ -345,7 +349,13 @@ def _epoch(train: Sequence[Example], settings: TrainSettings, epoch: int) -> Ite
 
 
 def mean_loss(trees: TreeModel, examples: Sequence[Example], settings: TrainSettings) -> float:
-    """The loss per completion token, end-of-text included, in nats, without dropout; of one example at least."""
+    """Return the loss per completion token, end-of-text included, in nats, without dropout.
+
+    Args:
+        trees: the model.
+        examples: at least one example.
+        settings: the settings of the run, which give the size of batches and passes.
+    """
     total = tokens = 0.0
     with evaluation(trees.model):
         for batch in batches(examples, settings.batch_size):

@@ -1,4 +1,4 @@
-"""LoRA, full fine-tuning, biases only, top two blocks: which parameters learn, and what is saved."""
+"""The training methods (lora, full, bitfit, top2): which parameters learn, and what is saved."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tailora.training.settings import TrainSettings
 
 
 def prepare(base: Base, settings: TrainSettings) -> None:
-    """Mark what learns in the base's network, putting an adapter on it where the method is LoRA.
+    """Set `requires_grad` of the base's parameters for a method; method lora attaches an adapter first.
 
     Raises:
-        TrainingError: if nothing would learn.
-        SettingsError: if a target matches nothing.
+        TrainingError: the base has no parameter that the method trains.
+        SettingsError: a target matches no layer.
     """
     model = base.model
     if settings.method == "lora":
@@ -69,35 +69,38 @@ def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 DELTA = "delta.safetensors"
-"""What a run directory holds of parameters that learnt in place, where they are not all."""
+"""File of a run directory with the parameters that methods bitfit and top2 trained."""
 
 
 def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tuple[Base, dict[str, Any]]:
-    """A base model with the parameters that a run learnt in place (bitfit, top2), and how it wrote its prompts.
+    """Load a base model with the parameters that a run of bitfit or top2 trained, and the run's prompt settings.
 
     Args:
         run: the run directory.
-        base: name or path; None takes the run's own.
+        base: name or path; None is the base that the run names.
         force: accept another base than the run's.
 
     Raises:
         ModelError: the run cannot be read, or the base is another or lacks the parameters.
     """
     try:
-        account = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        settings, fingerprint = account["settings"], account["account"]["base_fingerprint"]
+        content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        settings, plan = content["settings"], content["account"]
+        fingerprint = plan["base_fingerprint"]
         prompts = {name: settings.get(name) for name in ("prompt_form", "linearization")}
-        prompts |= account["account"].get("prompts", {})
+        prompts |= plan.get("prompts", {})
         values = load_file(run / DELTA)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError("is not a run directory that can be read", where=run, hint="name a run directory") from error
-    loaded = load_base(base or str(account["account"]["base"]))
+    loaded = load_base(base or str(plan["base"]))
+    hint = "name the base that it was trained on with --base"
     if loaded.fingerprint != fingerprint and not force:
-        raise ModelError(f"was trained on other weights than {loaded.name} has", where=run, hint="name its own --base")
+        raise ModelError(f"was trained on other weights than those of {loaded.name}", where=run, hint=hint)
     parameters = dict(loaded.model.named_parameters())
     wrong = sorted(n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape)
     if wrong:
-        raise ModelError(f"{loaded.name} has no {', '.join(wrong[:3])} of such a shape", where=run / DELTA)
+        what = f"does not fit {loaded.name}: {', '.join(wrong[:3])} is missing or has another shape"
+        raise ModelError(what, where=run / DELTA, hint=hint)
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
@@ -105,17 +108,20 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
 
 
 def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:
-    """Write what was learnt into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
+    """Write the result of training into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
+
+    Returns:
+        The path of the result.
 
     Raises:
-        TrainingError: if the adapter learnt nothing: all its updates are zero.
+        TrainingError: all updates of the adapter are zero.
     """
     if settings.method == "lora":
         adapter = replace(
             inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
         )
         if changes_nothing(adapter):
-            # Either no update was felt, or the best state of a run that only got worse is the one it began with.
+            # Either the updates had no effect, or every validation was worse than the one at the start.
             hint = "raise the learning rate, or lower it if the validation loss rose from the start"
             raise TrainingError("the adapter is still all zero after training", hint=hint)
         formats.save(adapter, run / "adapter")
@@ -123,8 +129,8 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
     if settings.method == "full":
         with atomic_folder(run / "model") as folder:
             save_model(base, folder)
-            made_of = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
-            write_json(folder / "tailora.json", {"tailora": __version__, "merged": made_of, "meta": dict(meta)})
+            origin = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
+            write_json(folder / "tailora.json", {"tailora": __version__, "merged": origin, "meta": dict(meta)})
         return run / "model"
     tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(base.model).items()}
     with atomic_path(run / DELTA) as temporary:

@@ -1,4 +1,4 @@
-"""AdamW on what learns, and the learning rate over the updates of a run."""
+"""The optimizer of a run (AdamW), and its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailora.training.settings import Schedule
 
 
 def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); vectors such as biases and norms do not decay."""
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); vectors, such as biases and norms, do not decay."""
     learning = list(parameters)
     groups = [
         {"params": [p for p in learning if p.dim() > 1], "weight_decay": weight_decay},
@@ -22,7 +22,15 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.opti
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup_steps: int, schedule: Schedule) -> float:
-    """The learning rate of update `step` (from 0) of `steps`: up linearly, then down to zero as the schedule says."""
+    """Return the learning rate of an update: a linear warm-up to the peak, then the schedule.
+
+    Args:
+        step: the update, from 0.
+        steps: number of updates of the run.
+        peak: the learning rate at the end of the warm-up.
+        warmup_steps: number of updates of the warm-up, shortened to a tenth of the run.
+        schedule: linear or cosine decay to 0, or constant.
+    """
     warmup = min(warmup_steps, steps // 10)
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""The precisions of a run's matrix products: which a machine offers, and how a network is put into one."""
+"""The precisions of a run's matrix products: which ones a machine supports, and how a network is converted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a network computes once it has been put into a precision.
+    """How a network computes in a precision.
 
     Attributes:
         precision: one of `ORDER`.
@@ -46,7 +46,7 @@ def device_for(settings: TrainSettings) -> str:
 
     Raises:
         SettingsError: the device does not exist or does not offer the precision.
-        TrainingError: int8 is asked for on a CPU without its instructions.
+        TrainingError: int8 is set, and the CPU lacks its instructions.
     """
     device = choose_device("cpu" if (settings.device, settings.precision) == ("auto", "int8") else settings.device)
     kind = torch.device(device).type
@@ -69,7 +69,7 @@ def available(method: str, device: str) -> tuple[str, ...]:
 
 
 def apply(model: nn.Module, precision: str, settings: TrainSettings, sample: TreeBatch) -> Arithmetic:
-    """Put a network into a precision, in place.
+    """Convert a network to a precision, in place.
 
     In bf16 the frozen base under an adapter is cast once. Where the base's own parameters learn, they stay in fp32
     and autocast casts the inputs of each product.

@@ -108,10 +108,10 @@ def fastest(seconds: Mapping[str, float]) -> str:
 def measure(model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str) -> dict[str, float]:
     """Time the forward and backward passes of an update in each precision that is available.
 
-    Costs three to seven updates in each precision, of which the first builds kernels and buffers, and memory for the
-    converted weights beside the originals. A precision that takes more than `TOO_SLOW` times as long as another on a
-    single example, or that does not fit into a GPU's memory, is left out. Where an update has several passes, the
-    first is timed.
+    This costs three to seven updates in each precision, the first of which builds kernels and buffers, and memory for
+    the converted weights in addition to the originals. A precision that takes more than `TOO_SLOW` times as long as
+    another on a single example, or that does not fit into a GPU's memory, is left out. If an update has several
+    passes, the first is timed.
 
     Args:
         model: see `choose`.

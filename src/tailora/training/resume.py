@@ -1,7 +1,7 @@
-"""The state of a run between two updates, kept so that a run that was killed continues where it was.
+"""The saved states of a run, from which a run that was killed continues.
 
-The run directory holds `resume/` for as long as the run is unfinished: a lock file, which only a living process holds,
-and the last two states, each one file that is written whole or not at all.
+An unfinished run has a folder `resume/` in its run directory. It contains a lock file, locked while a process trains,
+and the last two states. Each state is one file, written whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tailora.core.files import atomic_path
 from tailora.training.settings import TrainSettings
 
 VERSION = 1
-"""Of the files' form."""
+"""Version of the file format."""
 FOLDER = "resume"
 KEPT = 2
-"""States that are kept: the newest, and the one before in case a disk damaged it."""
+"""Number of states to keep: the newest, and the one before in case the newest is damaged."""
 SHARE = 100
-"""A state is saved at most so often that saving takes less than one part in this of the time."""
+"""Saving states takes at most one part in this of the time."""
 _FREE = {"output", "resume", "save_every", "device"}
-"""Settings that a run may be continued with other values of."""
+"""Settings that may differ when a run is continued."""
 _LENGTH = {"epochs", "max_steps"}
 """Settings that only say when the run ends."""
 
@@ -41,14 +41,14 @@ class RunState:
     """Everything that the rest of a run depends on, besides its settings and data.
 
     Attributes:
-        step: updates made.
+        step: number of updates so far.
         progress: counts, losses and warnings so far; see `loop.Outcome`.
-        fruitless: validations in a row without a better loss.
-        learning: what learns, by name.
-        best: what learnt as it was at the best validation; None where there was none.
-        optimizer: the optimiser's tensors by parameter number and name.
+        fruitless: number of validations in a row without a better loss.
+        learning: the learning parameters by name.
+        best: the learning parameters at the best validation; None without validation.
+        optimizer: the optimizer's tensors by parameter number and name.
         generators: states of the random number generators, by name.
-        metrics_bytes: length of metrics.jsonl.
+        metrics_bytes: length of metrics.jsonl in bytes.
     """
 
     step: int
@@ -63,15 +63,15 @@ class RunState:
 
 @dataclass(frozen=True)
 class Job:
-    """What tells a run from another one.
+    """The identity of a run: what must be the same for it to be continued.
 
     Attributes:
-        settings: of the run, as JSON has them.
+        settings: the settings of the run as JSON values.
         data: digests of the examples to train and to validate on.
-        base: the base model's fingerprint.
-        choice: the precision and why it was taken.
-        steps: updates in all.
-        threads: of the processor, on which the last bits depend.
+        base: fingerprint of the base model.
+        choice: the precision and why it was chosen.
+        steps: number of updates of the whole run.
+        threads: number of CPU threads, on which the last bits depend.
     """
 
     settings: Mapping[str, Any]
@@ -82,22 +82,23 @@ class Job:
     threads: int = 0
 
     def differences(self, other: Job) -> list[str]:
-        """What keeps a run of this job from being continued as the other, one clause each."""
-        found = [
+        """Return the reasons why a run of this job cannot be continued as the other, as clauses."""
+        differences = [
             f"{name} was {self.settings.get(name)!r} and is {value!r}"
             for name, value in other.settings.items()
             if name not in _FREE | _LENGTH and value != self.settings.get(name)
         ]
-        found += [f"the {name} data has changed" for name in self.data if self.data[name] != other.data.get(name)]
+        changed = [name for name in self.data if self.data[name] != other.data.get(name)]
+        differences += [f"the {name} data has changed" for name in changed]
         if self.base != other.base:
-            found.append("the base model has other weights")
+            differences.append("the base model has other weights")
         if self.steps != other.steps and not self._may_be_longer(other):
             schedule = other.settings["schedule"]
-            found.append(
-                f"the run would have {other.steps} updates instead of {self.steps}, on which the learning rate of "
-                f"the {schedule} schedule and its warm-up depend"
+            differences.append(
+                f"the run would have {other.steps} updates instead of {self.steps}, and the {schedule} schedule and "
+                "its warm-up depend on that number"
             )
-        return found
+        return differences
 
     def _may_be_longer(self, other: Job) -> bool:
         def warmup(steps: int) -> int:
@@ -110,13 +111,13 @@ class Job:
 class ResumeFolder:
     """The `resume/` of a run directory; use it in a `with` statement.
 
-    Entering takes the lock. Leaving gives it back and keeps the states, unless `finished` was called.
+    Entering acquires the lock. Leaving releases it and keeps the states, unless `finished` was called.
 
     Args:
         run: the run directory.
 
     Raises:
-        SettingsError: another process has the lock.
+        SettingsError: on entering, if another process has the lock.
     """
 
     def __init__(self, run: Path) -> None:
@@ -136,21 +137,21 @@ class ResumeFolder:
             self.finished()
 
     def is_taken(self) -> bool:
-        """Whether a process holds the lock."""
+        """Return whether a process has the lock."""
         if not self._lock.acquire():
             return True
         self._lock.release()
         return False
 
     def states(self) -> list[Path]:
-        """The files of the states, the newest first."""
+        """Return the files of the states, the newest first."""
         return sorted(self.path.glob("state-*.safetensors"), reverse=True)
 
     def save(self, job: Job, state: RunState) -> None:
-        """Write a state, and remove those that are older than the one before.
+        """Write a state, and remove all but the last `KEPT` states.
 
         Raises:
-            OSError: the disk is full, for example; the states that are there stay.
+            OSError: for example, the disk is full; the earlier states stay.
         """
         tensors = {f"learning.{name}": tensor for name, tensor in state.learning.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (state.best or {}).items()}
@@ -172,10 +173,10 @@ class ResumeFolder:
             old.unlink(missing_ok=True)
 
     def load(self) -> tuple[Job, RunState] | None:
-        """The newest state that can be read, and its job; None where there is none.
+        """Return the newest state that can be read, and its job; None if there is no state.
 
         Raises:
-            SettingsError: there are states and none can be read.
+            SettingsError: there are states, but none can be read.
         """
         states = self.states()
         for path in states:
@@ -189,7 +190,7 @@ class ResumeFolder:
         return None
 
     def finished(self) -> None:
-        """Remove the folder: the run is over."""
+        """Remove the folder, since the run has ended."""
         self._lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -199,11 +200,11 @@ class Saver:
 
     Args:
         save: writes a state.
-        minutes: between two states; 0 saves after every update.
-        clock: the time in seconds, from any origin.
+        minutes: time between two states; 0 saves after every update.
+        clock: returns the time in seconds, from any origin.
 
     Attributes:
-        seconds: spent on saving.
+        seconds: time spent on saving.
         problem: why the last state could not be written; empty if it could.
     """
 
@@ -213,13 +214,13 @@ class Saver:
         self.seconds, self.problem = 0.0, ""
 
     def after_update(self, *, validated: bool) -> None:
-        """Save if it is time: every so many minutes and after validations, unless saving takes too much of the time."""
+        """Save if the interval has passed or after a validation, unless saving would take more than its share."""
         passed = self._clock() - self._last
         if not self._every or (passed >= SHARE * self._took and (validated or passed >= self._every)):
             self.save()
 
     def save(self) -> None:
-        """Save at once; a system error is kept in `problem`, and the run goes on."""
+        """Save at once; an `OSError` is recorded in `problem`, and the run continues."""
         began = self._clock()
         try:
             self._save()
@@ -232,20 +233,30 @@ class Saver:
 
 
 def check_same(before: Job, job: Job, folder: Path) -> None:
-    """Raise `SettingsError` unless the run in a folder can be continued as a job."""
+    """Check that the run in a folder can be continued as a job.
+
+    Args:
+        before: the job that wrote the state.
+        job: the job that would continue it.
+        folder: the run directory.
+
+    Raises:
+        SettingsError: it cannot; all differences are in the message.
+    """
     differences = before.differences(job)
     if differences:
-        what = f"holds an unfinished run with other settings or data: {', '.join(differences)}"
-        raise SettingsError(what, where=folder, hint="give the run's own, or name another directory with --output")
+        what = f"contains an unfinished run with other settings or data: {', '.join(differences)}"
+        hint = "repeat that run's settings, or name another directory with --output"
+        raise SettingsError(what, where=folder, hint=hint)
 
 
 def is_unfinished(run: Path) -> bool:
-    """Whether a run directory holds a run that has not ended."""
+    """Return whether a run directory contains a run that has not ended."""
     return (run / FOLDER).is_dir()
 
 
 def settings_of(run: Path) -> Mapping[str, Any] | None:
-    """The settings of an unfinished run; None where no state says them."""
+    """Return the settings of an unfinished run; None if no state can be read."""
     try:
         loaded = ResumeFolder(run).load()
     except SettingsError:
@@ -254,7 +265,7 @@ def settings_of(run: Path) -> Mapping[str, Any] | None:
 
 
 def is_same_run(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:
-    """Whether settings are those of a run, but for what may differ when it is continued."""
+    """Return whether settings are the same, except for those that may differ when a run is continued."""
     other = wanted.model_dump(mode="json")
     return all(settings.get(name) == value for name, value in other.items() if name not in _FREE | _LENGTH)
 

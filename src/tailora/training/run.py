@@ -41,14 +41,14 @@ from tailora.training.trees.prefix_tree import build
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A run that Ctrl-C or SIGTERM stopped; what it had learnt is saved.
+    """A run that Ctrl-C or SIGTERM stopped; its result so far is saved.
 
     Attributes:
         folder: its run directory, complete up to the last update.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"training was interrupted; what it had learnt is in {folder}")
+        super().__init__(f"training was interrupted; its result so far is in {folder}")
         self.folder = folder
 
     def __reduce__(self) -> tuple[type[TrainingInterrupted], tuple[Path]]:
@@ -56,7 +56,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
-    """Train, and write the run directory: adapter/ (or what the method learns), run.json, metrics.jsonl, loss.svg.
+    """Train, and write the run directory: adapter/ (or the method's result), run.json, metrics.jsonl, loss.svg.
 
     Args:
         settings: the settings of the run.
@@ -80,7 +80,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         training = _Training(settings, place, device, console)
         result, outcome, saved = training.fit(watch, interrupts)
         valid, precision = training.valid, training.arithmetic.precision
-        del training  # the network is gone before the saved adapter is measured
+        del training  # free the network before the saved adapter is measured
         if precision == "int8" and outcome.final_loss is not None and not outcome.interrupted:
             result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid)
         result |= {"peak_memory_bytes": peak_rss(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -101,7 +101,7 @@ class _Training:
     """A run that is ready for its first update: data read, network prepared, precision chosen.
 
     Attributes:
-        valid: the examples of the validation; may be empty.
+        valid: the validation examples; may be empty.
         arithmetic: how the network computes.
     """
 
@@ -125,7 +125,7 @@ class _Training:
         print_plan(console, self.plan, choice)
 
     def _continue(self, device: str) -> Choice:
-        """Load the state of an unfinished run, if there is one; return the precision: its own, or one that is chosen.
+        """Load the state of an unfinished run, if there is one; return that run's precision, else choose one.
 
         Raises:
             SettingsError: the run has other settings or data.
@@ -160,7 +160,7 @@ class _Training:
         return arithmetic
 
     def fit(self, watch: Watch | None, interrupts: Interrupts) -> tuple[dict[str, Any], Outcome, Path]:
-        """Train and save; return the content of run.json, the outcome, and the path of what was learnt."""
+        """Train and save; return the content of run.json, the outcome, and the path of the result."""
         settings, folder, state = self.settings, self.folder, self.state
         with writing_to(folder):
             write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": self.plan})
@@ -178,13 +178,13 @@ class _Training:
         return _result(settings, self.plan, outcome, saved), outcome, saved
 
     def _updates(self, observer: RunObserver, keep: Callable[[RunState], None], interrupts: Interrupts) -> Outcome:
-        model, whole = self.base.model, interrupts.held
+        model, whole = self.base.model, interrupts.deferred
         examples = self.train, self.valid, self.settings
         try:
             return fit(model, *examples, observer, self.arithmetic, state=self.state, keep=keep, whole=whole)
         except Exception as error:
             if not isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
-                self.resume.finished()  # it would end in the same way again
+                self.resume.finished()  # continuing would fail in the same way
             raise
 
     def _save(self, loss: float | None) -> Path:
@@ -198,7 +198,7 @@ class _Training:
 
 
 def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
-    """Return what is known of the run before its first update, as run.json has it under `account`."""
+    """Return what is known about the run before its first update: the content of `account` in run.json."""
     table = parameter_table(base.model)
     work = workload(train, settings)
     steps = settings.epochs * work.updates
@@ -263,7 +263,7 @@ def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, sav
 
 
 def _exact_loss(settings: TrainSettings, saved: Path, valid: Sequence[Example]) -> float:
-    """Return the validation loss of the saved adapter on the base's own weights, beside which it was not trained."""
+    """Return the validation loss of the saved adapter on the original weights of the base, instead of the int8 ones."""
     base, adapter = load_base(settings.base, dtype=torch.float32), formats.load(saved)
     attach(base.model, adapter.config, adapter, model_type=base.model_type)
     with TreeModel(base.model) as trees:

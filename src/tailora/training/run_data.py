@@ -18,7 +18,7 @@ from tailora.training.settings import TrainSettings
 
 
 def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
-    """Return the records to train on, and those to validate on, of which there may be none.
+    """Return the records to train on, and those to validate on, which may be empty.
 
     Raises:
         DataError: the data cannot be read, or is a run directory.
@@ -26,7 +26,7 @@ def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
     for place in (settings.data, settings.valid):
         if place is not None and (data := trained_data(Path(place))) is not None:
             hint = f"give the data that it was trained on ({data})"
-            raise DataError("is a run directory, which holds no records", where=place, hint=hint)
+            raise DataError("is a run directory, which contains no records", where=place, hint=hint)
     names = record_files.splits(settings.data)
     train = settings.load(settings.data, "train" if names else None).records
     valid: Sequence[Record] = ()
@@ -55,7 +55,7 @@ def examples_of(
     console: Console,
     prompts: PromptFormat | None = None,
 ) -> list[Example]:
-    """Make examples of records with a base's tokenizer, and print how many there are and how many were left out.
+    """Turn records into examples with a base's tokenizer, and print how many there are and how many were left out.
 
     Args:
         records: the records.

@@ -1,4 +1,4 @@
-"""The run directory: its name, what holds while a run writes to it, and how it is recognised."""
+"""The run directory: its name, its lock and errors while a run writes to it, and how it is recognised."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tailora.training.resume import ResumeFolder, is_same_run, is_unfinished, se
 from tailora.training.settings import TrainSettings
 
 RESULTS = ("adapter", "model", "delta.safetensors")
-"""What a run may have saved of what it learnt, by the methods lora, full, and bitfit or top2."""
+"""Names of a run's results: of method lora, of full, and of bitfit and top2."""
 
 
 class RunFolder(NamedTuple):
-    """A run directory that this process has to itself.
+    """A run directory that this process has locked.
 
     Attributes:
         path: the folder.
-        resume: the states in it.
+        resume: its saved states.
     """
 
     path: Path
@@ -30,10 +30,10 @@ class RunFolder(NamedTuple):
 
 @contextlib.contextmanager
 def run_folder(settings: TrainSettings) -> Iterator[RunFolder]:
-    """Make the run directory, or take over that of an unfinished run with these settings.
+    """Create the run directory, or take over that of an unfinished run with these settings.
 
-    The default name is runs/DATA-METHOD-N with the first N that is free or whose run is to continue. The folder is made
-    at once, so runs that start together get different names. At the end it is removed if nothing was written to it.
+    The default name is runs/DATA-METHOD-N with the first N that is free or whose run can continue. The folder is
+    created at once, so that runs that start together get different names. It is removed at the end if it is empty.
 
     Raises:
         SettingsError: the output folder exists and is not an unfinished run, or another process trains in it.
@@ -72,7 +72,7 @@ def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
 
 
 def _continues(path: Path, settings: TrainSettings) -> bool:
-    """Return whether a folder holds a run with these settings that no process works on."""
+    """Return whether a folder contains an unfinished run with these settings that no process is working on."""
     if not is_unfinished(path) or ResumeFolder(path).is_taken():
         return False
     kept = settings_of(path)
@@ -81,7 +81,7 @@ def _continues(path: Path, settings: TrainSettings) -> bool:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Report a file that cannot be written as an error that says what of the run is saved.
+    """Turn the failure to write a file into an error that says what the run has saved.
 
     Raises:
         TrainingError: the disk is full, a limit is reached, or the folder is gone.
@@ -90,7 +90,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         saved = next((folder / name for name in RESULTS if (folder / name).exists()), None)
-        state = "nothing that the run learnt is saved" if saved is None else f"the best state so far is in {saved}"
+        state = "no result of the run is saved" if saved is None else f"the best state so far is in {saved}"
         raise TrainingError(
             f"cannot be written: {error.strerror or error}; {state}",
             where=error.filename or folder,

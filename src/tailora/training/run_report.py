@@ -27,8 +27,8 @@ def print_plan(console: Console, plan: dict[str, Any], choice: Choice) -> None:
     """Print what the run will do and an estimate of its time and memory.
 
     Args:
-        console: where.
-        plan: what run.json has under `account`.
+        console: where to print.
+        plan: the content of `account` in run.json.
         choice: the precision and why it was chosen.
     """
     table, tokens, estimate = plan["parameters"], plan["tokens_per_epoch"], plan["estimate"]
@@ -56,25 +56,25 @@ def print_continuation(console: Console, folder: Path, state: RunState, before: 
     """Print that an unfinished run continues.
 
     Args:
-        console: where.
+        console: where to print.
         folder: the run directory.
-        state: what it continues from.
+        state: the state that it continues from.
         before: the job that wrote the state.
         job: the job that continues it.
     """
     text = f"continuing {folder} after update {state.step} (--resume never starts a new run)"
     if before.threads != job.threads:
-        text += f"; it ran on {before.threads} threads and now has {job.threads}, so the last bits may differ"
+        text += f"; the number of threads is {job.threads} instead of {before.threads}, so the last bits may differ"
     console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_result(console: Console, folder: Path, outcome: Outcome, exact: float | None) -> None:
-    """Print the warnings, the losses and the speed of a run that is over.
+    """Print the warnings, the losses and the speed of a run that has ended.
 
     Args:
-        console: where.
+        console: where to print.
         folder: the run directory.
-        outcome: of the run.
+        outcome: the outcome of the run.
         exact: validation loss with the base's own weights, after an int8 run.
     """
     for warning in outcome.warnings:
@@ -144,7 +144,7 @@ class RunObserver:
         self._metrics.close()
 
     def synchronise(self) -> int:
-        """Write metrics.jsonl through to the disk; return its length in bytes."""
+        """Flush metrics.jsonl to the disk; return its length in bytes."""
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         return os.fstat(self._metrics.fileno()).st_size

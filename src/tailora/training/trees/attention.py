@@ -1,8 +1,8 @@
 """Attention over prefix trees, for any transformers model that takes its attention from the registry.
 
-All trees of a batch lie in one row of N nodes, so that every other layer runs on [1, N, width] without padding.
-Attention alone separates the trees, so that masks stay small: one after another on a CPU, which gains nothing from more
-at once; side by side, padded to the longest, on a GPU, where starting many small kernels would take longest.
+All trees of a batch form one row of N nodes, so that every other layer runs on [1, N, width] without padding. Only
+attention separates the trees, which keeps masks small. On a CPU it computes one tree after another. On a GPU, where
+launching many small kernels would take most of the time, it computes all trees at once, padded to the longest.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NAME = "tailora_tree"
 
 @dataclass(frozen=True, eq=False)
 class TreeMasks:
-    """Where each tree lies among the nodes, and what its nodes see.
+    """The nodes of each tree, and which of them each node sees.
 
     Attributes:
-        spans: half-open node ranges, one a tree.
-        masks: [L, L] a tree, 0 where a node sees another and -inf where not.
+        spans: half-open node ranges, one per tree.
+        masks: one [L, L] per tree, 0 where a node sees another and -inf elsewhere.
     """
 
     spans: Sequence[tuple[int, int]]
@@ -39,12 +39,12 @@ class TreeMasks:
 
 @dataclass(frozen=True, eq=False)
 class PaddedTrees:
-    """The trees side by side: T trees of L places each, of which N hold a node.
+    """The trees padded to one length: T trees of L places, N of which are occupied by a node.
 
     Attributes:
-        nodes: [T, L] the node in each place; 0 in those that hold none.
-        places: [rows] each node's place, counted through all trees; any for rows that only fill up.
-        mask: [T, 1, L, L], 0 where a place sees another and -inf where not; a place without a node sees itself.
+        nodes: [T, L] the node in each place; 0 in empty places.
+        places: [rows] each node's place in the flattened [T · L]; arbitrary for padding rows.
+        mask: [T, 1, L, L], 0 where a place sees another and -inf elsewhere; an empty place sees itself.
     """
 
     nodes: Tensor
@@ -55,13 +55,13 @@ class PaddedTrees:
 def tree_masks(
     batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
 ) -> TreeMasks | PaddedTrees:
-    """The masks of a batch of trees, as suits the device.
+    """Return the masks of a batch of trees in the form that suits the device.
 
     Args:
         batch: the trees.
-        dtype: of the model; on a CPU, attention computes in fp32 at least, and so do its masks.
-        device: where.
-        rows: on a GPU, rows that there are at least, those after the nodes only filling up.
+        dtype: dtype of the model; on a CPU, attention and its masks use at least fp32.
+        device: device of the masks.
+        rows: on a GPU, number of rows to pad the nodes to.
     """
     if torch.device(device).type == "cpu":
         return masks_one_by_one(batch, torch.promote_types(dtype, torch.float32), device)
@@ -71,7 +71,7 @@ def tree_masks(
 def masks_side_by_side(
     batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu", *, rows: int = 0
 ) -> PaddedTrees:
-    """The masks of a batch as one tensor, its sides a multiple of 8, as the kernels want them."""
+    """Return the masks of a batch as one tensor whose sides are a multiple of 8, as the kernels require."""
     sizes = np.diff(batch.starts)
     places = -(-int(sizes.max()) // 8) * 8
     nodes = batch.starts[:-1, None] + np.arange(places)
@@ -88,7 +88,7 @@ def masks_side_by_side(
 
 
 def masks_one_by_one(batch: TreeBatch, dtype: torch.dtype, device: torch.device | str = "cpu") -> TreeMasks:
-    """The masks of a batch, each tree's by itself."""
+    """Return the masks of a batch, one tensor per tree."""
     spans = [(int(low), int(high)) for low, high in zip(batch.starts, batch.starts[1:], strict=False)]
     masks = []
     for tree in range(len(spans)):
@@ -98,7 +98,7 @@ def masks_one_by_one(batch: TreeBatch, dtype: torch.dtype, device: torch.device 
 
 
 class _TreeAttention(torch.autograd.Function):
-    """softmax(scale · q kᵀ + mask) v for each tree; writes every gradient into its place, with no copies between."""
+    """softmax(scale · q kᵀ + mask) v for each tree; every gradient is written to its place without copies."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, trees: TreeMasks, scale: float) -> Tensor:
@@ -122,7 +122,7 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *attention_weights = ctx.saved_tensors
         groups = query.shape[0] // key.shape[0]
-        # Nodes outermost, as the projections have them, so that what follows needs no copy.
+        # Nodes are the outermost dimension, as in the projections, so that the next operation needs no copy.
         dq, dk, dv = (
             torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format) for t in (query, key, value)
         )
@@ -138,7 +138,7 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def _side_by_side(query: Tensor, key: Tensor, value: Tensor, trees: PaddedTrees, scale: float) -> Tensor:
-    """The same for all trees at once: query [heads, N, width] to [N, heads, width]."""
+    """Compute the attention of all padded trees at once: query [heads, N, width] to [N, heads, width]."""
     groups = query.shape[0] // key.shape[0]
     q, k, v = (
         states.transpose(0, 1)[trees.nodes].transpose(1, 2) for states in (query, key, value)
@@ -150,7 +150,7 @@ def _side_by_side(query: Tensor, key: Tensor, value: Tensor, trees: PaddedTrees,
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
-    """[heads, L, width] with the query heads of one key head below one another: [kv_heads, groups · L, width]."""
+    """Reshape [heads, L, width] so that the query heads of one key head are stacked: [kv_heads, groups · L, width]."""
     return x.reshape(x.shape[0] // groups, groups * x.shape[1], x.shape[2])
 
 
@@ -164,14 +164,14 @@ def _attend(
     tree: TreeMasks | PaddedTrees | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature: query [1, heads, N, width] to output [1, N, heads, width]."""
+    """Compute tree attention, in transformers' signature: query [1, heads, N, width] to [1, N, heads, width]."""
     if tree is None:
         raise ModelError(
             "this architecture does not pass the trees on to its attention", hint="train another base model"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dtype = _output_dtype(value)
-    # A GPU's kernel keeps its scores in fp32 whatever it is given; these products would round them to 16 bits.
+    # The GPU's kernel keeps scores in fp32 in any dtype; on a CPU, 16-bit products would round them to 16 bits.
     exact = dtype if isinstance(tree, PaddedTrees) else torch.promote_types(dtype, torch.float32)
     q, k, v = (states[0].to(exact) for states in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
@@ -182,10 +182,10 @@ def _attend(
 
 
 def _output_dtype(value: Tensor) -> torch.dtype:
-    """Autocast's dtype where it is on, as PyTorch's own attention has it, else that of the values.
+    """Return the dtype of the output: that of autocast if it is on, as in PyTorch's attention, else that of the values.
 
-    Queries and keys may come in another dtype: rotations and norms between a projection and the attention compute in
-    fp32. Values come straight from their projection, in the dtype that the output projection takes.
+    Queries and keys may have another dtype, since the rotations and norms before attention compute in fp32. Values
+    come straight from their projection, in the dtype that the output projection expects.
     """
     device = value.device.type
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:

@@ -29,22 +29,22 @@ def check_trees(
     head: FrozenHead | None = None,
     bound: float = 1e-3,
 ) -> None:
-    """Compare the loss of a few texts as trees with that of the model's own forward pass, and run a gradient back.
+    """Compare the loss of a few texts as trees with that of the model's own forward pass, and run a backward pass.
 
-    An architecture that scales its logits, attends through a window that is shorter than the texts, or does not look
-    its attention up would otherwise train on something other than its texts, without a word. No parameter changes and
-    no random number is drawn.
+    Without this check, an architecture that scales its logits, attends through a window shorter than the texts, or
+    does not take its attention from the registry would silently train on something other than its texts. No parameter
+    changes, and no random number is drawn.
 
     Args:
         model: a transformers causal language model.
-        examples: everything that the run will read; see `samples` for what is compared.
-        autocast: makes the context that forward passes run in.
+        examples: all examples of the run; `samples` selects those that are compared.
+        autocast: returns the context that forward passes run in.
         head: the vocabulary projection that trees are scored with, if it is not the model's own.
         bound: largest difference, relative to the loss or in nats per token, whichever is larger. 1e-3 suits fp32 and
             wider; `ROUNDED` suits narrower types.
 
     Raises:
-        ModelError: if the losses differ.
+        ModelError: the losses differ.
     """
     chosen = samples(examples)
     device = next(model.parameters()).device
@@ -70,10 +70,10 @@ def check_trees(
 
 
 def samples(examples: Sequence[Example]) -> list[Example]:
-    """Three texts in two trees, one of which branches: the longest, the longest with another text, and the shortest.
+    """Return three examples in two trees, one of which branches: the longest, a variant of it, and the shortest.
 
-    The other text is the longest's own tokens, rotated until it begins with another; data that has one text a record
-    would otherwise leave branches untried.
+    The variant has the same prompt and the text's tokens rotated until the first one differs. Without it, data with
+    one text per record would not test branches.
     """
     longest, shortest = max(examples, key=len), min(examples, key=len)
     text = longest.completion

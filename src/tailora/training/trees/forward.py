@@ -1,4 +1,4 @@
-"""A transformers causal language model as the trainer runs it: trees in, summed loss out."""
+"""A transformers causal language model for training: trees in, summed loss out."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from tailora.training.trees.loss import FrozenHead, PlainHead, frozen_head_loss,
 from tailora.training.trees.prefix_tree import TreeBatch, build
 
 GPU_ROWS = 128
-"""On a GPU the row of nodes is padded to a multiple of this: every new row count triggers kernel selection again."""
+"""On a GPU, rows are padded to a multiple of this, since every new number of rows triggers kernel selection."""
 
 
 class TreeModel:
-    """Runs a model on batches of trees, as a context manager that gives it its own attention back at the end.
+    """A context manager in which a model runs on batches of trees; the model's own attention is restored at the end.
 
     Args:
-        model: a transformers causal language model, its trainable parameters marked by `requires_grad`.
-        head: the vocabulary projection to score with where it does not learn; by default the model's own.
+        model: a transformers causal language model whose learning parameters have `requires_grad`.
+        head: a frozen vocabulary projection to score with; by default the model's own.
 
     Raises:
-        ModelError: if the model has no plain vocabulary projection over its body, or, on entering, if its attention
-            cannot be replaced.
+        ModelError: the model has no plain vocabulary projection, or, on entering, its attention cannot be replaced.
     """
 
     def __init__(self, model: nn.Module, *, head: FrozenHead | None = None) -> None:
@@ -63,7 +62,7 @@ class TreeModel:
         return self
 
     def _takes(self, attention: str) -> bool:
-        """Set the attention; whether the architecture looks it up, which transformers only says in its log."""
+        """Set the attention; return whether the architecture supports that, which transformers only logs."""
         try:
             with quiet_transformers():
                 self.model.set_attn_implementation(attention)
@@ -78,11 +77,11 @@ class TreeModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters lie."""
+        """The device of the model's parameters."""
         return next(self.body.parameters()).device
 
     def hidden(self, batch: TreeBatch) -> Tensor:
-        """The states of all nodes after the last normalisation, [N, width]."""
+        """Return the states of all nodes after the last normalisation, [N, width]."""
         device, dtype = self.device, cast(torch.dtype, self.model.dtype)
         nodes = len(batch)
         rows = nodes if device.type == "cpu" else -(-nodes // GPU_ROWS) * GPU_ROWS
@@ -95,7 +94,7 @@ class TreeModel:
         return cast(Tensor, states[0, :nodes])
 
     def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
-        """The loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
+        """Return the loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
         hidden = self.hidden(batch)
         targets = scored(batch, hidden.device)
         head = self._frozen_head()
@@ -104,7 +103,7 @@ class TreeModel:
         return frozen_head_loss(hidden, head, targets, label_smoothing)
 
     def _frozen_head(self) -> FrozenHead | None:
-        """A head that neither learns nor carries an adapter, or None."""
+        """Return the head if it neither learns nor carries an adapter; otherwise None."""
         head = self.projection
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
@@ -127,10 +126,10 @@ def passes(batch: Sequence[Example], most_nodes: int) -> Iterator[TreeBatch]:
 
 
 def training_mode(model: nn.Module) -> None:
-    """Turn on the adapter's dropout, and leave the base as it is evaluated: its own dropouts are off in every method.
+    """Turn on the adapter's dropout, and keep the base in evaluation mode: its own dropout is off in every method.
 
-    Trees compute a shared prefix once, and attention over them has no dropout. A base with some of its
-    dropouts on would learn something between what its configuration says and what it is evaluated on.
+    Trees compute a shared prefix once, and attention over them has no dropout. With only some of its dropout on, a
+    base would train under conditions that match neither its configuration nor evaluation.
     """
     model.eval()
     for module in model.modules():
@@ -140,7 +139,7 @@ def training_mode(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; every module has its own mode again after."""
+    """Disable dropout and gradients inside the context, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """The loss over a batch of trees: cross-entropy of completion tokens, without a matrix of all logits.
 
-The vocabulary projection runs on the nodes that predict a completion token only, a chunk at a time. Where the head
-is frozen, the gradient with respect to the hidden states is formed in the same pass and the chunk is forgotten.
+The vocabulary projection runs only on the nodes that predict a completion token, a chunk at a time. If the head is
+frozen, the same pass computes the gradient with respect to the hidden states, so that no logits need to be kept.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.utils.checkpoint import checkpoint
 from tailora.training.trees.prefix_tree import TreeBatch
 
 CHUNK = 128  # scored nodes at once: 25 MB of fp32 logits for GPT-2's vocabulary
-GPU_CHUNK = 2048  # 400 MB; in smaller ones starting kernels takes longest
+GPU_CHUNK = 2048  # 400 MB; with smaller chunks, launching kernels would take most of the time
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What is scored in a batch of trees; S scored nodes, E edges.
+    """The scored nodes and edges of a batch of trees: S nodes, E edges.
 
     Attributes:
         nodes: [S] the nodes that predict a completion token.
-        rows: [E] each edge's row among them, ascending.
+        rows: [E] each edge's index into `nodes`, ascending.
         tokens: [E] each edge's token.
         weights: [E] each edge's weight: how many sequences run through it.
     """
@@ -41,7 +41,7 @@ class Scored:
 
 
 def scored(batch: TreeBatch, device: torch.device | str = "cpu") -> Scored:
-    """The scored nodes and edges of a batch as tensors."""
+    """Return the scored nodes and edges of a batch as tensors."""
     nodes, rows = np.unique(batch.edge_nodes, return_inverse=True)
     return Scored(*(torch.from_numpy(a).to(device) for a in (nodes, rows, batch.edge_tokens, batch.edge_weights)))
 
@@ -50,13 +50,16 @@ class FrozenHead(Protocol):
     """A vocabulary projection that does not learn."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, width] to [rows, vocabulary], a tensor the caller may overwrite."""
+        """Return the logits of [rows, width]: [rows, vocabulary], which the caller may overwrite."""
 
     def back(self, exponentials: Tensor) -> Tensor:
-        """[rows, vocabulary], in [0, 1] with a 1 in each row, times the weight: [rows, width]; may overwrite them."""
+        """Multiply [rows, vocabulary] by the weight: [rows, width].
+
+        The values are in [0, 1], with a 1 in each row, and may be overwritten.
+        """
 
     def weight_rows(self, tokens: Tensor) -> Tensor:
-        """The weight's rows of some tokens, [tokens, width]."""
+        """Return the weight's rows of some tokens, [tokens, width]."""
 
     @property
     def mean_row(self) -> Tensor:
@@ -89,14 +92,14 @@ class PlainHead:
 
 
 def frozen_head_loss(hidden: Tensor, head: FrozenHead, scored: Scored, label_smoothing: float = 0.0) -> Tensor:
-    """The summed loss of all edges, weighted; divide by the sum of weights for the mean per completion token.
+    """Return the weighted sum of the losses of all edges; divided by the sum of weights it is the mean per token.
 
-    With smoothing ε the target of an edge is (1 - ε) on its token and ε spread evenly over the vocabulary.
+    With smoothing ε, the target of an edge has 1 - ε on its token and ε spread evenly over the vocabulary.
 
     Args:
         hidden: [N, width] the states of all nodes after the last normalisation.
         head: the frozen projection.
-        scored: what is scored.
+        scored: the scored nodes and edges.
         label_smoothing: ε in [0, 1).
 
     Returns:
@@ -107,8 +110,10 @@ def frozen_head_loss(hidden: Tensor, head: FrozenHead, scored: Scored, label_smo
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """With e = exp(logits - peak), Z their sum and m the sequences through a node, the gradient of its state is
-    m/Z · e W - (1 - ε) Σ weight · W[token] - ε m · mean row: one pass over the vocabulary each way, normalised after.
+    """The loss and, in the same pass, its gradient with respect to the states.
+
+    With e = exp(logits - peak), Z their sum and m the number of sequences through a node, the gradient of its state is
+    m/Z · e W - (1 - ε) Σ weight · W[token] - ε m · mean row. So e W needs one product, which is normalised afterwards.
     """
 
     @staticmethod
@@ -147,7 +152,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
 def general_head_loss(
     hidden: Tensor, head: Callable[[Tensor], Tensor], scored: Scored, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The same loss for a head that learns or carries an adapter: each chunk is computed again for its gradient."""
+    """Return the loss of `frozen_head_loss` for a head that learns or carries an adapter.
+
+    Each chunk is computed again for its gradient.
+    """
 
     def chunk_loss(states: Tensor, rows: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
         log_p = F.log_softmax(head(states).to(_exact(hidden.dtype)), -1)
@@ -164,7 +172,7 @@ def general_head_loss(
 
 
 def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
-    """Ranges of scored nodes with the slice of edges that start in each."""
+    """Return half-open ranges of scored nodes, each with the slice of the edges that start in it."""
     size = CHUNK if scored.nodes.device.type == "cpu" else GPU_CHUNK
     bounds = [*range(0, len(scored.nodes), size), len(scored.nodes)]
     edge = torch.searchsorted(scored.rows, torch.tensor(bounds, device=scored.rows.device)).tolist()
@@ -176,5 +184,5 @@ def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that losses are summed in."""
+    """Return the dtype in which losses are summed."""
     return torch.float64 if dtype == torch.float64 else torch.float32

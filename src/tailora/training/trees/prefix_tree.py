@@ -1,8 +1,8 @@
-"""Examples that share beginnings as trees, which hold every common prefix once.
+"""Prefix trees of examples, in which every common prefix occurs once.
 
 The texts of one record share its prompt, and often their first words. A tree has a node for each token that
-predicts another; a node sees itself and its ancestors, so it computes what it would compute in every sequence
-that runs through it. Sequences' last tokens predict nothing and have no node.
+predicts another. A node sees itself and its ancestors, so it computes what it would compute in every sequence
+that runs through it. The last token of a sequence predicts nothing and has no node.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TreeBatch:
-    """Trees for one forward pass, one after another, each in depth-first order with parents before children.
+    """The trees of one forward pass, concatenated; each is in depth-first order, parents before children.
 
-    N nodes in T trees; E scored edges from a node to a token that follows it.
+    There are N nodes in T trees, and E scored edges from a node to a token that follows it.
 
     Attributes:
         tokens: [N] token ids.
         positions: [N] depth in the tree, which is the position in every sequence through the node.
         ends: [N] one past the last node below each node: node i sees node j ≤ i exactly if i < ends[j].
-        starts: [T + 1] where each tree begins, and N.
-        edge_nodes: [E] the node that predicts, ascending.
-        edge_tokens: [E] the token that is to follow it; equal pairs of node and token are listed once.
-        edge_weights: [E] in how many sequences this edge is a completion token, float32.
-        examples: how many sequences the trees hold.
+        starts: [T + 1] the first node of each tree, then N.
+        edge_nodes: [E] the predicting node, ascending.
+        edge_tokens: [E] the token to predict; equal pairs of node and token are listed once.
+        edge_weights: [E] number of sequences in which this edge is a completion token, float32.
+        examples: number of sequences in the trees.
     """
 
     tokens: Ints
@@ -51,15 +51,15 @@ class TreeBatch:
 
     @property
     def completion_tokens(self) -> int:
-        """Completion tokens of all sequences, which is the sum of the edges' weights."""
+        """Number of completion tokens in all sequences, which is the sum of the edges' weights."""
         return int(self.edge_weights.sum(dtype=np.float64))
 
 
 def build(examples: Sequence[Example]) -> TreeBatch:
-    """Put examples into trees, one for each distinct prompt, in order of first appearance.
+    """Build the trees of examples: one for each distinct prompt, in order of first appearance.
 
     Raises:
-        ValueError: if there is no example.
+        ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("no examples to build trees of")
@@ -92,7 +92,7 @@ class _Nodes:
     edges: dict[tuple[int, int], int]
 
     def add_tree(self, sequences: Sequence[tuple[int, ...]], prompt_length: int) -> None:
-        """Add the trie of sorted sequences: in that order each shares its longest prefix with the one before."""
+        """Add the trie of sorted sequences, in which each shares its longest prefix with the one before."""
         path: list[int] = []
         before: tuple[int, ...] = ()
         for sequence in sequences:
@@ -125,7 +125,7 @@ def _common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 
 def visible(batch: TreeBatch, tree: int) -> NDArray[np.bool_]:
-    """Which nodes of a tree each of its nodes sees, [L, L] with the seeing node first."""
+    """Return which nodes of a tree each of its nodes sees: [L, L], indexed by the seeing node first."""
     low, high = batch.starts[tree], batch.starts[tree + 1]
     order = np.arange(low, high)
     seen: NDArray[np.bool_] = (order[:, None] >= order) & (order[:, None] < batch.ends[low:high])
@@ -135,13 +135,13 @@ def visible(batch: TreeBatch, tree: int) -> NDArray[np.bool_]:
 def batches(
     examples: Sequence[Example], batch_size: int, *, group_size: int | None = None, rng: random.Random | None = None
 ) -> Iterator[list[Example]]:
-    """Divide examples into batches of exactly `batch_size` (the last may be smaller), equal prompts side by side.
+    """Divide examples into batches of `batch_size` (the last may be smaller), placing equal prompts together.
 
     Args:
-        examples: in any order.
-        batch_size: examples in a batch.
+        examples: the examples, in any order.
+        batch_size: number of examples in a batch.
         group_size: largest number of examples of one prompt that are kept together; by default an eighth of the batch,
-            so that a batch is not all of one record.
+            so that one record does not fill a batch.
         rng: shuffles the groups and the examples within them; None keeps the order of first appearance.
     """
     size = max(1, batch_size // 8) if group_size is None else group_size
