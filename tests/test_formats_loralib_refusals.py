@@ -102,8 +102,8 @@ class TestRefusals:
             ({**GOOD, "fc.lora_A": torch.ones(0, 3)}, r"has the shape \[0, 3\]"),
             ({**GOOD, "fc.lora_A": torch.ones(2, 3).long()}, "is not a dense floating-point tensor"),
             ({**GOOD, "fc.lora_A": torch.ones(2, 3).to_sparse()}, "is not a dense floating-point tensor"),
-            ({**GOOD, "fc.lora_A": torch.full((2, 3), torch.nan)}, "fc.lora_A holds values that are not finite"),
-            ({**GOOD, "fc.bias": torch.tensor([torch.inf])}, "fc.bias holds values that are not finite"),
+            ({**GOOD, "fc.lora_A": torch.full((2, 3), torch.nan)}, "fc.lora_A contains values that are not finite"),
+            ({**GOOD, "fc.bias": torch.tensor([torch.inf])}, "fc.bias contains values that are not finite"),
             ({**GOOD, "fc.lora_A": torch.ones(1).expand(10**6, 10**6)}, "claims more numbers than the file holds"),
             ({"model_state_dict": GOOD, "tailora": "{"}, "note in it is damaged"),
             ({"model_state_dict": GOOD, "tailora": '{"alpha": 3}'}, "note in it is damaged"),
@@ -149,7 +149,7 @@ class TestRefusals:
         message = str(caught.value)
         assert "a has a DoRA magnitude, which loralib cannot represent" in message
         assert "b adapts the outputs 0:4, 4:7" in message
-        assert "c.lora_A holds values that are not finite" in message
+        assert "c.lora_A contains values that are not finite" in message
         with pytest.raises(AdapterError, match="has no layers"):
             loralib.save(Adapter(LoraConfig(), {}), tmp_path / "a.pt")
         whole = LayerAdapter("linear", (LowRank(numbers(1, 4), numbers(5, 1), 1.0),))

@@ -176,7 +176,7 @@ def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path: Path
     peft.save(good, tmp_path / "a")
     bad = copy.deepcopy(good)
     bad.layers["proj"].branches[0].a[0, 0] = math.inf
-    with pytest.raises(AdapterError, match="proj holds values that are not finite"):
+    with pytest.raises(AdapterError, match="proj contains values that are not finite"):
         peft.save(bad, tmp_path / "a")
     with pytest.raises(AdapterError, match="the adapter has no layers"):
         peft.save(Adapter(LoraConfig(), {}), tmp_path / "a")

@@ -229,7 +229,7 @@ def test_every_misfit_in_one_message_and_nothing_done() -> None:
         "model.layers.0.q_proj: the network has no such module",
         "transformer.h.0.mlp.c_proj: targeted, but the adapter has no values for it",
         f"{first}: A has shape [4, 31], but the network needs [4, 32]",
-        f"{second}: B holds values that are not finite",
+        f"{second}: B contains values that are not finite",
         "transformer.h.0.attn.c_attn: the adapter is for 100 outputs, but the layer has 96",
         "rows 90 to 120 lie outside the layer's 96 outputs",
         "transformer.h.1.attn.c_attn: the adapter is for a conv layer, but this is Conv1D",

@@ -125,7 +125,7 @@ def only_bin(folder: Path) -> None:
         (drop_tensor, "the weights lack transformer.h.1.mlp.c_fc.weight"),
         (only_bin, r"pickled .bin files, which are not read; save them as model\.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "contains no tokenizer"),
         (edit(vocab_size=10), "cannot be loaded"),
     ],
 )

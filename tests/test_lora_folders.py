@@ -200,7 +200,10 @@ def test_an_adapter_that_changes_nothing_is_reported(tmp_path: Path, caplog: pyt
         ({"targets": ()}, "targets"),
         ({"bias": "some"}, "bias must be one of"),
         ({"rank_pattern": {"nothing": 3}}, "'nothing' matches no adapted layer"),
-        ({"config": lora.LoraConfig(), "rank": 3}, "^rank: given beside config, which has it; use one or the other"),
+        (
+            {"config": lora.LoraConfig(), "rank": 3},
+            "^rank: is not allowed together with config, which already contains it; use one",
+        ),
     ],
 )
 def test_wrong_settings_change_nothing(values: dict[str, Any], message: str) -> None:

@@ -37,7 +37,7 @@ def test_what_an_adapter_keeps_builds_its_prompts_on_any_tokenizer_of_the_base(
     save_sentencepiece(folder, bos=False)
     write_json(folder / "generation_config.json", {"eos_token_id": [300, 301]})
     (folder / "chat_template.jinja").unlink()
-    again = PromptFormat.of_account(made.meta, Tokenizer.from_folder(folder), folder)
+    again = PromptFormat.of_meta(made.meta, Tokenizer.from_folder(folder), folder)
     assert again.encode([PUB]) == made.encode([PUB])
     assert (again.end, again.source, again.meta) == (made.end, "facts", made.meta)
 
@@ -48,7 +48,7 @@ def test_attributes_that_training_had_in_no_record_are_found(folder: Path, style
 
     def kept(records: list[Record]) -> PromptFormat:
         made = PromptFormat.of_training(tokenizer, style=style, records=records)
-        return PromptFormat.of_account(made.meta, tokenizer, folder)
+        return PromptFormat.of_meta(made.meta, tokenizer, folder)
 
     trained = kept([PUB, Record("2", (Fact(None, "eatType", "pub"),), ("A pub.",))])
     new = Record("1", (Fact(None, "type", "pub"), Fact(None, "Ghi chú", "mới"), Fact(None, "area", "riverside")), ())
@@ -59,7 +59,7 @@ def test_attributes_that_training_had_in_no_record_are_found(folder: Path, style
     triples = kept([Record("1", (Fact("Cork", "country", "Ireland"),), ("A.",))])
     assert triples.unknown_attributes([Record("1", (Fact("Cork", "mayor", "X"), Fact(None, "area", "y")), ())]) == []
     assert kept([Record("1", (), ("A.",), prompt="a")]).unknown_attributes([new]) == []
-    assert PromptFormat.of_account({"prompt_form": "paper"}, tokenizer, folder).unknown_attributes([new]) == []
+    assert PromptFormat.of_meta({"prompt_form": "paper"}, tokenizer, folder).unknown_attributes([new]) == []
 
 
 def test_formats_that_cannot_be_are_refused(folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_formats_that_cannot_be_are_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="no chat template"):
         PromptFormat.of_training(tokenizer, form="chat", folder=folder)
     with pytest.raises(SettingsError, match="the token 9999, which the tokenizer does not have"):
-        PromptFormat.of_account({"prompt_form": "paper", "bos_token_ids": [9999]}, tokenizer, folder)
+        PromptFormat.of_meta({"prompt_form": "paper", "bos_token_ids": [9999]}, tokenizer, folder)
 
 
 def test_completions_follow_the_prompt_as_one_text_would(folder: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_bytes_of_tokens_are_the_texts(tokenizer: Any) -> None:
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no tokenizer"):
+    with pytest.raises(ModelError, match="contains no tokenizer"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """loralib 0.1.2's layers under their own names: `import tailora.loralib as lora` in place of `import loralib as lora`.
 
-Same constructor arguments, attributes, state-dict keys and shapes, initialisation and train/eval behaviour: a layer
-merges its branch into `weight` on `eval()` and takes it out on `train()`. What differs is what was wrong, and
-`docs/loralib.md` lists it. Tailora's own layers (`tailora.lora`) never merge on a mode switch.
+Constructor arguments, attributes, state-dict keys and shapes, initialisation and train/eval behaviour are the same: a
+layer merges its branch into `weight` on `eval()` and unmerges it on `train()`. Only loralib's errors are corrected;
+`docs/loralib.md` lists them. Tailora's own layers (`tailora.lora`) never merge on a mode switch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MERGED_MARK = "tailora_lora_merged"
 
 
 class LoRALayer:
-    """The settings every LoRA layer has; also the mark by which LoRA layers are found in a model.
+    """The settings of every LoRA layer, and the class by which LoRA layers are recognised in a model.
 
     Args:
         r: rank of the update; 0 or less means a layer without one.
@@ -61,11 +61,11 @@ class LoRALayer:
 
 
 class _MergingLayer(nn.Module, LoRALayer):
-    """What the layers share: merge on `eval()`, restore on `train()`, and state dicts that are right in either mode.
+    """Base of the layers: merges on `eval()`, restores on `train()`, and has correct state dicts in either mode.
 
-    While merged, `weight` is a parameter of its own holding `W + scale · B A` and the pristine parameter is set aside.
-    Swapping the parameter, not its values, keeps a weight tied to another layer out of the merge, and makes the way
-    back exact: the very same parameter returns.
+    While merged, `weight` is a new parameter with the values `W + scale · B A`, and the pristine parameter is set
+    aside. Since the parameter is swapped and not overwritten, another layer with the same (tied) weight is unaffected,
+    and unmerging restores the very same parameter.
     """
 
     lora_A: nn.Parameter  # noqa: N815 - loralib's name, and part of every state-dict key
@@ -74,7 +74,7 @@ class _MergingLayer(nn.Module, LoRALayer):
     merged: bool = False  # torch's constructors call `reset_parameters` before `LoRALayer.__init__` has run
     # The pristine parameter while merged; in a tuple, since a bare one would be registered with the module.
     _pristine: tuple[Tensor] | tuple[()] = ()
-    # Between the two halves of loading a state dict: was this layer merged, is the weight that arrives?
+    # Between the two steps of loading a state dict: whether this layer was merged, and whether the loaded weight is.
     _reload: tuple[bool, bool] = (False, False)
 
     @property
@@ -86,11 +86,11 @@ class _MergingLayer(nn.Module, LoRALayer):
         return hasattr(self, "lora_A")
 
     def _update(self, dtype: torch.dtype) -> Tensor:
-        """`scale · B A`, in the layout of the weight."""
+        """Return `scale · B A` in the layout of the weight."""
         raise NotImplementedError
 
     def _merge_base(self) -> Tensor:
-        """The weight that the branch is added to."""
+        """Return the weight to which the branch is added."""
         return self._base.weight.detach()
 
     def _add_branch(self, rank: int, a_shape: tuple[int, int], b_shape: tuple[int, int]) -> None:
@@ -103,7 +103,7 @@ class _MergingLayer(nn.Module, LoRALayer):
         self.register_load_state_dict_post_hook(_finish_loading)  # type: ignore[no-untyped-call]
 
     def _reset_branch(self) -> None:
-        """A as torch initialises a linear layer, B zero."""
+        """Initialise A as torch initialises a linear layer, and B with zeros."""
         if self._has_branch():
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
             nn.init.zeros_(self.lora_B)
@@ -114,7 +114,7 @@ class _MergingLayer(nn.Module, LoRALayer):
             return
         if self._has_branch():
             pristine = self._base.weight
-            # bf16 and fp16 weights are added to in fp32 and rounded once.
+            # The sum with bf16 and fp16 weights is computed in fp32 and rounded once.
             wide = torch.promote_types(pristine.dtype, torch.float32)
             merged = (self._merge_base().to(wide) + self._update(wide)).to(pristine.dtype)
             self._base.weight = nn.Parameter(merged, requires_grad=pristine.requires_grad)
@@ -130,7 +130,7 @@ class _MergingLayer(nn.Module, LoRALayer):
         self.merged = False
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; with `merge_weights`, evaluation merges, and training always returns to the pristine weight."""
+        """Set the mode: evaluation merges if `merge_weights` is set, and training restores the pristine weight."""
         super().train(mode)
         if mode:
             self._unmerge()
@@ -145,7 +145,7 @@ class _MergingLayer(nn.Module, LoRALayer):
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """As in loralib, a merged layer saves its merged weight; the dict's metadata says so, for the way back."""
+        """Save the merged weight of a merged layer, as loralib does, and mark it in the dict's metadata for loading."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
         if self._pristine and metadata is not None:
@@ -154,20 +154,20 @@ class _MergingLayer(nn.Module, LoRALayer):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
-        """Load into the pristine weight; `_finish_loading` runs when the children are loaded too."""
+        """Load into the pristine weight; `_finish_loading` runs after the children are loaded."""
         self._reload = (self.merged, bool(local_metadata.get(_MERGED_MARK)) and self._fits(state_dict, prefix))
         self._unmerge()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _fits(self, state_dict: dict[str, Any], prefix: str) -> bool:
-        """Whether weight, A and B will all be taken from this state dict."""
+        """Return whether weight, A and B will all be loaded from this state dict."""
         own = self.state_dict(prefix=prefix, keep_vars=True)
         names = [name for name in own if name.endswith(("weight", "lora_A", "lora_B"))]
         return all(name in state_dict and state_dict[name].shape == own[name].shape for name in names)
 
     @torch.no_grad()
     def _finish_loading(self) -> None:
-        """Take the update back out of a weight that was saved merged, and merge again if this layer was merged."""
+        """Subtract the update from a weight that was saved merged, and merge again if this layer was merged."""
         was_merged, arrived_merged = self._reload
         weight = self._base.weight
         arrived = weight.data
@@ -177,7 +177,7 @@ class _MergingLayer(nn.Module, LoRALayer):
         if was_merged:
             self._merge()
             if arrived_merged:
-                self._base.weight.data = arrived  # to the bit what was saved
+                self._base.weight.data = arrived  # bit for bit what was saved
 
 
 def _finish_loading(module: nn.Module, _incompatible_keys: object) -> None:
@@ -206,7 +206,7 @@ class Embedding(nn.Embedding, _MergingLayer):
             self._add_branch(r, (r, num_embeddings), (embedding_dim, r))
         if kwargs.get("_weight") is None:
             self.reset_parameters()
-        else:  # given values, as by `from_pretrained`, stay
+        else:  # the caller's values stay, for example those of `from_pretrained`
             self._reset_branch()
 
     @property
@@ -214,13 +214,13 @@ class Embedding(nn.Embedding, _MergingLayer):
         return self
 
     def reset_parameters(self) -> None:
-        """Draw the table and the branch anew."""
+        """Initialise the table and the branch again."""
         self._unmerge()
         super().reset_parameters()
         self._reset_branch()
 
     def _reset_branch(self) -> None:
-        # The other way round than elsewhere: a zero A keeps the rows of unseen tokens as they are.
+        # Here A is zero, not B: the rows of tokens that do not occur stay unchanged.
         if self._has_branch():
             nn.init.zeros_(self.lora_A)
             nn.init.normal_(self.lora_B)
@@ -236,7 +236,7 @@ class Embedding(nn.Embedding, _MergingLayer):
         return table
 
     def forward(self, x: Tensor) -> Tensor:
-        """Token ids [...] to vectors [..., embedding_dim]."""
+        """Map token ids [...] to vectors [..., embedding_dim]."""
         if not self._has_branch():
             return super().forward(x)
         if self.merged:
@@ -258,13 +258,13 @@ class _DenseLayer(nn.Linear, _MergingLayer):
         self.weight.data = self.weight.data.T.contiguous()
 
     def _dense_weight(self) -> Tensor:
-        """The weight as [out, in]."""
+        """Return the weight as [out, in]."""
         return self.weight.T if self.fan_in_fan_out else self.weight
 
     def reset_parameters(self) -> None:
-        """Draw the weight, the bias and the branch anew."""
+        """Initialise the weight, the bias and the branch again."""
         self._unmerge()
-        if self.fan_in_fan_out:  # fan-in is read off the shape, so draw in the usual layout
+        if self.fan_in_fan_out:  # torch reads the fan-in from the shape, so initialise in the usual layout
             self._transpose_storage()
         super().reset_parameters()
         if self.fan_in_fan_out:
@@ -304,7 +304,7 @@ class Linear(_DenseLayer):
         return update.T if self.fan_in_fan_out else update
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs [..., in_features] to outputs [..., out_features]."""
+        """Map inputs [..., in_features] to outputs [..., out_features]."""
         result = F.linear(x, self._dense_weight(), self.bias)
         if self._has_branch() and not self.merged:
             result = result + self.lora_dropout(x) @ self.lora_A.T @ self.lora_B.T * self.scaling
@@ -312,14 +312,14 @@ class Linear(_DenseLayer):
 
 
 class MergedLinear(_DenseLayer):
-    """A fused projection, as GPT-2's query-key-value, of which only some slices are adapted.
+    """A fused projection, such as GPT-2's query-key-value, with branches for some of its slices.
 
-    The outputs fall into `len(enable_lora)` slices of equal width; slice i is adapted if `enable_lora[i]`. Each of
-    the g enabled slices has a branch of rank r of its own: `lora_A` is [g·r, in_features], `lora_B` [g·width, r], the
+    The outputs are divided into `len(enable_lora)` slices of equal width; slice i is adapted if `enable_lora[i]`. Each
+    of the g enabled slices has its own branch of rank r: `lora_A` is [g·r, in_features], `lora_B` [g·width, r], the
     blocks in the order of the slices. `lora_ind` marks the outputs that are adapted.
 
     Raises:
-        SettingsError: if `out_features` cannot be divided into that many slices.
+        SettingsError: `out_features` is not divisible by the number of slices.
     """
 
     lora_ind: Tensor
@@ -357,12 +357,12 @@ class MergedLinear(_DenseLayer):
         self.reset_parameters()
 
     def zero_pad(self, x: Tensor) -> Tensor:
-        """Rows of the enabled slices [g·width, ...] set among zero rows [out_features, ...]."""
+        """Pad the rows of the enabled slices, [g·width, ...], with zero rows to [out_features, ...]."""
         padded = x.new_zeros((self.out_features, *x.shape[1:]))
         return padded.index_copy(0, self.lora_ind.nonzero().squeeze(1), x)
 
     def merge_AB(self) -> Tensor:  # noqa: N802 - loralib's name
-        """The unscaled update `B A` of all slices, in the layout of the weight."""
+        """Return the unscaled update `B A` of all slices in the layout of the weight."""
         return self._product(self.lora_A, self.lora_B)
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -375,7 +375,7 @@ class MergedLinear(_DenseLayer):
         return self._product(self.lora_A.to(dtype), self.lora_B.to(dtype)) * self.scaling
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs [..., in_features] to outputs [..., out_features]."""
+        """Map inputs [..., in_features] to outputs [..., out_features]."""
         result = F.linear(x, self._dense_weight(), self.bias)
         if not self._has_branch() or self.merged:
             return result
@@ -431,7 +431,7 @@ class ConvLoRA(_MergingLayer):
         return self.conv
 
     def reset_parameters(self) -> None:
-        """Draw the convolution and the branch anew."""
+        """Initialise the convolution and the branch again."""
         self._unmerge()
         self.conv.reset_parameters()
         self._reset_branch()
@@ -441,13 +441,13 @@ class ConvLoRA(_MergingLayer):
         return update.view(self.conv.weight.shape) * self.scaling
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs [batch, in_channels, ...] to outputs [batch, out_channels, ...]."""
+        """Map inputs [batch, in_channels, ...] to outputs [batch, out_channels, ...]."""
         conv = self.conv
         if not self._has_branch() or self.merged:
             result: Tensor = conv(x)
             return result
         update = self._update(conv.weight.dtype)
-        if self.training and isinstance(self.lora_dropout, nn.Dropout):  # the branch sees other inputs than the base
+        if self.training and isinstance(self.lora_dropout, nn.Dropout):  # base and branch have different inputs
             base: Tensor = conv(x)
             return base + conv._conv_forward(self.lora_dropout(x), update, None)
         return conv._conv_forward(x, conv.weight + update, conv.bias)
@@ -475,10 +475,10 @@ class Conv3d(ConvLoRA):
 
 
 def mark_only_lora_as_trainable(model: nn.Module, bias: str = "none") -> None:
-    """Freeze every parameter whose name does not contain "lora_", then release biases.
+    """Freeze every parameter whose name does not contain "lora_", then unfreeze biases.
 
     Args:
-        model: any model that holds LoRA layers.
+        model: any model with LoRA layers.
         bias: "none"; "all", every parameter with "bias" in its name; "lora_only", the biases of the LoRA layers.
 
     Raises:
@@ -498,10 +498,10 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: str = "none") -> None:
 
 
 def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
-    """The part of `model.state_dict()` that an adapter is: keys with "lora_" in them, and biases.
+    """Return the adapter's part of `model.state_dict()`: keys that contain "lora_", and biases.
 
     Args:
-        model: any model that holds LoRA layers; whether they are merged makes no difference.
+        model: any model with LoRA layers, merged or not.
         bias: as for `mark_only_lora_as_trainable`.
 
     Raises:

@@ -174,12 +174,12 @@ def _check_name(name: str) -> None:
 
 
 def _source(folder: Path) -> str | None:
-    """The default template of a folder: in chat_template.jinja or tokenizer_config.json."""
+    """Return the default template of a folder, from chat_template.jinja or tokenizer_config.json; None without one."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     source = read_model_file(folder, TOKENIZER_CONFIG).get("chat_template")
     if isinstance(source, list):
-        source = next((each.get("template") for each in source if each.get("name") == "default"), None)
+        source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     return source if isinstance(source, str) else None
 
 

@@ -1,4 +1,4 @@
-"""Prompts of records: the format that an adapter was trained on, kept in its metadata and applied from it."""
+"""The prompts of records: a format that is stored in an adapter's metadata and restored from there."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _PLAIN_FACT = re.compile(r"(?:([^:;]+), )?([^:;,]*[^:;,\s]): ([^;]*\S)")
 
 @dataclass(frozen=True, eq=False)
 class PromptFormat:
-    """How records become the token ids after which a model writes.
+    """How records become prompts in token ids.
 
     Attributes:
-        tokenizer: of the base.
+        tokenizer: the tokenizer of the base.
         form: "paper": the linearised facts and the end-of-text token, as in the LoRA paper's example. "arrow": the
-            facts and ` =>`. "chat": a user's message in the base's chat template. A ready prompt stands alone in the
-            first two, and is the message in the third.
+            facts and ` =>`. "chat": a user's message in the base's chat template. A ready prompt is used unchanged in
+            the first two forms, and is the message in the third.
         style: the linearisation, see `linearize`.
-        bos: the tokens that begin a prompt; a chat template writes its own.
-        end: the token that ends a text, which also stands after the facts in the form "paper".
-        template: of the form "chat".
-        source: what the adapter was trained on: facts, ready prompts, or both; None where that is not known.
+        bos: ids of the tokens that begin a prompt; a chat template writes its own.
+        end: id of the token that ends a text and, in the form "paper", the facts.
+        template: the chat template of the form "chat"; None in other forms.
+        source: what the adapter was trained on: facts, ready prompts, or both; None if unknown.
         trained: whether an adapter or a model was trained on prompts of this format.
-        attributes: the names of all attributes that were trained on, as the style writes them. None where that is not
-            known, and where facts have subjects, as in WebNLG, whose test set has relations of its own.
+        attributes: names of all attributes in the training data, as the style writes them. None if unknown, and if
+            facts have subjects, as in WebNLG, whose test set has other relations.
     """
 
     tokenizer: Tokenizer
@@ -63,14 +63,14 @@ class PromptFormat:
         folder: Path | None = None,
         records: Sequence[Record] = (),
     ) -> Self:
-        """The format in which a run on a base writes its prompts.
+        """Return the prompt format of a new training run.
 
         Args:
-            tokenizer: of the base.
-            form: as above.
-            style: as above.
-            folder: of the base, for its chat template.
-            records: to train on, from which `source` and `attributes` follow.
+            tokenizer: the tokenizer of the base.
+            form: see the attribute.
+            style: see the attribute.
+            folder: the folder of the base, for its chat template.
+            records: the training records, which determine `source` and `attributes`.
 
         Raises:
             SettingsError: the form does not exist, or the base has no chat template.
@@ -85,9 +85,9 @@ class PromptFormat:
         return replace(base_format, attributes=known if closed else None)
 
     @classmethod
-    def of_account(
+    def of_meta(
         cls,
-        account: Mapping[str, Any],
+        meta: Mapping[str, Any],
         tokenizer: Tokenizer,
         folder: Path,
         *,
@@ -95,38 +95,38 @@ class PromptFormat:
         form: PromptForm | None = None,
         style: str | None = None,
     ) -> Self:
-        """The format that an adapter's `tailora.json` describes, or a merged model's.
+        """Return the prompt format that the `tailora.json` of an adapter or a merged model describes.
 
-        Without `prompt_form` in it the base or adapter was not trained here. Without beginning- and end-of-text
-        tokens it was trained by the first edition, which began no prompt with a token.
+        Without `prompt_form`, Tailora did not train it. Without beginning- and end-of-text tokens, its prompts begin
+        with no token.
 
         Args:
-            account: the `meta` of the file.
-            tokenizer: of the base.
-            folder: of the base.
-            usual: the form where the account has none.
-            form: to take instead of the account's.
-            style: likewise.
+            meta: the value of `meta` in the file.
+            tokenizer: the tokenizer of the base.
+            folder: the folder of the base.
+            usual: the form to use if the metadata has none.
+            form: the form to use instead of the metadata's.
+            style: the linearisation to use instead of the metadata's.
 
         Raises:
-            SettingsError: see `of_training`; or the tokenizer lacks a token of the account.
+            SettingsError: see `of_training`; or the tokenizer lacks a token that the metadata names.
         """
-        own = account.get("prompt_form")
+        own = meta.get("prompt_form")
         chosen = form or own or usual
         template = None
         if chosen == "chat":
-            source = account.get("chat_template") if own == "chat" else None
+            source = meta.get("chat_template") if own == "chat" else None
             template = ChatTemplate.from_folder(folder, tokenizer, source)
-        chosen_format = cls._on_base(tokenizer, chosen, style or account.get("linearization") or "paper", template)
+        chosen_format = cls._on_base(tokenizer, chosen, style or meta.get("linearization") or "paper", template)
         if own is None:
             return chosen_format
-        known = account.get("attributes")
-        same = chosen_format.style == (account.get("linearization") or "paper")
+        known = meta.get("attributes")
+        same = chosen_format.style == (meta.get("linearization") or "paper")
         attributes = frozenset(map(str, known)) if isinstance(known, list) and same else None
-        chosen_format = replace(chosen_format, source=account.get("prompt_source"), trained=True, attributes=attributes)
+        chosen_format = replace(chosen_format, source=meta.get("prompt_source"), trained=True, attributes=attributes)
         if (own == "chat") != (chosen == "chat"):
             return chosen_format
-        bos, end = account.get("bos_token_ids", ()), account.get("end_token_id", tokenizer.first_end_id)
+        bos, end = meta.get("bos_token_ids", ()), meta.get("end_token_id", tokenizer.first_end_id)
         for token in (*bos, end):
             if not isinstance(token, int) or not 0 <= token < tokenizer.vocab_size:
                 what = f"the prompts of the adapter use the token {token!r}, which the tokenizer does not have"
@@ -146,7 +146,7 @@ class PromptFormat:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What an adapter keeps of it in its `tailora.json`."""
+        """The metadata that an adapter stores in its `tailora.json`."""
         return {
             "linearization": self.style,
             "prompt_form": self.form,
@@ -158,14 +158,14 @@ class PromptFormat:
         }
 
     def unknown_attributes(self, records: Sequence[Record]) -> list[str]:
-        """The attributes of records that training had in none: columns that it left out, perhaps, or renamed."""
+        """Return the attributes of records that no training record had, for example renamed or omitted columns."""
         if self.attributes is None:
             return []
         names = dict.fromkeys(fact.attribute for record in records for fact in record.facts if fact.subject is None)
         return [name for name in names if written_name(name, self.style) not in self.attributes]
 
     def encode(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
-        """The token ids after which a model writes the text of each record."""
+        """Return the prompt of each record as token ids."""
         texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
         if self.template is not None:
             return [self.template.encode([{"role": "user", "content": text}]) for text in texts]
@@ -177,10 +177,10 @@ class PromptFormat:
         ]
 
     def encode_completions(self, records: Sequence[Record]) -> list[list[tuple[int, ...]]]:
-        """The token ids of each record's texts as training teaches them, the token that ends them included.
+        """Return the token ids of each record's texts as they are trained on, including the end-of-text token.
 
-        A text follows a space, after a ready prompt that ends in a line end nothing, and in a chat template what the
-        template puts there.
+        A text follows a space. After a ready prompt that ends in a line end it follows nothing, and in a chat template
+        what the template puts there.
         """
         gap = None if self.template is None else self.template.answer_form()[0]
         texts = [(_gap(record) if gap is None else gap) + text for record in records for text in record.references]
@@ -188,11 +188,12 @@ class PromptFormat:
         return [[(*next(batch), self.end) for _ in record.references] for record in records]
 
     def complete(self, text: str) -> tuple[int, ...]:
-        """Return the prompt of a text.
+        """Return the prompt of a client's text as token ids.
 
-        Without training on prompts of a format that is the text itself, after the base's beginning of text. Else a
-        record in it, as JSON or linearised, is written as in training. A text that ends in the arrow of the form
-        "arrow" is a prompt already, as is any text for an adapter that was trained on ready prompts.
+        Without training on a prompt format, the prompt is the text itself after the base's beginning-of-text tokens.
+        Otherwise the text is a record, as JSON or linearised, and its prompt is written as in training. A text that
+        ends in the arrow of the form "arrow" is already a prompt, and so is any text for an adapter that was trained
+        on ready prompts.
 
         Raises:
             DataError: the adapter was trained on records, and the text is not one.
@@ -221,16 +222,19 @@ _RECORD_HINT = 'send facts as JSON, {"name": "Blue Spice", "Type": "pub"}, or as
 
 
 def parse_record(text: str, style: str = "paper") -> Record | None:
-    """The record that a text spells: facts as JSON, or one line as `linearize` writes it; None for any other text.
+    """Parse a record from facts as JSON, or from one line as `linearize` writes it.
 
-    Chat models and people put JSON into a fenced code block of Markdown, which is read as its content.
+    JSON in a fenced code block of Markdown is accepted, since chat models and people write it like that.
 
     Args:
-        text: what a client sent.
-        style: the linearisation that is read beside the paper's.
+        text: the text that a client sent.
+        style: the linearisation that is accepted in addition to the paper's.
+
+    Returns:
+        The record, or None for any other text.
 
     Raises:
-        DataError: the text begins as JSON, but is not valid or not that of facts.
+        DataError: the text begins like JSON, but is not valid JSON or does not contain facts.
     """
     fenced = _FENCED.fullmatch(text.strip())
     text = text if fenced is None else fenced["content"].strip()
@@ -257,7 +261,7 @@ def _json_facts(value: Any) -> tuple[Fact, ...]:
 
 
 def _without(text: str, ends: Sequence[str]) -> str:
-    """A text without a separator at its end."""
+    """Return a text without the separators at its end."""
     for end in ends:
         text = text.removesuffix(end).rstrip()
     return text
@@ -266,7 +270,7 @@ def _without(text: str, ends: Sequence[str]) -> str:
 def prompt_text(record: Record, *, form: PromptForm = "paper", style: str = "paper") -> str:
     """Return the text of a record's prompt, without the tokens that "paper" and "chat" add.
 
-    A ready prompt is taken as it is, but for spaces at its end: the space before the next word is part of that word's
+    A ready prompt is used without the spaces at its end, since the space before the next word is part of that word's
     token.
     """
     if record.prompt is not None:

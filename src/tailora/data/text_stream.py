@@ -15,10 +15,10 @@ def cut_at(text: str, stop: Sequence[str]) -> str:
 
 
 class TextStream:
-    """Decode tokens piece by piece; the pieces together are `cut_at(decode_written(all), stop)`, stripped if chosen.
+    """Decodes tokens incrementally; the joined pieces equal `cut_at(decode_written(all), stop)`, stripped if chosen.
 
     Args:
-        tokenizer: of the tokens.
+        tokenizer: the tokenizer of the tokens.
         stop: strings before which the text ends.
         strip: remove white space at both ends of the text.
     """
@@ -50,7 +50,7 @@ class TextStream:
         return text[len(before) :]
 
     def _in_bytes(self) -> bool:
-        """Whether the last token is decoded together with bytes of the next ones."""
+        """Return whether the last token is a byte that may form a character with the next tokens."""
         seen = (token for token in reversed(self._ids) if token not in self._tokenizer.special_ids)
         return self._tokenizer.is_byte(next(seen, -1))
 

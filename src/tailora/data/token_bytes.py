@@ -1,4 +1,4 @@
-"""Tokens as bytes: how byte-level BPE and tokenizers of SentencePiece's kind write spaces and bytes."""
+"""The bytes of tokens in byte-level BPE and SentencePiece-style vocabularies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# How byte-level BPE writes bytes (Radford et al. 2019): printable ones as themselves, the others from U+0100 on.
+# Byte-level BPE (Radford et al. 2019) writes printable bytes as themselves and the others as letters from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(b): b for b in _PRINTABLE} | {chr(0x100 + n): b for n, b in enumerate(_OTHERS)}
@@ -17,13 +17,13 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # SentencePiece's byte fallback
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """How a vocabulary writes text.
+    """How the tokens of a vocabulary spell text.
 
     Attributes:
-        byte_level: its letters are bytes.
-        space: what stands for a space; None for the space itself.
-        byte_tokens: whether `<0x0A>` is the byte 10.
-        drops_space: whether a space at the beginning of a text is left out when it is decoded.
+        byte_level: whether each letter of a token is a byte (byte-level BPE).
+        space: the letter that represents a space; None for the space itself.
+        byte_tokens: whether tokens such as `<0x0A>` are single bytes (byte fallback).
+        drops_space: whether decoding removes a space at the beginning of a text.
     """
 
     byte_level: bool = True
@@ -33,7 +33,7 @@ class TokenBytes:
 
     @classmethod
     def of_decoder(cls, decoder: dict[str, Any] | None) -> TokenBytes:
-        """Read the `decoder` of a tokenizer.json."""
+        """Return the spelling that the `decoder` of a tokenizer.json describes; None means byte-level BPE."""
         parts = list(_flat(decoder, "decoders"))
         kinds = {part["type"] for part in parts}
         if not kinds & {"Replace", "Metaspace", "ByteFallback"}:
@@ -49,11 +49,11 @@ class TokenBytes:
         return cls("ByteLevel" in kinds, space, "ByteFallback" in kinds, strips or metaspace)
 
     def is_byte(self, token: str) -> bool:
-        """Whether a token is one byte of SentencePiece's."""
+        """Return whether a token is a single byte, as in SentencePiece's byte fallback."""
         return self.byte_tokens and _BYTE_TOKEN.fullmatch(token) is not None
 
     def of(self, token: str, *, begins: bool = False) -> bytes:
-        """The bytes of an ordinary token, `begins` being whether it is the first of a text."""
+        """Return the bytes of a token that is not special; `begins` says that it is the first of a text."""
         if self.is_byte(token):
             return bytes.fromhex(token[3:5])
         if self.byte_level and all(letter in _BYTES for letter in token):
@@ -63,7 +63,7 @@ class TokenBytes:
 
 
 def without_leading_space(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer.json that puts no space before the first word of a text."""
+    """Return the content of a tokenizer.json, changed so that no space is added before the first word of a text."""
     changed = copy.deepcopy({name: tokenizer.get(name) for name in ("normalizer", "pre_tokenizer")})
     for part in _flat(changed["pre_tokenizer"], "pretokenizers"):
         if part["type"] == "Metaspace":
@@ -83,7 +83,7 @@ def _prepends(metaspace: dict[str, Any]) -> bool:
 
 
 def _flat(part: dict[str, Any] | None, children: str) -> Iterator[dict[str, Any]]:
-    """The parts of a part that may be a sequence of others."""
+    """Yield a component, or the components of a sequence and of the sequences in it."""
     if part is None:
         return
     if part["type"] == "Sequence":

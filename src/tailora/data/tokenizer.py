@@ -24,30 +24,33 @@ from tailora.data.model_files import (
 )
 from tailora.data.token_bytes import TokenBytes, without_leading_space
 
-_HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _USUAL_EOS = ("<|endoftext|>", "</s>", "<|im_end|>", "<|end_of_text|>", "<eos>")
 
 
 class Tokenizer:
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    Text is only ever text: a record that contains "<|endoftext|>" gives ordinary tokens, never the special one, and
-    nothing is added at either end. Every method may be called from any thread.
+    Text never becomes a special token unless that is requested: a record that contains "<|endoftext|>" gives ordinary
+    tokens. Nothing is added at either end. Every method may be called from any thread.
 
     Args:
         inner: the tokenizer of the `tokenizers` library.
         eos_token: the token that training puts at the end of a text.
         config: content of tokenizer_config.json.
-        end_ids: tokens that end a generated text; by default `eos_token` alone.
-        first_end_id: what the first edition took as the end of a text (the first in config.json); by default
-            `eos_token`. Adapters that do not name their end-of-text token were trained with it.
+        end_ids: ids of the tokens that end a generated text; by default only that of `eos_token`.
+        first_end_id: the first end-of-text token in config.json, which adapters that do not name their end-of-text
+            token were trained with; by default that of `eos_token`.
 
     Attributes:
-        eos_token: as above.
-        eos_id: its id.
-        end_ids: every token that ends a generated text, `eos_id` among them.
-        first_end_id: as above.
-        bos_ids: the tokens that begin a text, as the tokenizer's post-processor adds them; often none.
+        eos_token: the token that training puts at the end of a text.
+        eos_id: id of `eos_token`.
+        end_ids: ids of all tokens that end a generated text, including `eos_id`.
+        first_end_id: see above.
+        bos_ids: ids of the tokens that the tokenizer's post-processor puts before a text; often none.
+
+    Raises:
+        ModelError: the tokenizer has no token `eos_token`.
     """
 
     def __init__(
@@ -81,10 +84,9 @@ class Tokenizer:
     def from_folder(cls, path: str | Path) -> Tokenizer:
         """Load `tokenizer.json`, or `vocab.json` and `merges.txt` (GPT-2's own files), from a model's folder.
 
-        As in transformers, every `eos_token_id` of generation_config.json, else of config.json, ends a text. The one
-        that training teaches is the tokenizer's own end-of-text token if it is one of them, else the first of them.
-        Without any it is the one in tokenizer_config.json or special_tokens_map.json, else the usual one that the
-        vocabulary has.
+        As in transformers, every `eos_token_id` of generation_config.json, else of config.json, ends a text. Training
+        uses the tokenizer's own end-of-text token if it is one of them, else the first of them. If there is none, it
+        uses the token in tokenizer_config.json or special_tokens_map.json, else a usual one that is in the vocabulary.
 
         Raises:
             ModelError: files are missing or broken, or the end-of-text token is unknown.
@@ -97,7 +99,7 @@ class Tokenizer:
             inner = _load(lambda: _from_merges(folder, config), folder)
         else:
             raise ModelError(
-                "holds no tokenizer", where=folder, hint="put tokenizer.json, or vocab.json and merges.txt, there"
+                "contains no tokenizer", where=folder, hint="put tokenizer.json, or vocab.json and merges.txt, there"
             )
         ends = _end_ids(read_model_file(folder, CONFIG), inner)
         end_ids = _end_ids(read_model_file(folder, GENERATION_CONFIG), inner) or ends
@@ -112,7 +114,7 @@ class Tokenizer:
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
-        """The special tokens as they would stand in a text."""
+        """The special tokens as text."""
         added = self._inner.get_added_tokens_decoder().values()
         return tuple(token.content for token in added if token.special)
 
@@ -126,12 +128,12 @@ class Tokenizer:
         """Return the token ids of a text.
 
         Args:
-            text: what to encode.
-            special: read special tokens in it, as in the output of a chat template.
-            continues: the text follows another, so that nothing is put before its first word.
+            text: the text to encode.
+            special: recognise special tokens in the text, for example in the output of a chat template.
+            continues: the text follows another one, so that no space is added before its first word.
 
         Raises:
-            DataError: the text holds what is no character.
+            DataError: the text contains half of a surrogate pair.
         """
         if special:
             inner = self._continuing_special if continues else self._special
@@ -140,7 +142,7 @@ class Tokenizer:
         try:
             return inner.encode(text, add_special_tokens=False).ids
         except TypeError as error:
-            raise _no_character([text], error) from error
+            raise _encoding_error([text], error) from error
 
     def encode_batch(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
         """Return the token ids of each text, see `encode`; faster than one by one."""
@@ -148,31 +150,31 @@ class Tokenizer:
         try:
             return [encoding.ids for encoding in inner.encode_batch_fast(list(texts), add_special_tokens=False)]
         except TypeError as error:
-            raise _no_character(texts, error) from error
+            raise _encoding_error(texts, error) from error
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Return the text of token ids; special tokens are left out unless `special`.
+        """Return the text of token ids; special tokens are left out unless `special` is set.
 
-        Bytes that are not UTF-8, as a text cut inside a character ends in, become U+FFFD.
+        Bytes that are not valid UTF-8 become U+FFFD, for example where a text ends inside a character.
         """
         return self._inner.decode(list(ids), skip_special_tokens=not special)
 
     def decode_written(self, ids: Iterable[int]) -> str:
         """Return the text of token ids that follow a prompt, without special tokens.
 
-        Tokenizers of SentencePiece's kind drop a space at the beginning of a text. Here it is kept: it stands
-        between the prompt's last word and the first one written.
+        SentencePiece-style tokenizers drop a space at the beginning of a text. Here it is kept, since it separates
+        the last word of the prompt from the first generated word.
         """
         if not self._bytes.drops_space:
             return self.decode(ids)
         return self.decode([*self._anchor, *ids])[len(self.decode(self._anchor)) :]
 
     def token_bytes(self, token: int, *, begins: bool = False) -> bytes:
-        """Return the bytes that a token stands for, perhaps a part of a character; a special token's are its name.
+        """Return the bytes of a token, which may be part of a character; those of a special token spell its name.
 
         Args:
-            token: its id.
-            begins: it is the first of a text, where some tokenizers drop a space.
+            token: id of the token.
+            begins: the token is the first of a text, where some tokenizers drop a space.
         """
         text = self._inner.id_to_token(token)
         if text is None:
@@ -182,7 +184,7 @@ class Tokenizer:
         return self._bytes.of(text, begins=begins)
 
     def is_byte(self, token: int) -> bool:
-        """Whether a token is one byte as SentencePiece writes it, whose text depends on the bytes beside it."""
+        """Return whether a token is a single byte (SentencePiece), whose text depends on the neighbouring bytes."""
         text = self._inner.id_to_token(token) if token >= 0 else None
         return text is not None and self._bytes.is_byte(text)
 
@@ -199,12 +201,12 @@ class Tokenizer:
 
     @cached_property
     def _anchor(self) -> list[int]:
-        """Tokens that a text may follow."""
+        """Ids of a text after which generated tokens are decoded."""
         return self.encode("a")
 
     @cached_property
     def _continuing(self) -> tokenizers.Tokenizer:
-        """The tokenizer of texts that follow others."""
+        """The tokenizer for texts that follow another text."""
         settings = json.loads(self._inner.to_str())
         changed = without_leading_space(settings)
         if changed == settings:
@@ -213,28 +215,28 @@ class Tokenizer:
         inner.encode_special_tokens = True
         return inner
 
-    # Whether special tokens are read is a flag of the inner tokenizer, which threads share: none of them changes it.
+    # Recognising special tokens is a flag of the inner tokenizer. Threads share that, so the flag is never changed.
 
     @cached_property
     def _special(self) -> tokenizers.Tokenizer:
-        """The tokenizer that reads special tokens in texts."""
+        """The tokenizer that recognises special tokens in texts."""
         return _reading_special(self._inner)
 
     @cached_property
     def _continuing_special(self) -> tokenizers.Tokenizer:
-        """The same for texts that follow others."""
+        """The tokenizer that recognises special tokens in texts that follow another text."""
         return self._special if self._continuing is self._inner else _reading_special(self._continuing)
 
 
 def _reading_special(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy of a tokenizer that reads special tokens in texts."""
+    """Return a copy of a tokenizer that recognises special tokens in texts."""
     copied = tokenizers.Tokenizer.from_str(inner.to_str())
     copied.encode_special_tokens = False
     return copied
 
 
 def _from_merges(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """GPT-2's own files, with the tokens that were added to them, as transformers reads them."""
+    """Load GPT-2's own files and the tokens that were added to them, as transformers does."""
     model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
@@ -243,13 +245,13 @@ def _from_merges(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
         int(token_id): AddedToken(token, normalized=False)
         for token, token_id in read_model_file(folder, ADDED_TOKENS).items()
     }
-    for token_id, each in (config.get("added_tokens_decoder") or {}).items():
-        flags = {name: bool(each[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in each}
-        added[int(token_id)] = AddedToken(each["content"], special=bool(each.get("special")), **flags)
-    for token_id, each in sorted(added.items()):
-        (inner.add_special_tokens if each.special else inner.add_tokens)([each])
-        if inner.token_to_id(each.content) != token_id:
-            raise ValueError(f"the added token {each.content!r} does not get its id {token_id}")
+    for token_id, entry in (config.get("added_tokens_decoder") or {}).items():
+        flags = {name: bool(entry[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in entry}
+        added[int(token_id)] = AddedToken(entry["content"], special=bool(entry.get("special")), **flags)
+    for token_id, token in sorted(added.items()):
+        (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+        if inner.token_to_id(token.content) != token_id:
+            raise ValueError(f"the added token {token.content!r} does not get its id {token_id}")
     if config.get("add_bos_token"):
         bos = special_token(folder, "bos_token") or "<|endoftext|>"
         inner.post_processor = processors.TemplateProcessing(
@@ -269,13 +271,13 @@ def _load(make: Callable[[], tokenizers.Tokenizer], folder: Path) -> tokenizers.
         ) from error
 
 
-def _no_character(texts: Sequence[str], error: TypeError) -> Exception:
-    """What a `TypeError` of `tokenizers` means: a text with half of a surrogate pair, or an argument that is no text.
+def _encoding_error(texts: Sequence[str], error: TypeError) -> Exception:
+    """Return the cause of a `TypeError` of `tokenizers`: half of a surrogate pair, or an argument that is not a string.
 
-    Python has such halves for escapes of JSON that spell no character, and for bytes of a command line that are not
-    UTF-8.
+    Python strings contain half of a surrogate pair after a JSON escape that is not a character, and for bytes of a
+    command line that are not UTF-8.
     """
-    text = next((text for text in texts if isinstance(text, str) and _HALF.search(text)), None)
+    text = next((text for text in texts if isinstance(text, str) and _SURROGATE.search(text)), None)
     if text is None:
         return error
     shown = text.encode("utf-8", "backslashreplace").decode()
@@ -283,7 +285,7 @@ def _no_character(texts: Sequence[str], error: TypeError) -> Exception:
 
 
 def _bos_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """The tokens that the post-processor puts before a text."""
+    """Return the ids of the tokens that the post-processor puts before a text."""
     plain = inner.encode("a", add_special_tokens=False).ids
     whole = inner.encode("a", add_special_tokens=True).ids
     starts = range(len(whole) - len(plain) + 1)
@@ -291,14 +293,24 @@ def _bos_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 
 def _end_ids(config: dict[str, Any], inner: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """The end-of-text tokens that a configuration names and the vocabulary has."""
-    ids = config.get("eos_token_id")
-    found = [each for each in (ids if isinstance(ids, list) else [ids]) if isinstance(each, int) and each >= 0]
-    return tuple(each for each in dict.fromkeys(found) if inner.id_to_token(each) is not None)
+    """Return the ids of the end-of-text tokens in a configuration, those that the vocabulary has."""
+    value = config.get("eos_token_id")
+    ids = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int) and item >= 0]
+    return tuple(token_id for token_id in dict.fromkeys(ids) if inner.id_to_token(token_id) is not None)
 
 
 def _eos_token(inner: tokenizers.Tokenizer, end_ids: Sequence[int], named: str | None, folder: Path) -> str:
-    """The end-of-text token to teach."""
+    """Return the end-of-text token to train with.
+
+    Args:
+        inner: the tokenizer.
+        end_ids: the end-of-text tokens that the model's configuration names.
+        named: the end-of-text token that the tokenizer's configuration names.
+        folder: the model's folder, for messages.
+
+    Raises:
+        ModelError: no end-of-text token is known.
+    """
     own = None if named is None else inner.token_to_id(named)
     if end_ids:
         token = inner.id_to_token(own if own in end_ids and own is not None else end_ids[0])

@@ -71,7 +71,7 @@ def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) ->
     """Texts to compare on, one a record (bundled ones where there are none), prompted as an adapter was trained."""
     chosen = records or record_files.read("restaurants", split="test")[:PROBES]
     one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
-    prompts = PromptFormat.of_account(meta, base.tokenizer, base.folder)
+    prompts = PromptFormat.of_meta(meta, base.tokenizer, base.folder)
     return build_examples(one, base.tokenizer, prompts=prompts)[0]
 
 

@@ -71,7 +71,7 @@ class Setup:
     ) -> PromptFormat:
         """Like `prompts`, for the metadata of an adapter's training."""
         usual: PromptForm = "paper" if adapted else "arrow"
-        return PromptFormat.of_account(metadata, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
+        return PromptFormat.of_meta(metadata, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
 
     @property
     def reading(self) -> TrainedReading | None:

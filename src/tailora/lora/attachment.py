@@ -22,9 +22,9 @@ class Merged:
     """What `unmerge` needs to restore the adapter.
 
     Attributes:
-        layers: the adapted layers that were taken out.
-        weights: by adapted layer's place in `layers`, the base's own weight, untouched.
-        tied_configs: the model configurations whose `tie_word_embeddings` had to be switched off.
+        layers: the adapted layers that were replaced by their base layers.
+        weights: the base's own weight of each of `layers`, unchanged.
+        tied_configs: the model configurations whose `tie_word_embeddings` was switched off.
     """
 
     layers: list[LoraLayer]
@@ -37,11 +37,11 @@ class Attachment:
     """The record of an adapter that a network carries.
 
     Attributes:
-        config: the settings the adapter was attached with.
-        source: the adapter that was attached, None for a fresh one.
-        requires_grad: what each of the base's parameters had before all were frozen, by name.
-        biases: the biases that are trained as well.
-        merged: what `merge(keep=True)` kept; None while the layers are adapted.
+        config: the settings that the adapter was attached with.
+        source: the adapter that was attached; None for a fresh one.
+        requires_grad: by name, whether each of the base's parameters required gradients before all were frozen.
+        biases: the biases that are trained with the adapter.
+        merged: what `merge(keep=True)` kept; None while the adapter is not merged.
     """
 
     config: LoraConfig

@@ -19,8 +19,8 @@ class TrainedBias:
 
     Attributes:
         name: the parameter's full name in the base.
-        places: every module and attribute that held it.
-        pristine: the base's own parameter, untouched.
+        places: every module and attribute that has this bias.
+        pristine: the base's own parameter, unchanged.
         master: the copy that is trained, fp32 (fp64 in an fp64 base).
     """
 
@@ -30,7 +30,7 @@ class TrainedBias:
     master: nn.Parameter
 
     def release(self, *, keep_values: bool = False) -> None:
-        """Restore the base's own parameter, or with `keep_values` put the trained values there in its dtype."""
+        """Restore the base's own parameter, or with `keep_values` a parameter of its dtype with the trained values."""
         values = self.pristine
         if keep_values:
             trained = self.master.detach().to(self.pristine.dtype, copy=True)
@@ -41,7 +41,7 @@ class TrainedBias:
             setattr(module, attribute, values)
 
     def install(self) -> None:
-        """Put the trained copy in place of the parameter; the layers see it in the base's dtype."""
+        """Replace the parameter by the trained copy; the layers read it in the base's dtype."""
         for module, attribute in self.places:
             if self.master.dtype == self.pristine.dtype:
                 setattr(module, attribute, self.master)
@@ -52,7 +52,7 @@ class TrainedBias:
 
 
 class _Cast(nn.Module):
-    """Shows an fp32 parameter in another dtype; gradients pass through the cast."""
+    """Presents an fp32 parameter in another dtype; gradients pass through the cast."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def bias_names(model: nn.Module, mode: Bias, adapted: Collection[str]) -> list[s
 
     Args:
         model: the plain network, before layers are wrapped.
-        mode: "none", "all" of the network's, or "lora_only", those of the adapted layers.
+        mode: "none", "all" for those of the whole network, or "lora_only" for those of the adapted layers.
         adapted: paths of the adapted layers.
     """
     if mode == "none":

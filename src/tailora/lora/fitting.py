@@ -1,4 +1,4 @@
-"""Layers that hold an adapter's values, and every reason why an adapter does not fit a network."""
+"""Wrapping layers with the values of an adapter, and checking that the adapter fits the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tailora.lora.targets import Plan
 
 
 def layer_class(module: nn.Module) -> type[LoraLayer]:
-    """Return the class that wraps a module of a kind that can be adapted."""
+    """Return the class that wraps a module, which must be of a kind that can be adapted."""
     kind = kind_of(module)
     assert kind is not None, f"{type(module).__name__} cannot be adapted"
     return LAYERS[kind]
@@ -36,7 +36,7 @@ def loaded_layers(model: nn.Module, plan: Plan, config: LoraConfig, adapter: Ada
         The wrapped layers by module path, in the order of the network.
 
     Raises:
-        AdapterError: the adapter does not fit the network; every misfit is in the one message.
+        AdapterError: the adapter does not fit the network; the message lists all problems.
     """
     modules = dict(model.named_modules())
     problems = [f"{name}: the network has no such module" for name in adapter.layers if name not in modules]
@@ -89,12 +89,17 @@ def _loaded_layer(module: nn.Module, layer: LayerAdapter, dropout: float) -> Lor
 
 
 def _layout(kind: LayerKind) -> LayerKind:
-    """Return one kind for linear layers and Conv1D: PEFT's files do not tell them apart, nor do A and B."""
+    """Return one kind for linear layers and Conv1D: PEFT's files do not distinguish them, nor do A and B."""
     return "linear" if kind == "gpt2_conv1d" else kind
 
 
 def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
-    """Return what does not fit in a layer's adapter, given a wrapper around the module without branches."""
+    """Return the problems of fitting a layer's adapter to a module.
+
+    Args:
+        empty: a wrapper around the module without branches.
+        layer: the adapter of the layer.
+    """
     out = empty.out_features
     expected: list[tuple[str, Array, tuple[int, ...]]] = []
     problems = []
@@ -118,7 +123,7 @@ def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
 def _array_fault(values: Array, shape: tuple[int, ...]) -> str | None:
     if values.shape != shape:
         return f"has shape {list(values.shape)}, but the network needs {list(shape)}"
-    return None if np.isfinite(values).all() else "holds values that are not finite"
+    return None if np.isfinite(values).all() else "contains values that are not finite"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The adapter of a network as a folder that PEFT and Tailora read, and a folder's adapter on a network."""
+"""Saving the adapter of a network as a folder that PEFT and Tailora read, and loading such folders."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 def save(
     model: nn.Module, folder: str | PathLike[str], *, base: str | None = None, meta: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the adapter on a network as a folder that PEFT and every Tailora command read.
+    """Write the adapter of a network as a folder that PEFT and every Tailora command read.
 
     The folder is written whole or not at all, and replaces one of the same name. If the base is in fp32, the folder
-    holds its fingerprint, and Tailora refuses the adapter on other weights. The weights of a base in 16 bits may have
-    been rounded when they were loaded, so their fingerprint is left out.
+    contains its fingerprint, and Tailora refuses the adapter on other weights. A base in 16 bits may have been rounded
+    when it was loaded, so its fingerprint is left out.
 
     Args:
         model: a network that carries an adapter which is not merged.
@@ -40,8 +40,8 @@ def save(
             that the adapter was trained on, so that `tailora generate` builds the same.
 
     Raises:
-        AdapterError: the network carries no adapter, the adapter is merged, holds values that are not finite, or has
-            no equivalent in PEFT.
+        AdapterError: the network carries no adapter, or the adapter is merged, contains values that are not finite, or
+            has no equivalent in PEFT.
     """
     adapter = extract(model)
     name = base or adapter.base_name or _name_of(model)
@@ -89,7 +89,7 @@ def load(model: nn.Module, folder: str | PathLike[str], *, force: bool = False) 
 
 
 def _name_of(model: nn.Module) -> str | None:
-    """Return what a transformers model was loaded from."""
+    """Return the name or path that a transformers model was loaded from; None if it is unknown."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return name if isinstance(name, str) and name else None
 
@@ -104,7 +104,7 @@ def _fingerprint(model: nn.Module) -> str | None:
 
 
 def _base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of the plain network by their names in it; a tied weight has one name."""
+    """Return the base's own parameters by their names in the plain network; a tied weight has one name."""
     layers = dict(adapted_layers(model))
     names = {
         f"{path}.base.{name}": f"{path}.{name}"

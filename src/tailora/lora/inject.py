@@ -46,7 +46,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """Numbers of parameters of a network; one that is used in two places (a tied head) counts once."""
+    """The numbers of parameters of a network; a shared parameter, such as that of a tied head, counts once.
+
+    Attributes:
+        total: number of all parameters.
+        trainable: number of parameters that require gradients.
+    """
 
     total: int
     trainable: int
@@ -58,7 +63,7 @@ class ParameterTable:
 
     @property
     def percent(self) -> float:
-        """Trainable parameters in percent of the total."""
+        """Trainable parameters as a percentage of the total."""
         return 100 * self.trainable / self.total if self.total else 0.0
 
 
@@ -130,7 +135,9 @@ def _config(config: LoraConfig | None, adapter: Adapter | None, settings: Mappin
         if set_here:
             other = "config" if config is not None else "adapter"
             raise SettingsError(
-                f"given beside {other}, which has it", where=next(iter(set_here)), hint="use one or the other"
+                f"is not allowed together with {other}, which already contains it",
+                where=next(iter(set_here)),
+                hint="use one or the other",
             )
         if config is not None:
             return config
@@ -200,9 +207,9 @@ def extract(model: nn.Module) -> Adapter:
 
 
 def detach(model: nn.Module) -> None:
-    """Remove the adapter: the base layers are in their places again, with the same weight tensors.
+    """Remove the adapter, and restore the base layers with their own weight tensors.
 
-    Parameters require gradients again where they did before `attach`.
+    Parameters that required gradients before `attach` require them again.
 
     Args:
         model: a network that carries an adapter which is not merged; changed in place.

@@ -1,7 +1,7 @@
-"""Layers that hold a frozen base layer and train a low-rank branch beside it.
+"""Layers that wrap a frozen base layer and add a trainable low-rank branch.
 
-One adapter per layer, for training and for exact merging; the engine serves many adapters at once.
-`train()` and `eval()` switch the dropout and nothing else: no layer here ever merges by itself.
+They carry one adapter, for training and exact merging; the engine serves many adapters at once. `train()` and `eval()`
+switch only the dropout; a layer never merges by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from tailora.adapters.adapter import LayerKind
 
 @dataclass(frozen=True)
 class BranchShape:
-    """Shape of one branch: its rank, its final scale and the outputs that it writes (None: all of them)."""
+    """The shape of one branch.
+
+    Attributes:
+        rank: inner dimension of its factors.
+        scale: the factor before `B A x`, already alpha/rank or alpha/√rank.
+        rows: the half-open range of outputs that it writes; None for all.
+    """
 
     rank: int
     scale: float
@@ -45,18 +51,18 @@ class Branch(nn.Module):
         self.rows = rows
 
     def extra_repr(self) -> str:
-        """Rank, scale and rows, for `print(model)`."""
+        """Return rank, scale and rows, for `print(model)`."""
         return f"rank={self.lora_A.shape[0]}, scale={self.scale:g}, rows={self.rows or 'all'}"
 
 
 class LoraLayer(nn.Module):
     """Base of the four kinds of adapted layers: `y = base(x) + Σ scale · B A dropout(x)`, and DoRA's rescaling.
 
-    A and B are kept in fp32 (fp64 beside an fp64 base) and cast, never the activations. Other attributes
-    are those of the base layer, so that code which reads `layer.weight` or `layer.in_features` works unchanged.
+    A and B are stored in fp32 (fp64 with an fp64 base) and cast to the dtype of the activations. All other attributes
+    are those of the base layer, so that code that reads `layer.weight` or `layer.in_features` works unchanged.
 
     Args:
-        base: the layer to adapt; it is referenced, not copied; freezing it is left to the caller.
+        base: the layer to adapt; it is not copied, and the caller freezes it.
         branches: one shape for the whole layer, or one for each slice of a fused projection.
         dropout_p: probability of dropping an input of the branch while training.
         dora: learn a magnitude for each output (Liu et al. 2024, arXiv:2402.09353).
@@ -105,11 +111,11 @@ class LoraLayer(nn.Module):
 
     @property
     def out_features(self) -> int:
-        """The number of outputs, channels of a convolution."""
+        """Number of outputs; of a convolution, number of output channels."""
         return int(self._output_first(self.base_weight).shape[0])
 
     def a_shape(self, rank: int) -> tuple[int, ...]:
-        """The shape of A at a rank."""
+        """Return the shape of A at a rank."""
         return (rank, *self._output_first(self.base_weight).shape[1:])
 
     def b_shape(self, rank: int, rows: int) -> tuple[int, ...]:
@@ -121,9 +127,9 @@ class LoraLayer(nn.Module):
         return None
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """All branches as one pair in a dtype: A [R, in…] stacked, B [out, R…] block-placed with the scales inside.
+        """Return all branches as one pair in a dtype: A [R, in…] stacked, B [out, R…] in blocks, with the scales in B.
 
-        Gradients reach the branches through both; the casts touch the small factors only.
+        R is the sum of the ranks. Gradients reach the branches through both. Only the small factors are cast.
         """
         pairs = self.pairs
         if len(pairs) == 1 and pairs[0].rows is None:
@@ -139,15 +145,15 @@ class LoraLayer(nn.Module):
         return A.to(dtype), torch.stack(B).sum(0).to(dtype)
 
     def delta(self) -> Tensor:
-        """`Σ scale · B A` with outputs first: [out, in…], in the branches' dtype."""
+        """Return `Σ scale · B A` with outputs first: [out, in…], in the branches' dtype."""
         A, B = self.factors(self.pairs[0].lora_A.dtype)
         return (B @ A.flatten(1)).view(self.out_features, *A.shape[1:])
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """The weight that does what base and branches do together, in the base's dtype and layout, as a new tensor.
+        """Return the weight of base and branches together as a new tensor, in the base's dtype and layout.
 
-        The arithmetic is in the branches' dtype (fp32), rounded once at the end.
+        It is computed in the branches' dtype (fp32) and rounded once at the end.
         """
         delta = self.delta()
         merged = self._output_first(self.base_weight).to(delta.dtype) + delta
@@ -157,14 +163,14 @@ class LoraLayer(nn.Module):
 
     @torch.no_grad()
     def weight_norm(self) -> Tensor:
-        """The norm of each output's row of `W + scale · B A`, [out]; a constant to autograd (DoRA, section 4.3)."""
+        """Return the norm of each row of `W + scale · B A`, [out], without a gradient (DoRA, section 4.3)."""
         delta = self.delta()
         adapted = self._output_first(self.base_weight).to(delta.dtype) + delta
         norm: Tensor = torch.linalg.vector_norm(adapted.flatten(1), dim=1)
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """The adapted layer's output, in the base layer's dtype."""
+        """Return the adapted layer's output, in the base layer's dtype."""
         y: Tensor = self.base(x)
         A, B = self.factors(y.dtype)
         if self.magnitude is not None:
@@ -179,7 +185,7 @@ class LoraLayer(nn.Module):
     def _initial_pair(
         self, shape: BranchShape, dtype: torch.dtype, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """A Kaiming-uniform with a=√5 and B zero, as the LoRA reference implementation (loralib) has it."""
+        """Return A, Kaiming-uniform with a=√5, and B, zero, as in the LoRA reference implementation (loralib)."""
         low, high = shape.rows or (0, self.out_features)
         a = torch.empty(self.a_shape(shape.rank), dtype=dtype)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
@@ -189,18 +195,18 @@ class LoraLayer(nn.Module):
         return dropout(x, self.dropout_p) if self.training and self.dropout_p > 0 else x
 
     def _output_first(self, weight: Tensor) -> Tensor:
-        """Turn a weight between the base's layout and [out, in…]; its own inverse."""
+        """Convert a weight from the base's layout to [out, in…] or back; the function is its own inverse."""
         return weight
 
     def _along_outputs(self, values_O: Tensor, y: Tensor) -> Tensor:
-        """Shape one value per output so that it broadcasts over the layer's output."""
+        """Reshape one value per output, [out], so that it broadcasts over the layer's output."""
         return values_O
 
     def _compress(self, x: Tensor, A: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _add_branch(self, y: Tensor, z: Tensor, B: Tensor) -> Tensor:
-        """y + z Bᵀ as one product that accumulates into the base's output."""
+        """Return y + z Bᵀ, computed as one product that accumulates into the base's output."""
         flat = torch.addmm(y.flatten(0, -2) if y.dim() > 1 else y[None], z.reshape(-1, z.shape[-1]), B.t())
         return flat.view(y.shape)
 
@@ -235,7 +241,7 @@ class LoraEmbedding(LoraLayer):
     def _initial_pair(
         self, shape: BranchShape, dtype: torch.dtype, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """A zero and B normal, as the LoRA reference implementation has it for embeddings."""
+        """Return A, zero, and B, normally distributed, as in the LoRA reference implementation of embeddings."""
         a = torch.zeros(self.a_shape(shape.rank), dtype=dtype)
         return a, torch.empty(self.b_shape(shape.rank, self.out_features), dtype=dtype).normal_(generator=generator)
 
@@ -252,8 +258,8 @@ class LoraEmbedding(LoraLayer):
 class LoraConv(LoraLayer):
     """`nn.Conv1d`, `Conv2d` or `Conv3d` with a branch: A convolves as the base does, B is a 1×1 convolution.
 
-    With groups, A and B keep to them, so that the update stays of the base's form and can be merged;
-    the rank must then be a multiple of the groups.
+    In a grouped convolution, A and B are grouped as well, so that the update has the base's shape and can be merged.
+    The rank must then be a multiple of the number of groups.
     """
 
     kind = "conv"
@@ -267,12 +273,12 @@ class LoraConv(LoraLayer):
         return (rows, rank // self._conv.groups, *[1] * len(self._conv.kernel_size))
 
     def rank_fault(self, rank: int) -> str | None:
-        """The groups of a convolution share the rank equally."""
+        """Return a message unless the rank is a multiple of the number of groups."""
         groups = self._conv.groups
         return f"rank {rank} is not a multiple of the convolution's {groups} groups" if rank % groups else None
 
     def delta(self) -> Tensor:
-        """`scale · B A` as a kernel, [out, in/groups, *kernel]."""
+        """Return `scale · B A` as a kernel, [out, in/groups, *kernel]."""
         A, B = self.factors(self.pairs[0].lora_A.dtype)
         groups = self._conv.groups
         blocks = B.flatten(1).view(groups, -1, B.shape[1]) @ A.flatten(1).view(groups, B.shape[1], -1)
@@ -291,11 +297,11 @@ class LoraConv(LoraLayer):
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Inverted dropout; on a CPU, where drawing is not done in parallel, four draws come from each random word.
+    """Apply inverted dropout; on a CPU, whose generator is sequential, each random word decides over four values.
 
     Args:
-        x: of any shape.
-        p: probability of dropping, on a CPU rounded to a multiple of 2^-16.
+        x: a tensor of any shape.
+        p: probability of dropping a value, on a CPU rounded to a multiple of 2^-16.
     """
     if x.device.type != "cpu":
         return F.dropout(x, p, training=True)
@@ -313,11 +319,12 @@ LAYERS: dict[LayerKind, type[LoraLayer]] = {
 
 
 def kind_of(module: nn.Module) -> LayerKind | None:
-    """How a module can be adapted; None where it cannot.
+    """Return the kind of a module that can be adapted; None if it cannot.
 
-    Subclasses that change `forward` are left alone (quantised layers among them: a delta merged into 4 or 8 bits
-    would be rounded away), and so is the output projection of `nn.MultiheadAttention`, whose weight is read past
-    its `forward`. GPT-2's Conv1D is known by its name and fields, so that transformers need not be installed.
+    Subclasses with another `forward` are excluded. Quantised layers are among them: rounding to 4 or 8 bits would
+    remove a merged update. The output projection of `nn.MultiheadAttention` is excluded as well, since its weight is
+    used without its `forward`. GPT-2's Conv1D is recognised by its name and attributes, so that transformers need not
+    be installed.
     """
     forward = type(module).forward
     if isinstance(module, nn.Linear):

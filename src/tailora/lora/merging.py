@@ -1,7 +1,7 @@
 """Merge an adapter into the weights of its base, and unmerge it again bit for bit.
 
-No weight is written in place: a merged layer gets a new parameter, so a weight that is tied to another layer leaves
-that layer alone, and the original parameter, if it is kept, is restored as the same object.
+No weight is changed in place: a merged layer gets a new parameter. So another layer with the same (tied) weight is
+unaffected, and unmerging restores the original parameter itself.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tailora.lora.layers import LoraLayer
 
 
 def merge(model: nn.Module, keep: bool = False) -> None:
-    """Merge the adapter: the adapted layers become plain ones that compute the same, in the base's dtype.
+    """Merge the adapter: replace the adapted layers by plain ones that compute the same, in the base's dtype.
 
-    The sums are in fp32, rounded once. Where an adapted weight is tied (an embedding and its head), only the adapted
-    layer gets the new weight, and `config.tie_word_embeddings` becomes False, so that the network survives saving
-    and loading.
+    Sums are computed in fp32 and rounded once. If an adapted weight is tied (an embedding and its head), only the
+    adapted layer gets the new weight, and `config.tie_word_embeddings` becomes False, so that saving and loading
+    preserve both.
 
     Args:
         model: a network that carries an adapter; changed in place.
-        keep: keep the base's own weights and the adapter for `unmerge`, which takes the memory of both.
+        keep: keep the base's own weights and the adapter in memory for `unmerge`.
 
     Raises:
-        AdapterError: the network carries no adapter, or the adapter is merged already.
+        AdapterError: the network carries no adapter, or the adapter is already merged.
     """
     attachment = require_attachment(model)
     layers = [layer for _, layer in adapted_layers(model)]
@@ -57,7 +57,7 @@ def merge(model: nn.Module, keep: bool = False) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo `merge(model, keep=True)`: every base weight is the original tensor again, beside its adapter.
+    """Undo `merge(model, keep=True)`: restore the original base weights and the adapter.
 
     Args:
         model: a network whose adapter is merged; changed in place.
@@ -82,7 +82,7 @@ def unmerge(model: nn.Module) -> None:
 
 
 def restore_requires_grad(model: nn.Module, attachment: Attachment) -> None:
-    """Give the parameters of a plain network back what they had before the adapter froze them."""
+    """Restore `requires_grad` of the parameters of a plain network to what it was before `attach`."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(attachment.requires_grad[name])
 
@@ -94,7 +94,7 @@ def _put_weight(layer: LoraLayer, weight: nn.Parameter) -> nn.Parameter:
 
 
 def _tied_configs(model: nn.Module, layers: Iterable[LoraLayer]) -> list[Any]:
-    """The configurations that say "tied", if a weight about to be merged is also another layer's."""
+    """Return the configurations that tie embeddings, if a weight to be merged is shared with another layer."""
     holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     if all(holders[id(layer.base_weight)] < 2 for layer in layers):
         return []

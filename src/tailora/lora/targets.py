@@ -1,4 +1,4 @@
-"""Which modules of a network its targets name, and which slices of the fused ones."""
+"""The modules of a network that targets select, and the slices of fused ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Plan = dict[str, tuple[Rows, ...] | None]
 
 
 def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Plan:
-    """Find the modules that the targets mean.
+    """Find the modules that the targets select.
 
-    Where one target means a whole fused layer and another a slice of it, the whole layer is adapted.
+    If one target selects a whole fused layer and another a slice of it, the whole layer is adapted.
 
     Args:
         model: any network.
@@ -47,7 +47,7 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
 
 
 def head_of(model: nn.Module, family: Family = UNKNOWN) -> nn.Module | None:
-    """The vocabulary projection: what the model itself says, else the module with the family's name for it."""
+    """Return the vocabulary projection that the model reports, else the module with the family's name for it."""
     getter = getattr(model, "get_output_embeddings", None)
     if callable(getter):
         head = getter()
@@ -92,7 +92,7 @@ def _nothing_matches(target: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _choices(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
-    """The ends of the paths that can be adapted, most frequent first, and the meanings."""
+    """Return a hint with the ends of paths that can be adapted, most frequent first, and the groups of layers."""
     ends = Counter(_end(name) for name, module in modules.items() if kind_of(module))
     if not ends:
         return "use another network: no layer of this one can be adapted"
@@ -102,7 +102,7 @@ def _choices(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
 
 
 def _end(name: str) -> str:
-    """A path's end after its last index, which is what repeats from block to block."""
+    """Return the end of a path after its last index, which repeats from block to block."""
     steps = name.split(".")
     last = max((place for place, step in enumerate(steps) if step.isdigit()), default=-1)
     return ".".join(steps[last + 1 :]) or name

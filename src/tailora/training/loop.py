@@ -305,7 +305,7 @@ class _Run:
         if self.outcome.initial_loss is not None and self.outcome.initial_loss > 0.95 * chance:
             self.outcome.warnings.append(
                 f"the base predicts no better than chance: {self.outcome.initial_loss:.2f} nats per token, and "
-                f"guessing among {vocabulary} tokens has {chance:.2f}; check that its weights and tokenizer belong together"
+                f"guessing among {vocabulary} tokens has {chance:.2f}; check that its weights belong to its tokenizer"
             )
 
     def interrupt(self) -> None:

@@ -128,7 +128,7 @@ def save(
         state |= {f"{module}.lora_A": pair.a, f"{module}.lora_B": pair.b}
     convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in written.items() if pair.kernel}
     state |= {convolutions.get(name, name): bias for name, bias in adapter.biases.items()}
-    faults += [f"{name} holds values that are not finite" for name, v in state.items() if not np.isfinite(v).all()]
+    faults += [f"{name} contains values that are not finite" for name, v in state.items() if not np.isfinite(v).all()]
     _raise_for(faults, Path(path))
     # A copy: torch would otherwise share memory with, and save in full, whatever array a value is a view of.
     content: dict[str, Any] = {prefix + name: torch.tensor(value) for name, value in state.items()}
@@ -231,7 +231,7 @@ def _array(name: str, tensor: Any, dimensions: int, faults: list[str]) -> Array:
         array: Array = torch_array(tensor).astype(np.float32, copy=False)
         if np.isfinite(array).all():
             return array
-        fault = "holds values that are not finite"
+        fault = "contains values that are not finite"
     except ValueError as error:
         fault = str(error)
     faults.append(f"{name} {fault}")

@@ -54,7 +54,7 @@ def save(adapter: Adapter, folder: Path) -> None:
         folder: the folder; its parents are created.
 
     Raises:
-        AdapterError: the adapter is empty, holds values that are not finite, or cannot be represented by PEFT.
+        AdapterError: the adapter is empty, contains values that are not finite, or cannot be represented by PEFT.
     """
     problems = list(_unwritable(adapter))
     if problems:
@@ -108,13 +108,13 @@ def _unwritable(adapter: Adapter) -> list[str]:
         tensors = [tensor for branch in layer.branches for tensor in (branch.a, branch.b)]
         tensors += [] if layer.magnitude is None else [layer.magnitude]
         if not all(np.isfinite(tensor).all() for tensor in tensors):
-            problems.append(f"{name} holds values that are not finite")
+            problems.append(f"{name} contains values that are not finite")
         if len(layer.branches) != 1 and layer.kind not in ("linear", "gpt2_conv1d"):
             problems.append(f"{name} is a {layer.kind} layer with {len(layer.branches)} branches")
         if _groups(layer.branches[0].a, layer.branches[0].b) > 1 and layer.magnitude is not None:
             problems.append(f"{name}: PEFT has no DoRA for grouped convolutions")
     problems += [
-        f"{name} holds values that are not finite" for name, b in adapter.biases.items() if not np.isfinite(b).all()
+        f"{name} contains values that are not finite" for name, b in adapter.biases.items() if not np.isfinite(b).all()
     ]
     if len({layer.magnitude is None for layer in adapter.layers.values()}) > 1:
         problems.append("PEFT has DoRA on all layers or on none, and this adapter has it on some")

@@ -94,7 +94,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], slices: Sequence[bool] | None = 
             continue
         names.add(match["adapter1"] or match["adapter2"] or match["adapter3"])
         if not np.isfinite(tensor).all():
-            sorted_.problems.append(f"{key} holds values that are not finite")
+            sorted_.problems.append(f"{key} contains values that are not finite")
         module = match["module"]
         if match["bias"]:
             sorted_.biases[f"{module}.bias"] = tensor
