@@ -237,7 +237,7 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str, data: Pa
 
 
 def test_files_that_do_not_fit(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds 2 texts for 3 records"):
+    with pytest.raises(DataError, match="contains 2 texts for 3 records"):
         evaluate(tmp_path, data, texts=written(tmp_path, TEXTS[:2]))
     with pytest.raises(DataError, match=r"broken.jsonl:1: has no 'text'"):
         evaluate(tmp_path, data, texts=written(tmp_path, ["{}"], "broken.jsonl"))
@@ -379,7 +379,9 @@ def test_counts_that_are_neither_of_records_nor_of_rows_are_refused(grouped: Pat
     for count in (1, 2, 4, 6, 7):
         texts = [f"Text {number} ." for number in range(count)]
         lines = {"texts.txt": texts, "texts.jsonl": as_rows(texts), "texts.json": [json.dumps(texts)]}[form]
-        message = rf"holds {count} texts? for 3 records \(5 rows\).*give one text for each record, or one for each row"
+        message = (
+            rf"contains {count} texts? for 3 records \(5 rows\).*give one text for each record, or one for each row"
+        )
         with pytest.raises(DataError, match=message):
             evaluate(tmp_path, grouped, texts=written(tmp_path, lines, form), metrics=("bleu",))
 

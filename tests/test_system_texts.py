@@ -161,13 +161,13 @@ WRONG = [
     ('{"text": "a"}\nb\n{"text": "c"}\n', r":2: "),
     ('{"text": "a", "prediction": "b"}\n' * 3, r":1: has 'text' and 'prediction'"),
     ('[{"text": "a"}, {"text": null}, {"text": "c"}]', r": entry 2: the text is null"),
-    ('["a", null, "c"]', r": (entry 2: the text is null|holds 1 text for 3)"),
-    ('{"text": "a"}\n{"text": "b"}\n', r": holds 2 texts for 3 records"),
-    ('{"id": 1, "text": "a"}\n{"id": 3, "text": "b"}\n', r": holds 2 texts for 3 records, .* is '2'"),
+    ('["a", null, "c"]', r": (entry 2: the text is null|contains 1 text for 3)"),
+    ('{"text": "a"}\n{"text": "b"}\n', r": contains 2 texts for 3 records"),
+    ('{"id": 1, "text": "a"}\n{"id": 3, "text": "b"}\n', r": contains 2 texts for 3 records, .* is '2'"),
     ('{"text": "a"}\n{"text": "b \\ud83d"}\n{"text": "c"}\n', r":2: the text has half of a surrogate pair"),
     ('["a", "b", "\\udc00"]', r": entry 3: the text has half of a surrogate pair"),
     ('{"text": "a"}\n{"text": "b", "text": "c"}\n{"text": "d"}\n', r":2: the key 'text' occurs twice"),
-    ('["a", "b"]', r": holds (2 texts|1 text) for 3 records"),
+    ('["a", "b"]', r": contains (2 texts|1 text) for 3 records"),
     ('{"a": "x", "b": "y", "c": "z"}', r":1: has no 'text'"),
     (
         '{"custom_id": "1", "response": null, "error": {"message": "too long"}}\n' * 3,
@@ -196,7 +196,7 @@ def test_files_that_say_they_are_json_and_are_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["a\nb\n", "a\nb\nc\nd\n", "a\nb\nc\n\nd\n", "\n"])
 def test_other_numbers_of_lines(content: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds \d texts? for 3 records; give one text for each record"):
+    with pytest.raises(DataError, match=r"contains \d texts? for 3 records; give one text for each record"):
         read_texts(saved(tmp_path, "a.txt", content), IDS)
 
 

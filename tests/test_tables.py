@@ -101,7 +101,7 @@ def test_a_column_without_a_name_is_never_a_fact(tmp_path: Path, header: str) ->
     assert [fact.attribute for fact in data.records[0].facts] == ["name", "area", "source"]
     assert len(data.notes) == 2
     assert data.notes[0].startswith("column 1 ")
-    assert "'source' is read as a fact, but holds web addresses" in data.notes[1]
+    assert "'source' is read as a fact, but contains web addresses" in data.notes[1]
     with pytest.warns(DataWarning) as warned:
         read(path)
     assert [str(each.message) for each in warned] == [f"{path}: {note}" for note in data.notes]
@@ -199,10 +199,12 @@ LONG = "Blue Door is a friendly little pub by the river that serves cheap Thai f
 def test_a_column_of_long_texts_is_reported_whatever_its_name(tmp_path: Path, name: str) -> None:
     rows = "".join(f"n{number},pub,{LONG} {number},A text.\n" for number in range(4))
     (note,) = load(saved(tmp_path, "a.csv", f"name,type,{name},text\n{rows}")).notes
-    assert f"if it holds the texts, add --columns text={name}" in note
+    assert f"if it contains the texts, add --columns text={name}" in note
     unused = load(saved(tmp_path, "a.csv", f"name,type,{name},text\n{rows}"), texts="unused")
     assert unused.notes == (note,)
-    with pytest.raises(DataError, match=f"there is no column 'text'; if '{name}' holds the texts, add --columns text="):
+    with pytest.raises(
+        DataError, match=f"there is no column 'text'; if '{name}' contains the texts, add --columns text="
+    ):
         load(saved(tmp_path, "b.csv", f"name,type,{name}\n" + rows.replace(",A text.", "")))
 
 
@@ -251,7 +253,7 @@ def test_e2e_with_a_mapping_and_with_further_columns(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", 'mr,target,annotator\n"name[Blue Door]",A pub.,x\n')
     data = load(path, columns={"text": "target"})
     assert (data.records[0].facts, data.records[0].references) == (facts(("name", "Blue Door")), ("A pub.",))
-    assert data.notes == ("beside the meaning representations, this column is not read: 'annotator'",)
+    assert data.notes == ("only the meaning representations are read, not the column 'annotator'",)
     with pytest.raises(DataError, match="there is no column 'ref'"):
         read(path)
     titled = saved(tmp_path, "b.csv", "mr,name,text\nyes,Smith,Mr Smith.\n")

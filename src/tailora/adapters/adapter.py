@@ -113,7 +113,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """The number of values in it."""
+        """Number of values."""
         layers = sum(
             sum(branch.a.size + branch.b.size for branch in layer.branches)
             + (0 if layer.magnitude is None else layer.magnitude.size)
@@ -123,7 +123,7 @@ class Adapter:
 
 
 def changes_nothing(adapter: Adapter) -> bool:
-    """Whether the adapter has no effect on any base: every branch has a factor or a scale of zero.
+    """Return whether the adapter has no effect on any base: every branch has a factor or a scale of zero.
 
     Trained biases and magnitudes count as an effect, because the values they replace are unknown here.
     """
@@ -134,7 +134,7 @@ def changes_nothing(adapter: Adapter) -> bool:
 
 
 def require_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
-    """Raise unless an adapter was trained on a base's weights; warn where that is unknown.
+    """Check that an adapter was trained on a base's weights; warn if that is unknown.
 
     Args:
         adapter: the adapter.

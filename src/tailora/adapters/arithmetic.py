@@ -17,7 +17,7 @@ _PROMPT_FIELDS = ("prompt_form", "linearization", "bos_token_ids", "end_token_id
 
 
 def folded(adapter: Adapter) -> Adapter:
-    """The same adapter with one pair of factors per layer over all outputs, and the scale in B: alpha equals the rank.
+    """Return the same adapter with one pair of factors per layer over all outputs, and the scale in B (alpha = rank).
 
     For programs without slices or rank-stabilised scaling, and for those that read alpha as the scale itself. Slices of
     ranks r1, r2, … become one pair of rank r1 + r2 + …, each block of B in its own rows and columns.
@@ -58,7 +58,7 @@ def _folded(layer: LayerAdapter) -> LayerAdapter:
 
 
 def difference(one: Adapter, other: Adapter) -> float:
-    """The largest difference between two adapters' updates, relative to the largest value of that layer's update.
+    """Return the largest difference between two adapters' updates, relative to the layer's largest value.
 
     Returns:
         The difference in the worst layer; infinite where the adapters differ in layers or outputs.
@@ -91,7 +91,7 @@ def _update(branch: LowRank) -> Array:
 def combined(
     adapters: Sequence[Adapter], weights: Sequence[float], *, how: Combination = "concat", rank: int | None = None
 ) -> Adapter:
-    """One adapter whose update of every layer is the weighted sum of the adapters' updates.
+    """Return one adapter whose update of every layer is the weighted sum of the adapters' updates.
 
     The updates are summed, not the factors: a sum of factors (PEFT's "linear") contains products of one adapter's A and
     another's B.

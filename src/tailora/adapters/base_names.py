@@ -39,7 +39,7 @@ def pinned(name: str, revision: str | None) -> str:
 
 
 def hub_name(base_name: str | None) -> tuple[str | None, str | None]:
-    """What other programs know a base as, and the hub revision that its name pins.
+    """Return the name of a base in other programs, and the hub revision that its name pins.
 
     The name is the hub's id of a model of the catalogue, None for a bundled model, and the name itself for any other.
     """

@@ -82,7 +82,7 @@ _PLAIN_PATH = re.compile(r"[\w.-]+")
 
 
 def matches(pattern: str, module: str) -> bool:
-    """Whether a pattern names a module path: the whole of it, or its end from a dot on (PEFT's rule).
+    """Return whether a pattern matches a module path: the whole of it, or its end after a dot (PEFT's rule).
 
     A pattern of letters, digits, dots and dashes is a path, so its dots are dots; any other is a regular expression.
     """

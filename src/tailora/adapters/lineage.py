@@ -1,4 +1,4 @@
-"""The adapters that a merged model was made of: what its folder records of them, and where they are found again."""
+"""The adapters that were merged into a model: how its folder records them, and how they are located again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MergedAdapter(NamedTuple):
 
 
 def entries(adapters: Sequence[MergedAdapter], model: Path) -> list[dict[str, Any]]:
-    """What the folder of a merged model records of its adapters, as JSON values.
+    """Return the record of the adapters that were merged into a model, as JSON values.
 
     Both paths are valid from any working directory: an absolute one, and one relative to the model's folder, which
     stays valid where both were moved together. The hash of the content detects another adapter at the same path.
@@ -39,7 +39,7 @@ def entries(adapters: Sequence[MergedAdapter], model: Path) -> list[dict[str, An
 
 
 def find(recorded: Sequence[Mapping[str, Any]], svd: int | None, model: Path) -> Path | Adapter | None:
-    """The adapter whose update a merged model contains: its path, or the sum of several; None if there is none.
+    """Return the adapter that a merged model contains: its path, or the sum of several; None if there is none.
 
     Args:
         recorded: what `entries` made.

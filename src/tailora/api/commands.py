@@ -1,4 +1,4 @@
-"""Commands that work on files, as functions: their flags are keyword arguments, `--json`'s object is the result."""
+"""Commands that work on files, as functions: flags are keyword arguments, and the result is the object of `--json`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def convert(adapter: Place, output: Place, **settings: Unpack[options.ConvertOpt
 
 
 def quantize(output: Place, **settings: Unpack[options.QuantizeOptions]) -> dict[str, Any]:
-    """Write a model in 8 or 16 bits, with an adapter beside it or merged into it, and measure what that costs.
+    """Write a model in 8 or 16 bits, with an adapter next to it or merged into it, and measure the loss of quality.
 
     Args:
         output: the folder to write.
@@ -129,7 +129,7 @@ def tune(data: Source, *, valid: Source | None = None, **settings: Unpack[option
 
 
 def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any]:
-    """Describe what data holds, and fail on what looks wrong in it.
+    """Describe the content of data, and fail if something in it looks wrong.
 
     Args:
         data: see `tailora.train`.

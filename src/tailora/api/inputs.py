@@ -1,4 +1,4 @@
-"""Data that a Python user has in hand: paths, dictionaries, data frames, records."""
+"""Data of a Python program: paths, dictionaries, data frames, records."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_data(
     trained: TrainedReading | None = None,
     **options: Any,
 ) -> DataFile:
-    """Read what `read_records` reads, rows and records; what the user should know is printed to standard error.
+    """Read rows and records from what `read_records` accepts, and print warnings to standard error.
 
     `trained` is how the training of the adapter in use read its data, for what the options leave open.
     """
@@ -86,7 +86,7 @@ def as_place(source: Source, folder: Path) -> str:
 
 
 def is_place(source: Source) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether a source names a file or data set instead of holding rows."""
+    """Return whether a source names a file or data set, instead of being rows in memory."""
     return isinstance(source, str | os.PathLike)
 
 
@@ -135,7 +135,7 @@ def _is_series(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it: missing values are null, numpy's numbers are numbers, other objects are their text."""
+    """Return a cell as a JSON value: missing values become null, numpy numbers numbers, other objects text."""
     if type(value).__module__ == "numpy":
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 BASE: Final = ""
 """The name of the base model without an adapter."""
 ONLY: Final = "adapter"
-"""The name of an adapter that was given without one."""
+"""The name of an adapter that the caller did not name."""
 Place = str | os.PathLike[str]
 
 
 class Text(str):
-    """A generated text: a string that knows how it came about.
+    """A generated text: a string with details of its generation.
 
     Attributes:
         token_ids: the tokens, with the end-of-text token if the model wrote it.
@@ -79,7 +79,7 @@ def load(
     cache_tokens: int = 16384,
     **settings: Unpack[EngineOptions],
 ) -> Model:
-    """Load a base model with any number of adapters beside it.
+    """Load a base model with any number of adapters.
 
     Args:
         base: a name (see `tailora models`), a folder or a hub id; by default the one that the adapters name.
@@ -140,12 +140,12 @@ class Model:
 
     @property
     def backend(self) -> str:
-        """What computes: "openvino" or "torch"."""
+        """The engine's backend: "openvino" or "torch"."""
         return self._running.backend
 
     @property
     def precision(self) -> str:
-        """The type of the matrix products: "int8", "bf16" or "fp32"."""
+        """The precision of the matrix products: "int8", "bf16" or "fp32"."""
         return self._running.precision
 
     @overload
@@ -214,7 +214,7 @@ class Model:
         return self._pieces(self._begin(prompt, settings), settings.stop)
 
     def prompt_ids(self, record: Row, *, adapter: str | None = None) -> list[int]:
-        """The token ids of the prompt that `generate` writes after.
+        """Return the token ids of the prompt that `generate` uses for a record.
 
         Args:
             record: see `generate`.
@@ -256,7 +256,7 @@ class Model:
         self._setup = replace(setup, adapters={**setup.adapters, name: loaded})
 
     def remove_adapter(self, name: str) -> None:
-        """Forget an adapter that no text in work uses.
+        """Remove an adapter that no text in progress uses.
 
         Raises:
             SettingsError: there is no adapter of this name.
@@ -270,7 +270,7 @@ class Model:
         )
 
     def close(self) -> None:
-        """Stop writing and free the memory; texts in work end with an error. Closing twice is allowed."""
+        """Stop writing and free the memory; texts in progress end with an error. Closing twice is allowed."""
         self._worker.close()
 
     def __enter__(self) -> Self:
@@ -309,16 +309,16 @@ class Model:
         return self._worker.submit(request)
 
     def _write(self, prompts: Sequence[Prompt], settings: DecodingSettings, report: Any) -> list[Generation]:
-        """What is written after each prompt; equal prompts are written once."""
+        """Return the completions of each prompt; equal prompts are computed once."""
         streams: dict[Prompt, Stream] = {}
         generations: dict[Prompt, Generation] = {}
         try:
             for prompt in dict.fromkeys(prompts):
                 streams[prompt] = self._begin(prompt, settings)
             for prompt, stream in streams.items():
-                made = generation_of(self._running.tokenizer, len(prompt.tokens), stream.result(), settings.stop)
-                generations[prompt] = made
-                report(prompts.count(prompt), made.completion_tokens)
+                generation = generation_of(self._running.tokenizer, len(prompt.tokens), stream.result(), settings.stop)
+                generations[prompt] = generation
+                report(prompts.count(prompt), generation.completion_tokens)
         finally:
             for prompt in streams.keys() - generations.keys():
                 with contextlib.suppress(RuntimeError):  # the worker is closed

@@ -59,7 +59,7 @@ class Scores(Mapping[str, Score]):
         return len(self._scores)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report page, with the worst texts and their slot errors, to an HTML file; returns its path."""
+        """Write the report page, with the worst texts and their slot errors, to an HTML file; return its path."""
         write_text(path, self._page)
         return Path(path)
 
@@ -107,7 +107,7 @@ def evaluate(
         against: another system's texts for the same records, to compare with.
         metrics: names; by default those that the field reports of such records.
         tokenizer: a sacrebleu tokenizer for the metrics that count tokens; by default the official scripts' own.
-        slot_rules: file of rules how texts say values, beside the bundled ones.
+        slot_rules: file of rules on how texts express values, in addition to the bundled ones.
         draws: resamples of the records that the 95% intervals come from.
         show: texts in the report page, the worst first.
         reading: `format`, `columns`, `language` and `all_texts`; see `tailora.read_records`.

@@ -1,4 +1,4 @@
-"""`tailora.train`, and what a training run leaves behind."""
+"""`tailora.train`, and the result of a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished training run: the run directory on disk, and what it says.
+    """A finished training run: its run directory on disk, and the content of that.
 
     A run is small and can be pickled; it reads its files when they are asked for. It is a path-like object, so that it
     can be given wherever the path of an adapter is expected.
@@ -108,7 +108,7 @@ def train(data: Source, *, valid: Source | None = None, **settings: Unpack[Train
 
     Args:
         data: a file, a folder of splits, the name of a data set, or rows in memory: dictionaries with a "text" (or
-            "texts"), `Record`s, or a data frame. Rows in memory are kept beside the run directory, in a folder `data`.
+            "texts"), `Record`s, or a data frame. Rows in memory are stored in `data`, next to the run directory.
         valid: records to validate on, likewise; by default the data's own split `valid`, if it has splits.
         settings: base, method, rank, targets, epochs, learning_rate, output, …; `tailora train --help` lists them.
 

@@ -97,18 +97,23 @@ def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
 
 
 def _may_pass(status: int) -> bool:
-    """Whether a status means that the server is busy or failing, not that the file is missing."""
+    """Return whether a status means that the server is busy or failing, not that the file is missing."""
     return status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY
 
 
 def _pause(error: urllib.error.HTTPError, attempt: int) -> float:
-    """Seconds to wait before the next attempt: what the server asks for (Retry-After), else longer each time."""
+    """Return the seconds to wait before the next attempt: Retry-After if the server sends it, else growing."""
     asked = error.headers.get("Retry-After", "")
     return min(float(asked) if asked.isdecimal() else _PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
 
 
 def _append(url: str, part: Path, timeout: float) -> None:
-    """Fetch what is missing of `part`; raises `OSError` or `HTTPException` when the connection breaks."""
+    """Fetch the missing rest of `part`.
+
+    Raises:
+        OSError: the connection broke.
+        HTTPException: the connection broke.
+    """
     have = part.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=timeout) as answer, part.open("ab") as file:

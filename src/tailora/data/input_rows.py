@@ -1,4 +1,4 @@
-"""The rows of a data file beside the records that they are gathered into."""
+"""The rows of a data file, and the records into which they are gathered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class InputRows:
-    """The rows of a data file beside the records that they are gathered into.
+    """The rows of a data file, and the records into which they are gathered.
 
     Attributes:
         ids: of the rows, in the order of the file.
@@ -34,7 +34,7 @@ class InputRows:
 
     @property
     def count(self) -> int:
-        """How many records the rows are gathered into."""
+        """Number of records into which the rows are gathered."""
         return len(set(self.places))
 
     def spread(self, values: Sequence[T]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Choosing the texts of one language, in files that hold several."""
+"""Choosing the texts of one language from files with several."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def in_language(
     if language is None and len(counts) > 1:
         if trained is None or not (trained == ALL or any(matches(tag, trained) for tag in counts)):
             names = [spellings[tag] for tag, _ in counts.most_common(_SUGGESTED)] + [ALL]
-            what = f"holds texts in several languages ({shown})"
+            what = f"contains texts in several languages ({shown})"
             hint = f"choose one with {' or '.join(f'--language {name}' for name in names)}"
             raise DataError(what, where=where, hint=hint)
         language = trained
@@ -60,7 +60,7 @@ def in_language(
         return [part for row in rows for part in _by_language(row, spellings)]
     wanted = [tag for tag in counts if matches(tag, language)]
     if not wanted and (needed or counts):
-        what = f"holds no text in the language {language!r}"
+        what = f"contains no text in the language {language!r}"
         hint = f"choose one of those that it names ({shown})" if counts else "leave --language out: it names none"
         raise DataError(what, where=where, hint=hint)
     name = spellings[wanted[0]] if len(wanted) == 1 else language
@@ -79,7 +79,7 @@ def _of_language(row: Row, language: str | None) -> Row:
 
 
 def _by_language(row: Row, spellings: dict[str, str]) -> list[Row]:
-    """One row for each language of a row's texts."""
+    """Return one row for each language of a row's texts."""
     languages: dict[str | None, list[Text]] = {}
     for text in row.texts:
         name = None if text.language is None else spellings[same_tag(text.language)]

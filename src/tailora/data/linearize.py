@@ -50,7 +50,7 @@ def linearize(record: Record, style: str = "paper") -> str:
 
 
 def written_name(attribute: str, style: str) -> str:
-    """The name of an attribute as a style writes it."""
+    """Return the name of an attribute as a style writes it."""
     if style == "paper":
         return _PAPER_NAMES.get(attribute, attribute)
     return _words(_CAMEL.sub(" ", attribute)).lower()

@@ -140,7 +140,7 @@ def _is_finished(text: str) -> bool:
 
 
 def _look(record: Record, codes: Set[Fact], sentences: bool, listed: Container[str]) -> list[tuple[str, str]]:
-    """(kind, detail) of what one record shows on its own."""
+    """Return (kind, detail) of each finding in a single record."""
     noticed = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
     noticed += [
         ("placeholder", f"{fact.attribute}: {fact.value}") for fact in record.facts if _is_placeholder(fact.value)
@@ -165,9 +165,9 @@ def _look(record: Record, codes: Set[Fact], sentences: bool, listed: Container[s
 
 
 def _odd_attributes(splits: Iterable[Sequence[Record]]) -> list[Finding]:
-    """Attributes of the records themselves that are probably no facts in some split, each reported once."""
+    """Return a finding for each attribute of the records themselves that is probably not a fact in some split."""
     clauses: dict[str, str] = {}
-    for records in splits:  # row numbers begin anew in each
+    for records in splits:  # row numbers restart in each split
         values: dict[str, list[str]] = defaultdict(list)
         for record in records:
             for fact in record.facts:
@@ -186,7 +186,7 @@ def _is_placeholder(value: str) -> bool:
 
 
 def _conflicts(facts: Sequence[Fact], listed: Container[str]) -> list[str]:
-    """Attributes of the record itself with several values that are not a list; triples may have several objects."""
+    """Return the attributes of the record itself that have several values without a list; triples are not checked."""
     values: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
         if fact.subject is None and fact.attribute not in listed:
@@ -195,14 +195,14 @@ def _conflicts(facts: Sequence[Fact], listed: Container[str]) -> list[str]:
 
 
 def _unsaid(record: Record) -> list[Fact]:
-    """The facts of which no word occurs in any text, in whatever spelling and order."""
+    """Return the facts none of whose words occurs in a text, ignoring case and order."""
     said = {word for text in record.references for word in _words(text)}
     values = [(fact, _words(fact.value)) for fact in record.facts]
     return [fact for fact, words in values if words and not words & {"yes", "no", "true", "false"} and not words & said]
 
 
 def _codes(records: Sequence[Record]) -> set[Fact]:
-    """Values that most texts express in other words ("changes: none" as "direct"), without their subjects."""
+    """Return the values that most texts express in other words ("changes: none" as "direct"), without subjects."""
     written = [record for record in records if record.references]
     all_uses = Counter(_plain(fact) for record in written for fact in record.facts)
     unsaid = Counter(_plain(fact) for record in written for fact in _unsaid(record))

@@ -16,16 +16,16 @@ ADDED_TOKENS = "added_tokens.json"
 
 
 def read_model_file(folder: Path, name: str, *, optional: bool = True) -> dict[str, Any]:
-    """The object in one of a model folder's JSON files; empty where an optional file does not exist.
+    """Return the object in one of a model folder's JSON files; empty if an optional file does not exist.
 
     Raises:
-        ModelError: the file is missing, is not valid JSON, or holds something other than an object.
+        ModelError: the file is missing, is not valid JSON, or contains something other than an object.
     """
     return read_json_object(folder / name, ModelError, hint="fetch the model again", optional=optional)
 
 
 def special_token(folder: Path, name: str) -> str | None:
-    """A special token, such as "eos_token", as tokenizer_config.json or else special_tokens_map.json spells it."""
+    """Return a special token, such as "eos_token", from tokenizer_config.json or else special_tokens_map.json."""
     named = read_model_file(folder, TOKENIZER_CONFIG).get(name) or read_model_file(folder, SPECIAL_TOKENS).get(name)
     token = named.get("content") if isinstance(named, dict) else named
     return token if isinstance(token, str) else None

@@ -40,11 +40,11 @@ _OTHER_FOLDERS = (
     ("scores.json", "the output folder of `tailora evaluate`", "give records"),
     ("config.json", "a model", "give records; use the model with --base"),
 )
-"""Files by which a folder that holds no data is recognised, what it is, and the hint."""
+"""Files by which folders other than data are recognised, what they are, and the hint."""
 
 
 class DataWarning(UserWarning):
-    """Something in a data file that is read, but is probably not what its owner means."""
+    """Warns of something in a data file that can be read but is probably a mistake."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class DataFile:
         format: one of `FORMATS`.
         rows: one record for each row of the file, in its order.
         records: rows that differ in their texts only, gathered into one record with several references.
-        places: for each row, the number of its record in `records`.
-        notes: sentences for the user on what is probably not intended, such as columns without a name.
-        left_out: how many texts were left out because annotators marked them as faulty.
-        listed: attributes to which some row gives a list of values.
+        places: for each row, the index of its record in `records`.
+        notes: sentences for the user on probable mistakes, such as columns without a name.
+        left_out: number of texts that were left out because annotators marked them as faulty.
+        listed: attributes that have a list of values in some row.
         columns_from_training: the rows were read with the columns of an adapter's training.
     """
 
@@ -75,14 +75,14 @@ class DataFile:
 
 
 def read(source: str | Path, **options: Any) -> list[Record]:
-    """Read records: those of `load`, or with `texts="unused"` one for each row.
+    """Read the records of a file; with `texts="unused"`, one record for each row.
 
     Args:
         source: see `load`.
         options: see `load`.
 
     Warns:
-        DataWarning: what is read is probably not what the file's owner means.
+        DataWarning: the file probably contains a mistake.
     """
     data = load(source, **options)
     for note in data.notes:
@@ -93,7 +93,7 @@ def read(source: str | Path, **options: Any) -> list[Record]:
 def load(
     source: str | Path,
     *,
-    format: str | None = None,  # the word users know
+    format: str | None = None,
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     language: str | None = None,
@@ -104,14 +104,14 @@ def load(
     """Read a file with records.
 
     Args:
-        source: a file (plain or compressed), a folder that holds a file for each split, or, where no such path exists,
-            the name of a bundled sample (`restaurants`) or of a known data set (`e2e`, fetched once and kept).
-        format: one of `FORMATS`; by default recognised by the content, and by the name where that leaves it open.
-        columns: for tables and lists of plain objects, which column is what: see `readers.tables.parse_rows`.
-        split: `train`, `valid` or `test`, of a folder or a name; a single file has none.
-        language: use the texts in this language only; "all" uses every text, with one record for each language. A
+        source: a file (plain or compressed), a folder with a file for each split, or, if no such path exists, the name
+            of a bundled sample (`restaurants`) or of a known data set (`e2e`, fetched once and kept).
+        format: one of `FORMATS`; by default recognised by the content, and by the name where the content is ambiguous.
+        columns: column roles, for tables and lists of plain objects; see `readers.tables.parse_rows`.
+        split: `train`, `valid` or `test`, of a folder or a name; a single file has no splits.
+        language: use only the texts in this language; "all" uses every text, with one record for each language. A
             file with texts in several languages is refused without it, unless the texts are unused.
-        all_texts: of WebNLG, use texts that annotators marked as faulty ("toFix", "bad") as well.
+        all_texts: also use the WebNLG texts that annotators marked as faulty ("toFix", "bad").
         texts: see `Texts`.
         trained: how the training of the adapter in use read its data: the default for format, columns and language.
 
@@ -148,8 +148,8 @@ def parse(
 
     Args:
         text: the file's content.
-        path: its name, for messages and where the content leaves the format open.
-        format: this and the others as for `load`.
+        path: the file's name, for messages and for its format where the content is ambiguous.
+        format: see `load`.
         columns: see `load`.
         language: see `load`.
         all_texts: see `load`.
@@ -187,7 +187,7 @@ def parse(
 
 
 def _renamed(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
-    """A note on ids that occur on rows with different content, where the id's column was recognised by its name."""
+    """Return notes on ids that occur on rows with different content, if the id column was recognised by its name."""
     pairs = [(row.id, record.id) for row, record in zip(rows, records, strict=True) if row.id_by_name]
     changed = [(own, name) for own, name in pairs if own is not None and own != name]
     if not changed:
@@ -204,7 +204,11 @@ def splits(source: str | Path) -> tuple[str, ...]:
 
 
 def locate(source: str | Path, split: str | None = None) -> Path:
-    """Return the file that `source` and `split` mean; `DataError` where there is none, or more than one."""
+    """Return the file of a source and split.
+
+    Raises:
+        DataError: there is no such file, or more than one.
+    """
     path = _folder(source)
     if not path.is_dir():
         if split is not None and path.exists():
@@ -266,7 +270,7 @@ def _parse(
 
 
 def _usable(rows: list[Row], all_texts: bool, texts: Texts) -> list[Row]:
-    """The rows without blank texts, and without those that annotators marked as faulty."""
+    """Return the rows without blank texts, and without those that annotators marked as faulty."""
     if texts == "required":
         _refuse_blanks(rows)
 

@@ -44,7 +44,7 @@ _TIMES_LONGER = 3
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # characters that hold as much as several letters
 
 
-HOLDS_TEXTS = "holds long texts beside short values"
+HOLDS_TEXTS = "contains long texts next to short values"
 _BY_TEXT_NAME = "looks like a text by its name"
 
 
@@ -65,12 +65,12 @@ def is_id_name(name: str) -> bool:
 
 
 def is_text_name(name: str) -> bool:
-    """Whether a column's name says that it holds the texts."""
+    """Return whether a column's name says that it contains the texts."""
     return plain_name(name) in _TEXT_NAMES
 
 
 def long_texts(values: Mapping[K, Sequence[str]]) -> list[K]:
-    """Return the columns that hold long free text beside short values, whatever their names.
+    """Return the columns of long free text among columns of short values, whatever their names.
 
     Args:
         values: of each column, those that are not missing.
@@ -86,10 +86,10 @@ def long_texts(values: Mapping[K, Sequence[str]]) -> list[K]:
 
 
 def not_a_fact(name: str, clause: str) -> str:
-    """Return the note on a column that is read as a fact and is probably none."""
+    """Return the note on a column that is read as a fact but is probably not one."""
     ways = f"leave it out with --columns ignore={spell_name(name)}, or choose with --columns facts=…"
     if clause.endswith((_BY_TEXT_NAME, HOLDS_TEXTS)):
-        ways = f"if it holds the texts, add --columns text={spell_name(name)}; otherwise {ways}"
+        ways = f"if it contains the texts, add --columns text={spell_name(name)}; otherwise {ways}"
     return f"the column {name!r} is read as a fact, but {clause}; {ways}"
 
 
@@ -103,14 +103,14 @@ def suspicion(name: str, values: Sequence[str]) -> str | None:
     if not values:
         return None
     if all(_URL.fullmatch(value) for value in values):
-        return "holds web addresses"
+        return "contains web addresses"
     if all(_KEY.fullmatch(value) for value in values):
-        return "holds machine-made ids"
+        return "contains machine-made ids"
     if _counts(values):
         return "counts the rows"
     lower = {value.casefold() for value in values}
     if lower <= _SPLITS and (len(lower) > 1 or name.casefold() in ("split", "subset", "fold")):
-        return "holds names of splits"
+        return "contains names of splits"
     if _ID_LIKE.fullmatch(name) or is_id_name(name):
         return "looks like an id by its name"
     if is_text_name(name):
@@ -127,5 +127,5 @@ def _counts(values: Sequence[str]) -> bool:
 
 
 def _mean_width(values: Sequence[str]) -> float:
-    """Characters of a value on average; an ideogram, a kana or a Korean syllable counts as three letters."""
+    """Return the mean number of characters of a value; an ideogram, kana or Korean syllable counts as three letters."""
     return sum(len(value) + 2 * len(_WIDE.findall(value)) for value in values) / len(values)

@@ -55,24 +55,26 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
     if declared and stopped is not None:
         raise DataError("broken JSON", where=f"{path}:{stopped}", hint="write one JSON object per line, or a JSON list")
     if declared and values:
-        raise DataError("holds neither JSON objects nor strings", where=path, hint="write one JSON object per line")
+        raise DataError("contains neither JSON objects nor strings", where=path, hint="write one JSON object per line")
     if key is not None:
-        raise DataError("holds no JSON objects with a key", where=path, hint="leave the key out for one text per line")
+        raise DataError(
+            "contains no JSON objects with a key", where=path, hint="leave the key out for one text per line"
+        )
     if rows is not None and len(ids) < len(content.rstrip().split("\n")) <= len(rows.ids):
         return rows.gathered(_lines(content, len(rows.ids), path, rows))
     return _lines(content, len(ids), path, rows)
 
 
 def _refuse_first_rows(texts: Sequence[TextRow], ids: Sequence[str], rows: InputRows, path: Path) -> None:
-    """Raise `DataError` for the texts of the first N rows, which are fewer records than the first N records."""
+    """Raise `DataError` for texts of the first N rows, which belong to fewer than N records."""
     names = [row.name for row in texts]
     if names == list(rows.ids[: len(names)]) != list(ids) and len(names) == len(ids):
-        what = f"holds texts for the first {len(names)} rows, which are not the first {len(names)} records"
+        what = f"contains texts for the first {len(names)} rows, which are not the first {len(names)} records"
         raise DataError(what, where=path, hint="write texts for all rows, or for records: `tailora generate --gather`")
 
 
 def _in_order(rows: Sequence[TextRow], ids: Sequence[str], path: Path, source: InputRows | None) -> list[str]:
-    """The texts in the order of the records: by name where the rows have the records' names, or number them."""
+    """Return the texts in the order of the records, using the rows' names or numbers if they have any."""
     names = [row.name for row in rows]
     if len(rows) != len(ids):
         known = {name for name in names if name is not None}
@@ -102,7 +104,7 @@ def _in_order(rows: Sequence[TextRow], ids: Sequence[str], path: Path, source: I
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The numbers at the end of names that differ in nothing else, 2 also as 2.0; none if a name is different."""
+    """Return the numbers at the ends of names that are otherwise equal (2 also as 2.0); none if they are not."""
     matches = [re.fullmatch(r"(.*?)(\d+)(?:\.0)?", name, re.DOTALL) for name in names]
     numbered = [(match[1], int(match[2])) for match in matches if match]
     same = len(numbered) == len(names) and len({prefix for prefix, _ in numbered}) == 1
@@ -145,4 +147,4 @@ def _refuse_count(texts: int, count: int, path: Path, source: InputRows | None, 
     if source is not None and source.count < len(source.ids):
         wanted = f"{plural(source.count, 'record')} ({plural(len(source.ids), 'row')})"
         hint = "give one text for each record, or one for each row, in their order"
-    raise DataError(f"holds {plural(texts, 'text')} for {wanted}{more}", where=path, hint=hint)
+    raise DataError(f"contains {plural(texts, 'text')} for {wanted}{more}", where=path, hint=hint)

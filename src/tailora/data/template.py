@@ -1,4 +1,4 @@
-"""A slot-filling baseline for E2E-like records: fixed sentences, no training, every fact said once.
+"""A slot-filling baseline for E2E-like records: fixed sentences that state every fact once, without training.
 
 A trained system should beat it in more than copying: its texts are complete, correct and plain.
 """

@@ -1,4 +1,4 @@
-"""Text files as users have them: compressed or plain, in UTF-8 or UTF-16, sometimes broken."""
+"""Reading of text files: compressed or plain, in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _decode(raw: bytes, path: Path) -> str:
                 what = f"is {encoding.upper()} by its byte-order mark, but cannot be decoded as such ({error.reason})"
                 raise DataError(what, where=path, hint=_SAVE) from error
     if b"\x00" in raw[:4096]:
-        what = "holds zero bytes: it is UTF-16 without a byte-order mark, or not a text file"
+        what = "contains zero bytes: it is UTF-16 without a byte-order mark, or not a text file"
         raise DataError(what, where=path, hint=_SAVE)
     try:
         return raw.decode("utf-8-sig")

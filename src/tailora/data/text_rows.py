@@ -1,4 +1,4 @@
-"""Rows of JSON that hold a text each, as generation programs write them."""
+"""Rows of JSON with one text each, as generation programs write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailora.core.errors import DataError
 from tailora.data.readers import json_text
 
 TEXT_KEYS = ("text", "predict", "prediction", "generated_text", "completion", "output", "hypothesis", "response")
-"""Keys that hold the text in the files of common programs; a row with two of them is ambiguous."""
+"""Keys of the text in the files of common programs; a row with two of them is ambiguous."""
 ID_KEYS = ("id", "custom_id", "doc_id", "index", "idx", "row")
 """Keys that name a row."""
 AS_JSON = 'to score the lines as they are, write each as {"text": …}'
@@ -50,7 +50,7 @@ def json_values(content: str, path: Path) -> tuple[list[tuple[int, Any]], int | 
 
 
 def are_rows(values: Sequence[tuple[int, Any]], declared: bool) -> bool:
-    """Whether JSON values are rows: in a file that does not claim to be JSON, a text may look like a JSON value."""
+    """Return whether JSON values are rows: in a file without a JSON suffix, a plain text may look like a JSON value."""
     if len(values) == 1 and isinstance(values[0][1], list):
         return declared or (bool(values[0][1]) and all(isinstance(value, dict | str) for value in values[0][1]))
     if declared:  # what is neither is reported with its line
@@ -95,7 +95,7 @@ def _text(value: Any, at: str) -> str:
 
 
 def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | None]:
-    """What an object holds as its text, and the key of its name."""
+    """Return the text of an object, and the key of its name."""
     lower = {own.casefold(): own for own in row if row[own] is not None}
     name = next((lower[usual] for usual in ID_KEYS if usual in lower), None)
     if key is not None:
@@ -120,13 +120,13 @@ def _text_in(row: dict[str, Any], key: str | None, at: str) -> tuple[Any, str | 
 
 
 def _choice(response: Any, at: str) -> Any:
-    """The text of the first choice of an OpenAI response: of a completion or of a chat."""
+    """Return the text of the first choice of an OpenAI response (completion or chat)."""
     first = _at(response, "choices.0", at)
     return _at(first, "message.content" if isinstance(first, dict) and "message" in first else "text", at)
 
 
 def _at(value: Any, key: str, at: str) -> Any:
-    """What lies under a key, or under keys and places joined by dots."""
+    """Return the value under a key, or under keys and list indices joined by dots."""
     if isinstance(value, dict) and key in value:
         return value[key]
     for part in key.split("."):
@@ -139,7 +139,7 @@ def _at(value: Any, key: str, at: str) -> Any:
 
 
 def is_text_row(line: str) -> bool:
-    """Whether a line is a JSON object with a text."""
+    """Return whether a line is a JSON object with a text."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

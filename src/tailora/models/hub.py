@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: what its cache on this machine holds, and downloads. No torch."""
+"""Models of the Hugging Face hub: its cache on this machine, and downloads. No torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HUB_DOWN = (500, 502, 503, 504)
 
 
 def cached(repository: str, revision: str | None = None) -> Path | None:
-    """A model's folder in the hub's cache; None unless every file that Tailora needs is there.
+    """Return a model's folder in the hub's cache; None unless every file that Tailora needs is there.
 
     Args:
         repository: the hub id.
@@ -88,7 +88,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _require_answer(name: str) -> None:
-    """Raise unless the hub answers one request: its library would retry for minutes before it gives up."""
+    """Check that the hub answers a request, because its library would retry for minutes before it gives up."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
     try:
         urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()

@@ -97,7 +97,7 @@ def load_base(
 
 
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise where transformers does not have the architecture in its own code."""
+    """Check that transformers itself has the code of the architecture."""
     if config["model_type"] in CONFIG_MAPPING:
         return
     if "auto_map" in config:
@@ -109,7 +109,7 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def fingerprint_module(model: nn.Module) -> str:
-    """The fingerprint of a network in memory; equals its folder's while it has the stored values and type.
+    """Return the fingerprint of a network in memory; it equals that of its folder if values and type are unchanged.
 
     Names are those of the state dict, so that the module has to be a plain causal language model without an adapter.
     """
@@ -123,13 +123,13 @@ def _as_stored(parameter: torch.Tensor) -> StoredTensor:
 
 
 def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
-    """The floating type that most of a model's numbers are stored in."""
+    """Return the floating-point type of most of a model's stored numbers."""
     sizes: Counter[str] = Counter()
     for tensor in stored.values():
         if tensor.floating:
             sizes[tensor.dtype] += tensor.raw.size
     if not sizes:
-        raise ModelError("its file holds no weights", where=folder, hint="fetch the model again")
+        raise ModelError("its file contains no weights", where=folder, hint="fetch the model again")
     return _TORCH_DTYPE[sizes.most_common(1)[0][0]]
 
 
@@ -175,7 +175,7 @@ def _settle_tie(model: Any, folder: Path) -> None:
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    """The network, with fused attention where transformers has it for the architecture, and the report on its keys."""
+    """Return the network, with fused attention if transformers has it for the architecture, and the loading report."""
     options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,
@@ -195,7 +195,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, A
 
 
 def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:
-    """The network of a folder in 8 bits with its weights widened: the same values, at the full size in memory."""
+    """Return the network of an 8-bit folder with its weights widened to fp32: the same values at full size."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -214,7 +214,7 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' progress bars and load reports: what matters is raised as an error."""
+    """Hide transformers' progress bars and load reports; problems are raised as errors."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

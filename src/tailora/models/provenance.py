@@ -1,4 +1,4 @@
-"""The `tailora.json` of a merged or quantised model's folder: what the model was made of. No torch."""
+"""The `tailora.json` of a merged or quantised model's folder, which records its origin. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HINT = "restore the file, or merge or quantise the model again"
 
 
 def source_fingerprint(folder: Path) -> str | None:
-    """The fingerprint of the weights that a quantised folder was made of; None for any other folder.
+    """Return the fingerprint of the weights that a folder was quantised from; None for any other folder.
 
     Raises:
         ModelError: `tailora.json` is broken.
@@ -29,7 +29,7 @@ def source_fingerprint(folder: Path) -> str | None:
 
 
 def training_metadata(folder: Path) -> Mapping[str, Any]:
-    """How the adapter merged into a model was trained (its prompts among it); empty for a model with none in it.
+    """Return how the adapter merged into a model was trained, including its prompts; empty without an adapter.
 
     Raises:
         ModelError: `tailora.json` is broken.

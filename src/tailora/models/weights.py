@@ -50,12 +50,12 @@ class StoredTensor:
 
     @property
     def floating(self) -> bool:
-        """Whether it holds floating-point numbers."""
+        """Whether it consists of floating-point numbers."""
         return self.dtype in {"F64", "F32", "F16", "BF16"}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a model's weights: one, or the shards that an index names.
+    """Return the safetensors files of a model's weights: one, or the shards that an index names.
 
     Raises:
         ModelError: there are none, or the index is broken or names a missing file.
@@ -89,7 +89,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a model folder by their stored names, mapped and not yet read; those in 8 bits widened to fp32.
+    """Return the tensors of a model folder by their stored names, mapped but not yet read; 8-bit ones as fp32.
 
     Raises:
         ModelError: see `weight_files`; or a file is truncated or not safetensors, or a tensor is in two files.

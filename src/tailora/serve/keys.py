@@ -127,7 +127,7 @@ def _is_filled(text: str) -> bool:
 
 
 def _with_entry(text: str, keys: list[Key], entry: dict[str, Any]) -> str:
-    """A file with one key more: appended, which keeps comments, if the result is valid; otherwise written anew."""
+    """Return the file with one more key, appended to keep comments; written from scratch if that would be invalid."""
     added = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
     whole = text + ("" if not text or text.endswith("\n") else "\n") + added
     wanted = [*keys, Key(**entry)]

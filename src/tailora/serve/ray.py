@@ -199,7 +199,7 @@ def app(arguments: Mapping[str, Any]) -> Any:
 
 
 async def _messages(application: Any, path: str, headers: Headers, body: bytes) -> AsyncGenerator[dict[str, Any], None]:
-    """Call an ASGI application and yield its messages as they come; it is cancelled when nobody reads on."""
+    """Call an ASGI application and yield its messages; it is cancelled when the reader stops."""
     messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     received, gone = False, asyncio.Event()
 

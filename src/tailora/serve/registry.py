@@ -1,6 +1,6 @@
 """The models that clients can name: the base, and adapters that are loaded and unloaded while requests run.
 
-The engine knows each version of an adapter by a name of its own, so that requests keep the version they began with;
+The engine knows each version of an adapter by its own name, so that requests keep the version they began with;
 a version that was replaced or unloaded is removed when its last request is done. Used by the event loop's thread.
 """
 

@@ -35,7 +35,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
 
 
 async def off_loop(size: int, function: Callable[..., T], *arguments: object) -> T:
-    """Call a function on something of a size in bytes: in another thread if that is large, so that others go on."""
+    """Call a function, in another thread if its input is large (in bytes), so that other requests are not delayed."""
     return function(*arguments) if size < LARGE else await asyncio.to_thread(function, *arguments)
 
 
@@ -51,7 +51,7 @@ def _encoding(headers: dict[bytes, bytes]) -> str:
 
 
 async def _receive(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The body as it was sent; a longer one is refused before it is read."""
+    """Return the body as it was sent; a body over the limit is refused before it is read."""
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
@@ -102,7 +102,7 @@ def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _check_text(body: bytes) -> None:
-    r"""Refuse bytes that are not UTF-8, and JSON with half of a surrogate pair (\ud800 alone), which no text holds."""
+    r"""Refuse bytes that are not UTF-8, and JSON with half of a surrogate pair (\ud800 alone), which is not text."""
     try:
         body.decode()
     except UnicodeDecodeError as error:

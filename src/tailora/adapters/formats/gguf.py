@@ -17,7 +17,7 @@ from tailora.core.files import atomic_path
 from tailora.families import FAMILIES, LlamaCpp, family_of, is_tied
 
 _ORIGIN_KEY = "tailora.origin"
-"""Key of the metadata, which llama.cpp ignores, that holds where the adapter comes from, as JSON."""
+"""Metadata key of the adapter's origin as JSON, which llama.cpp ignores."""
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
@@ -107,7 +107,7 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         plain: LayerKind = "gpt2_conv1d" if kind == "gpt2" and module != "lm_head" else "linear"
         layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
-        names = f"does not fit the base's layers: {', '.join(problems[:3])}" if problems else "holds no factors"
+        names = f"does not fit the base's layers: {', '.join(problems[:3])}" if problems else "contains no factors"
         raise AdapterError(names, where=path, hint="name the adapter's own base with --base")
     first = next(iter(layers.values())).branches[0]
     settings = LoraConfig(rank=first.rank, alpha=alpha or float(first.rank), targets=tuple(layers))
@@ -137,7 +137,7 @@ def _storage(config: Mapping[str, Any]) -> LlamaCpp:
 
 
 def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
-    """What llama.cpp calls the layers of such a network."""
+    """Return llama.cpp's names of the layers of such a network."""
     name = _storage(config).name
     number = next((number for number, known in gguf.MODEL_ARCH_NAMES.items() if known == name), None)
     if number is None:
@@ -147,7 +147,7 @@ def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) -> str | None:
-    """Why llama.cpp would refuse or ignore a layer's factors; None where it applies them."""
+    """Return why llama.cpp would refuse or ignore a layer's factors; None if it applies them."""
     if name is None or layer.kind == "conv":
         return "it has no such layer"
     if (layer.kind == "embedding") != (name == EMBEDDING):

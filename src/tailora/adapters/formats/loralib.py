@@ -104,7 +104,7 @@ def save(
         slices: the modules (patterns) that are `MergedLinear`, with the number of slices of their outputs; None means
             GPT-2's `c_attn` in 3, as in the LoRA paper's code, and `{}` none. Modules that the adapter itself adapts
             slice by slice are always written so.
-        wrapped: put the state dict under `model_state_dict`, as the LoRA paper's code does, and beside it a note with
+        wrapped: put the state dict under `model_state_dict`, as the LoRA paper's code does, and next to it a note with
             what a loralib file lacks, so that `load` needs no arguments.
         prefix: a prefix for every key, such as "module.".
 
@@ -162,7 +162,7 @@ def _read(path: Path) -> tuple[Mapping[Any, Any], Any]:
     if isinstance(content, Mapping) and isinstance(content.get(_WRAPPER), Mapping):
         content, note = content[_WRAPPER], content.get(_NOTE)
     if not isinstance(content, Mapping):
-        raise AdapterError(f"holds a {type(content).__name__}, not a state dict", where=path)
+        raise AdapterError(f"contains a {type(content).__name__}, not a state dict", where=path)
     check_claims((value for value in content.values() if isinstance(value, torch.Tensor)), path)
     return content, note
 
@@ -213,7 +213,7 @@ def _sort(
             "pass ignore_base=True to ignore them"
         )
     if not factors:
-        faults.append("it holds no lora_A or lora_B")
+        faults.append("it contains no lora_A or lora_B")
     pairs = {}
     for module, pair in factors.items():
         if len(pair) == 2:

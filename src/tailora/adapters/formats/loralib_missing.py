@@ -1,4 +1,4 @@
-"""What a loralib file does not say: supplied by the caller, by Tailora's note in it, or proved by the shapes."""
+"""What a loralib file lacks: supplied by the caller or by Tailora's note in the file, or implied by the shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Value = TypeVar("_Value")
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What a loralib file does not say. Modules are named by patterns, as in `LoraConfig.targets`.
+    """What a loralib file lacks. Modules are named by patterns, as in `LoraConfig.targets`.
 
     Attributes:
         alpha: the `lora_alpha` the layers were built with: one for all, or by module.
@@ -152,7 +152,7 @@ def slices_of(module: str, layer: LayerAdapter, slices: Mapping[str, int] | None
 
 
 class _Note(Origin):
-    """The answers that Tailora puts beside a state dict, by full module path, and the adapter's origin."""
+    """Tailora's note in a loralib file: what the state dict lacks, by full module path, and the adapter's origin."""
 
     alpha: dict[str, float]
     enable_lora: dict[str, list[bool]]
@@ -175,7 +175,7 @@ def note_of(adapter: Adapter, factors: Mapping[str, LoralibLayer]) -> str:
 
 
 def with_note(answers: Missing, note: object, path: Path) -> tuple[Missing, Origin]:
-    """The caller's answers, completed from the note in the file, and the adapter's origin.
+    """Return the caller's values, completed from the note in the file, and the adapter's origin.
 
     Raises:
         AdapterError: the note is damaged.

@@ -1,4 +1,4 @@
-"""Where an adapter comes from, as the formats of other programs carry it beside the tensors."""
+"""The origin of an adapter, stored in addition to the tensors in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Origin(BaseModel):
 
     @classmethod
     def read(cls, text: object, path: Path) -> Origin:
-        """The origin that a file holds as JSON text; an unknown one where it holds none.
+        """Return the origin from a file's JSON text; an unknown origin if there is none.
 
         Args:
             text: the JSON text, or None.

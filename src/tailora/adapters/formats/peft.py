@@ -82,7 +82,7 @@ def load(folder: Path) -> Adapter:
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        hint = "name the folder that holds it, or a run directory"
+        hint = "name the folder that contains it, or a run directory"
         raise AdapterError(f"is not an adapter folder: it has no {CONFIG_FILE}", where=folder, hint=hint)
     settings = read_file(PeftFile, folder / CONFIG_FILE)
     unsupported, way_out = settings.unsupported()
@@ -94,7 +94,7 @@ def load(folder: Path) -> Adapter:
     tensors = read_torch(torch_file) if torch_file.is_file() and not weights.is_file() else read_safetensors(weights)
     by_layer = sort_tensors(tensors, settings.slices)
     if not by_layer.layers and not by_layer.problems:
-        by_layer.problems.append("holds no LoRA tensors")
+        by_layer.problems.append("contains no LoRA tensors")
     _raise_problems(by_layer.problems, folder)
     if (folder / TAILORA_FILE).is_file():
         return _as_saved(by_layer, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
@@ -199,7 +199,7 @@ def _as_saved(stored: PeftTensors, record: TailoraFile, path: Path) -> Adapter:
         AdapterError: tensors and record are not from the same save.
     """
     changed = AdapterError(
-        "the tensors beside it are not those it was written with",
+        "the folder's tensors are not those that it was written with",
         where=path,
         hint="restore the folder, or remove this file to read it as a plain PEFT adapter",
     )

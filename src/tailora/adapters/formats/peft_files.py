@@ -1,4 +1,4 @@
-"""The two JSON files of an adapter folder: PEFT's `adapter_config.json`, and `tailora.json` beside it."""
+"""The two JSON files of an adapter folder: PEFT's `adapter_config.json`, and `tailora.json`."""
 
 from __future__ import annotations
 

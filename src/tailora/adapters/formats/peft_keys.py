@@ -101,7 +101,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], slices: Sequence[bool] | None = 
         elif not match["base"]:
             _put(sorted_.layers.setdefault(module, LayerTensors()), match, tensor)
     if len(several := sorted(names - {None})) > 1:
-        sorted_.problems.append(f"holds several adapters ({', '.join(several)}); save one of them")
+        sorted_.problems.append(f"contains several adapters ({', '.join(several)}); save one of them")
     for module, layer in sorted_.layers.items():
         sorted_.problems += [f"{module}: {fault}" for fault in _faults(layer, slices)]
     return sorted_

@@ -67,7 +67,7 @@ def load_torch(path: Path) -> Any:
     except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            reason = "it holds something other than tensors, which could run code, or it is not a torch file"
+            reason = "it contains something other than tensors, which could run code, or it is not a torch file"
         raise AdapterError(
             f"cannot be read as tensors: {reason[:200]}", where=path, hint="save it again, as safetensors"
         ) from error
@@ -89,7 +89,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     state = load_torch(path)
     if not isinstance(state, Mapping) or not all(hasattr(value, "is_floating_point") for value in state.values()):
         hint = "save the adapter's state dict, as safetensors"
-        raise AdapterError("holds something other than named tensors", where=path, hint=hint)
+        raise AdapterError("contains something other than named tensors", where=path, hint=hint)
     check_claims(state.values(), path)
     arrays = {}
     for name, value in state.items():
@@ -112,7 +112,7 @@ def torch_array(tensor: Any) -> Tensor:
     if tensor.layout is not tensor.new_empty(0).layout or tensor.element_size() < 2:
         raise ValueError(f"is stored as {tensor.dtype}, which is not read")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError("claims more numbers than the file holds")
+        raise ValueError("claims more numbers than the file contains")
     values = tensor.detach()
     wide = values if values.element_size() == 8 else values.float()
     array: Tensor = np.ascontiguousarray(wide.numpy())
@@ -123,7 +123,7 @@ def check_claims(tensors: Iterable[Any], path: Path) -> None:
     """Refuse a file whose tensors, sharing their numbers, would be far larger in memory than it is."""
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if claimed > 4 * path.stat().st_size:
-        what = f"claims more numbers than the file holds ({claimed:,} bytes of tensors)"
+        what = f"claims more numbers than the file contains ({claimed:,} bytes of tensors)"
         raise AdapterError(what, where=path, hint="save it again, as safetensors")
 
 

@@ -70,7 +70,7 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """The cells of a line, as far as they can be recognised without the following lines."""
+    """Return the cells of a line, as far as they can be recognised without the following lines."""
     try:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
     except csv.Error:
@@ -78,7 +78,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _quoted(text: str, where: str, delimiter: str, first: int) -> Lines:
-    """Rows as in RFC 4180; white space before a quotation mark is ignored."""
+    """Yield rows as in RFC 4180; white space before a quotation mark is ignored."""
     stream = io.StringIO(text, newline="")
     reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
     line = first
@@ -96,7 +96,7 @@ def _quoted(text: str, where: str, delimiter: str, first: int) -> Lines:
 
 
 def _literal(text: str, delimiter: str) -> Lines | None:
-    """Rows of a file in which each line is a row; None where quoted cells reach over lines or hold the delimiter.
+    """Return the rows of a file with one row per line; None if quoted cells span lines or contain the delimiter.
 
     Quotation marks stay in the texts unless the file quotes as a program does: every cell that begins with one is
     well formed, and either the whole header is quoted or every quoted cell has a reason to be.

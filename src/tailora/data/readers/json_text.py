@@ -12,19 +12,19 @@ from tailora.core.errors import DataError
 
 
 class RepeatedKeyError(ValueError):
-    """An object has a key twice with different values, and nothing says which is meant."""
+    """Raised when an object has a key twice with different values."""
 
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class WrittenNumber(float):
-    """A number that remembers how its file writes it: `1.50`, `1e3`, `-0`."""
+    """A number that keeps its spelling in the file: `1.50`, `1e3`, `-0`."""
 
     written: str
 
     def __new__(cls, written: str) -> WrittenNumber:
-        """Return the number that a text spells."""
+        """Return the number of a spelling."""
         number = super().__new__(cls, written)
         number.written = written
         return number
@@ -76,7 +76,7 @@ def whole(text: str, where: str, hint: str) -> Any:
 
 
 def plain(value: Any) -> str | None:
-    """Return a JSON scalar as text, None where it means that there is no value (null, NaN, infinity, blank).
+    """Return a JSON scalar as text; None if it is a missing value (null, NaN, infinity, blank).
 
     A number is written as in its file, so that the same value gives the same text in JSON and in a table.
 
@@ -105,7 +105,7 @@ def _decode(
 
 
 def _check_characters(value: Any) -> None:
-    r"""Refuse one half of a surrogate pair (\ud800 alone): no text file and no tokenizer can hold it."""
+    r"""Refuse one half of a surrogate pair (\ud800 alone), which text files and tokenizers cannot represent."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -118,7 +118,7 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _advance(text: str, position: int, end: int, line: int) -> tuple[int, int]:
-    """Go on to what follows `end` and the white space after it."""
+    """Move to what follows `end` and the white space after it."""
     after = _after_space(text, end)
     return after, line + text.count("\n", position, after)
 

@@ -22,13 +22,13 @@ _OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
     ),
     (
         frozenset({"text", "finish_reason", "completion_tokens"}),
-        "holds texts that `tailora generate` wrote, not records",
+        "contains texts that `tailora generate` wrote, not records",
         "give the file with the records; `tailora evaluate --texts` scores such texts",
     ),
     (frozenset({"r", "lora_alpha", "target_modules"}), "is the settings file of an adapter", "give a file of records"),
     (frozenset({"model_type", "architectures"}), "is the settings file of a model", "give a file of records"),
 )
-"""Keys by which a file is recognised as one that holds no records, what it is, and the hint."""
+"""Keys by which a file is recognised as one that contains no records, what it is, and the hint."""
 
 
 def parse(
@@ -39,7 +39,7 @@ def parse(
     needs_text: bool = False,
     trained: TrainedReading | None = None,
 ) -> Parsed:
-    """Read JSON records, one object a line, in a list, or one after another.
+    """Read JSON records: one object per line, a list, or consecutive objects.
 
     Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
     attribute, value]. Objects without `facts` and `prompt` whose values are plain are read as the rows of a table
@@ -79,7 +79,7 @@ def parse(
     if ignored:
         keys = ", ".join(map(repr, ignored))
         parsed.notes.append(
-            f"{'the keys' if len(ignored) > 1 else 'the key'} {keys} beside the facts or the prompt "
+            f"{'the keys' if len(ignored) > 1 else 'the key'} {keys} next to the facts or the prompt "
             f"{'are' if len(ignored) > 1 else 'is'} not read"
         )
     return parsed
@@ -91,7 +91,7 @@ def dump(records: Iterable[Record]) -> str:
 
 
 def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
-    """Turn the JSON value of `facts` into facts; null, NaN and blank values are no facts.
+    """Turn the JSON value of `facts` into facts; null, NaN and blank values are left out.
 
     Raises:
         DataError: the value has another form, or no fact is left.
@@ -119,7 +119,7 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
 
 
 def _refuse_other_files(first: dict[str, Any], where: str) -> None:
-    """Raise `DataError` for JSON files of Tailora's that hold no records."""
+    """Raise `DataError` for other JSON files that Tailora writes."""
     for keys, what, hint in _OTHER_FILES:
         if keys <= first.keys():
             raise DataError(what, where=where, hint=hint)
@@ -158,7 +158,7 @@ def _table(
 
 
 def _is_whole_table(row: dict[str, Any]) -> bool:
-    """Whether an object is a whole table: lists of one length, or rows within it, and no single values."""
+    """Return whether an object is a whole table: lists of one length, or rows within it, and no single values."""
     if {"facts", "prompt", "texts"} & row.keys() or not all(isinstance(value, list | dict) for value in row.values()):
         return False
     columns = list(row.values())
@@ -229,7 +229,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _adapter(row: dict[str, Any], where: str) -> str | None:
-    """The adapter that a row names, "" where it asks for none with null."""
+    """Return the adapter that a row names; "" for null, which means the base model alone."""
     if "adapter" not in row:
         return None
     if row["adapter"] is None:
@@ -241,7 +241,7 @@ def _adapter(row: dict[str, Any], where: str) -> str | None:
 
 
 def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
-    """A fact; None where the value is missing."""
+    """Return a fact; None if the value is missing."""
     subject, attribute, value = parts
     if subject is not None:
         subject = _required(subject, where, "subject")
@@ -255,7 +255,7 @@ def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
 
 
 def _texts(row: dict[str, Any], where: str) -> list[str]:
-    """The references of a row, "" for one that is blank or null."""
+    """Return the references of a row, with "" for one that is blank or null."""
     present = [key for key in _TEXT_KEYS if row.get(key) not in (None, "", [])]
     if len(present) > 1:
         names = " and ".join(map(repr, present))
@@ -271,7 +271,7 @@ def _texts(row: dict[str, Any], where: str) -> list[str]:
 
 
 def _name(row: dict[str, Any], key: str, where: str) -> str | None:
-    """A short text such as an id; None where it is missing or blank."""
+    """Return a short text such as an id; None if it is missing or blank."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise DataError(f"the {key} is a JSON {_kind(value)}, not text", where=where, hint="write it as a string")
@@ -292,7 +292,7 @@ def _string(value: Any, where: str, what: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What JSON calls a value."""
+    """Return the JSON name of a value's type."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from tailora.data.values import Fact
 
 MR_COLUMNS = ("mr", "meaning_representation")
-"""Usual names of the column that holds them."""
+"""Usual names of the column of meaning representations, in lower case."""
 MR_TEXT_COLUMNS = ("ref", "text", "texts", "human_reference", "reference", "references")
-"""Usual names of the column of texts beside it."""
+"""Usual names of the column of texts, in lower case."""
 E2E_CLEANED_COLUMNS = ("fixed", "orig_mr")
 """Further columns of the cleaned E2E set, which are not read."""
 

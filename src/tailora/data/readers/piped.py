@@ -21,7 +21,7 @@ _RESERVED = re.compile(r"[\\|]|(?<!\S):(?!\S)")
 
 
 def escape(part: str) -> str:
-    """Escape the separators in one part of a fact; white space becomes single spaces."""
+    """Escape the separators in one part of a fact, and replace runs of white space by single spaces."""
     return _RESERVED.sub(lambda match: "\\" + match[0], " ".join(part.split()))
 
 

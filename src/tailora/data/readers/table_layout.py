@@ -68,7 +68,7 @@ def layout_of(
     needs_text: bool,
     trained: TrainedReading | None = None,
 ) -> tuple[Layout, list[str]]:
-    """Return what each column is, and notes on columns whose role nobody chose.
+    """Return the role of each column, and notes on columns whose role was not chosen.
 
     Args:
         names: of the columns.
@@ -160,7 +160,7 @@ class _Header:
         return ", ".join(name or "(without a name)" for name in self.names)
 
     def find(self, name: str) -> int | None:
-        """Return the place of a column, None if there is none of this name."""
+        """Return the index of a column; None if no column has this name."""
         if name in self.names:
             return self.names.index(name)
         places = [place for place, own in enumerate(self.names) if own.casefold() == name.strip().casefold()]
@@ -179,7 +179,7 @@ class _Header:
 
 
 def _usual_role(names: Sequence[str], rows: Rows, columns: Mapping[str, Any]) -> dict[str, int]:
-    """The column of meaning representations, or else of prompts, where a table has one by its name."""
+    """Return the column of meaning representations, or else of prompts, recognised by its name."""
     mr = first_column(names, MR_COLUMNS)
     if "mr" not in columns and mr is not None and _holds_mrs(mr, names, rows):
         return {"mr": mr}
@@ -188,7 +188,7 @@ def _usual_role(names: Sequence[str], rows: Rows, columns: Mapping[str, Any]) ->
 
 
 def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[tuple[int, str]]:
-    """The columns that the user names as facts, called as in the header or as the user maps them."""
+    """Return the columns that the user names as facts, with the names from the header or from the user's mapping."""
     places = [(header.place(column, "facts"), column) for column in chosen]
     if both := [column for place, column in places if place in ignored]:
         what = f"the column {both[0]!r} is among the facts and among the columns to ignore"
@@ -199,7 +199,7 @@ def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[
 
 
 def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[list[tuple[int, str]], list[str]]:
-    """Every column that is left and has a name, with notes on those that are probably no facts."""
+    """Return all remaining columns with a name, and notes on those that are probably not facts."""
     facts, notes = [], []
     values = {place: [value for _, row in rows for value in row[place]] for place in left}
     long = long_texts(values)
@@ -222,7 +222,7 @@ def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[l
 def _text_place(
     header: _Header, rows: Rows, columns: Mapping[str, Any], roles: Mapping[str, int], needs_text: bool
 ) -> int | None:
-    """The column of the texts; None where there is none and none is needed."""
+    """Return the column of the texts; None if there is none and none is needed."""
     if "text" in columns:
         name = columns["text"]
         if name is None:
@@ -240,12 +240,12 @@ def _text_place(
     hint = "say which column it is with --columns text=NAME"
     if len(likely) == 1:
         own = header.names[likely[0]]
-        hint = f"if {own!r} holds the texts, add --columns text={spell_name(own)}"
+        hint = f"if {own!r} contains the texts, add --columns text={spell_name(own)}"
     header.refuse("ref" if "mr" in roles else "completion" if "prompt" in roles else "text", hint)
 
 
 def _ignored(header: _Header, columns: Mapping[str, Any], taken: set[int], needs_text: bool) -> set[int]:
-    """Columns to leave out; a file that is only written about may lack some of them."""
+    """Return the columns to leave out; without need for texts, some of them may be missing from the file."""
     places = {header.place(name, "ignore") if needs_text else header.find(name) for name in columns.get("ignore", ())}
     present = {place for place in places if place is not None}
     if both := present & taken:
@@ -266,9 +266,9 @@ def _not_read(names: Sequence[str], left: Iterable[int], rows: Rows, has_mr: boo
     over = [names[place] for place in filled if names[place].casefold() not in E2E_CLEANED_COLUMNS]
     if not over:
         return []
-    beside = "the meaning representations" if has_mr else "the prompts"
+    content = "the meaning representations" if has_mr else "the prompts"
     shown = ", ".join(map(repr, over[:_LISTED])) + (f" and {len(over) - _LISTED} more" if len(over) > _LISTED else "")
-    return [f"beside {beside}, {'these columns are' if len(over) > 1 else 'this column is'} not read: {shown}"]
+    return [f"only {content} are read, not the column{'s' if len(over) > 1 else ''} {shown}"]
 
 
 def _id_note(name: str, *, first: bool) -> str:
@@ -278,4 +278,4 @@ def _id_note(name: str, *, first: bool) -> str:
 
 def _unnamed_note(place: int, name: str) -> str:
     label = f"is called {name!r}" if name else "has no name"
-    return f"column {place + 1} {label}, probably holds row numbers, and is left out; name it if it is a fact"
+    return f"column {place + 1} {label}, probably contains row numbers, and is left out; name it if it is a fact"

@@ -13,7 +13,7 @@ from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Row, Text
 
 _MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
-"""Cells that pandas and databases write for a value that is missing."""
+"""Cells that pandas and databases write for a missing value."""
 _TRUTHS = {
     **dict.fromkeys(("True", "true", "TRUE"), "yes"),
     **dict.fromkeys(("False", "false", "FALSE"), "no"),
@@ -127,7 +127,7 @@ def _row(
         if prompt is None:
             raise DataError("the prompt is empty", where=at, hint="fill it in, or remove the row")
     elif not facts:
-        raise DataError("the row has no fact", where=at, hint="fill a cell beside the text, or remove the row")
+        raise DataError("the row has no fact", where=at, hint="fill in at least one fact, or remove the row")
     language = None if layout.language is None else _one(row, layout.language, at, "language")
     texts = () if layout.text is None else row[layout.text] or ("",)
     return Row(

@@ -28,7 +28,7 @@ _UNNAMED_LANGUAGE = "en"  # where some texts of a WebNLG file name their languag
 
 @dataclass(frozen=True, slots=True)
 class _Lex:
-    """One text of an entry, as the file has it."""
+    """One text of an entry, as in the file."""
 
     text: str
     comment: str
@@ -111,7 +111,7 @@ def parse_dart(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
 
 
 def _with_texts(rows: list[Row], texts: list[list[_Lex]]) -> list[Row]:
-    """Give each row its texts; what comments and missing languages mean depends on the whole file."""
+    """Add the texts to their rows; the meaning of comments and missing languages depends on the whole file."""
     comments = {_plain(lex.comment) for lexes in texts for lex in lexes}
     judged = bool(comments & (_GOOD | _FAULTY))
     named = any(lex.language.strip() for lexes in texts for lex in lexes)
@@ -155,7 +155,7 @@ def _string(value: Any) -> str:
 
 
 def _xml_text(lex: ElementTree.Element) -> str:
-    """The text of a <lex>, or of the <text> in it, including text within markup such as <i>."""
+    """Return the text of a <lex>, or of the <text> in it, including text within markup such as <i>."""
     inner = lex.find("text")
     return "".join((lex if inner is None else inner).itertext()).strip()
 
@@ -169,7 +169,7 @@ def _xml_fact(text: str, where: str) -> Fact:
 
 
 def _xml_tree(text: str, where: str) -> tuple[ElementTree.Element, dict[int, int]]:
-    """Parse without any document type, and so without entities to expand; also give the line of each element."""
+    """Parse XML and return it with the line of each element; document types, and so entities, are refused."""
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
     lines: dict[int, int] = {}

@@ -34,7 +34,7 @@ def chat_routes(service: Service, template: ChatTemplate | None, *, log_texts: b
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat(body: ChatBody, request: Request) -> Response:
-        """OpenAI's chat completions.
+        """Answer a conversation, as OpenAI's API does.
 
         An adapter that was trained on records takes the last user message as a record: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.

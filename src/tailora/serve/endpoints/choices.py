@@ -123,7 +123,7 @@ class ChoicesAnswer(Answer):
         return {**chunk, "usage": None} if self._streams_usage else chunk
 
     def _pieces(self, number: int, event: Event) -> list[dict[str, Any]]:
-        """A piece of one choice; of beams, and of a greedy text that stands for several choices, all of them."""
+        """A piece of one choice; of beams, and of a greedy text that is returned as several choices, all of them."""
         prompt, place = divmod(number, self._per_prompt)
         index = prompt * self.n + place
         if not event.tokens:  # beams, at their end

@@ -43,7 +43,7 @@ def completion_routes(service: Service, *, log_texts: bool = False) -> APIRouter
 
     @router.post("/v1/completions", summary="Continue a text")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        """OpenAI's completions.
+        """Write completions of prompts, as OpenAI's API does.
 
         An adapter that was trained on records takes a record as its prompt: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.

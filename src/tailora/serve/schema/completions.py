@@ -18,7 +18,7 @@ class CompletionBody(Sampling):
     """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    """A text or token ids, or a list of them. An empty text stands for the end-of-text token."""
+    """A text or token ids, or a list of them. An empty text means the end-of-text token."""
     max_tokens: int | None = Field(None, ge=0, le=MOST)
     """Largest number of tokens of a text; prompt and text together must fit into the model's context. 0 is possible
     with echo. Default: 16, or what the context leaves."""

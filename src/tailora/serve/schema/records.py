@@ -22,7 +22,7 @@ class RecordItem(Body):
 
 
 def _kind(item: Any) -> str:
-    """Tell a record whose facts are in a field of their own from facts, which may have an attribute of this name."""
+    """Distinguish a record with a field `facts` from facts with an attribute of that name."""
     facts = item.get("facts") if isinstance(item, dict) else None
     nested = isinstance(facts, dict) or (isinstance(facts, list) and any(isinstance(row, list) for row in facts))
     return "item" if nested or isinstance(item, RecordItem) else "facts"
