@@ -97,8 +97,8 @@ def is_mark(letter: str) -> bool:
 def without_accents(text: str) -> tuple[str, list[int]]:
     """Return a normalised text without accents, and the place of each of its characters in that text.
 
-    Accents are the diacritics of Latin, Greek and Cyrillic letters (й is a letter of its own), and the vowel points of
-    Hebrew and Arabic. Vowel signs and tone marks of other scripts are letters.
+    Accents are the diacritics of Latin, Greek and Cyrillic letters (but й is a letter), and the vowel points of Hebrew
+    and Arabic. Vowel signs and tone marks of other scripts are letters.
     """
     folded: list[str] = []
     places: list[int] = []
