@@ -163,7 +163,7 @@ def test_patience_stops_early(base: Path, data: Path, tmp_path: Path) -> None:
 
 def test_a_base_at_chance_is_named(base: Path, data: Path, tmp_path: Path) -> None:
     result = run(settings(base, data, tmp_path / "run", epochs=1))
-    assert "like chance" in result["warnings"][0]
+    assert "no better than chance" in result["warnings"][0]
 
 
 def test_existing_run_is_kept(base: Path, data: Path, tmp_path: Path) -> None:
