@@ -148,7 +148,7 @@ def test_all_problems_of_the_tensors_in_one_message(tmp_path: Path) -> None:
     )
     with pytest.raises(AdapterError) as error:
         peft.load(tmp_path)
-    for part in ("x: has no lora_B", "y: lora_A [4, 8] and lora_B [8, 3]", "z.lora_A.weight holds", "modules_to_save"):
+    for part in ("x: has no lora_B", "y: lora_A [4, 8] and lora_B [8, 3]", "z.lora_A.weight contains", "modules_to"):
         assert part in str(error.value)
     assert "../../etc/passwd is not part" in str(error.value)
 
@@ -158,7 +158,7 @@ def test_changed_tensors_beside_an_old_record_are_refused(tmp_path: Path) -> Non
     peft.save(small(1), tmp_path / "b")
     record = (tmp_path / "a" / "tailora.json").read_bytes()
     (tmp_path / "b" / "tailora.json").write_bytes(record)
-    with pytest.raises(AdapterError, match=r"not those it was written with; restore the folder, or remove this file"):
+    with pytest.raises(AdapterError, match=r"not those that it was written with; restore the folder, or remove"):
         peft.load(tmp_path / "b")
 
 
