@@ -116,7 +116,7 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     again = compare.run(chosen)
     assert here.count("train") == 4
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
-    with pytest.raises(SettingsError, match="contains a run of other settings"):
+    with pytest.raises(SettingsError, match="contains a run with other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
 
 
@@ -145,7 +145,7 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
     [
         ({"method": "full"}, r"no such setting; did you mean methods\?"),
         ({"learning_rate": 1.0}, r"no such setting; did you mean learning_rates\?"),
-        ({"methods": []}, "nothing to compare"),
+        ({"methods": []}, "no method to compare"),
         ({"metrics": ["blue"]}, "each value must be bleu, .*, not 'blue'"),
         ({"learning_rates": {"lorra": [1]}}, "'lorra' is not a method"),
         ({"learning_rates": {"lora": "a|b"}}, "is not a list of numbers"),

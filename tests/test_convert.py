@@ -158,7 +158,7 @@ def test_from_gguf_and_back(tmp_path: Path, kind: str) -> None:
 def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
     adapter, _ = save_adapter(tmp_path, "gpt2")
     run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
-    with pytest.raises(SettingsError, match="name its base's layers"):
+    with pytest.raises(SettingsError, match="name the layers of its base"):
         run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", output=tmp_path / "out"))
     save_base(tmp_path / "llama", "llama")
     with pytest.raises(AdapterError, match="is not an adapter of a llama model"):
@@ -186,7 +186,7 @@ def test_what_does_not_read_back_is_deleted(tmp_path: Path, monkeypatch: pytest.
         wrong(dataclasses.replace(made, layers=layers), path, to)
 
     monkeypatch.setattr(formats, "save", save)
-    with pytest.raises(CheckError, match="read back, its updates differ"):
+    with pytest.raises(CheckError, match="the written updates differ"):
         run(ConvertSettings(adapter=adapter, to="peft", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -273,7 +273,7 @@ def test_mistakes(tmp_path: Path) -> None:
     adapter, _ = save_adapter(tmp_path, "gpt2")
     with pytest.raises(SettingsError, match="already exists"):
         run(ConvertSettings(adapter=adapter, to="peft", output=tmp_path / "base"))
-    with pytest.raises(SettingsError, match=r"end its name in \.gguf"):
+    with pytest.raises(SettingsError, match=r"end the name in \.gguf"):
         run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora"))
     made = formats.load(adapter)
     formats.save(dataclasses.replace(made, base_name=None), tmp_path / "nameless")

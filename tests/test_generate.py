@@ -151,7 +151,7 @@ def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
     ("values", "message"),
     [
         ({"base": "tiny"}, "nothing to write about"),
-        ({"base": "tiny", "input": "a", "record": "b"}, "--input and --record are both given"),
+        ({"base": "tiny", "input": "a", "record": "b"}, "--input and --record exclude each other"),
         ({"input": "a"}, "there is no adapter and no base model"),
         ({"base": "tiny", "input": "a", "merged": True}, "there is no adapter to merge"),
         ({"base": "tiny", "input": "a", "num_candidates": 2}, "greedy search has one result"),
@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on(base: str, data: Path, tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run(GenerateSettings(**options, output=output))
     assert not output.exists()
-    with pytest.raises(SettingsError, match="holds what was done with other settings or data"):
+    with pytest.raises(SettingsError, match="was written with other settings or data"):
         run(GenerateSettings(**{**options, "max_new_tokens": 7}, output=output))
     result = run(GenerateSettings(**options, output=output))
     assert result["resumed"] == 3

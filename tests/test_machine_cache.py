@@ -75,7 +75,7 @@ def test_a_damaged_file_is_reported(
     damage(path)
     with caplog.at_level(logging.WARNING):
         assert recall("kind", KEY, is_list) is None
-    assert f"{path}: this file of the cache cannot be used" in caplog.text
+    assert f"{path}: this cache file cannot be used" in caplog.text
     if path.is_file():
         keep("kind", KEY, [2])
         assert recall("kind", KEY, is_list) == [2]
@@ -89,7 +89,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     with caplog.at_level(logging.WARNING):
         keep("kind", KEY, [1])
         assert recall("kind", KEY, any_value) is None
-    assert "the result cannot be kept" in caplog.text
+    assert "the result cannot be cached" in caplog.text
 
 
 _WRITER = """

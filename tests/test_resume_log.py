@@ -40,7 +40,7 @@ def test_another_jobs_is_refused_and_kept(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with ResumeLog(output, "one") as journal:
         journal.add(3, "x")
-    with pytest.raises(SettingsError, match=r"out\.jsonl\.unfinished: holds what was done with other settings"):
+    with pytest.raises(SettingsError, match=r"out\.jsonl\.unfinished: was written with other settings"):
         ResumeLog(output, "two")
     with ResumeLog(output, "one") as journal:
         assert journal.rows == {3: "x"}
@@ -51,7 +51,7 @@ def test_what_is_no_journal_is_left_alone(tmp_path: Path, content: str) -> None:
     output = tmp_path / "out.jsonl"
     path = output.with_name("out.jsonl.unfinished")
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SettingsError, match="is no journal of ours"):
+    with pytest.raises(SettingsError, match="is not a Tailora resume file"):
         ResumeLog(output, "job")
     assert path.read_text(encoding="utf-8") == content
 

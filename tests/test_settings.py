@@ -188,7 +188,7 @@ def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str)
         ("data: x\n3: 3", ":2: 3: no such setting; see --help for those that exist"),
         ("data: x\nrank: yes", ":2: rank: must be a whole number of at least 1, not yes"),
         ("data: x\nrank: 3\nrank: 4", ":3: 'rank' is given twice; keep one of them"),
-        ("data: x\ntargets: 3", ":2: targets: must be a list, each of it text, not 3"),
+        ("data: x\ntargets: 3", ":2: targets: must be a list (each item: text), not 3"),
         (
             "data: x\nmethod: full\nrank_pattern: {a: 1}",
             ":3: rank_pattern: full fine-tuning has no ranks; leave it out",
@@ -334,8 +334,8 @@ def test_each_value_of_a_field_of_several_is_named(tmp_path: Path) -> None:
     )
     assert refused(rates={"lora": "x"}) == "rates: the value of 'lora' must be a number, not 'x'"
     assert refused(rates={"full": 1}) == "rates: each key must be lora, not 'full'"
-    assert refused(rates=3) == "rates: must be a mapping, each value of it a number, not 3"
-    assert refused(metrics=3) == "metrics: must be a list, each of it bleu or ter, not 3"
+    assert refused(rates=3) == "rates: must be a mapping (each value: a number), not 3"
+    assert refused(metrics=3) == "metrics: must be a list (each item: bleu or ter), not 3"
     assert refused(stop=["x", None]) == "stop: each value must be text, not nothing"
 
 

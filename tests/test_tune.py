@@ -166,7 +166,7 @@ def test_nothing_that_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_settings_are_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faked(monkeypatch, lambda settings: [1.0, 1.0])
     tune.run(study_settings(tmp_path, trials=1))
-    with pytest.raises(SettingsError, match="a study of other settings: limit is 4, here 5; give those"):
+    with pytest.raises(SettingsError, match="a study with other settings: limit is 4, here 5; use the same settings"):
         tune.run(study_settings(tmp_path, trials=1, limit=5))
     tune.run(study_settings(tmp_path, trials=1, rank=8, epochs=3))  # a default that is named is the same setting
 
@@ -178,9 +178,9 @@ def test_a_study_goes_on_with_other_ranges_where_it_can(tmp_path: Path, monkeypa
     tune.run(study_settings(tmp_path, trials=4, ranges=narrow))
     assert [len(seen), seen[-1].targets] == [4, ("attention.qv",)]
     assert all(0 < settings.dropout < 0.5 and (settings.learning_rate or 1) <= 2e-2 for settings in seen[2:])
-    with pytest.raises(SettingsError, match=r"a study of other ranges: rank is searched in 2\|4 there; keep that"):
+    with pytest.raises(SettingsError, match=r"rank is searched in 2\|4 in that study; use the same ranges"):
         tune.run(study_settings(tmp_path, trials=5, ranges={"rank": [2, 8]}))
-    with pytest.raises(SettingsError, match="learning_rate is searched by its logarithm in one of the two"):
+    with pytest.raises(SettingsError, match="learning_rate is searched on a logarithmic scale in one of the two"):
         tune.run(study_settings(tmp_path, trials=5, ranges={"learning_rate": "1e-3..2e-3"}))
 
 
@@ -337,7 +337,7 @@ def test_settings_that_kill_every_process_are_given_up(tmp_path: Path, monkeypat
     assert (first["settings"], first["state"], first["why"]) == (
         {"rank": 2},
         "pruned",
-        "its process was ended in 1 tries",
+        "its process was killed 1 time",
     )
 
 

@@ -57,7 +57,7 @@ class CompareSettings(RunSettings):
     def _comparable(self) -> CompareSettings:
         if not self.methods:
             raise SettingsError(
-                "there is nothing to compare", where="methods", hint=f"choose from {', '.join(METHODS)}"
+                "there is no method to compare", where="methods", hint=f"choose from {', '.join(METHODS)}"
             )
         for name in self.learning_rates:
             if name not in get_args(Method):
@@ -113,11 +113,11 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         stated=settings.model_dump(mode="json", exclude_unset=True, exclude={"output"}),
     )
     result = compare(comparison, console)
-    _tell(console, sheet(result, METRICS).tables[0], output)
+    _print(console, sheet(result, METRICS).tables[0], output)
     return {**result, "output": str(output), "report": str(output / "compare.html")}
 
 
-def _tell(console: Console, table: tuple[str, Sequence[str], Sequence[Sequence[str]]], output: Path) -> None:
+def _print(console: Console, table: tuple[str, Sequence[str], Sequence[Sequence[str]]], output: Path) -> None:
     title, head, rows = table
     shown = Table(title=title)
     for number, heading in enumerate(head):

@@ -1,4 +1,4 @@
-"""`tailora convert`: an adapter in the form that another program reads."""
+"""`tailora convert`: write an adapter in the format of another program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tailora.models.settings import BaseSettings
 from tailora.models.weights import stored_tensors
 
 ROUNDING = 1e-5
-"""Difference of updates, over the largest number of a layer's, that fp32 may leave."""
+"""Largest accepted difference of updates relative to the largest number of a layer: rounding in fp32."""
 
 
 class ConvertSettings(BaseSettings):
@@ -43,20 +43,22 @@ class ConvertSettings(BaseSettings):
 
 
 def run(settings: ConvertSettings) -> dict[str, Any]:
-    """Read an adapter and write it in another form, exactly.
+    """Read an adapter, write it in another format, and check that both are the same adapter.
 
     Raises:
-        SettingsError: the output exists already, or its name does not suit the form.
-        AdapterError: the adapter cannot be read, changes nothing, or the form cannot express it.
-        MissingExtraError: gguf without the package of that name.
-        CheckError: what was written does not read back as the same adapter; it is deleted.
+        SettingsError: the output exists already, or its name does not suit the format.
+        AdapterError: the adapter cannot be read, changes nothing, or the format cannot express it.
+        MissingExtraError: the format is gguf, and the package gguf is not installed.
+        CheckError: the written file is not the same adapter when it is read; it is deleted.
     """
     output, to = settings.output, settings.to
     if output.exists():
-        raise SettingsError("already exists", where=output, hint="choose another place with --output")
+        raise SettingsError("already exists", where=output, hint="choose another name with --output")
     suffixes = {"loralib": (".bin", ".pt", ".pth"), "gguf": (".gguf",)}.get(to, ("",))
     if suffixes != ("",) and output.suffix not in suffixes:
-        raise SettingsError(f"{to} is a file of its own", where=output, hint=f"end its name in {' or '.join(suffixes)}")
+        raise SettingsError(
+            f"is not the name of a {to} file", where=output, hint=f"end the name in {' or '.join(suffixes)}"
+        )
     adapter = _read(settings.adapter, settings.base)
     if changes_nothing(adapter):
         raise AdapterError("the adapter changes nothing: all its updates are zero", where=settings.adapter)
@@ -69,60 +71,62 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         written = folded(adapter) if to == "openvino-genai" else adapter
         formats.save(written, output, "loralib" if to == "loralib" else "peft")
     try:
-        receipt = _receipt(adapter, settings, base)
+        report = _checked(adapter, settings, base)
     except BaseException:
         shutil.rmtree(output) if output.is_dir() else output.unlink()
         raise
     files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
-    write_json(output / "verify.json" if output.is_dir() else output.with_name(output.name + ".verify.json"), receipt)
+    write_json(output / "verify.json" if output.is_dir() else output.with_name(output.name + ".verify.json"), report)
     Console(stderr=True).print(
         f"wrote {output}: {len(adapter.layers)} layers, {size / 2**20:.1f} MB",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
-    return {"output": str(output), "format": to, "layers": len(adapter.layers), "bytes": size, "verify": receipt}
+    return {"output": str(output), "format": to, "layers": len(adapter.layers), "bytes": size, "verify": report}
 
 
 def _read(path: Path, base: str | None) -> Adapter:
     if path.suffix != ".gguf":
         return formats.load(formats.adapter_place(path))
     if base is None:
-        raise SettingsError("a .gguf does not name its base's layers", where="base", hint="name the model with --base")
+        raise SettingsError(
+            "a .gguf file does not name the layers of its base model", where="base", hint="name the model with --base"
+        )
     folder = resolve(base).folder
     modules = [canonical_name(n).removesuffix(".weight") for n in stored_tensors(folder) if n.endswith(".weight")]
-    found = gguf.load(path, read_config(folder), modules)
-    if found.base_fingerprint is not None:
-        return found
-    return replace(found, base_name=base, base_fingerprint=fingerprint_folder(folder))
+    adapter = gguf.load(path, read_config(folder), modules)
+    if adapter.base_fingerprint is not None:
+        return adapter
+    return replace(adapter, base_name=base, base_fingerprint=fingerprint_folder(folder))
 
 
-def _receipt(adapter: Adapter, settings: ConvertSettings, base: str | None) -> dict[str, Any]:
-    """What was written, read back and held against what it was made of; on the base too, where one is given.
+def _checked(adapter: Adapter, settings: ConvertSettings, base: str | None) -> dict[str, Any]:
+    """Read the written adapter and compare it with the original, on the base too if --base names one.
 
     Raises:
-        CheckError: the updates are not the same, or change nothing on the base.
+        CheckError: the updates differ, or have no effect on the base.
     """
     again = _bare_loralib(adapter, settings.output) if settings.to == "loralib" else _read(settings.output, base)
     apart = difference(adapter, again)
-    receipt: dict[str, Any] = {"format": settings.to, "largest_relative_difference": apart, "on_base": None}
+    report: dict[str, Any] = {"format": settings.to, "largest_relative_difference": apart, "on_base": None}
     if apart > ROUNDING:
-        what = f"read back, its updates differ by {apart:.1%} of the largest number in a layer"
-        raise CheckError(what, where=settings.output, hint="please report it: this is a bug", result=receipt)
+        what = f"the written updates differ from the adapter's by {apart:.1%} of the largest number in a layer"
+        raise CheckError(what, where=settings.output, hint="report this as a bug in Tailora", result=report)
     if settings.base is not None:
         again = replace(again, unknown_base_reported=adapter.unknown_base_reported)
-        receipt["on_base"] = verify(again, settings.base, None, force=settings.force)
-    return receipt
+        report["on_base"] = verify(again, settings.base, None, force=settings.force)
+    return report
 
 
 def _bare_loralib(adapter: Adapter, path: Path) -> Adapter:
-    """What a loralib file means, read from one with the same tensors and the note on scales and slices it lacks."""
+    """Read a loralib file, with the scales and slices of the adapter, which such a file does not contain."""
     with tempfile.TemporaryDirectory() as folder:
-        noted = Path(folder) / "noted.bin"
-        loralib.save(adapter, noted, wrapped=True)
-        wanted = torch.load(noted, weights_only=True)["model_state_dict"]
+        annotated = Path(folder) / "annotated.bin"
+        loralib.save(adapter, annotated, wrapped=True)
+        wanted = torch.load(annotated, weights_only=True)["model_state_dict"]
         written = torch.load(path, weights_only=True)
         if wanted.keys() != written.keys() or any(not torch.equal(written[name], wanted[name]) for name in wanted):
-            raise CheckError("does not hold what was written", where=path, hint="see that the disk is sound")
-        return loralib.load(noted)
+            raise CheckError("its tensors are not the ones that were written", where=path, hint="check the disk")
+        return loralib.load(annotated)

@@ -1,4 +1,4 @@
-"""`tailora evaluate`: texts for records, their scores with intervals, and a page that shows the worst of them."""
+"""`tailora evaluate`: write texts for records, score them with intervals, and report the worst ones."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ class EvaluateSettings(WritingSettings, SplitSettings):
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Write texts unless they are given, score them, and write outputs.jsonl, scores.json and report.html.
+    """Write texts, or read them with --texts, score them, and write outputs.jsonl, scores.json and report.html.
 
     Returns:
-        The scores as in scores.json, of parts of the data too where it has some, and where the files are.
+        The scores as in scores.json, also for parts of the data if there are any, and the paths of the files.
 
     Raises:
-        UserError: records, texts, adapter or base cannot be read or do not fit each other.
+        UserError: records, texts, adapter or base cannot be read or do not match.
     """
     console = Console(stderr=True)
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
@@ -102,7 +102,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
-    # Whatever can fail does so before texts are written, which may take hours.
+    # Anything that can fail is done before texts are written, which may take hours.
     parts, used = parts_of(records, settings.input, settings, trained), _used(settings)
     check_writable(settings.output)
     rows = InputRows.of(data, settings.limit)
@@ -121,7 +121,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     evaluation = scoring.evaluate(records, texts, parts, others)
     cards = [] if settings.card is None else _cards(settings.card, evaluation, used)
     result = _save(evaluation, cards, settings)
-    _tell(console, evaluation, cards)
+    _print(console, evaluation, cards)
     return result
 
 
@@ -129,7 +129,7 @@ def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]
     records = list(data.records[: settings.limit])
     lacking = [record.id for record in records if not record.references]
     if lacking:
-        what = f"{len(lacking)} records have no reference, the first is {lacking[0]}"
+        what = f"{len(lacking)} records have no reference; the first is {lacking[0]}"
         hint = "keep the marked ones with --all-texts" if data.left_out else "evaluate on records with texts"
         raise DataError(what, where=settings.input, hint=hint)
     return records
@@ -143,7 +143,7 @@ def _written(records: Sequence[Record], settings: EvaluateSettings, console: Con
 
 
 def _save(evaluation: Evaluation, cards: Sequence[CardTable], settings: EvaluateSettings) -> dict[str, Any]:
-    """Write the scores, the card and the report; the result of the command."""
+    """Write the scores, the card and the report, and return the result of the command."""
     result: dict[str, Any] = dict(evaluation.as_json())
     for part, scores in result.items():
         name = "scores.json" if part == "all" else f"scores.{part}.json"
@@ -180,8 +180,8 @@ def _cards(task: str, evaluation: Evaluation, used: dict[str, Any]) -> list[Card
 
 
 def _used(settings: EvaluateSettings) -> dict[str, Any]:
-    """The settings that a card lists, as far as they are known: those of training and decoding."""
-    if settings.card is None or settings.texts is not None:  # nothing is known of how given texts were written
+    """Return the settings of training and decoding that a card lists, as far as they are known."""
+    if settings.card is None or settings.texts is not None:  # it is unknown how these texts were written
         return {}
     used: dict[str, Any] = {name: getattr(settings, name) for name in DecodingSettings.model_fields}
     if len(settings.adapter) == 1:
@@ -189,7 +189,7 @@ def _used(settings: EvaluateSettings) -> dict[str, Any]:
     return used if settings.base is None else used | {"base": settings.base}
 
 
-def _tell(console: Console, evaluation: Evaluation, cards: Sequence[CardTable]) -> None:
+def _print(console: Console, evaluation: Evaluation, cards: Sequence[CardTable]) -> None:
     for part in evaluation.scores:
         table = Table(title=f"{len(evaluation.records)} records" if part == "all" else part)
         for heading in ("score", "value", "95% interval"):

@@ -34,7 +34,9 @@ class GenerateSettings(WritingSettings, SplitSettings):
     @model_validator(mode="after")
     def _sources(self) -> Self:
         if (self.input is None) == (self.record is None):
-            which = "there is nothing to write about" if self.input is None else "--input and --record are both given"
+            which = (
+                "there is nothing to write about" if self.input is None else "--input and --record exclude each other"
+            )
             raise SettingsError(which, where="input", hint="give one of --input and --record")
         self.check_model()
         return self

@@ -1,4 +1,4 @@
-"""`tailora merge`: adapters merged into their base, as a model folder that transformers loads."""
+"""`tailora merge`: merge adapters into their base model, and write a model folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class MergeSettings(BaseSettings):
 
     heading = "adapter"
     adapter: Annotated[tuple[Path, ...], Verbatim()]
-    """Adapter: a folder, a file or a run directory of any method. Repeat the flag to add several adapters up."""
+    """Adapter: a folder, a file or a run directory of any method. Repeat the flag to add several adapters."""
     weights: Annotated[tuple[float, ...], Unset("1 for each")] = ()
-    """Factors of the adapters, in their order."""
+    """Factors by which the adapters are multiplied, in the order of --adapter, separated by commas."""
     svd: Annotated[int | None, Field(ge=1), Unset("the exact sum, whose rank is the sum of the ranks")] = None
     """Rank at which the sum of the adapters is approximated (SVD)."""
     check: bool = True
@@ -46,10 +46,10 @@ class MergeSettings(BaseSettings):
 
 
 def run(settings: MergeSettings) -> dict[str, Any]:
-    """Merge and write; weights keep their stored type, and sums are computed in fp32 and rounded once.
+    """Merge adapters and write the model. Weights keep their type; sums are computed in fp32 and rounded once.
 
     Raises:
-        SettingsError: the output folder exists and is not empty, or nothing names the base.
+        SettingsError: the output folder exists and is not empty, or no base model is named.
         AdapterError: the adapter cannot be read, changes nothing, or belongs to another base.
         ModelError: the base cannot be loaded.
         CheckError: the merged model does not match base + adapter; nothing is written.
@@ -57,16 +57,16 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     output = settings.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError("already exists", where=output, hint="choose a new folder with --output")
-    (place, *more) = settings.adapter
-    delta = not more and (place / DELTA).is_file()
-    subject = _trained_in_place(settings) if delta else _with_adapters(settings)
-    base, merged = subject.base, " and ".join(map(str, settings.adapter))
+    (path, *more) = settings.adapter
+    delta = not more and (path / DELTA).is_file()
+    model = _trained_in_place(settings) if delta else _with_adapters(settings)
+    base, merged = model.base, " and ".join(map(str, settings.adapter))
     with atomic_folder(output) as folder:
         save_model(base, folder)
-        write_json(folder / "tailora.json", {"tailora": __version__, "merged": subject.merged, "meta": subject.meta})
+        write_json(folder / "tailora.json", {"tailora": __version__, "merged": model.merged, "meta": model.meta})
         if settings.check:
             named = settings.base or base.name
-            report = verify(subject.adapter, named, str(folder), force=settings.force)
+            report = verify(model.adapter, named, str(folder), force=settings.force)
             write_json(folder / "verify.json", {**report, "adapter": merged, "model": str(output)})
     result = {
         "output": str(output),
@@ -87,8 +87,8 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     return result
 
 
-class _Merged(NamedTuple):
-    """A merged network, the adapter it is compared with, and the description that is written beside it."""
+class _MergedModel(NamedTuple):
+    """A merged network, the adapter it is compared with, and the description for tailora.json."""
 
     base: Base
     adapter: Adapter | None
@@ -96,8 +96,8 @@ class _Merged(NamedTuple):
     meta: dict[str, Any]
 
 
-def _with_adapters(settings: MergeSettings) -> _Merged:
-    adapters = [formats.load(formats.adapter_place(place)) for place in settings.adapter]
+def _with_adapters(settings: MergeSettings) -> _MergedModel:
+    adapters = [formats.load(formats.adapter_place(path)) for path in settings.adapter]
     weights = settings.weights or (1.0,) * len(adapters)
     chosen = combined(adapters, weights, how="concat" if settings.svd is None else "svd", rank=settings.svd)
     adapted = load_adapted(chosen, settings.base, merged=True, force=settings.force)
@@ -112,15 +112,15 @@ def _with_adapters(settings: MergeSettings) -> _Merged:
         "base": base.name,
         "base_fingerprint": base.fingerprint,
     }
-    return _Merged(base, chosen, merged, dict(adapter.meta))
+    return _MergedModel(base, chosen, merged, dict(adapter.meta))
 
 
-def _trained_in_place(settings: MergeSettings) -> _Merged:
+def _trained_in_place(settings: MergeSettings) -> _MergedModel:
     """Return the base with the parameters that a run of a method other than LoRA trained."""
     if settings.weights or settings.svd is not None:
         what, where = "this run did not train an adapter", "weights" if settings.weights else "svd"
         raise SettingsError(what, where=where, hint=f"leave out --{where}")
-    place = settings.adapter[0]
-    base, prompts = load_delta(place, settings.base, force=settings.force)
-    merged = {"adapters": [], "run": str(place.absolute()), "base": base.name, "base_fingerprint": base.fingerprint}
-    return _Merged(base, None, merged, prompts)
+    path = settings.adapter[0]
+    base, prompts = load_delta(path, settings.base, force=settings.force)
+    merged = {"adapters": [], "run": str(path.absolute()), "base": base.name, "base_fingerprint": base.fingerprint}
+    return _MergedModel(base, None, merged, prompts)

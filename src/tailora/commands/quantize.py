@@ -1,4 +1,4 @@
-"""`tailora quantize`: a base, with an adapter or without, stored in fewer bits and compared with the original."""
+"""`tailora quantize`: store a base model, with or without an adapter, in fewer bits, and measure the difference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tailora.models.weights import weight_files
 TOLERANCE = 0.05
 """Largest accepted rise of the perplexity, as a fraction."""
 ROUNDED_AWAY = 0.5
-"""Drift, relative to a merged adapter's effect, above which the effect counts as lost."""
+"""Drift relative to a merged adapter's effect above which the effect counts as lost."""
 _RUNS_IN: dict[QuantizedType, PrecisionName] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
 
 
@@ -63,13 +63,13 @@ class QuantizeSettings(ProbeSettings):
 
 
 def run(settings: QuantizeSettings) -> dict[str, Any]:
-    """Round, write, and compare the result with the original; the measurements are in verify.json in the folder.
+    """Round the weights, write them, and compare the result with the original. verify.json has the measurements.
 
     Returns:
         Bytes, tokens per second and perplexity before and after, and the differences of logits and texts.
 
     Raises:
-        SettingsError: the output folder exists and is not empty, or nothing names the base.
+        SettingsError: the output folder exists and is not empty, or no base model is named.
         CheckError: the perplexity rises too much, or rounding removes a merged adapter's effect; nothing is written.
         UserError: the model, the adapter or the records cannot be read, or do not belong together.
     """
@@ -165,7 +165,10 @@ def _speed(
     new_tokens: int,
     force: bool,
 ) -> dict[str, Any]:
-    """Return the median speed of writing after the probes' prompts, and what ran it; None if no prompt leaves room."""
+    """Return the median decoding speed after the probes' prompts, with backend and precision.
+
+    The speed is None if no prompt is short enough for the context.
+    """
     setup = resolve_models(base, {}, force=force)
     adapter = beside or merging
     if adapter is not None:

@@ -46,7 +46,7 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         CheckError: the adapter or the model has no effect, or the model deviates too much from base + adapter.
         UserError: a model, an adapter or the records cannot be read, or do not belong together.
     """
-    adapter, base = _meant(settings)
+    adapter, base = _subject(settings)
     result = verify(
         adapter,
         base,
@@ -60,27 +60,27 @@ def run(settings: VerifySettings) -> dict[str, Any]:
     return result
 
 
-def _meant(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]:
-    """The adapter and the base, as given or as the model's folder has them.
+def _subject(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]:
+    """Return the adapter and the base that are named in the settings, or else in the model's tailora.json.
 
     Raises:
-        SettingsError: the folder's account cannot be read, or an adapter that was merged is not where it was, so that
-            less would be checked than when it was merged.
+        SettingsError: tailora.json cannot be read, or a merged adapter is missing, so that less would be checked than
+            when it was merged.
     """
     adapter, base = settings.adapter, settings.base
-    account = None if settings.model is None else Path(settings.model) / "tailora.json"
-    if account is None or not account.is_file() or (adapter is not None and base is not None):
+    record = None if settings.model is None else Path(settings.model) / "tailora.json"
+    if record is None or not record.is_file() or (adapter is not None and base is not None):
         return adapter, base
     try:
-        description = json.loads(account.read_text(encoding="utf-8"))
+        description = json.loads(record.read_text(encoding="utf-8"))
         made_of = description.get("merged") or description["quantised"]
         base = base or str(made_of["base"])
         if adapter is not None or settings.base_only:
             return adapter, base
-        return lineage.find(made_of["adapters"], made_of.get("svd"), account.parent), base
+        return lineage.find(made_of["adapters"], made_of.get("svd"), record.parent), base
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            "does not describe a merged or quantised model", where=account, hint="give --adapter and --base"
+            "does not describe a merged or quantised model", where=record, hint="give --adapter and --base"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Scripts that complete command lines in bash, zsh, fish and PowerShell, made from the settings classes."""
+"""Completion scripts for bash, zsh, fish and PowerShell, generated from the settings classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Values = tuple[str, ...] | Literal["file", "other"]
 
 
 class Flag(NamedTuple):
-    """A flag: its name with dashes, its help, and what its value can be.
+    """A flag: its name with dashes, its help, and its possible values.
 
-    `values` is a tuple of words, "file" for a path or a text that may be one, "other" for what cannot be completed, and
-    None for a flag without a value.
+    `values` is a tuple of words, "file" for a path or a text that may be a path, "other" for values that cannot be
+    completed, and None for a flag without a value.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Flag(NamedTuple):
 
 
 class Completions(NamedTuple):
-    """A command with its flags; `first` holds the words of its argument without a flag, which is else a file."""
+    """A command with its flags. `first` are the choices of its positional argument; without choices it is a file."""
 
     name: str
     summary: str
@@ -36,7 +36,7 @@ class Completions(NamedTuple):
 
 
 def flags_of(cls: type[Settings]) -> tuple[Flag, ...]:
-    """Return the flags of a settings class, with those that every command has."""
+    """Return the flags of a settings class, and the flags that every command has."""
     flags: list[Flag] = []
     for name, field in cls.model_fields.items():
         kind, text = shape(field), (field.description or "").replace("\n", " ").partition(". ")[0].rstrip(".")

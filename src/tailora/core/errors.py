@@ -1,8 +1,7 @@
-"""Errors that the user can fix: one line that says what is wrong, where, and what to do.
+"""Errors that the user can fix. Each one says in one line what is wrong, where it is, and what to do.
 
-Our own bugs are plain exceptions and assertions. Everything that a user can cause is a `UserError`,
-and `EXIT_CODE` and `HTTP_STATUS` are the one table from its kinds to what callers of the command line
-and of the server see.
+Every error that a user can cause is a `UserError`; bugs in Tailora raise other exceptions. `EXIT_CODE` and
+`HTTP_STATUS` map the types to exit codes of the command line and to status codes of the server.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
     Args:
         what: what is wrong, in one clause without a full stop.
-        where: the file (and line), flag or key in which it stands.
-        hint: what to do about it, in one clause.
+        where: the file (and line), the flag or the key that is wrong.
+        hint: what the user can do about it, in the imperative.
     """
 
     def __init__(self, what: str, *, where: str | PathLike[str] | None = None, hint: str | None = None) -> None:
@@ -33,11 +32,11 @@ class UserError(Exception):
 
 
 class SettingsError(UserError):
-    """A flag, a configuration key or a combination of them that cannot be."""
+    """An invalid flag, configuration key or combination of them."""
 
 
 class DataError(UserError):
-    """A data file that cannot be read as what it is said to be."""
+    """A data file that cannot be read in its format, or whose content cannot be used."""
 
 
 class ModelError(UserError):
@@ -49,7 +48,7 @@ class OfflineError(ModelError):
 
 
 class AdapterError(UserError):
-    """An adapter that cannot be read, or does not belong to the base it is asked to sit on."""
+    """An adapter that cannot be read, or that does not belong to the base model."""
 
 
 class TrainingError(UserError):
@@ -61,10 +60,10 @@ class MissingExtraError(UserError):
 
 
 class CheckError(UserError):
-    """Something that was checked and did not pass.
+    """A check that failed.
 
     Attributes:
-        result: what was measured, as the verb would have returned it.
+        result: the measurements, as the command returns them if the check passes.
     """
 
     def __init__(

@@ -83,15 +83,15 @@ def shape(field: FieldInfo) -> Shape:
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """Return the words that a field's value, or each of its values, can be; empty where it is not a choice of words."""
+    """Return the words to choose from for a field's value, or for each of its values; empty if any text is accepted."""
     if shape(field) == "mapping":
         return ()
-    found = [leaf for arm in arms(field.annotation) for leaf in _ordered_leaves(arm) if get_origin(leaf) is Literal]
-    return tuple(dict.fromkeys(str(choice) for leaf in found for choice in get_args(leaf)))
+    literals = [leaf for arm in arms(field.annotation) for leaf in _ordered_leaves(arm) if get_origin(leaf) is Literal]
+    return tuple(dict.fromkeys(str(choice) for leaf in literals for choice in get_args(leaf)))
 
 
 def metavar(field: FieldInfo) -> str:
-    """Return what stands for a field's value in the help: N, X, TEXT, PATH, KEY=VALUE, or the words to choose from."""
+    """Return the placeholder of a value in the help: N, X, TEXT, PATH, KEY=VALUE, or the words to choose from."""
     if shape(field) == "mapping":
         return "KEY=VALUE"
     words = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
@@ -114,26 +114,26 @@ def bounds(field: FieldInfo) -> str:
 
 
 def wanted(field: FieldInfo, *, part: Literal["whole", "item", "key"] = "whole") -> str:
-    """Return what a field takes, in words: "a whole number of at least 1", "linear or cosine", "a list of paths".
+    """Return what a field accepts, in words: "a whole number of at least 1", "linear or cosine".
 
     Args:
         field: the field.
-        part: of a field of several values, whether to describe all of it, one value, or the key of one.
+        part: what to describe of a field with several values: all of it, one value, or the key of one.
     """
     kind = shape(field)
-    (held, *_) = [arm for arm in arms(field.annotation) if arm is not NONE_TYPE]
+    (annotation, *_) = [arm for arm in arms(field.annotation) if arm is not NONE_TYPE]
     if kind == "bool":
         return "yes or no"
     if kind == "one":
         return _wanted_value(field.annotation, field)
-    inner = get_args(held) or (Any, Any)
+    inner = get_args(annotation) or (Any, Any)
     if kind == "many":
         item = _wanted_value(inner[0], None)
-        return item if part == "item" else f"a list, each of it {item}"
+        return item if part == "item" else f"a list (each item: {item})"
     if part == "key":
         return _wanted_value(inner[0], None)
     item = _wanted_value(inner[1], None)
-    return item if part == "item" else f"a mapping, each value of it {item}"
+    return item if part == "item" else f"a mapping (each value: {item})"
 
 
 def default_text(field: FieldInfo) -> str:
@@ -166,7 +166,7 @@ def parts(field: FieldInfo, text: str) -> list[str]:
 
 
 def takes_none(field: FieldInfo) -> bool:
-    """Return whether the word none stands for None in a field: it is optional, and none is not one of its choices."""
+    """Return whether the word none means None in a field: the field is optional, and none is not one of its choices."""
     return is_optional(field) and "none" not in choices(field)
 
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all (to a temporary name beside the target, fsync, rename), and JSON files read."""
+"""Atomic writes (temporary file beside the target, fsync, rename), JSON files and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tailora.core.errors import SettingsError, UserError
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `target`; on success it becomes `target`, on any exception it is removed."""
+    """Yield a temporary path beside `target`; on success it is renamed to `target`, on any exception it is deleted."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
@@ -39,7 +39,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; on success it takes the place of `target`, else it is removed."""
+    """Yield a temporary folder beside `target`; on success it replaces `target`, on any exception it is deleted."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
@@ -50,7 +50,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
-                path.chmod(0o666 & ~_umask())  # safetensors makes its files private
+                path.chmod(0o666 & ~_umask())  # safetensors creates private files
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
             target.rename(old / target.name)
@@ -71,7 +71,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder where there is none, and raise the system's `OSError` if no file can be made in it."""
+    """Create a folder if it does not exist, and raise the system's `OSError` if no file can be created in it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -79,11 +79,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
 
 def _system_error(error: BaseException, target: Path) -> OSError | None:
-    """What the system refused a library in Rust (safetensors), which only says it in words."""
-    told = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
-    if told is None:
+    """The `OSError` behind an exception of a Rust library (safetensors), which has its number in the message only."""
+    number = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
         return None
-    code = int(told[1])
+    code = int(number[1])
     if sys.platform == "win32":
         return OSError(0, str(error), str(target), code)
     return OSError(code, os.strerror(code), str(target))
@@ -96,20 +96,20 @@ def _umask() -> int:
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text whole or not at all, with "\\n" line ends on every system."""
+    """Write UTF-8 text atomically, with "\\n" line ends on every system."""
     with atomic_path(target) as path:
         path.write_bytes(text.encode("utf-8"))
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Write indented JSON whole or not at all."""
+    """Write indented JSON atomically."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json_object(
     path: Path, error: type[UserError], *, hint: str | None = None, optional: bool = False
 ) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Args:
         path: the file.
@@ -118,7 +118,7 @@ def read_json_object(
         optional: whether a file that does not exist counts as an empty object.
 
     Raises:
-        UserError: of the type `error`: the file is missing, is not valid JSON in UTF-8, or holds another value.
+        UserError: of the type `error`: the file is missing, is not valid JSON in UTF-8, or is not an object.
     """
     if optional and not path.exists():
         return {}
@@ -134,10 +134,11 @@ def read_json_object(
 
 
 def cache_folder() -> Path:
-    """Where downloads, conversions and other things that can be made again are kept; it may not exist yet.
+    """Return the folder for downloads, conversions and other files that can be created again; it may not exist.
 
-    `TAILORA_CACHE` if set, else the system's own place: `$XDG_CACHE_HOME/tailora` or `~/.cache/tailora`,
-    `~/Library/Caches/tailora` on macOS, `%LOCALAPPDATA%\\tailora\\cache` on Windows.
+    It is `TAILORA_CACHE` if that is set, and the system's cache folder otherwise:
+    `$XDG_CACHE_HOME/tailora` or `~/.cache/tailora`, `~/Library/Caches/tailora` on macOS,
+    `%LOCALAPPDATA%\\tailora\\cache` on Windows.
 
     Raises:
         SettingsError: none of them is set, and the user has no home directory.
@@ -151,6 +152,6 @@ def cache_folder() -> Path:
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "tailora"
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
-    except RuntimeError as error:  # a container's user without HOME and without an entry in its list of users
+    except RuntimeError as error:  # in a container, without HOME and without an entry in /etc/passwd
         hint = "name a folder in the environment variable TAILORA_CACHE"
         raise SettingsError("the user has no home directory for the cache", hint=hint) from error

@@ -1,4 +1,4 @@
-"""The JSON schema of the YAML file that a settings class reads, for editors and checks before a run."""
+"""The JSON schema of a command's YAML file, for editors and for checks before a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SWITCH = [True, False, 0, 1, *["yes", "no", "on", "off", "true", "false", "y", 
 
 
 def schema_of(cls: type[Settings], title: str) -> dict[str, Any]:
-    """Return a JSON schema (draft 2020-12) that every file which `cls.from_yaml` accepts is valid under.
+    """Return a JSON schema (draft 2020-12). Every file that `cls.from_yaml` accepts is valid under it.
 
-    It requires no key, because flags may give what a file leaves out. It cannot express combinations of settings; those
-    are checked when the settings are made.
+    No key is required, because flags may set what a file leaves out. Combinations of settings are not part of the
+    schema; they are checked when the settings are read.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -60,7 +60,7 @@ def _property(field: FieldInfo) -> dict[str, Any]:
 
 
 def _value(annotation: Any, field: FieldInfo | None) -> dict[str, Any]:
-    """The schema of one value; numbers may be texts too, because YAML 1.1 reads 1e-3 as one."""
+    """The schema of one value; numbers may be strings too, because YAML 1.1 reads 1e-3 as a string."""
     options: list[dict[str, Any]] = []
     for arm in arms(annotation):
         if get_origin(arm) is Literal:

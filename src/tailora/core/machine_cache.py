@@ -1,8 +1,8 @@
-"""Results that belong to this machine, kept between runs: what was measured on it, and what was checked on it.
+"""A cache of results that are valid on this machine only: measurements and self-checks.
 
-A result is found again by its key: everything that it depends on, beside the machine and the packages, which are part
-of every key. Each key has a file of its own, so that processes do not disturb each other. A file that cannot be read,
-used or written costs a second measurement and a warning in the log.
+The key of a result is everything that it depends on; the machine and the package versions are part of every key. Each
+key has its own file, so that processes do not disturb each other. If a file cannot be read, used or written, a warning
+is logged and the result is computed again.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ _PACKAGES = ("tailora", "openvino", "torch", "transformers", "numpy")
 
 
 def recall(kind: str, key: Mapping[str, Any], usable: Callable[[Any], bool]) -> Any:
-    """Return the result that is kept under a key, as JSON holds it; None if there is none that can be used.
+    """Return the cached result of a key, as a JSON value; None if there is none that can be used.
 
     Args:
-        kind: what was measured; the name of a folder.
+        kind: the kind of result, which is the name of its folder.
         key: what the result depends on.
-        usable: whether a value that was read from the file has the form of such a result.
+        usable: returns whether a value read from the file has the form of such a result.
     """
     whole = _whole(key)
     path = _place(kind, whole)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(kept, dict) or kept.get("key") != whole or not usable(kept.get("result")):
-            raise ValueError("it does not hold what was asked for")
+            raise ValueError("it contains another result")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: this file of the cache cannot be used (%s); it is measured again", path, error)
+        log.warning("%s: this cache file cannot be used (%s); the result is computed again", path, error)
         return None
     return kept["result"]
 
 
 def keep(kind: str, key: Mapping[str, Any], result: Any) -> None:
-    """Keep a result that JSON can hold."""
+    """Store a result, which must be a JSON value."""
     whole = _whole(key)
     path = _place(kind, whole)
     try:
         write_json(path, {"key": whole, "result": result})
-    except OSError as error:  # a cache folder that cannot be written is no reason not to go on
-        log.warning("%s: the result cannot be kept (%s)", path, error)
+    except OSError as error:  # the cache is optional
+        log.warning("%s: the result cannot be cached (%s)", path, error)
 
 
 def are_times(value: Any, names: Collection[str]) -> bool:
@@ -63,7 +63,7 @@ def are_times(value: Any, names: Collection[str]) -> bool:
         isinstance(value, dict)
         and bool(value)
         and all(name in names for name in value)
-        and all(isinstance(each, int | float) and 0 < each < math.inf for each in value.values())
+        and all(isinstance(time, int | float) and 0 < time < math.inf for time in value.values())
     )
 
 

@@ -1,4 +1,4 @@
-"""What a long job has done so far, beside the file it is to write: kill it, run it again, and it goes on."""
+"""The finished rows of a long job, from which the job continues after it was stopped."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ SYNC_SECONDS = 1.0
 
 
 class ResumeLog:
-    """Rows by number, each given to the operating system as soon as it is added.
+    """Rows by number, each passed to the operating system as soon as it is added.
 
-    A process that is killed loses no row. The disk is synchronised at most once a second and when the file is closed,
-    so that a slow disk does not stall the job: after a power cut or a crash of the system, the rows since the last
-    synchronisation may be missing. There is no timer: a row that is followed by a long pause is synchronised with the
-    next one.
+    A process that is killed loses no row. The file is synchronised with the disk at most once a second and when it is
+    closed, so that a slow disk does not stall the job. After a power cut or a crash of the system, the rows since the
+    last synchronisation may be missing. There is no timer: a row that is followed by a long pause is synchronised with
+    the next one.
 
-    A context manager; leaving it closes the file and keeps it. `remove` it once the job's own output is whole.
+    A context manager that closes the file but does not delete it. Call `remove` once the output is complete.
 
     Args:
-        output: the file that the job will write; the journal lies beside it as `OUTPUT.unfinished`.
-        job: what tells this job from another that writes the same file, as text.
+        output: the file that the job will write; the resume file is `OUTPUT.unfinished` beside it.
+        job: text that identifies this job among all that write the same file.
         clock: the time in seconds, from any origin.
 
     Attributes:
-        path: the journal's file.
-        rows: what was done, by number.
+        path: the resume file.
+        rows: the finished rows, by number.
 
     Raises:
-        SettingsError: there is a journal of another job, or something that is no journal.
+        SettingsError: the resume file belongs to another job, or is not a resume file.
     """
 
     def __init__(self, output: Path, job: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +61,7 @@ class ResumeLog:
             self._file.close()
 
     def add(self, number: int, row: Any) -> None:
-        """Keep a row."""
+        """Add a row."""
         self._write([number, row])
         self.rows[number] = row
 
@@ -84,15 +84,15 @@ class ResumeLog:
     def _take_over(self, job: str) -> None:
         self._file.seek(0)
         kept = self._file.read()
-        whole = kept[: kept.rfind(b"\n") + 1]  # a killed process leaves a line in pieces
+        whole = kept[: kept.rfind(b"\n") + 1]  # a killed process may leave an incomplete line
         try:
-            found, *rows = [json.loads(line) for line in whole.splitlines()] or [job]
+            first, *rows = [json.loads(line) for line in whole.splitlines()] or [job]
             self.rows = {int(number): row for number, row in rows}
         except (ValueError, TypeError) as error:
-            raise SettingsError("is no journal of ours", where=self.path, hint="move it out of the way") from error
-        if found != job:
+            raise SettingsError("is not a Tailora resume file", where=self.path, hint="move or delete it") from error
+        if first != job:
             raise SettingsError(
-                "holds what was done with other settings or data", where=self.path, hint="give those, or delete it"
+                "was written with other settings or data", where=self.path, hint="use the same ones, or delete it"
             )
         self._file.truncate(len(whole))
         self._file.seek(0, os.SEEK_END)

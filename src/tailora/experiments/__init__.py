@@ -1,1 +1,1 @@
-"""Jobs made of several training runs."""
+"""Jobs that consist of several training runs."""

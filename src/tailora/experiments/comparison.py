@@ -1,7 +1,7 @@
 """Compare training methods on the same data, by measurement.
 
 Each method gets the best of several learning rates by validation loss. Every run is a `tailora train` in its own
-process, so that the peak of memory belongs to that method. Finished runs of an earlier start are used again.
+process, so that the peak memory is that of the method. Finished runs of an earlier start are reused.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from tailora.training.settings import Method, TrainSettings
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare, and on which data.
+    """The methods to compare, and the data.
 
     Attributes:
-        training: settings that hold for every method; `limit` is that of the final runs.
+        training: the settings of every method; `limit` is the one of the final runs.
         rates: learning rates to try, by method.
         output: folder of the runs and the comparison.
         grid_limit: training records that the rates are tried on; None keeps the best run itself.
         test: records to write about and score; None uses the data's `test` split, or else the validation records.
         test_limit: use only the first N of them.
         max_new_tokens: longest text.
-        metrics: which scores; by default those that the field reports of such data.
+        metrics: names of the scores; by default those usually reported for such data.
         draws: bootstrap resamples for the intervals.
-        tasks: tasks that the report computes disk space for.
-        stated: the settings as they were given, for compare.json.
+        tasks: number of tasks for which the report estimates the disk space.
+        stated: the settings that the user set, for compare.json.
     """
 
     training: TrainSettings
@@ -67,10 +67,10 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     """Train with every method, write and score texts, and write compare.json, compare.md and compare.html.
 
     Returns:
-        What is in compare.json: for each method its grid, sizes, times, memory, losses and scores.
+        The content of compare.json: for each method its grid, sizes, times, memory, losses and scores.
 
     Raises:
-        SettingsError: the folder holds runs of other settings.
+        SettingsError: the folder contains runs with other settings.
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues.
     """
@@ -113,24 +113,25 @@ def _report(result: Mapping[str, Any], output: Path) -> None:
 
 
 def _measured(method: Method, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """The figures of a method; if it cannot be trained, the reason under `failed`."""
+    """Return the figures of a method, or the reason under `failed` if it cannot be trained."""
     training, output = comparison.training, comparison.output
     grid: list[dict[str, Any]] = []
     for rate in comparison.rates[method]:
         folder = output / "grid" / f"{method}-{rate:.3g}"
         try:
-            found = _trained(folder, _training(method, rate, comparison, comparison.grid_limit or training.limit))
+            run = _trained(folder, _training(method, rate, comparison, comparison.grid_limit or training.limit))
         except CommandError as error:
             grid.append({"learning_rate": rate, "validation_loss": None, "failed": str(error)})
             console.print(f"  learning rate {rate:.3g}: {error}", highlight=False, markup=False)
             continue
-        grid.append({"learning_rate": rate, "validation_loss": _loss(found), "folder": folder})
-        told = f"validation loss {_loss(found):.4f} in {found['seconds']:.0f} s"
-        console.print(f"  learning rate {rate:.3g}: {told}", highlight=False)
-    done = [each for each in grid if each["validation_loss"] is not None]
+        grid.append({"learning_rate": rate, "validation_loss": _loss(run), "folder": folder})
+        console.print(
+            f"  learning rate {rate:.3g}: validation loss {_loss(run):.4f} in {run['seconds']:.0f} s", highlight=False
+        )
+    done = [entry for entry in grid if entry["validation_loss"] is not None]
     if not done:
         return {"failed": grid[0]["failed"], "grid": grid}
-    best = min(done, key=lambda each: each["validation_loss"])
+    best = min(done, key=lambda entry: entry["validation_loss"])
     folder = best["folder"]
     if comparison.grid_limit is not None:
         folder = output / "runs" / method
@@ -138,78 +139,78 @@ def _measured(method: Method, comparison: Comparison, console: Console) -> dict[
             _trained(folder, _training(method, best["learning_rate"], comparison, training.limit))
         except CommandError as error:
             return {"failed": str(error), "grid": _plain(grid)}
-    return {"grid": _plain(grid), **_account(folder, output), **_texts(method, folder, comparison, console)}
+    return {"grid": _plain(grid), **_figures(folder, output), **_texts(method, folder, comparison, console)}
 
 
 def _plain(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in each.items() if name != "folder"} for each in grid]
+    return [{name: value for name, value in entry.items() if name != "folder"} for entry in grid]
 
 
-def _loss(found: Mapping[str, Any]) -> float:
-    """A run's validation loss, on the exact base if it was measured."""
-    loss = found["validation_loss"]
+def _loss(run: Mapping[str, Any]) -> float:
+    """Return a run's validation loss, on the exact base if it was measured."""
+    loss = run["validation_loss"]
     return float(loss.get("exact") or loss["after"])
 
 
 def _training(method: Method, rate: float, comparison: Comparison, limit: int | None) -> TrainSettings:
-    """The settings of one run."""
-    held = comparison.training.model_dump(mode="json", exclude_unset=True, exclude={"output", "limit"})
+    """Return the settings of one run."""
+    values = comparison.training.model_dump(mode="json", exclude_unset=True, exclude={"output", "limit"})
     if comparison.training.precision == "int8" and method != "lora":
-        held["precision"] = "auto"  # integers cannot be trained
-    return TrainSettings(**held, method=method, learning_rate=rate, limit=limit)
+        values["precision"] = "auto"  # integers cannot be trained
+    return TrainSettings(**values, method=method, learning_rate=rate, limit=limit)
 
 
 def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
-    """The content of run.json of a finished run; the run is started unless it exists."""
-    account = folder / "run.json"
+    """Return run.json of a finished run. The run is started unless it exists."""
+    record = folder / "run.json"
     wanted = wanted.model_copy(update={"output": folder})
-    if account.is_file():
-        found: dict[str, Any] = json.loads(account.read_text(encoding="utf-8"))
-        # From another working directory, the same folder has another name.
-        if {**found["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
+    if record.is_file():
+        run: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        # The output is compared separately: its path depends on the working directory.
+        if {**run["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
             raise SettingsError(
-                "contains a run of other settings", where=folder, hint="name another folder with --output"
+                "contains a run with other settings", where=folder, hint="name another folder with --output"
             )
-        if "finished" in found and not found["interrupted"]:
-            return found
+        if "finished" in run and not run["interrupted"]:
+            return run
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_name(folder.name + ".yaml")
     write_text(config, wanted.to_yaml())
-    found = run_command("train", str(config))
-    if found["validation_loss"]["after"] is None:
+    run = run_command("train", str(config))
+    if run["validation_loss"]["after"] is None:
         raise SettingsError("there are no validation records", where="valid", hint="name records with --valid")
-    return found
+    return run
 
 
-def _account(folder: Path, output: Path) -> dict[str, Any]:
-    """A run's sizes, times and memory."""
-    found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+def _figures(folder: Path, output: Path) -> dict[str, Any]:
+    """Return a run's sizes, times and memory."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = [line["seconds"] for line in lines if "seconds" in line]
-    saved = folder / found["saved"]
+    saved = folder / run["saved"]
     files = [saved] if saved.is_file() else [path for path in saved.rglob("*") if path.is_file()]
     return {
         "run": folder.relative_to(output).as_posix(),
-        "learning_rate": found["settings"]["learning_rate"],
-        "parameters": found["account"]["parameters"],
+        "learning_rate": run["settings"]["learning_rate"],
+        "parameters": run["account"]["parameters"],
         "saved_bytes": sum(path.stat().st_size for path in files),
-        "peak_memory_bytes": found["peak_memory_bytes"],
-        "peak_gpu_memory_bytes": found.get("peak_gpu_memory_bytes"),
-        "optimizer_bytes": found["optimizer_bytes"],
+        "peak_memory_bytes": run["peak_memory_bytes"],
+        "peak_gpu_memory_bytes": run.get("peak_gpu_memory_bytes"),
+        "optimizer_bytes": run["optimizer_bytes"],
         "seconds_per_step": statistics.median(seconds[1:] or seconds),  # the first allocates buffers
-        "examples_per_second": found["examples_per_second"],
-        "steps": found["steps"],
-        "examples": found["examples"],
-        "seconds": found["seconds"],
-        "validation_loss": {"before": found["validation_loss"]["before"], "after": _loss(found)},
-        "precision": found["account"]["precision"],
-        "device": found["account"]["device"],
+        "examples_per_second": run["examples_per_second"],
+        "steps": run["steps"],
+        "examples": run["examples"],
+        "seconds": run["seconds"],
+        "validation_loss": {"before": run["validation_loss"]["before"], "after": _loss(run)},
+        "precision": run["account"]["precision"],
+        "device": run["account"]["device"],
     }
 
 
 def _texts(method: Method, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Write and score texts with what a run learnt."""
+    """Write and score texts with a trained model."""
     if method in ("bitfit", "top2"):
         whole = comparison.output / "models" / method
         shutil.rmtree(whole, ignore_errors=True)
@@ -219,7 +220,7 @@ def _texts(method: Method, run: Path, comparison: Comparison, console: Console) 
 
 
 def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Path | None]:
-    """The base model and the adapter that write the texts of a row of the comparison."""
+    """Return the base model and the adapter of a row of the comparison."""
     if run is None:
         return comparison.training.base, None
     if name == "lora":
@@ -228,7 +229,7 @@ def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Pa
 
 
 def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, console: Console) -> None:
-    """Measure how fast every model that wrote texts decodes, and put it into its row."""
+    """Measure the decoding speed of every model that wrote texts, and add it to the model's row."""
     training = comparison.training
     source, split = _test_source(comparison)
     models = {}
@@ -265,23 +266,22 @@ def _written(name: str, comparison: Comparison, console: Console, run: Path | No
 
 
 def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str, Any]:
-    """Write greedy texts to a file, and return how many there are and what computed them."""
+    """Write greedy texts to a file; return their number, their tokens, and backend, precision and device."""
     training, output = comparison.training, comparison.output
     texts = output / "texts" / f"{name}.jsonl"
     texts.parent.mkdir(exist_ok=True)
-    # An unfinished file of an earlier start may have other settings, and would be refused.
+    # A resume file of an earlier start may belong to other settings, which is an error.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
     form = ["--prompt-form", training.prompt_form, "--linearization", training.linearization]
     base, adapter = _model(name, comparison, run)
     model = ["--base", base, *([] if adapter is None else ["--adapter", str(adapter)])]
     command = [*model, *form, "--max-new-tokens", str(comparison.max_new_tokens), "--output", str(texts), "--gather"]
-    made = run_command("generate", *command, *_test_data(comparison))
-    kept = ("records", "completion_tokens", "backend", "precision", "device")
-    return {key: made[key] for key in kept}
+    result = run_command("generate", *command, *_test_data(comparison))
+    return {key: result[key] for key in ("records", "completion_tokens", "backend", "precision", "device")}
 
 
 def _test_source(comparison: Comparison) -> tuple[str, str | None]:
-    """The source of the records to write about, and their split."""
+    """Return the source and the split of the test records."""
     training = comparison.training
     source = comparison.test or training.data
     splits = record_files.splits(source)
@@ -292,7 +292,7 @@ def _test_source(comparison: Comparison) -> tuple[str, str | None]:
 
 
 def _test_data(comparison: Comparison) -> list[str]:
-    """The flags for the records to write about."""
+    """Return the flags that select the test records."""
     training = comparison.training
     source, split = _test_source(comparison)
     flags = ["--input", source, *([] if split is None else ["--split", split])]

@@ -1,7 +1,7 @@
-"""Decoding speed of several models, each in processes of its own, in rounds.
+"""Decoding speed of several models, measured in rounds and in separate processes.
 
-A round measures every model once, one after the other, so that what slows the machine for a while slows all of them.
-Run as a program with a description of one model as JSON, this module measures that model and prints the result.
+A round measures every model once, one after the other, so that a temporary slowdown of the machine affects all of them.
+Run as a program with a JSON description of one model, this module measures the model and prints the result.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 
 ROUNDS = 3
-LAPS = 3  # in each round
+LAPS = 3  # per round
 TEXTS = 16  # side by side
-TOKENS = 32  # of each text
+TOKENS = 32  # per text
 
 
 def speeds_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Measure several models in rounds.
 
     Args:
-        models: name to what `measure` takes.
+        models: the argument of `measure`, by the name of the model.
 
     Returns:
-        For each model: the median of all laps in tokens a second, the lowest and the highest of the rounds' medians,
-        how many laps and rounds there were, the texts and their tokens in a lap, and what computed them.
+        For each model: the median of all laps in tokens per second, the lowest and the highest median of a round, the
+        numbers of laps and rounds, the numbers of texts and of tokens per text, backend, precision and device.
 
     Raises:
-        CommandError: a process ended with a user's mistake, or was killed.
+        CommandError: a process ended with a `UserError`, or was killed.
     """
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     for _ in range(ROUNDS):
@@ -67,7 +67,7 @@ def measure(model: Mapping[str, Any]) -> dict[str, Any]:
             `linearization`.
 
     Returns:
-        The tokens a second of each lap, texts and tokens in a lap, backend, precision and device.
+        Tokens per second of all laps, the numbers of texts and of tokens per text, backend, precision and device.
 
     Raises:
         UserError: the model or the records cannot be read.

@@ -1,4 +1,4 @@
-"""Commands run in processes of their own, so that a peak of memory, or a speed, is that command's."""
+"""Run commands in separate processes, so that peak memory and speed belong to one command."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tailora.core.errors import TrainingError
 
 
 class CommandError(TrainingError):
-    """A command in a process of its own ended with a user's mistake, or was killed."""
+    """A command in a separate process ended with a `UserError`, or was killed."""
 
 
 def run_command(*arguments: str) -> dict[str, Any]:
-    """Run a `tailora` command in a process of its own, and take its result.
+    """Run a `tailora` command in a separate process, and return its result.
 
     Raises:
-        CommandError: it ended with a user's mistake, or was killed.
-        RuntimeError: it ended with a bug of ours.
+        CommandError: it ended with a `UserError`, or was killed.
+        RuntimeError: it ended with another exception.
     """
     return run_module("tailora", *arguments, "--json")
 

@@ -1,4 +1,4 @@
-"""What `tailora tune` varies: the values of one setting, or a range of numbers."""
+"""The values that `tailora tune` tries for a setting: a list, or a range of numbers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Range(NamedTuple):
 
     Attributes:
         name: of the setting.
-        choices: the values, or none where it is a range.
-        low: least value of a range.
+        choices: the values; empty for a range.
+        low: smallest value of a range.
         high: largest value of a range.
-        whole: whether it holds whole numbers only.
+        whole: whether the range contains integers only.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Range(NamedTuple):
         """Read one entry of `ranges`.
 
         Raises:
-            SettingsError: no such setting, not one to vary, or no values.
+            SettingsError: the setting does not exist or cannot be varied, or there are no values.
         """
         field = TrainSettings.model_fields.get(name)
         if field is None or name in _FIXED:
@@ -61,21 +61,21 @@ class Range(NamedTuple):
             if ends[0] >= ends[1] or (whole and not all(end.is_integer() for end in ends)):
                 what = f"{name}: {value} is not a range" + (" of integers" if whole else "")
                 raise SettingsError(what, where="ranges", hint="put the smaller end first")
-            found = cls(name, (), *ends, whole)
+            varied = cls(name, (), *ends, whole)
         else:
-            given = value if isinstance(value, list) else value.split("|") if isinstance(value, str) else [value]
-            choices = [yaml.safe_load(each) if isinstance(each, str) else each for each in given]
+            texts = value if isinstance(value, list) else value.split("|") if isinstance(value, str) else [value]
+            choices = [yaml.safe_load(item) if isinstance(item, str) else item for item in texts]
             # YAML reads 1e-3 as text.
-            found = cls(name, tuple(_number(each) if isinstance(each, str) else each for each in choices))
-            if not choices or any(isinstance(each, list | dict) for each in choices):
+            varied = cls(name, tuple(_number(choice) if isinstance(choice, str) else choice for choice in choices))
+            if not choices or any(isinstance(choice, list | dict) for choice in choices):
                 what = f"{name}: {value} has no values to choose from"
                 raise SettingsError(what, where="ranges", hint="write several targets as attention+mlp")
-        for each in found.ends:
+        for end in varied.ends:
             try:
-                TrainSettings(data="", **{name: found.setting(each)})
+                TrainSettings(data="", **{name: varied.setting(end)})
             except SettingsError as error:
                 raise SettingsError(f"{name}: {error.what}", where="ranges", hint=error.hint) from error
-        return found
+        return varied
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -84,11 +84,11 @@ class Range(NamedTuple):
 
     @property
     def logarithmic(self) -> bool:
-        """Whether a range is searched by its logarithm."""
+        """Whether a range is searched on a logarithmic scale."""
         return self.low > 0 and self.high >= WIDE * self.low
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """What Optuna takes for a trial."""
+        """Let Optuna choose a value for a trial."""
         if self.choices:
             return trial.suggest_categorical(self.name, self.choices)
         if self.whole:
@@ -96,22 +96,24 @@ class Range(NamedTuple):
         return trial.suggest_float(self.name, self.low, self.high, log=self.logarithmic)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is among those to try."""
+        """Whether a value is one of the choices, or in the range."""
         return value in self.choices if self.choices else value is not None and self.low <= value <= self.high
 
     def change_from(self, other: Range) -> str | None:
-        """Why a study of the other range cannot go on with this one; None where it can."""
+        """Why a study with the other range cannot continue with this one; None if it can."""
         if self.choices or other.choices:
             same = self.choices == other.choices
             return (
-                None if same else f"{self.name} is searched in {'|'.join(map(str, other.choices)) or 'a range'} there"
+                None
+                if same
+                else f"{self.name} is searched in {'|'.join(map(str, other.choices)) or 'a range'} in that study"
             )
         if self.logarithmic != other.logarithmic:
-            return f"{self.name} is searched by its logarithm in one of the two ranges only"
+            return f"{self.name} is searched on a logarithmic scale in one of the two ranges only"
         return None
 
     def setting(self, value: Any) -> Any:
-        """A value as the settings class takes it."""
+        """Convert a value to the type of the setting."""
         if self.whole and isinstance(value, float):
             return int(value)
         several = TrainSettings.model_fields[self.name].annotation == tuple[str, ...]
@@ -126,5 +128,5 @@ def _number(text: str) -> Any:
 
 
 def written(value: Any) -> Any:
-    """A setting's value as a choice is written."""
+    """Return a setting's value in the form of a choice: several targets as attention+mlp."""
     return "+".join(map(str, value)) if isinstance(value, tuple | list) else value

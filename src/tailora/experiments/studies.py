@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import optuna
 
 TRIES = 2
-"""Starts after which settings that end their process (by a signal or a bug) are given up."""
+"""Number of starts after which settings that end their process (by a signal or a bug) are not tried again."""
 _UNCLAIMED = datetime.timedelta(minutes=10)
-"""Age from which a trial without a process counts as abandoned: its process was killed before it could claim it."""
+"""Age from which a trial without a process counts as abandoned: its process was killed before it claimed the trial."""
 
 
 def import_optuna() -> Any:
-    """Optuna, without its messages; `MissingExtraError` where it is not installed."""
+    """Return the module optuna with its messages off; raise `MissingExtraError` if it is not installed."""
     try:
         import optuna
     except ImportError as error:
@@ -37,18 +37,19 @@ def import_optuna() -> Any:
 
 
 def open_study(place: str, name: str, fixed: Mapping[str, Any], ranges: Mapping[str, Any], startup: int) -> Any:
-    """Open a study, or make it.
+    """Open a study, or create it.
 
     Args:
         place: a file, or a database URL.
         name: of the study.
-        fixed: settings that hold in every trial.
-        ranges: what varies, as `Range.of` reads it. They may differ from those that the study was made with, as far as
-            Optuna can go on with them.
-        startup: trials before others are pruned by them.
+        fixed: settings of every trial.
+        ranges: values to try by setting, as `Range.of` reads them. They may differ from those of an existing study as
+            far as Optuna can continue with them.
+        startup: number of trials before trials are pruned.
 
     Raises:
-        SettingsError: the place cannot be opened, or holds a study of other settings or of ranges that do not go on.
+        SettingsError: the place cannot be opened, or contains a study with other settings or with ranges that cannot be
+            continued.
         MissingExtraError: the database's driver is not installed.
     """
     optuna = import_optuna()
@@ -63,7 +64,7 @@ def open_study(place: str, name: str, fixed: Mapping[str, Any], ranges: Mapping[
         raise MissingExtraError(f"cannot be opened ({error})", where=place, hint="install its driver") from error
     except OSError:
         raise
-    except Exception as error:  # each kind of storage has its own
+    except Exception as error:  # each storage has its own exceptions
         what = f"cannot be opened as a study ({type(error).__name__}: {error})"
         raise SettingsError(what, where=place, hint="name another --storage or --output") from error
     known = study.user_attrs.get("job")
@@ -74,8 +75,8 @@ def open_study(place: str, name: str, fixed: Mapping[str, Any], ranges: Mapping[
 
 
 def _database(optuna: Any, url: str) -> Any:
-    """A database whose connections are closed after each use, so that none stays open when the study is done with."""
-    from sqlalchemy.pool import NullPool  # a dependency of Optuna's, and installed with it
+    """A database whose connections are closed after each use, so that none stays open after the study."""
+    from sqlalchemy.pool import NullPool  # a dependency of Optuna
 
     return optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
 
@@ -83,11 +84,11 @@ def _database(optuna: Any, url: str) -> Any:
 def _journal(optuna: Any, path: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     backend = optuna.storages.journal
-    # The lock is a file that is made exclusively, which works on network drives and on Windows.
+    # The lock is a file created exclusively, which works on network drives and on Windows.
     lock = backend.JournalFileOpenLock(str(path))
     lock.acquire()
     try:
-        if path.exists():  # a process that was killed, or a full disk, leaves a line in pieces
+        if path.exists():  # a killed process or a full disk may leave an incomplete line
             content = path.read_bytes()
             if not content.endswith(b"\n"):
                 os.truncate(path, content.rfind(b"\n") + 1)
@@ -97,20 +98,20 @@ def _journal(optuna: Any, path: Path) -> Any:
 
 
 def _check_job(place: str, known: Sequence[dict[str, Any]], fixed: dict[str, Any], ranges: dict[str, Any]) -> None:
-    """Raise `SettingsError` unless a study can go on with these settings and ranges."""
-    held, varied = known
+    """Raise `SettingsError` unless a study can continue with these settings and ranges."""
+    settings, varied = known
     usual = _defaults()
-    before, here = {**usual, **held}, {**usual, **fixed}
+    before, here = {**usual, **settings}, {**usual, **fixed}
     differing = [name for name in sorted({*before, *here}) if before.get(name) != here.get(name)]
-    told = [f"{name} is {written(before.get(name))}, here {written(here.get(name))}" for name in differing]
-    if told:
-        hint = "give those, or name another --output or --study"
-        raise SettingsError(f"holds a study of other settings: {', '.join(told)}", where=place, hint=hint)
+    changes = [f"{name} is {written(before.get(name))}, here {written(here.get(name))}" for name in differing]
+    if changes:
+        hint = "use the same settings, or name another --output or --study"
+        raise SettingsError(f"contains a study with other settings: {', '.join(changes)}", where=place, hint=hint)
     for name in sorted(set(varied) & set(ranges)):
         change = Range.of(name, ranges[name]).change_from(Range.of(name, varied[name]))
         if change is not None:
-            hint = "keep that, or name another --output or --study"
-            raise SettingsError(f"holds a study of other ranges: {change}", where=place, hint=hint)
+            hint = "use the same ranges, or name another --output or --study"
+            raise SettingsError(f"contains a study with other ranges: {change}", where=place, hint=hint)
 
 
 def _defaults() -> dict[str, Any]:
@@ -121,25 +122,25 @@ def _defaults() -> dict[str, Any]:
 
 
 def claim(trial: optuna.Trial) -> None:
-    """Put this process's name on a trial, in one write."""
+    """Record this process as the owner of a trial, in one write."""
     trial.set_user_attr("process", [platform.node(), os.getpid(), _started(os.getpid())])
 
 
 def take_over(study: optuna.Study) -> None:
-    """End the trials whose process on this machine is gone, and have their settings tried again."""
+    """End the trials of this machine whose process has ended, and queue their settings again."""
     for trial in study.get_trials(deepcopy=False):
         if trial.state.name == "RUNNING" and _is_abandoned(trial):
             give_up(study, trial.number, counts=True)
 
 
 def give_up(study: optuna.Study, number: int, *, counts: bool) -> None:
-    """End a trial that came to no result, and have its settings tried again.
+    """End a trial without a result, and queue its settings again.
 
     Args:
-        study: that it belongs to.
-        number: of the trial.
-        counts: whether its settings may be at fault. With `TRIES` such starts they are not tried again, so that
-            settings which end every process (for want of memory, say) cannot hold up the study.
+        study: the study of the trial.
+        number: number of the trial.
+        counts: whether its settings may be at fault. After `TRIES` such starts they are not tried again, so that
+            settings that end every process (for example for lack of memory) cannot block the study.
     """
     trial = study.trials[number]
     tries = int(trial.user_attrs.get("tries", 0)) + counts
@@ -152,17 +153,17 @@ def give_up(study: optuna.Study, number: int, *, counts: bool) -> None:
 
 
 def elsewhere(study: optuna.Study) -> dict[str, int]:
-    """Trials that count as running on other machines, by the machine's name."""
-    found: dict[str, int] = {}
+    """Return the number of trials that count as running on other machines, by the name of the machine."""
+    counts: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
         host = trial.user_attrs.get("process", [None])[0]
         if trial.state.name == "RUNNING" and host not in {None, platform.node()}:
-            found[host] = found.get(host, 0) + 1
-    return found
+            counts[host] = counts.get(host, 0) + 1
+    return counts
 
 
 def _is_abandoned(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial that counts as running has no process; of other machines nothing is known."""
+    """Whether a trial that counts as running has no process. Trials of other machines never count as abandoned."""
     if "process" not in trial.user_attrs:
         start = trial.datetime_start
         return start is not None and datetime.datetime.now() - start > _UNCLAIMED
@@ -173,7 +174,7 @@ def _is_abandoned(trial: optuna.trial.FrozenTrial) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, so that another one with its number is not taken for it; None where unknown."""
+    """Return when a process started, to distinguish it from a later one with the same PID; None if unknown."""
     try:
         if sys.platform == "linux":
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

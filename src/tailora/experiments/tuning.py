@@ -1,7 +1,7 @@
 """Search for the training settings with the best validation loss, with Optuna.
 
 Trials are run directories. Their state is in a file or a database that any number of processes share; each process
-takes the next trial until there are enough. The trial of a killed process is repeated by the next one.
+starts the next trial until there are enough. If a process is killed, the next one repeats its trial.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tailora.core.errors import (
     UserError,
 )
 from tailora.core.files import write_json, write_text
+from tailora.core.plural import plural
 from tailora.data.values import Record
 from tailora.experiments import studies
 from tailora.experiments.ranges import Range, written
@@ -52,11 +53,11 @@ _OF_RECORDS = {"max_length", "overlong", "prompt_form", "linearization"}
 
 @dataclass(frozen=True)
 class Tuning:
-    """What to vary, and how many trials to run.
+    """The settings to vary, and the number of trials.
 
     Attributes:
-        training: settings that hold in every trial, and the first to be tried.
-        ranges: what to vary, as `Range.of` reads it.
+        training: the settings of every trial, which are also tried first.
+        ranges: values to try by setting, as `Range.of` reads them.
         trials: in total, including those of other processes and earlier starts.
         output: folder of the trials and the results.
         storage: file or database URL that processes share; None uses study.journal in the output.
@@ -100,7 +101,7 @@ def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
         _enqueue_own(study, training, ranges)
     while _begun(optuna, study) < tuning.trials:
         _try(optuna, study, ranges, fixed, training.seed, output, console)
-    result = _account(optuna, study)
+    result = _summary(optuna, study)
     others = ", ".join(f"{count} on {host}" for host, count in studies.elsewhere(study).items())
     if others:
         line = f"still running: {others}; if such a machine is gone, raise --trials to replace its trials"
@@ -118,7 +119,7 @@ def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
 
 
 def _fixed(tuning: Tuning, train_records: Sequence[Record]) -> dict[str, Any]:
-    """The settings of every trial, as YAML for `tailora train`."""
+    """Return the settings that are the same in every trial, as YAML values."""
     settings = tuning.training
     fixed = settings.model_dump(mode="json", exclude_unset=True, exclude={"output", *tuning.ranges})
     if settings.eval_every is None and "eval_every" not in tuning.ranges:
@@ -131,28 +132,28 @@ def _fixed(tuning: Tuning, train_records: Sequence[Record]) -> dict[str, Any]:
 def _check_values(
     ranges: Sequence[Range], fixed: Mapping[str, Any], records: tuple[Sequence[Record], Sequence[Record]]
 ) -> None:
-    """Check values that depend on the base or the records before the first trial.
+    """Check the values that depend on the base or the records, before the first trial.
 
     Raises:
         SettingsError: a target that matches nothing in the network, or a length that a record exceeds.
         UserError: the base cannot be loaded, or no trial could be trained.
     """
-    firsts = {each.name: each.setting(each.ends[0]) for each in ranges}
+    firsts = {varied.name: varied.setting(varied.ends[0]) for varied in ranges}
     bases = [firsts["base"]] if "base" in firsts else []
-    bases += [value for each in ranges if each.name == "base" for value in each.ends[1:]]
+    bases += [value for varied in ranges if varied.name == "base" for value in varied.ends[1:]]
     for name in bases or [fixed.get("base", TrainSettings.model_fields["base"].default)]:
         base = load_base(name, dtype=torch.float32)
-        for each in ranges:
-            for value in each.ends if each.name in _OF_NETWORK | _OF_RECORDS else ():
-                changed = {**firsts, **({"base": name} if bases else {}), each.name: each.setting(value)}
+        for varied in ranges:
+            for value in varied.ends if varied.name in _OF_NETWORK | _OF_RECORDS else ():
+                changed = {**firsts, **({"base": name} if bases else {}), varied.name: varied.setting(value)}
                 try:
                     wanted = TrainSettings(**{**fixed, **changed})
-                except SettingsError:  # only this combination: such a trial is reported and pruned
+                except SettingsError:  # of this combination only, which is pruned when it is tried
                     continue
                 try:
-                    _check_value(each.name, wanted, base, records)
+                    _check_value(varied.name, wanted, base, records)
                 except (SettingsError, DataError, TrainingError) as error:
-                    raise SettingsError(f"{each.name}: {error.what}", where="ranges", hint=error.hint) from error
+                    raise SettingsError(f"{varied.name}: {error.what}", where="ranges", hint=error.hint) from error
 
 
 def _check_value(
@@ -169,9 +170,9 @@ def _check_value(
 
 def _enqueue_own(study: optuna.Study, settings: TrainSettings, ranges: Sequence[Range]) -> None:
     """Try the user's own settings first if they lie in the ranges."""
-    usual = {each.name: written(getattr(settings, each.name)) for each in ranges}
+    usual = {varied.name: written(getattr(settings, varied.name)) for varied in ranges}
     usual |= {"learning_rate": settings.peak_learning_rate} if "learning_rate" in usual else {}
-    if all(each.holds(usual[each.name]) for each in ranges):
+    if all(varied.holds(usual[varied.name]) for varied in ranges):
         study.enqueue_trial(usual, skip_if_exists=True)
 
 
@@ -193,14 +194,14 @@ def _try(
     trial = study.ask()
     studies.claim(trial)
     try:
-        # Processes that draw at the same time draw from their own trials' numbers.
+        # Seeded by the trial, so that processes that sample at the same time sample different values.
         study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + trial.number, n_startup_trials=STARTUP)
-        chosen = {each.name: each.setting(each.suggest(trial)) for each in ranges}
+        chosen = {varied.name: varied.setting(varied.suggest(trial)) for varied in ranges}
         folder = _new_folder(output, trial.number)
         trial.set_user_attr("settings", {name: list(v) if isinstance(v, tuple) else v for name, v in chosen.items()})
         trial.set_user_attr("run", folder.name)
-        told = {name: written(value) for name, value in chosen.items()}
-        console.print(f"trial {trial.number}: {listed(told)}", highlight=False)
+        values = {name: written(value) for name, value in chosen.items()}
+        console.print(f"trial {trial.number}: {listed(values)}", highlight=False)
         loss, why = _trained(optuna, trial, {**fixed, **chosen, "output": folder}, ranges)
         if loss is not None:
             study.tell(trial, loss)
@@ -243,11 +244,11 @@ def _trained(
 
 
 def _is_of_trial(error: UserError, ranges: Sequence[Range]) -> bool:
-    """Whether an error comes from the trial's own settings, so that they are not tried again.
+    """Whether an error is caused by the trial's settings, so that they are not tried again.
 
-    Every value was checked before: a combination of settings fails in a trial, or the environment does.
+    Every single value was checked before, so the cause is a combination of settings or the environment.
     """
-    names = {each.name for each in ranges}
+    names = {varied.name for varied in ranges}
     if isinstance(error, MissingExtraError | OfflineError):
         return False
     if isinstance(error, ModelError):
@@ -258,7 +259,7 @@ def _is_of_trial(error: UserError, ranges: Sequence[Range]) -> bool:
 
 
 def _new_folder(output: Path, number: int) -> Path:
-    """A new folder for a trial's run; another study may have left one with its number."""
+    """Return a new folder for a trial's run; another study may have left one with the same number."""
     folder = output / f"trial-{number:04}"
     other = 2
     while folder.exists():
@@ -267,7 +268,7 @@ def _new_folder(output: Path, number: int) -> Path:
     return folder
 
 
-def _account(optuna: Any, study: optuna.Study) -> dict[str, Any]:
+def _summary(optuna: Any, study: optuna.Study) -> dict[str, Any]:
     states = optuna.trial.TrialState
     trials = [
         {
@@ -292,12 +293,12 @@ def _account(optuna: Any, study: optuna.Study) -> dict[str, Any]:
 
 def _why(trial: optuna.trial.FrozenTrial) -> str | None:
     if trial.state.name == "PRUNED":
-        return str(trial.user_attrs.get("why", f"its process was ended in {studies.TRIES} tries"))
+        return str(trial.user_attrs.get("why", f"its process was killed {plural(studies.TRIES, 'time')}"))
     return None
 
 
 def listed(settings: Mapping[str, Any]) -> str:
-    """Settings and their values in a line."""
+    """Return settings and their values in one line."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
     )
