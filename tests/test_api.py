@@ -228,7 +228,7 @@ def test_merging_is_that_of_the_command_line(run: tailora.TrainingRun, tmp_path:
 def test_mistakes_name_the_argument(tmp_path: Path) -> None:
     with pytest.raises(tailora.SettingsError, match=r"^rnk: "):
         tailora.train(PAIRS, rnk=4)  # type: ignore[call-arg]
-    with pytest.raises(tailora.UserError, match="there is no adapter and no base model"):
+    with pytest.raises(tailora.UserError, match="no adapter and no base model named"):
         tailora.load()
     with pytest.raises(tailora.DataError, match="is not the directory of a finished training run"):
         tailora.TrainingRun.open(tmp_path)

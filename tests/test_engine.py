@@ -226,7 +226,7 @@ def test_a_bias_decides_what_is_drawn(backend: Backend) -> None:
     made = engine(backend).complete([Request((1, 2, 3), decoding)])[0]
     assert [each.token_ids for each in made] == [(5,) * 6] * 4
     assert all(logprob < 0 for each in made for logprob in each.logprobs)  # the model's own, without the bias
-    with pytest.raises(SettingsError, match="logit_bias: token ids go from 0 to 256"):
+    with pytest.raises(SettingsError, match="logit_bias: token ids must be from 0 to 256"):
         engine(backend).submit(Request((1, 2, 3), Decoding(logit_bias=((257, 1.0),))))
 
 
@@ -446,13 +446,13 @@ def test_what_else_was_likely_is_told(backend: Backend) -> None:
     [
         (Request(()), "the prompt has 0 tokens; the model accepts 1 to 95"),
         (Request(tuple(range(96))), "the prompt has 96 tokens"),
-        (Request((1, 257)), "token ids go from 0 to 256"),
+        (Request((1, 257)), "token ids must be from 0 to 256"),
         (Request((1,), scale=float("nan")), "scale: must be a finite number"),
         (
             Request((1,), Decoding(num_beams=9)),
-            "num_beams: needs 9 sequences side by side, and the engine runs at most 8",
+            r"num_beams: needs 9 sequences at once \(limit of the engine: 8\)",
         ),
-        (Request((1,), Decoding(num_beams=8)), "can need 24 blocks of the cache, which has 12"),
+        (Request((1,), Decoding(num_beams=8)), r"can need 24 cache blocks \(limit of the engine: 12\)"),
     ],
 )
 def test_what_can_never_run_is_refused(backend: Backend, request_: Request, message: str) -> None:

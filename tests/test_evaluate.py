@@ -226,7 +226,7 @@ def test_fidelity_goes_before_likelihood(data: Path) -> None:
     [
         ({"input": None}, "input: has no value"),
         ({"output": None}, "output: has no value"),
-        ({"texts": None}, "there is no adapter and no base model"),
+        ({"texts": None}, "no adapter and no base model named"),
         ({"base": "tiny"}, "base has no effect on texts that are already written"),
         ({"beams": 4}, "beams has no effect on texts that are already written"),
     ],

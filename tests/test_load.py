@@ -122,7 +122,7 @@ def only_bin(folder: Path) -> None:
         (cut(3000), "truncated, or not a safetensors file"),
         (cut(30000), "truncated, or not a safetensors file"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 5000), "truncated, or not"),
-        (drop_tensor, "the weights lack transformer.h.1.mlp.c_fc.weight"),
+        (drop_tensor, "weights are missing: transformer.h.1.mlp.c_fc.weight"),
         (only_bin, r"pickled .bin files, which are not read; save them as model\.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "contains no tokenizer"),

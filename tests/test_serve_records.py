@@ -188,7 +188,7 @@ def test_reranking_puts_the_faithful_text_first(server: Server) -> None:
         ({"facts": FACTS, "beams": 2, "temperature": 1}, "beams are not sampled"),
         ({"facts": FACTS, "n": 3, "beams": 2}, "exceeds the number of beams"),
         ({"facts": {"a": "x" * 100}}, "maximum context length is 96 tokens"),
-        ({"facts": FACTS, "beams": 40}, "40 sequences side by side, and the engine runs at most 32"),
+        ({"facts": FACTS, "beams": 40}, "40 sequences at once (limit of the engine: 32)"),
     ],
 )
 def test_bad_records_are_reported(server: Server, body: dict[str, Any], expected: str) -> None:

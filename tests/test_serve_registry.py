@@ -163,5 +163,5 @@ def test_what_cannot_be_served_is_reported_at_the_start(models: Path, tmp_path: 
         pass
     with pytest.raises(SettingsError, match="is not a folder"):
         settings_for(models, adapter_folder=tmp_path / "none")
-    with pytest.raises(SettingsError, match="there is no adapter and no base model"):
+    with pytest.raises(SettingsError, match="no adapter and no base model named"):
         settings_for(models, base=None, adapter=())

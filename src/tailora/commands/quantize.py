@@ -58,7 +58,7 @@ class QuantizeSettings(ProbeSettings):
     @model_validator(mode="after")
     def _combination(self) -> QuantizeSettings:
         if self.merged and self.adapter is None:
-            raise SettingsError("there is no adapter to merge", where="merged", hint="give one with --adapter")
+            raise SettingsError("no adapter to merge", where="merged", hint="name one with --adapter")
         return self
 
 

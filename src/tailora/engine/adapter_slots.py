@@ -1,8 +1,8 @@
 """Adapters in slots: the factors of all adapters of a step, stacked into one pair of matrices per group of slots.
 
-A step multiplies the rows of a group with all slots of the group, and keeps for each row the result of its own slot.
-With few slots there is one group, and any mixture of adapters is the same two products. Filling a slot writes only its
-part of the matrices.
+A step multiplies the rows of a group with all slots of the group, and keeps the result of each row's slot. With few
+slots there is one group, and any mixture of adapters takes the same two products. Filling a slot writes only its part
+of the matrices.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class _Registered:
 
 
 def grouping(slots: int, grouped: int) -> tuple[int, int]:
-    """Slots per group, and number of groups."""
-    each = max(1, min(slots, grouped))
-    return each, max(1, -(-slots // each))
+    """Return the number of slots per group, and the number of groups."""
+    per_group = max(1, min(slots, grouped))
+    return per_group, max(1, -(-slots // per_group))
 
 
 class AdapterSlots:
     """Any number of registered adapters, some of them in slots. An adapter in use keeps its slot.
 
     Args:
-        targets: module path to (in, out) of each layer that can be adapted.
-        slots: how many adapters a step can mix.
-        rank: largest rank of an adapter in a layer, its slices together.
+        targets: (in, out) of each layer that can be adapted, by module path.
+        slots: number of adapters that a step can mix.
+        rank: largest rank of an adapter in a layer; ranks of slices add up.
         grouped: slots per group.
-        base_fingerprint: of the base model.
+        base_fingerprint: fingerprint of the base model.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AdapterSlots:
         }
         self._fingerprint = base_fingerprint
         self._registered: dict[str, _Registered] = {}
-        self._idle: OrderedDict[str, None] = OrderedDict()  # in a slot, in use by nobody; the longest idle first
+        self._idle: OrderedDict[str, None] = OrderedDict()  # in a slot and not in use; the longest idle first
         self._empty = list(range(slots - 1, -1, -1))
 
     @property
@@ -92,8 +92,8 @@ class AdapterSlots:
         """Register an adapter under a name; it gets a slot when it is first used.
 
         Args:
-            name: a new one.
-            adapter: its factors.
+            name: a name that is not registered.
+            adapter: the adapter.
             force: accept an adapter that was trained on other weights.
 
         Raises:
@@ -119,7 +119,7 @@ class AdapterSlots:
             self._empty.append(known.slot)
 
     def key(self, name: str) -> str:
-        """The content hash of an adapter, which tells it from another adapter with the same name.
+        """Return the content hash of an adapter, which distinguishes it from others of the same name.
 
         Raises:
             AdapterError: the name is not registered.
@@ -127,7 +127,7 @@ class AdapterSlots:
         return self._find(name).key
 
     def acquire(self, name: str) -> int | None:
-        """Return the slot of an adapter, filling one if necessary; it stays there until `release` is called as often.
+        """Return the slot of an adapter, filling one if necessary. It stays there until `release` is called as often.
 
         Returns:
             The slot; None while other adapters use all of them.
@@ -159,7 +159,7 @@ class AdapterSlots:
             self._idle[name] = None
 
     def place(self, path: str, slot: int) -> tuple[Floats, Floats]:
-        """A slot's own A [rank, in] and B [out, rank] in a layer, as views."""
+        """Return a slot's A [rank, in] and B [out, rank] in a layer, as views."""
         group, place = divmod(slot, self.grouped)
         stretch = slice(place * self.rank, (place + 1) * self.rank)
         factors = self.factors[path]
@@ -185,11 +185,13 @@ class AdapterSlots:
 
     def _check(self, name: str, adapter: Adapter, force: bool) -> None:
         if changes_nothing(adapter):
-            raise AdapterError("changes nothing: a factor is zero in every layer", where=name, hint="train it again")
-        given, own = adapter.base_fingerprint, self._fingerprint
-        if given is not None and own is not None and given != own and not force:
-            made_for = adapter.base_name or "another base"
-            raise AdapterError(f"was trained on other weights ({made_for})", where=name, hint="use its own base")
+            raise AdapterError("changes nothing: all its updates are zero", where=name, hint="train it again")
+        trained_on, own = adapter.base_fingerprint, self._fingerprint
+        if trained_on is not None and own is not None and trained_on != own and not force:
+            base_name = adapter.base_name or "another base"
+            raise AdapterError(
+                f"was trained on other weights ({base_name})", where=name, hint="use the base that it was trained on"
+            )
         problems = []
         if adapter.biases:
             problems.append("has trained biases")

@@ -58,7 +58,7 @@ class Architecture:
 
     Attributes:
         model_type: transformers' name of the family: "gpt2" or "llama".
-        layers: transformer blocks.
+        layers: number of transformer blocks.
         hidden: width of the residual stream.
         inner: width of the feed-forward layers.
         heads: heads of the queries.
@@ -89,7 +89,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json.
 
     Raises:
-        ModelError: there is no graph for the family, or for this variant of it.
+        ModelError: the engine has no graph for the family, or for this variant of it.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not family_of(model_type).openvino:

@@ -10,7 +10,7 @@ from tailora.engine.adapter_slots import AdapterSlots
 from tailora.engine.arrays import Floats, Ints
 
 Precision = Literal["int8", "bf16", "fp32"]
-"""What a backend computes products in."""
+"""Precision of matrix products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +19,15 @@ class Step:
 
     Attributes:
         tokens: [T] token ids.
-        positions: [T] of each in its sequence.
-        past: [S] how many tokens of each sequence are in the cache.
+        positions: [T] position of each token in its sequence.
+        past: [S] number of cached tokens of each sequence.
         begins: [S + 1] offset of each sequence's tokens, and T.
         blocks: the cache blocks of all sequences, sequence by sequence, including those to be written.
         block_begins: [S + 1] offset of each sequence's blocks, and their total.
-        slots: [T] the slot of each token's adapter, -1 for none.
+        slots: [T] slot of each token's adapter, -1 for none.
         scales: [T] factor of the adapter's effect.
         sampled: [K] tokens after which logits are computed.
-        best: how many of the likeliest tokens are returned for each.
+        best: number of likeliest tokens to return for each.
     """
 
     tokens: Ints
@@ -47,7 +47,7 @@ class TokenScores(NamedTuple):
 
     Attributes:
         logits: [vocabulary].
-        tokens: the likeliest, best first.
+        tokens: the likeliest tokens, best first.
         log_z: log of the sum of exp(logits); a logit minus log_z is a log-probability.
     """
 
@@ -65,7 +65,7 @@ class Scores:
     log_z: Floats
 
     def rows(self) -> list[TokenScores]:
-        """The scores of each row."""
+        """Return the scores row by row."""
         return [TokenScores(*row) for row in zip(self.logits, self.tokens, self.log_z.tolist(), strict=True)]
 
 
@@ -75,7 +75,7 @@ class Backend(Protocol):
     Attributes:
         context: longest sequence in tokens.
         vocabulary: number of token ids.
-        adapter_slots: the adapters.
+        adapter_slots: the registered adapters and their slots.
         block_size: tokens per block of the cache.
         blocks: number of blocks.
     """
@@ -87,7 +87,7 @@ class Backend(Protocol):
     blocks: int
 
     def run(self, step: Step) -> Scores:
-        """Write the step's keys and values to their blocks, and score the tokens that can follow those in `sampled`."""
+        """Write the step's keys and values to their blocks, and score the tokens that can follow the `sampled` ones."""
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Copy blocks of the cache, in all layers, from the first of each pair to the second."""

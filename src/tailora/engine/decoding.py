@@ -32,10 +32,10 @@ class Decoding:
             the likeliest token.
         min_p: sample from tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024).
         num_candidates: completions per prompt: the best beams, or independent samples.
-        seed: of the samples.
+        seed: seed of the samples.
         stop_tokens: token ids that end a completion as the end-of-text token does.
         ignore_end: continue after the end-of-text token, for measurements.
-        top_logprobs: how many of the likeliest tokens to report in each place; not for beams.
+        top_logprobs: number of likeliest tokens to report in each place; not for beams.
 
     Raises:
         SettingsError: a value is out of its range, or options contradict each other.
@@ -106,12 +106,12 @@ class Completion:
     """A completion of a prompt.
 
     Attributes:
-        token_ids: including the end-of-text or stop token, or the tokens of the stop string, if written.
-        logprobs: of each token, in nats under the model itself (temperature 1, no penalty or bias, nothing banned).
-        finish_reason: "stop" at an end-of-text token, stop token or stop string, "length" at the largest length.
+        token_ids: token ids, including the end-of-text token, the stop token or the tokens of the stop string.
+        logprobs: log-probability of each token in nats, at temperature 1 and without penalties, biases and bans.
+        finish_reason: "stop" at an end-of-text token, stop token or stop string, "length" at the length limit.
         top: for each token, the likeliest tokens in its place, if requested.
-        prompt_logprobs: of each token of the prompt but the first, if requested.
-        prompt_top: the likeliest tokens in their places.
+        prompt_logprobs: log-probability of each prompt token except the first, if requested.
+        prompt_top: the likeliest tokens in these places.
     """
 
     token_ids: tuple[int, ...]

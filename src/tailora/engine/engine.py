@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens out, many adapters in every step. Used by one thread; `worker` serves many."""
+"""The engine: continuous batching of requests for many adapters. Used by one thread; `worker` serves several."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tailora.engine.scheduler import Chunk, Job, Plan, Scheduler
 
 @dataclass(frozen=True)
 class Event:
-    """What a step did for a request.
+    """The result of a step for a request.
 
     Attributes:
-        number: of the request, as `submit` returned it.
-        tokens: those written by a request of one greedy or sampled completion; empty for others until they are done.
+        number: number of the request, as `submit` returned it.
+        tokens: the new tokens, for requests of one greedy or sampled completion; empty for others.
         result: the completions, the best first, once the request is done; None before.
-        logprobs: of the tokens.
+        logprobs: log-probabilities of the new tokens.
         top: the likeliest tokens in their places, if requested.
-        error: why this request ended without a result; others are not affected.
-        cached_tokens: tokens of the prompt that the prefix cache held when the request began.
+        error: the error that ended this request; other requests are not affected.
+        cached_tokens: number of prompt tokens in the prefix cache when the request began.
     """
 
     number: int
@@ -45,14 +45,14 @@ class Load:
     """How busy an engine is between two steps.
 
     Attributes:
-        running: sequences in progress, including beams and candidates.
-        sequences: largest number of them.
-        waiting: requests that have not started, or were preempted.
+        running: number of sequences in progress, including beams and candidates.
+        sequences: largest number of sequences.
+        waiting: number of requests that have not started, or were preempted.
         preempted: how often a request was preempted for lack of blocks.
-        blocks_used: blocks of the cache that sequences hold.
-        blocks: of the cache.
-        slots_used: adapter slots that sequences hold.
-        slots: for adapters.
+        blocks_used: number of cache blocks in use.
+        blocks: number of cache blocks.
+        slots_used: number of adapter slots in use.
+        slots: number of adapter slots.
     """
 
     running: int
@@ -69,12 +69,12 @@ class Engine:
     """Continuous batching over one backend: requests join and leave at every step.
 
     Args:
-        backend: what computes.
+        backend: the network, its cache and its adapter slots.
         end: the base's end-of-text token or tokens.
         step_tokens: largest number of tokens in a step; longer prompts are computed in pieces.
         sequences: largest number of sequences at once, including beams and candidates; other requests wait.
         prefix_cache: whether a common beginning of prompts with the same adapter is computed once.
-        blocks: of the backend's cache to use; by default all.
+        blocks: number of the backend's cache blocks to use; by default all.
 
     Attributes:
         ends: the end-of-text tokens.
@@ -105,12 +105,12 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no request is queued or running."""
         return not self._jobs
 
     @property
     def load(self) -> Load:
-        """How busy it is."""
+        """The load after the last step."""
         scheduler, adapter_slots = self._scheduler, self.backend.adapter_slots
         return Load(
             running=sum(len(job.state.sequences) for job in scheduler.running),
@@ -149,8 +149,8 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step for as many sequences as fit, and return what happened.
 
-        An exception caused by one request ends that request, with an event that carries it. An exception from the
-        backend is raised, and concerns all requests.
+        An exception caused by one request ends that request with an event that contains it. An exception of the backend
+        is raised, and affects all requests.
         """
         plan = self._scheduler.plan()
         failed = [self._end(job, error) for job, error in plan.failed]
@@ -178,7 +178,7 @@ class Engine:
         return failed + [event for job in touched.values() for event in self._advance(job)]
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
-        """Run requests side by side to their ends, and return their completions in the order of the requests.
+        """Run requests together until all are done, and return their completions in the order of the requests.
 
         Raises:
             SettingsError: see `submit`; nothing is run then.
@@ -209,7 +209,7 @@ class Engine:
         """Let a request choose tokens once the logits of all its sequences are computed."""
         try:
             return self._chosen(job)
-        except Exception as error:  # of this request's own decoding or stop strings: others are not affected
+        except Exception as error:  # from the decoding or the stop strings of this request: others are not affected
             return [self._end(job, error)]
 
     def _end(self, job: Job, error: Exception) -> Event:
@@ -221,7 +221,7 @@ class Engine:
     def _chosen(self, job: Job) -> list[Event]:
         state = job.state
         if len(job.rows) < len(state.sequences):
-            # A step's scores are overwritten by the next; these have to wait for their neighbours'.
+            # The next step overwrites these scores, which have to wait for those of the other sequences.
             job.rows = {s: TokenScores(row.logits.copy(), row.tokens.copy(), row.log_z) for s, row in job.rows.items()}
             return []
         going = state.settle([job.rows[sequence] for sequence in state.sequences])
@@ -244,9 +244,13 @@ class Engine:
             what = f"the prompt has {len(request.prompt)} tokens; the model accepts 1 to {backend.context - 1}"
             raise SettingsError(what, where="prompt", hint="shorten the record")
         if not all(0 <= token < backend.vocabulary for token in request.prompt):
-            raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="prompt")
+            raise SettingsError(
+                f"token ids must be from 0 to {backend.vocabulary - 1}",
+                where="prompt",
+                hint="use the model's tokenizer",
+            )
         if not all(0 <= token < backend.vocabulary for token, _ in decoding.logit_bias):
-            raise SettingsError(f"token ids go from 0 to {backend.vocabulary - 1}", where="logit_bias")
+            raise SettingsError(f"token ids must be from 0 to {backend.vocabulary - 1}", where="logit_bias")
         if not np.isfinite(request.scale):
             raise SettingsError("must be a finite number", where="scale")
         if request.adapter is not None:
@@ -255,14 +259,14 @@ class Engine:
         state = state_of(request, self.ends, room)
         if state.width > self._scheduler.sequences:
             raise SettingsError(
-                f"needs {state.width} sequences side by side, and the engine runs at most {self._scheduler.sequences}",
+                f"needs {state.width} sequences at once (limit of the engine: {self._scheduler.sequences})",
                 where="num_beams" if decoding.num_beams > 1 else "num_candidates",
                 hint="request fewer, or start the engine with more sequences",
             )
         needed = state.width * self._pool.needed(len(request.prompt) + room)
         if needed > self._pool.blocks:
             raise SettingsError(
-                f"can need {needed} blocks of the cache, which has {self._pool.blocks}",
+                f"can need {needed} cache blocks (limit of the engine: {self._pool.blocks})",
                 where="max_new_tokens",
                 hint="request fewer tokens, or start the engine with a larger cache",
             )
@@ -277,7 +281,7 @@ def _not_finite(job: Job, place: int) -> ModelError:
 
 
 def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step:
-    """A plan as arrays.
+    """Build the arrays of a planned step.
 
     Args:
         plan: the chunks to compute.
@@ -302,9 +306,12 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
         scales=np.repeat(np.array([chunk.job.state.request.scale for chunk in plan.chunks], np.float32), counts),
         best=min(
             vocabulary,
-            max((chunk.job.state.best for chunk, each in zip(plan.chunks, sampled, strict=True) if each), default=1),
+            max(
+                (chunk.job.state.best for chunk, offsets in zip(plan.chunks, sampled, strict=True) if offsets),
+                default=1,
+            ),
         ),
-        sampled=np.array([b + n for b, each in zip(begins[:-1], sampled, strict=True) for n in each], np.int32),
+        sampled=np.array([b + n for b, offsets in zip(begins[:-1], sampled, strict=True) for n in offsets], np.int32),
     )
 
 

@@ -1,7 +1,7 @@
-"""Which sequence uses which block of the key-value cache; numbers only, no tensor.
+"""The pool of blocks of the key-value cache. No tensors.
 
-A block holds the keys and values of a fixed number of successive tokens. A full block is found by the tokens up to its
-end, so that sequences with the same beginning share it; a shared block is never written.
+A block contains the keys and values of a fixed number of successive tokens. The key of a full block is a hash of the
+tokens up to its end, so that sequences with the same beginning share it. A shared block is never written.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """How many blocks can be taken."""
+        """Number of blocks that can be taken."""
         return len(self._blank) + len(self._kept)
 
     def needed(self, tokens: int) -> int:
-        """How many blocks a number of tokens needs."""
+        """Return the number of blocks for a number of tokens."""
         return -(-tokens // self.size)
 
     def take(self, count: int) -> list[int]:
         """Take blocks for one user, to be written.
 
         Raises:
-            OutOfBlocksError: fewer are free; none is taken.
+            OutOfBlocksError: fewer blocks are free; none is taken.
         """
         if count > self.free:
             raise OutOfBlocksError(f"{count} blocks are needed and {self.free} are free")
@@ -83,23 +83,23 @@ class BlockPool:
                     self._blank.append(block)
 
     def users(self, block: int) -> int:
-        """How many users a block has."""
+        """Return the number of users of a block."""
         return self._users[block]
 
     def publish(self, block: int, key: bytes) -> None:
-        """Give a full block its key; the first block published under a key keeps it."""
+        """Set the key of a full block. The first block published under a key keeps it."""
         if key not in self._by_key and block not in self._key_of:
             self._by_key[key], self._key_of[block] = block, key
 
     def find(self, keys: Iterable[bytes]) -> list[int]:
-        """The blocks of a chain of keys, up to the first key without one."""
-        found = []
+        """Return the blocks of a chain of keys, up to the first key without a block."""
+        blocks = []
         for key in keys:
             block = self._by_key.get(key)
             if block is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def _forget(self, block: int) -> None:
         key = self._key_of.pop(block, None)
@@ -108,13 +108,13 @@ class BlockPool:
 
 
 def block_keys(root: bytes, tokens: Sequence[int], size: int, known: Sequence[bytes] = ()) -> list[bytes]:
-    """A key for each full block of a sequence, computed from all tokens up to the block's end.
+    """Return the key of each full block of a sequence, computed from all tokens up to the block's end.
 
     Args:
-        root: what keys and values depend on besides the tokens: the adapter and its scale.
-        tokens: of the sequence, from its start.
+        root: identifies what keys and values depend on besides the tokens: the adapter and its scale.
+        tokens: tokens of the sequence, from its start.
         size: tokens per block.
-        known: keys of its first blocks, from an earlier call.
+        known: keys of the first blocks, from an earlier call.
     """
     keys = list(known)
     for number in range(len(keys), len(tokens) // size):

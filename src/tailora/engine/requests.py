@@ -23,12 +23,12 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        decoding: how.
-        adapter: the name of a registered one; None for the base alone.
+        decoding: the decoding options.
+        adapter: name of a registered adapter; None for the base alone.
         scale: factor of the adapter's effect.
-        ended: called with a completion's tokens after each new one; whether the completion ends there, as at the
-            end-of-text token. Serves stop strings, since the engine does not know text.
-        score_prompt: return the log-probability of each prompt token after those before it; not for beams.
+        ended: called with a completion's tokens after each new one; returns whether the completion ends there, as at
+            the end-of-text token. It implements stop strings, because the engine does not decode tokens.
+        score_prompt: return the log-probability of each prompt token given the ones before it; not for beams.
     """
 
     prompt: tuple[int, ...]
@@ -45,9 +45,9 @@ class Sequence:
 
     Attributes:
         tokens: prompt and completion.
-        computed: how many of them have keys and values in the cache.
-        blocks: the cache blocks with these, in order.
-        keys: of its full blocks, as far as computed.
+        computed: number of tokens whose keys and values are in the cache.
+        blocks: the cache blocks of these tokens, in order.
+        keys: keys of the full blocks, as far as computed.
     """
 
     tokens: list[int]
@@ -70,9 +70,9 @@ class RequestState(ABC):
         room: largest number of tokens to write, within the context.
 
     Attributes:
-        sequences: those that continue; one until the prompt is computed.
-        completions: finished ones, in no particular order.
-        cached_tokens: tokens of the prompt that the prefix cache held when the request began; None before that.
+        sequences: the sequences that continue; one until the prompt is computed.
+        completions: the finished completions, in any order.
+        cached_tokens: number of prompt tokens in the prefix cache when the request began; None before that.
     """
 
     def __init__(self, request: Request, ends: frozenset[int], room: int) -> None:
@@ -86,7 +86,7 @@ class RequestState(ABC):
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether tokens of the prompt are still to be scored."""
+        """Whether there are prompt tokens that still have to be scored."""
         return self.request.score_prompt and len(self._prompt) < len(self.request.prompt) - 1
 
     def score(self, place: int, row: TokenScores) -> None:
@@ -102,7 +102,7 @@ class RequestState(ABC):
     @property
     @abstractmethod
     def best(self) -> int:
-        """How many of the likeliest tokens it needs."""
+        """Number of the likeliest tokens that it needs."""
 
     @abstractmethod
     def settle(self, rows: Listed[TokenScores]) -> list[tuple[int, int]]:
@@ -117,17 +117,17 @@ class RequestState(ABC):
         """The requested completions, the best or first one first."""
 
     def written(self, number: int) -> list[int]:
-        """The completion so far of a sequence."""
+        """Return the completion so far of a sequence."""
         return self.sequences[number].tokens[len(self.request.prompt) :]
 
     def ends(self, written: Listed[int], token: int) -> bool:
-        """Whether a completion ends with this token after those."""
+        """Return whether a completion ends with a token after the tokens `written`."""
         ended = self.request.ended
         return token in self._end_tokens or (ended is not None and ended([*written, token]))
 
 
 def state_of(request: Request, ends: frozenset[int], room: int) -> RequestState:
-    """The initial state of a request, by its kind of decoding."""
+    """Return the initial state of a request."""
     return (Beams if request.decoding.num_beams > 1 else Samples)(request, ends, room)
 
 
@@ -185,7 +185,7 @@ class Samples(RequestState):
         return [self._done[number] for number in sorted(self._done)]
 
     def last(self, number: int) -> tuple[float, Alternatives]:
-        """The log-probability of the last token of a completion, and what else was likely there."""
+        """Return the log-probability of the last token of a completion, and the likeliest tokens in its place."""
         top = self._top[number]
         return self._logprobs[number][-1], top[-1] if top else ()
 
@@ -231,28 +231,28 @@ class Beams(RequestState):
 
     @property
     def best(self) -> int:
-        """See `RequestState`. Each beam needs a token to continue with beside every end-of-text token."""
+        """See `RequestState`. Each beam needs one token to continue with in addition to all end-of-text tokens."""
         return max(2, 1 + len(self._end_tokens)) * self.width
 
     def settle(self, rows: Listed[TokenScores]) -> list[tuple[int, int]]:
-        """See `RequestState`. Only endings among the best `width` choices count: others would be poor short texts."""
+        """See `RequestState`. Only ends among the best `width` choices count: others would be poor short texts."""
         going: list[tuple[int, int]] = []
         logprobs: list[tuple[float, ...]] = []
         totals: list[float] = []
         for rank, (total, parent, token) in enumerate(self._choices(rows)):
-            each = (*self._logprobs[parent], float(rows[parent].logits[token]) - rows[parent].log_z)
+            extended = (*self._logprobs[parent], float(rows[parent].logits[token]) - rows[parent].log_z)
             if self.ends(self.written(parent), token):
                 if rank < self.width:
-                    self._end([*self.written(parent), token], total, each, "stop")
+                    self._end([*self.written(parent), token], total, extended, "stop")
             elif len(going) < self.width:
                 going.append((parent, token))
-                logprobs.append(each)
+                logprobs.append(extended)
                 totals.append(total)
         self._logprobs, self._totals = logprobs, totals
         length = len(self.sequences[0].tokens) + 1 - len(self.request.prompt)
         if length == self.room:
-            for (parent, token), total, each in zip(going, totals, logprobs, strict=True):
-                self._end([*self.written(parent), token], total, each, "length")
+            for (parent, token), total, extended in zip(going, totals, logprobs, strict=True):
+                self._end([*self.written(parent), token], total, extended, "length")
             return []
         return [] if self._is_done(length) else going
 
@@ -261,23 +261,23 @@ class Beams(RequestState):
         return [completion for _, completion in self._ended[: self.request.decoding.num_candidates]]
 
     def _choices(self, rows: Listed[TokenScores]) -> list[tuple[float, int, int]]:
-        """The `best` continuations as (sum of scores, parent, token), the best first."""
+        """Return the `best` continuations as (sum of scores, parent, token), the best first."""
         decoding, count = self.request.decoding, self.best
-        found: list[tuple[float, int, int]] = []
+        candidates: list[tuple[float, int, int]] = []
         for parent, row in enumerate(rows):
             logits, log_z = row.logits, row.log_z
-            if decoding.repetition_penalty != 1:  # counts on log-probabilities; what is added commutes with log_z
+            if decoding.repetition_penalty != 1:  # applies to log-probabilities; additive penalties commute with log_z
                 logits, log_z = logits - np.float32(log_z), 0.0
             scores = penalised(logits, self.request.prompt, self.written(parent), decoding)
             tokens = row.tokens[:count]
             if scores is not row.logits:
                 tokens = np.argpartition(-scores, min(count, len(scores)) - 1)[:count].astype(np.int32)
             totals = scores[tokens].astype(np.float64) + (self._totals[parent] - log_z)
-            found += zip(totals.tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
-        found = [choice for choice in found if choice[0] > -math.inf]
-        if not found and not self._ended:
+            candidates += zip(totals.tolist(), itertools.repeat(parent), tokens.tolist(), strict=False)
+        candidates = [choice for choice in candidates if choice[0] > -math.inf]
+        if not candidates and not self._ended:
             raise _all_banned()
-        return sorted(found, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
+        return sorted(candidates, key=lambda choice: (-choice[0], choice[1], choice[2]))[:count]
 
     def _is_done(self, length: int) -> bool:
         """Whether no running beam could enter the list of the best with its present score."""

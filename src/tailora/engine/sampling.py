@@ -1,4 +1,4 @@
-"""From a row of logits to a token: penalties, biases, and samples that depend on the request alone. Uses numpy only."""
+"""Choose a token from a row of logits: penalties, biases and sampling. A sample depends on its request only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tailora.engine.decoding import Decoding
 
 
 def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], decoding: Decoding) -> Floats:
-    """Logits with penalties and biases, and -inf for banned tokens; the same array where nothing changes.
+    """Apply penalties and biases, and set banned tokens to -inf. Returns the same array if nothing changes.
 
-    The repetition penalty comes first, as it depends on the sign; what is added comes after it, then what is banned.
+    The repetition penalty comes first, because it depends on the sign. Additive penalties and biases follow, then bans.
 
     Args:
-        logits_V: of one row; or log-probabilities, on which beam search counts penalties as transformers' does.
-        prompt: its token ids; the repetition penalty counts them, as transformers' does.
-        written: token ids of the completion so far; n-grams, presence and frequency are counted in it alone.
-        decoding: the request's options.
+        logits_V: [vocabulary] logits; or log-probabilities, to which beam search applies penalties as in transformers.
+        prompt: token ids of the prompt, which the repetition penalty counts as in transformers.
+        written: token ids of the completion so far; n-grams, presence and frequency are counted in it only.
+        decoding: the options of the request.
     """
     banned = repeating(written, decoding.no_repeat_ngram_size)
     counted = bool(written) and (decoding.presence_penalty != 0 or decoding.frequency_penalty != 0)
@@ -41,7 +41,7 @@ def penalised(logits_V: Floats, prompt: Sequence[int], written: Sequence[int], d
 
 
 def repeating(written: Sequence[int], size: int) -> list[int]:
-    """The tokens that would complete an n-gram that `written` contains; none if `size` is 0."""
+    """Return the tokens that would repeat an n-gram of `written`; none if `size` is 0."""
     if size == 0:
         return []
     tail = tuple(written[len(written) - size + 1 :])
@@ -52,7 +52,7 @@ def repeating(written: Sequence[int], size: int) -> list[int]:
 def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
     """Sample a token by inversion: the first, by id, at which the cumulative probability exceeds a uniform number.
 
-    The temperature is applied first, then top-k, top-p and min-p, each to what the one before kept.
+    The temperature is applied first, then top-k, top-p and min-p, each to the tokens that the previous one kept.
     """
     scaled = logits_V.astype(np.float64) / decoding.temperature
     kept = np.arange(len(scaled))
@@ -73,12 +73,12 @@ def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
 
 
 class UniformNumbers:
-    """Uniform random numbers for the tokens of a completion, from the seed, its number and the prompt alone.
+    """Uniform random numbers for the tokens of a completion. They depend on the seed, its number and the prompt only.
 
     Args:
-        seed: the request's.
-        number: of the completion among those of its prompt.
-        prompt: its token ids.
+        seed: seed of the request.
+        number: number of the completion among those of its prompt.
+        prompt: token ids of the prompt.
     """
 
     def __init__(self, seed: int, number: int, prompt: Sequence[int]) -> None:
@@ -87,7 +87,7 @@ class UniformNumbers:
         self._drawn: list[float] = []
 
     def __getitem__(self, token: int) -> float:
-        """The number for a token of the completion, the first being 0."""
+        """Return the random number of a token of the completion; the first token is 0."""
         while len(self._drawn) <= token:
             self._drawn.append(float(self._generator.random()))
         return self._drawn[token]

@@ -1,8 +1,8 @@
-"""Which tokens of which sequences the next step computes: policy without tensors.
+"""The scheduler: decides which tokens of which sequences the next step computes. No tensors.
 
-Sequences that write come before prompts, prompts are computed in pieces that fit into a step, and requests wait in one
-queue per adapter, served in turn. When blocks run out, the youngest request is preempted: it returns its blocks and is
-computed again later. The oldest request always continues.
+Sequences that write come before prompts, and prompts are computed in pieces that fit into a step. Requests wait in
+one queue per adapter, and the queues take turns. When blocks run out, the youngest request is
+preempted: it returns its blocks and is computed again later. The oldest request always continues.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Job:
     """A request in the scheduler.
 
     Attributes:
-        state: of the request.
+        state: the state of the request.
         number: its place in the order of arrival.
-        slot: of its adapter; -1 for none.
-        rows: scores of those of its sequences that are computed to their ends.
+        slot: slot of its adapter; -1 for none.
+        rows: scores of its sequences that are fully computed.
     """
 
     state: RequestState
@@ -58,7 +58,7 @@ class Chunk:
 
 @dataclass
 class Plan:
-    """A step: its chunks, the blocks to copy before it, and the waiting requests that can never start, with reasons."""
+    """A step: its chunks, the blocks to copy before it, and the waiting requests that can never start."""
 
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
@@ -71,8 +71,8 @@ class Scheduler:
     Args:
         pool: the cache's blocks.
         adapter_slots: the adapters' slots.
-        tokens: largest number in a step.
-        sequences: largest number at once; no more than `tokens`.
+        tokens: largest number of tokens in a step.
+        sequences: largest number of sequences at once; not above `tokens`.
         prefix_cache: whether sequences with the same beginning share its blocks.
     """
 
@@ -105,7 +105,7 @@ class Scheduler:
             queue.remove(job)
 
     def plan(self) -> Plan:
-        """The next step; empty only if nothing is queued or running."""
+        """Return the next step, which is empty only if nothing is queued or running."""
         plan = Plan()
         for job in list(self.running):
             for sequence in job.state.sequences:
@@ -123,7 +123,7 @@ class Scheduler:
 
         Args:
             plan: as `plan` returned it.
-            without: numbers of the jobs whose keys and values others must not use.
+            without: numbers of the jobs whose keys and values must not be shared with other requests.
         """
         for chunk in plan.chunks:
             if chunk.job.number in without:
@@ -139,7 +139,7 @@ class Scheduler:
                     self.pool.publish(sequence.blocks[number], sequence.keys[number])
 
     def branch(self, job: Job, going: Iterable[tuple[int, int]]) -> None:
-        """Replace a request's sequences by those that continue, each a parent's number and the next token."""
+        """Replace a request's sequences by those that continue, each as its parent's number and the next token."""
         before = job.state.sequences
         after = []
         taken: set[int] = set()
@@ -160,7 +160,7 @@ class Scheduler:
         return sum(chunk.count for chunk in plan.chunks)
 
     def _continue(self, plan: Plan, job: Job, least: int) -> None:
-        """Plan what fits of a job's sequences that have at least `least` pending tokens."""
+        """Plan as many tokens as fit for a job's sequences with at least `least` pending tokens."""
         for sequence in job.state.sequences:
             left = self.tokens - self._used(plan)
             if job in self.running and sequence.pending >= least and left > 0:
@@ -168,9 +168,9 @@ class Scheduler:
                 self._schedule(plan, job, sequence, min(count, SCORED) if job.state.scores_prompt else count)
 
     def _schedule(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
-        """Plan some tokens of a sequence; preempt younger requests, and at last its own, for lack of blocks."""
+        """Plan some tokens of a sequence. If blocks are missing, preempt younger requests, and this one last."""
         while self._lacking(sequence, count) > self.pool.free:
-            youngest = max(self.running, key=lambda each: each.number)
+            youngest = max(self.running, key=lambda running: running.number)
             self._preempt(plan, youngest)
             if youngest is job:
                 return
@@ -178,7 +178,7 @@ class Scheduler:
         plan.chunks.append(Chunk(job, sequence, count, count == sequence.pending))
 
     def _lacking(self, sequence: Sequence, count: int) -> int:
-        """Blocks to take before `count` more tokens can be written."""
+        """Return the number of blocks to take before `count` more tokens can be written."""
         more = self.pool.needed(sequence.computed + count) - len(sequence.blocks)
         return more + self._writes_into_shared(sequence)
 
@@ -215,7 +215,7 @@ class Scheduler:
         job.slot = -1
 
     def _without_adapter(self) -> list[tuple[Job, AdapterError]]:
-        """The waiting requests whose adapter has been unregistered. They stay queued until they are removed."""
+        """Return the waiting requests whose adapter was unregistered. They stay queued until they are removed."""
         failed = []
         for adapter, queue in self._queues.items():
             if adapter is not None and queue and adapter not in self.adapter_slots:
@@ -224,7 +224,7 @@ class Scheduler:
         return failed
 
     def _admit(self, plan: Plan) -> bool:
-        """Start one request if one fits: of the adapter that was served longest ago."""
+        """Start one request, of the adapter that was served longest ago; return False if none fits."""
         if self._used(plan) >= self.tokens:
             return False
         busy = sum(job.state.width for job in self.running)
@@ -234,7 +234,7 @@ class Scheduler:
                 continue
             job = queue[0]
             if busy and busy + job.state.width > self.sequences:
-                return False  # smaller ones must not starve it
+                return False  # smaller requests must not starve it
             slot = -1 if adapter is None else self.adapter_slots.acquire(adapter)
             if slot is None:
                 continue  # all slots are in use: requests whose adapters have one may start
@@ -245,16 +245,16 @@ class Scheduler:
             queue.popleft()
             self._queues[adapter] = self._queues.pop(adapter)
             job.slot = slot
-            if job.state.cached_tokens is None:  # a request that was put back finds its own blocks again
+            if job.state.cached_tokens is None:  # a preempted request would find its own blocks
                 job.state.cached_tokens = job.state.sequences[0].computed
             self.running.append(job)
-            self.running.sort(key=lambda each: each.number)
+            self.running.sort(key=lambda running: running.number)
             self._continue(plan, job, least=1)
             return True
         return False
 
     def _find_room(self, plan: Plan, job: Job) -> bool:
-        """Whether there are blocks for what the step would compute of a job, and one for those that write."""
+        """Return whether there are blocks for the tokens of a job in this step, and one more for running sequences."""
         left = self.tokens - self._used(plan)
         lacking = 0
         for sequence in job.state.sequences:

@@ -1,4 +1,4 @@
-"""An engine for many threads: one thread owns it; others send it requests and read their events."""
+"""An engine that several threads use: one thread owns it, and others send requests and read events."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class WorkerStats:
     """Counters of a worker, and the load of its engine.
 
     Attributes:
-        load: of the engine, after the last step.
-        steps: computed so far.
-        tokens: written so far; those of beams and candidates count when the request is done.
-        busy_seconds: spent in steps.
-        progressed: when it last finished a step or other work, in seconds of the monotonic clock.
+        load: the engine's load after the last step.
+        steps: number of steps so far.
+        tokens: number of written tokens; those of beams and candidates count when the request is done.
+        busy_seconds: seconds spent in steps.
+        progressed: time of the last finished step or other work, in seconds of the monotonic clock.
     """
 
     load: Load
@@ -79,17 +79,17 @@ class Worker:
     """Runs an engine in its own thread. Every method may be called from any thread.
 
     Args:
-        engine: from then on used by this worker alone.
+        engine: the engine, which nothing else may use.
 
     Attributes:
-        stats: its counters; replaced after each step.
+        stats: the counters; replaced after each step.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._sinks: dict[int, Sink] = {}
-        self._lock = threading.Lock()  # so that nothing is queued behind the end
+        self._lock = threading.Lock()  # so that nothing is queued after the end
         self._closed = False
         self.stats = WorkerStats(engine.load)
         self._thread = threading.Thread(target=self._run, name="tailora engine", daemon=True)
@@ -143,7 +143,7 @@ class Worker:
     def abandon(self, queued: Future[int]) -> None:
         """Cancel a request of `begin`, whether it is queued yet or not."""
 
-        def cancel() -> None:  # after the queueing, since work is done in the order it came
+        def cancel() -> None:  # runs after the queueing, because work is done in order
             if not queued.cancelled() and queued.exception() is None:
                 self._forget(queued.result())
 
@@ -170,7 +170,7 @@ class Worker:
                 return
             try:
                 future.set_result(function(self._engine))
-            except BaseException as error:  # the caller's to see
+            except BaseException as error:  # reported to the caller
                 future.set_exception(error)
 
         self._do(work)
@@ -211,7 +211,7 @@ class Worker:
         began = time.perf_counter()
         try:
             events = self._engine.step()
-        except Exception as error:  # of the backend: nothing that was running can go on, what comes may
+        except Exception as error:  # from the backend: running requests fail, later ones may succeed
             for number in list(self._sinks):
                 self._engine.cancel(number)
             self._fail(error)

@@ -1,1 +1,1 @@
-"""Texts and references to scores, by group of records, and the report of them."""
+"""Scores of texts against references, in total and by group of records, and their report."""

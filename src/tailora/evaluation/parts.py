@@ -1,4 +1,4 @@
-"""Parts of the records to score by: those whose group training had, and the others."""
+"""Parts of the data that are scored separately: records of groups that were seen in training, and the others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tailora.data.values import Record
 def parts_of(
     records: Sequence[Record], source: str, reading: ReadingSettings, trained: TrainedReading | None = None
 ) -> dict[str, list[int]]:
-    """Numbers of all records; and, where they have groups of which training had some only, of those and the others.
+    """Return the numbers of the records in each part: "all", and "seen" and "unseen" if there are both.
 
     Args:
-        records: to score texts for.
-        source: what they were read from; its `train` split says which groups training had.
-        reading: how it is read.
-        trained: how the training of the adapter in use read its data, for what `reading` leaves open.
+        records: the records to score.
+        source: the source of the records; the groups of its `train` split are the seen ones.
+        reading: the settings for reading the source.
+        trained: how the data was read in the adapter's training; used for settings that `reading` leaves open.
 
     Raises:
         DataError: the train split cannot be read.

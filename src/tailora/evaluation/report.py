@@ -15,7 +15,7 @@ from tailora.reports.tables import Table
 
 
 def score_rows(evaluation: Evaluation, part: str) -> list[ScoreRow]:
-    """The table of one part's scores, a row for each metric that was asked for."""
+    """Return the table of one part's scores, with a row for each requested metric."""
     scores, missing, rows = evaluation.scores[part], evaluation.measured.missing, []
     for name, metric in METRICS.items():
         if name in scores:
@@ -26,13 +26,13 @@ def score_rows(evaluation: Evaluation, part: str) -> list[ScoreRow]:
 
 
 def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Table], show: int) -> str:
-    """The page.
+    """Return the report as an HTML page.
 
     Args:
         evaluation: the scores and the texts.
-        about: paragraphs at its head.
-        cards: tables after those of scores.
-        show: how many texts, the worst first.
+        about: paragraphs at the top.
+        cards: tables that follow the scores.
+        show: number of texts to show, the worst first.
     """
     records, texts, statistics = evaluation.records, evaluation.texts, evaluation.measured.statistics
     reports = slot_reports(records, texts, evaluation.rules)
@@ -55,7 +55,7 @@ def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Ta
 
 
 def _against(differences: Mapping[str, Any]) -> Table:
-    """The table of differences from the other system's texts."""
+    """Return the table of differences from the other system's texts."""
     rows = []
     for name, change in differences.items():
         metric = METRICS[name]

@@ -20,12 +20,12 @@ class Evaluation:
     """The scores of one text for each record.
 
     Attributes:
-        records: with their references.
-        texts: in the order of the records.
-        scores: part of the data ("all", "seen", "unseen") to metric to score.
-        measured: what the metrics counted on all records.
-        against: metric to the difference from another system's texts, as JSON has it; None where there are none.
-        rules: how texts express values.
+        records: the records with their references.
+        texts: one text per record, in the same order.
+        scores: the scores by part of the data ("all", "seen", "unseen") and metric.
+        measured: the statistics of the metrics on all records.
+        against: differences from another system's texts by metric, as JSON values; None without such texts.
+        rules: rules for how texts express values.
     """
 
     records: Sequence[Record]
@@ -36,7 +36,7 @@ class Evaluation:
     rules: Rules
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """Each part's scores as its scores.json has them; a metric that could not be computed says why."""
+        """Return the content of scores.json for each part, with the reason for a metric that could not be computed."""
         missing = {
             name: {"value": None, "low": None, "high": None, "signature": None, "missing": why}
             for name, why in self.measured.missing.items()
@@ -52,24 +52,24 @@ class Evaluation:
 
 
 class Scoring:
-    """Which scores to compute, and how.
+    """The metrics to compute, and their settings.
 
-    Everything that can fail without texts fails here, since writing texts may take hours.
+    Everything that can be checked without texts is checked here, because writing texts may take hours.
 
     Args:
-        records: with references; with facts for "slots".
-        metrics: names; by default those that the field reports of such records.
+        records: the records with references, and with facts for the metric "slots".
+        metrics: names; by default those usually reported for such records.
         tokenizer: see `metrics.suite.measure`.
         slot_rules: file of rules for how texts express values, besides the bundled ones.
         draws: bootstrap resamples for the intervals.
 
     Attributes:
         names: the metrics.
-        unavailable: those of them that this machine lacks the programs for, each with its error.
+        unavailable: the metrics whose programs are not installed, with the error of each.
 
     Raises:
-        DataError: slot errors are asked for and no record has facts, or the rules cannot be read.
-        MissingExtraError: no metric that was asked for can be computed here, or the tokenizer's package is missing.
+        DataError: slot errors are requested and no record has facts, or the rules cannot be read.
+        MissingExtraError: none of the requested metrics can be computed, or the tokenizer's package is not installed.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Scoring:
         Args:
             records: with references.
             texts: in their order.
-            parts: numbers of the records in each part of the data, "all" among them; by default that alone.
+            parts: numbers of the records in each part of the data, including "all"; by default "all" only.
             others: another system's texts to compare with.
 
         Raises:
@@ -126,7 +126,7 @@ class Scoring:
         return Evaluation(records, texts, scores, measured, against, self._rules)
 
     def _compared(self, first: Measured, second: Measured) -> dict[str, Any]:
-        """How much better the texts score than the others, metric by metric."""
+        """Return by how much the texts score better than the others, by metric."""
         both = [name for name in first.statistics if name in second.statistics]
         differences = {
             name: compare(first.statistics[name], second.statistics[name], draws=self._draws) for name in both
@@ -137,7 +137,7 @@ class Scoring:
 
 
 def score_texts(name: str, score: Score) -> tuple[str, str]:
-    """A score's value and its interval as papers print them."""
+    """Return a score's value and its interval as printed in papers."""
     metric, digits = METRICS[name], 2 if METRICS[name].scale == 1 else 1
     value, low, high = (f"{metric.scale * number:.{digits}f}" for number in (score.value, score.low, score.high))
     return value, f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""The settings that an adapter was trained with, where it lies in its run directory."""
+"""The training settings of an adapter in a run directory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tailora.core.errors import SettingsError
 
 
 def training_settings(adapter: Path) -> dict[str, Any]:
-    """The settings of an adapter's training run, its base among them; none where it lies alone.
+    """Return the settings of an adapter's training run, including its base; empty if it is not in a run directory.
 
     Raises:
-        SettingsError: there is a run.json that is not a training run's.
+        SettingsError: run.json is not the record of a training run.
     """
     for folder in (adapter, adapter.parent):
         record = folder / "run.json"
@@ -22,6 +22,6 @@ def training_settings(adapter: Path) -> dict[str, Any]:
                 content = json.loads(record.read_text(encoding="utf-8"))
                 return {**content["settings"], "base": content["account"]["base"]}
             except (ValueError, KeyError, TypeError) as error:
-                hint = "restore the file, or use the adapter's folder without it"
+                hint = "restore the file, or move the adapter's folder out of the run directory"
                 raise SettingsError("is not the record of a training run", where=record, hint=hint) from error
     return {}

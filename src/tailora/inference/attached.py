@@ -58,20 +58,20 @@ def load_adapted(
         ModelError: the base cannot be loaded.
     """
     place = str(adapter) if isinstance(adapter, Path) else None
-    found = formats.load(formats.adapter_place(adapter)) if isinstance(adapter, Path) else adapter
-    name = base or (found.base_name if found else None)
+    value = formats.load(formats.adapter_place(adapter)) if isinstance(adapter, Path) else adapter
+    name = base or (value.base_name if value else None)
     if name is None:
-        why = "the adapter does not name its base model" if found else "no base model named"
+        why = "the adapter does not name its base model" if value else "no base model named"
         raise SettingsError(why, where="base", hint="name it with --base")
-    if found is not None and changes_nothing(found):
+    if value is not None and changes_nothing(value):
         raise AdapterError("the adapter changes nothing: all its updates are zero", where=place, hint="train it again")
     loaded = load_base(name, dtype=dtype, device=device)
-    if found is not None:
+    if value is not None:
         require_base(
-            found, fingerprint=loaded.fingerprint, base_name=loaded.name, place=place or "the adapter", force=force
+            value, fingerprint=loaded.fingerprint, base_name=loaded.name, place=place or "the adapter", force=force
         )
-        apply_adapter(loaded, found, merged=merged)
-    return Adapted(loaded, found)
+        apply_adapter(loaded, value, merged=merged)
+    return Adapted(loaded, value)
 
 
 def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:

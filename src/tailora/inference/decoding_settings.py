@@ -88,7 +88,11 @@ class DecodingSettings(Settings):
         return self
 
     def decoding(self) -> Decoding:
-        """The engine's options, checked together."""
+        """Return the engine's options.
+
+        Raises:
+            SettingsError: options contradict each other.
+        """
         same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank", "slot_rules"}
         chosen = {name: getattr(self, name) for name in same}
         chosen["logit_bias"] = tuple(sorted(self.logit_bias.items()))

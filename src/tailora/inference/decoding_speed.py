@@ -1,4 +1,4 @@
-"""Decoding speed: tokens a second of texts written side by side, warm and repeated."""
+"""Decoding speed: tokens per second of texts that are written at the same time, repeated and after a warm-up."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DecodingSpeed:
     """Repeated measurements of one engine.
 
     Attributes:
-        laps: tokens a second of each lap.
-        texts: written side by side in a lap.
-        tokens: of each text.
+        laps: tokens per second of each lap.
+        texts: number of texts written at the same time.
+        tokens: length of a text.
     """
 
     laps: tuple[float, ...]
@@ -31,7 +31,7 @@ class DecodingSpeed:
     tokens: int
 
     def as_json(self) -> dict[str, Any]:
-        """The median and the range of the laps, in tokens a second, and how they were measured."""
+        """Return the median and the range of the laps in tokens per second, and how they were measured."""
         return {
             "tokens_per_second": statistics.median(self.laps),
             "lowest": min(self.laps),
@@ -43,17 +43,17 @@ class DecodingSpeed:
 
 
 def measure_speed(running: Running, prompts: Sequence[Prompt], tokens: int, *, laps: int = LAPS) -> DecodingSpeed:
-    """Write greedy texts of a fixed length after prompts, again and again.
+    """Measure the speed of writing greedy texts of a fixed length.
 
-    A lap computes the prompts and writes every text to its full length, end-of-text tokens passed over, so that models
-    which write longer or shorter texts do the same work. A lap before the first one allocates the buffers and compiles
-    the kernels, and is not counted. No lap finds the prompts of the one before in the prefix cache.
+    A lap computes the prompts and writes every text to its full length, ignoring end-of-text tokens, so that all models
+    do the same work. An extra first lap allocates the buffers and compiles the kernels, and is not counted. The prefix
+    cache is off.
 
     Args:
         running: an engine that does nothing else.
-        prompts: at least one.
-        tokens: of each text; a prompt and its text must fit into the context.
-        laps: that are counted.
+        prompts: at least one prompt.
+        tokens: length of a text; a prompt and its text must fit into the context.
+        laps: number of laps that are counted.
     """
     old = running.engine
     engine = Engine(old.backend, end=old.ends, sequences=len(prompts), prefix_cache=False)

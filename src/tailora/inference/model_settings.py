@@ -1,4 +1,4 @@
-"""The settings for a base model, its adapters and what computes them."""
+"""The settings of a base model, its adapters and the backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMED = re.compile(r"([\w.-]+)=(.+)")  # a name has no slash, so that a path wi
 
 
 class EngineSettings(Settings):
-    """What computes, and how precisely."""
+    """The backend and its precision."""
 
     heading = "computation"
     backend: BackendName = "auto"
@@ -46,7 +46,7 @@ class AdaptersSettings(BaseSettings):
 
 
 class ModelSettings(AdaptersSettings, EngineSettings):
-    """What writes: a base model, its adapters, their prompts, and what computes them."""
+    """The model that writes texts: a base, its adapters, their prompts and the backend."""
 
     headings: ClassVar = {
         "linearization": "prompt",
@@ -65,12 +65,14 @@ class ModelSettings(AdaptersSettings, EngineSettings):
     """Number of records that are written about at the same time."""
 
     def check_model(self) -> None:
-        """Raise `SettingsError` unless there is something to write with."""
+        """Raise `SettingsError` unless an adapter or a base model is named."""
         if not self.adapter and self.base is None:
-            raise SettingsError("there is no adapter and no base model", where="adapter", hint="give one of them")
+            raise SettingsError(
+                "no adapter and no base model named", where="adapter", hint="name one with --adapter or --base"
+            )
         if self.merged and len(self.adapter) != 1:
-            which = "there is no adapter to merge" if not self.adapter else "only one adapter can be merged"
-            raise SettingsError(which, where="merged", hint="give one with --adapter")
+            what = "only one adapter can be merged" if self.adapter else "no adapter to merge"
+            raise SettingsError(what, where="merged", hint="name one with --adapter")
         self.adapters()
 
 

@@ -11,17 +11,19 @@ from tailora.core.files import write_text
 from tailora.inference.texts import Candidate, Generation
 
 
-def output_row(record_id: str, adapter: str | None, made: Generation, *, logprobs: bool = False) -> dict[str, Any]:
-    """A generation as a row of outputs.jsonl, with the log-probability of each token if requested."""
+def output_row(
+    record_id: str, adapter: str | None, generation: Generation, *, logprobs: bool = False
+) -> dict[str, Any]:
+    """Return a generation as a row of outputs.jsonl, with the log-probability of each token if requested."""
     row: dict[str, Any] = {
         "id": record_id,
         "adapter": adapter,
-        **_values(made, logprobs),
-        "prompt_tokens": made.prompt_tokens,
-        "completion_tokens": made.completion_tokens,
+        **_values(generation, logprobs),
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.completion_tokens,
     }
-    if len(made.candidates) > 1:
-        row["candidates"] = [_values(candidate, logprobs) for candidate in made.candidates]
+    if len(generation.candidates) > 1:
+        row["candidates"] = [_values(candidate, logprobs) for candidate in generation.candidates]
     return row
 
 
@@ -33,16 +35,16 @@ def _values(text: Candidate, logprobs: bool) -> dict[str, Any]:
         "finish_reason": text.finish_reason,
     }
     if logprobs:
-        values["logprobs"] = [round(each, 6) for each in text.logprobs]
+        values["logprobs"] = [round(logprob, 6) for logprob in text.logprobs]
     return values
 
 
 def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write outputs.jsonl whole or not at all."""
+    """Write outputs.jsonl atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def count_texts(path: Path) -> int:
-    """How many lines of a file are not blank: the texts that an outputs.jsonl holds."""
+    """Return the number of lines that are not blank, which is the number of texts of an outputs.jsonl."""
     with path.open("rb") as file:
         return sum(not line.isspace() for line in file)

@@ -1,4 +1,4 @@
-"""Probes: texts on which two models are compared, and how far what they make of them is apart."""
+"""Probes: texts on which two models are compared, and the distance of the results."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class ProbeSettings(SplitSettings, BaseSettings):
     """Length of the greedy texts that are compared, in tokens."""
 
     def records(self) -> list[Record]:
-        """The first records that have texts; none where no source is named.
+        """Return the first records with texts; an empty list if no source is named.
 
         Raises:
-            DataError: there are no such records.
+            DataError: no record has a text.
         """
         if self.input is None:
             return []
         records = self.load(self.input, self.split, texts="optional").records
         texts = [record for record in records if record.references][: self.limit]
         if not texts:
-            raise DataError("no record has a text", where=self.input, hint="verify on records with texts")
+            raise DataError("no record has a text", where=self.input, hint="use records with texts")
         return texts
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of the probes.
+    """The results of a model on the probes.
 
     Attributes:
         logits: [positions, vocabulary] of all probes, in fp32.
-        perplexity: of the texts given their prompts, per token; None where no text has room in the context.
+        perplexity: per token of the texts, conditioned on their prompts; None if no text fits into the context.
         texts: greedy continuations of the prompts, as token ids.
     """
 
@@ -68,7 +68,7 @@ class Reading:
 
 
 def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) -> list[Example]:
-    """Texts to compare on, one a record (bundled ones where there are none), prompted as an adapter was trained."""
+    """Return one text per record (of bundled records if there are none), with the prompts of an adapter's training."""
     chosen = records or record_files.read("restaurants", split="test")[:PROBES]
     one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
     prompts = PromptFormat.of_meta(meta, base.tokenizer, base.folder)
@@ -77,7 +77,7 @@ def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) ->
 
 @torch.no_grad()
 def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Reading:
-    """What a model makes of the probes, in the type that it is loaded in."""
+    """Run a model on the probes, in the type in which it is loaded."""
     model = cast(Any, base.model)
     context = int(model.config.max_position_embeddings)
     parts, loss, scored = [], 0.0, 0
@@ -86,8 +86,8 @@ def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Readin
         logits = model(input_ids=tokens[None]).logits[0].float()
         first = len(probe.prompt) - 1
         if first + 1 < len(tokens):
-            chances = torch.log_softmax(logits[first:-1], -1)
-            loss -= float(chances.gather(1, tokens[first + 1 :, None]).sum())
+            log_probabilities = torch.log_softmax(logits[first:-1], -1)
+            loss -= float(log_probabilities.gather(1, tokens[first + 1 :, None]).sum())
             scored += len(tokens) - first - 1
         parts.append(logits)
     prompts = [Prompt(probe.prompt) for probe in probes if len(probe.prompt) + new_tokens <= context]
@@ -97,16 +97,16 @@ def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Readin
 
 
 def distance(one: Reading, other: Reading) -> dict[str, Any]:
-    """How far what two models make of the same probes is apart.
+    """Return the distance between the results of two models on the same probes.
 
     Raises:
-        CheckError: they have other vocabularies.
+        CheckError: the vocabularies differ in size.
     """
     if one.logits.shape != other.logits.shape:
         raise CheckError(
-            f"{one.logits.shape[-1]} tokens in the vocabulary against {other.logits.shape[-1]}",
+            f"the vocabularies differ: {one.logits.shape[-1]} and {other.logits.shape[-1]} tokens",
             where="model",
-            hint="name the base that the model was made of",
+            hint="name the base from which the model was created",
         )
     change = (one.logits - other.logits).abs()
     return {

@@ -1,4 +1,4 @@
-"""The progress of writing, on a terminal."""
+"""The progress bar of text generation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailora.core.console import draws_progress
 
 
 class WritingProgress:
-    """A progress bar on stderr that tells tokens a second; it is not drawn where stderr is no terminal."""
+    """A progress bar on stderr that shows tokens per second. It is drawn only if stderr is a terminal."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._progress = Progress(

@@ -1,4 +1,4 @@
-"""Prompts of records, as each record's adapter was trained."""
+"""Prompts of records, in the format in which each record's adapter was trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prompts_of_records(
     style: str | None = None,
     source: str | None = None,
 ) -> list[Prompt]:
-    """Build the token ids of each record's prompt, as its adapter was trained.
+    """Build the token ids of each record's prompt, in the format in which its adapter was trained.
 
     Args:
         records: each may name an adapter of the setup.
@@ -61,7 +61,7 @@ def check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], running:
             )
         if len(prompt.tokens) >= context:
             raise DataError(
-                f"its prompt has {len(prompt.tokens)} tokens, and prompt and text together may have {context}",
+                f"the prompt has {len(prompt.tokens)} tokens (limit for prompt and text together: {context})",
                 where=f"record {record.id}",
                 hint="shorten the record",
             )

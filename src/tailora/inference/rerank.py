@@ -10,18 +10,20 @@ from tailora.metrics.slot_rules import Rules, Vocabulary
 from tailora.metrics.slots import SlotReport, slot_report
 
 
-def by_fidelity(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
-    """The same candidates, those with fewer slot errors first; equal ones stay in order of likelihood."""
-    return fewest_errors_first(made, candidate_reports(record, made, vocabulary, rules))
+def by_fidelity(record: Record, generation: Generation, vocabulary: Vocabulary, rules: Rules) -> Generation:
+    """Order the candidates by slot errors, fewest first; candidates with equal errors keep their order."""
+    return fewest_errors_first(generation, candidate_reports(record, generation, vocabulary, rules))
 
 
-def candidate_reports(record: Record, made: Generation, vocabulary: Vocabulary, rules: Rules) -> dict[str, SlotReport]:
-    """The slot report of each candidate's text, by the text."""
-    texts = dict.fromkeys(candidate.text for candidate in made.candidates)
+def candidate_reports(
+    record: Record, generation: Generation, vocabulary: Vocabulary, rules: Rules
+) -> dict[str, SlotReport]:
+    """Return the slot report of each candidate, by its text."""
+    texts = dict.fromkeys(candidate.text for candidate in generation.candidates)
     return {text: slot_report(record, text, vocabulary, rules) for text in texts}
 
 
-def fewest_errors_first(made: Generation, reports: Mapping[str, SlotReport]) -> Generation:
-    """The same candidates ordered by slot errors; equal ones stay in order of likelihood."""
-    order = sorted(made.candidates, key=lambda candidate: reports[candidate.text].errors)
-    return generation_from(tuple(order), made.prompt_tokens)
+def fewest_errors_first(generation: Generation, reports: Mapping[str, SlotReport]) -> Generation:
+    """Like `by_fidelity`, for slot reports that are already computed."""
+    order = sorted(generation.candidates, key=lambda candidate: reports[candidate.text].errors)
+    return generation_from(tuple(order), generation.prompt_tokens)

@@ -67,9 +67,9 @@ class _StopStrings:
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(stop)
-        # A token has a byte at least; a character cut at the front takes up to three more.
-        self._tail = max(len(each.encode()) for each in stop) + 3
+        # A token has at least one byte; a character that is cut at the start takes up to three more.
+        self._tail = max(len(string.encode()) for string in stop) + 3
 
     def __call__(self, written: Sequence[int]) -> bool:
         text = self._tokenizer.decode_written(written[-self._tail :])
-        return any(each in text for each in self._stop)
+        return any(string in text for string in self._stop)

@@ -1,9 +1,9 @@
 """Compare an engine's backend with transformers on one prompt before it is used.
 
 A network is read from its configuration twice, by transformers and by the engine. The check compares the distributions
-of the next token after each token of a prompt. The backend computes them in two steps, with its paged cache and beside
-another sequence. The check runs once for each model, backend, precision and set of packages on a machine, and its
-result is kept in the cache folder.
+of the next token after each token of a prompt. The backend computes them in two steps, with its paged cache and
+beside another sequence. The check runs once for each model, backend, precision and set of packages on a machine, and
+its result is stored in the cache folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tailora.core import machine_cache
 from tailora.core.errors import ModelError, SettingsError
 from tailora.core.hardware.memory import memory
+from tailora.engine.arrays import Floats
 from tailora.engine.backend import Backend, Step
 from tailora.models.weights import weight_files
 
@@ -37,18 +38,17 @@ TOKENS = 48  # of the prompt; a rotary scaling shows within ten
 # this prompt: 1e-10 in fp32, 0.002 in bf16, 0.025 in int8, whose cache has 8 bits too.
 BOUND = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.1}
 _TIMEOUT = 300.0  # seconds for transformers to load a model in its own process
-Logits = NDArray[np.float32]
 
 
 def mode() -> Mode:
-    """Value of the environment variable TAILORA_SELF_CHECK: once (the default), always or never.
+    """Return the value of the environment variable TAILORA_SELF_CHECK: once (the default), always or never.
 
     Raises:
         SettingsError: it has another value.
     """
     value = os.environ.get(VARIABLE) or "once"
     if value not in ("once", "always", "never"):
-        raise SettingsError(f"{value!r} is not once, always or never", where=VARIABLE)
+        raise SettingsError(f"{value!r} is not once, always or never", where=VARIABLE, hint="use one of these words")
     return value  # type: ignore[return-value]
 
 
@@ -56,16 +56,16 @@ def check(
     backend: Backend,
     key: Mapping[str, Any],
     precision: str,
-    reference: Callable[[list[int]], Logits | None],
+    reference: Callable[[list[int]], Floats | None],
     *,
     hint: str,
 ) -> None:
     """Compare a new backend with transformers, unless this was done before.
 
     Args:
-        backend: of a model whose adapters, if any, are part of the reference too.
-        key: what the result depends on beside the precision: the model, its configuration, the backend.
-        precision: of the backend.
+        backend: the backend of a model. If adapters are part of its network, the reference has them too.
+        key: everything that the result depends on besides the precision: the model, its configuration, the backend.
+        precision: precision of the backend.
         reference: transformers' logits [tokens, vocabulary] after each token of a prompt; None if there are none.
         hint: what to do if the two differ.
 
@@ -87,9 +87,7 @@ def check(
         apart = apart if math.isfinite(apart) else 1e9  # JSON has no NaN
         machine_cache.keep("self-check", whole, apart)
     if not apart <= BOUND[precision]:
-        what = (
-            f"its distributions are {apart:.3g} nats from those of transformers, and the limit is {BOUND[precision]:g}"
-        )
+        what = f"its distributions differ from those of transformers by {apart:.3g} nats (limit {BOUND[precision]:g})"
         raise ModelError(f"the self-check of the engine failed: {what}", hint=hint)
 
 
@@ -98,19 +96,19 @@ def _is_divergence(value: Any) -> bool:
 
 
 def probe(backend: Backend) -> list[int]:
-    """The prompt's token ids, spread over the vocabulary."""
+    """Return the token ids of the prompt, spread over the vocabulary."""
     count = max(2, min(TOKENS, backend.context - 1))
     return [int(token) for token in np.random.default_rng(0).integers(0, backend.vocabulary, count)]
 
 
-def logits_of(backend: Backend, prompt: list[int]) -> Logits:
-    """A backend's logits [tokens, vocabulary] after each token of a prompt, in two steps."""
+def logits_of(backend: Backend, prompt: list[int]) -> Floats:
+    """Compute a backend's logits [tokens, vocabulary] after each token of a prompt, in two steps."""
     half = len(prompt) // 2
     needed = -(-len(prompt) // backend.block_size)
     blocks = list(range(1, needed + 1)) if backend.blocks > needed else list(range(needed))
-    found = []
+    parts = []
     for first, last in ((0, half), (half, len(prompt))):
-        # Beside it another sequence, in another block, where the cache has one to spare.
+        # Another sequence runs beside it, in another block, if the cache has a spare one.
         other = prompt[:1] if backend.blocks > needed and first == 0 else []
         tokens, counts = [*prompt[first:last], *other], [last - first, *([1] if other else [])]
         begins = np.cumsum([0, *counts], dtype=np.int32)
@@ -126,26 +124,32 @@ def logits_of(backend: Backend, prompt: list[int]) -> Logits:
             sampled=np.arange(last - first, dtype=np.int32),
             best=1,
         )
-        found.append(backend.run(step).logits.copy())
-    return np.concatenate(found)
+        parts.append(backend.run(step).logits.copy())
+    return np.concatenate(parts)
 
 
-def divergence(reference: Logits, own: Logits) -> float:
-    """Mean Kullback-Leibler divergence in nats of the distributions of two arrays of logits [tokens, vocabulary]."""
-    first, second = (_log_softmax(each.astype(np.float64)) for each in (reference, own))
+def divergence(reference: Floats, own: Floats) -> float:
+    """Return the mean Kullback-Leibler divergence, in nats, between the distributions of two arrays of logits.
+
+    Args:
+        reference: [tokens, vocabulary].
+        own: [tokens, vocabulary].
+    """
+    first, second = (_log_softmax(logits.astype(np.float64)) for logits in (reference, own))
     return float((np.exp(first) * (first - second)).sum(axis=1).mean())
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found
+    log_probabilities: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probabilities
 
 
-def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
-    """transformers' logits in fp32, computed here if it is loaded, else in its own process; None if neither can.
+def reference_of(folder: Path, prompt: list[int]) -> Floats | None:
+    """Return transformers' logits in fp32, or None if they cannot be computed.
 
-    The other process keeps PyTorch, which takes seconds to load and some hundred megabytes, out of this one.
+    They are computed in a separate process unless PyTorch is already loaded. PyTorch takes seconds to load and some
+    hundred megabytes of memory.
     """
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         log.warning(
@@ -155,7 +159,7 @@ def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
     values = sum(path.stat().st_size for path in weight_files(folder)) * 2  # fp32 of what is mostly stored in 16 bits
     available = memory().available
     if available is not None and values > 0.7 * available:
-        log.warning("no self-check: the model in fp32 would not fit into memory")
+        log.warning("self-check skipped: the model in fp32 does not fit into memory")
         return None
     if "torch" in sys.modules:
         return reference_logits(folder, prompt)
@@ -175,25 +179,25 @@ def reference_of(folder: Path, prompt: list[int]) -> Logits | None:
                 command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            log.warning("no self-check: %s", error)
+            log.warning("self-check skipped: %s", error)
             return None
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-            log.warning("no self-check: transformers cannot run the model (%s)", reason)
+            log.warning("self-check skipped: transformers cannot run the model (%s)", reason)
             return None
-        loaded: Logits = np.load(target)
+        loaded: Floats = np.load(target)
         return loaded
 
 
-def reference_logits(folder: Path, prompt: list[int]) -> Logits:
-    """transformers' own logits [tokens, vocabulary] in fp32 after each token of a prompt."""
+def reference_logits(folder: Path, prompt: list[int]) -> Floats:
+    """Compute transformers' logits [tokens, vocabulary] in fp32 after each token of a prompt."""
     import torch
 
     from tailora.models.load import load_base
 
     model = load_base(str(folder), dtype=torch.float32).model
     with torch.inference_mode():
-        logits: Logits = model(torch.tensor([prompt])).logits[0].float().numpy()
+        logits: Floats = model(torch.tensor([prompt])).logits[0].float().numpy()
     return logits
 
 

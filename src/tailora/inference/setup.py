@@ -1,4 +1,4 @@
-"""The base model and the adapters of a run: found, read, and checked against each other."""
+"""Resolve a base model and its adapters, and check that they belong together."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Setup:
     """A base model and its adapters, before the network is loaded.
 
     Attributes:
-        base: the folder of the base model.
-        tokenizer: its tokenizer.
-        fingerprint: of its weights.
-        adapters: by the names that requests use.
+        base: the base model's name and folder.
+        tokenizer: the tokenizer of the base.
+        fingerprint: fingerprint of the base's weights.
+        adapters: the adapters by the names that requests use.
         force: whether adapters trained on other weights are accepted.
     """
 
@@ -42,19 +42,19 @@ class Setup:
     force: bool = False
 
     def training_metadata(self, adapter: str | None) -> Mapping[str, Any]:
-        """How an adapter was trained; for None, how the adapter that was merged into the base was trained."""
+        """Return the metadata of an adapter's training; for None, of the adapter that was merged into the base."""
         return training_metadata(self.base.folder) if adapter is None else self.adapters[adapter].meta
 
     def prompts(self, adapter: str | None, *, form: PromptForm | None = None, style: str | None = None) -> PromptFormat:
-        """How records become prompts of an adapter, or of the base.
+        """Return the prompt format of an adapter, or of the base.
 
-        The form is that of the adapter's training. A base that was not trained by Tailora gets the facts and an arrow:
-        after an end-of-text token it would not continue the facts.
+        The form is that of the adapter's training. The form of a base that was not trained by Tailora is arrow, because
+        such a base would not continue the facts after an end-of-text token.
 
         Args:
-            adapter: its name; None for the base.
-            form: a prompt form to use instead.
-            style: a linearisation to use instead.
+            adapter: name of the adapter; None for the base.
+            form: prompt form that overrides it.
+            style: linearisation that overrides it.
 
         Raises:
             SettingsError: the base has no chat template, or its tokenizer lacks a token of the adapter's prompts.
@@ -75,20 +75,20 @@ class Setup:
 
     @property
     def reading(self) -> TrainedReading | None:
-        """How the training of the only adapter, or of what is merged into the base, read its data."""
+        """How the data was read in the training of the only adapter, or of the one merged into the base."""
         if len(self.adapters) > 1:
             return None
         return TrainedReading.of_meta(self.training_metadata(next(iter(self.adapters), None)))
 
     @property
     def ends(self) -> frozenset[int]:
-        """The tokens that end a text: those of the base, and those that its adapters were taught."""
+        """The tokens that end a text: those of the base, and those that its adapters were trained on."""
         taught = (self.prompts(name).end for name in (None, *self.adapters) if self.training_metadata(name))
         return self.tokenizer.end_ids.union(taught)
 
 
 def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: bool = False) -> Setup:
-    """Find a base model and read adapters for it. Loads no network, and no torch.
+    """Find a base model and read adapters for it, without loading a network or PyTorch.
 
     Args:
         base: name, path or hub id; None takes the one that the adapters name.
@@ -98,57 +98,58 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
     Raises:
         SettingsError: no base is named, or several are.
         AdapterError: an adapter cannot be read, changes nothing, or belongs to another base.
-        ModelError: the base cannot be found or read.
+        ModelError: the base cannot be loaded or read.
     """
-    found = {name: formats.load(formats.adapter_place(path)) for name, path in adapters.items()}
-    for name, adapter in found.items():
+    loaded = {name: formats.load(formats.adapter_place(path)) for name, path in adapters.items()}
+    for name, adapter in loaded.items():
         if changes_nothing(adapter):
             what = "the adapter changes nothing: all its updates are zero"
             raise AdapterError(what, where=adapters[name], hint="train it again")
     if base is None:
-        named = sorted({adapter.base_name for adapter in found.values() if adapter.base_name})
+        named = sorted({adapter.base_name for adapter in loaded.values() if adapter.base_name})
         if not named:
-            why = "the adapter does not name its base model" if found else "no base model named"
+            why = "the adapter does not name its base model" if loaded else "no base model named"
             raise SettingsError(why, where="base", hint="name it with --base")
         if len(named) > 1:
             raise SettingsError(
                 f"the adapters name several base models ({', '.join(named)})",
                 where="adapter",
-                hint="give the adapters of one base",
+                hint="use adapters of one base only",
             )
         base = named[0]
     resolved = resolve(base)
     fingerprint = fingerprint_folder(resolved.folder)
-    for name, adapter in found.items():
+    for name, adapter in loaded.items():
         require_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
-    return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, found, force)
+    return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, loaded, force)
 
 
 def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedReading | None:
-    """How the training of the only adapter, or of what is merged into a base, read its data; cheaper than a setup.
+    """How the data was read in the training of the only adapter, or of the one merged into a base.
 
-    None where it is not known. A metadata file that cannot be read is left to `resolve_models` to report.
+    None if it is not known. This is cheaper than a `Setup`. A metadata file that cannot be read is reported by
+    `resolve_models`.
     """
     if len(adapters) > 1 or (not adapters and base is None):
         return None
     if not adapters and base is not None:
         return TrainedReading.of_meta(training_metadata(resolve(base).folder))
-    account = formats.adapter_place(next(iter(adapters.values()))) / "tailora.json"
+    record = formats.adapter_place(next(iter(adapters.values()))) / "tailora.json"
     try:
-        meta = json.loads(account.read_text(encoding="utf-8"))["meta"]
+        meta = json.loads(record.read_text(encoding="utf-8"))["meta"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return TrainedReading.of_meta(meta) if isinstance(meta, dict) else None
 
 
 def prompt_ids(facts: Facts, *, adapter: str | Path | None = None, base: str | None = None) -> list[int]:
-    """The token ids of a record's prompt as `generate` and the server build them, for servers that take ids.
+    """Return the token ids of a record's prompt as `generate` and the server build them, for servers that take ids.
 
     Args:
         facts: {attribute: value}, [[attribute, value], …] or [[subject, attribute, value], …].
-        adapter: its folder or file, or a run directory.
-        base: name, path or hub id; by default the one that the adapter names. A merged model's folder describes the
-            prompts of what was merged into it.
+        adapter: folder, file or run directory of the adapter.
+        base: name, path or hub id; by default the one that the adapter names. The folder of a merged model describes
+            the prompts of the merged adapter.
 
     Raises:
         DataError: the facts cannot be read.

@@ -23,7 +23,7 @@ from tailora.inference import self_check, step_timing
 from tailora.inference.model_settings import BackendName, PrecisionName
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup
-from tailora.inference.step_timing import Choice
+from tailora.inference.step_timing import PrecisionTiming
 from tailora.models.config import read_config
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def start_engine(
         raise AdapterError(why_not[1], where=why_not[0], hint="run it with --backend torch")
     if backend == "openvino" and device not in ("auto", "cpu"):
         raise SettingsError("the OpenVINO backend runs on the CPU only", where="device", hint="use --backend torch")
-    started: tuple[Backend, Choice, str] | None = None
+    started: tuple[Backend, PrecisionTiming, str] | None = None
     if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
         try:
             started = _openvino(setup, precision, merged, cache_tokens, capacity)
@@ -111,7 +111,7 @@ def start_engine(
 
 def _openvino(
     setup: Setup, precision: PrecisionName, merged: bool, cache_tokens: int, capacity: AdapterCapacity | None
-) -> tuple[Backend, Choice, str]:
+) -> tuple[Backend, PrecisionTiming, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
     folder, slots = setup.base.folder, {"slots": 0} if merged else _slots(setup, capacity)
@@ -120,7 +120,7 @@ def _openvino(
         adapter = next(iter(setup.adapters.values())) if merged else None
         return OpenVinoBackend(folder, precision=precision, cache_tokens=cache_tokens, merged=adapter, **slots)
 
-    choice = Choice(precision, {})
+    choice = PrecisionTiming(precision, {})
     if precision == "auto":
         architecture_of(read_config(folder))  # before anything is timed
         key = {"backend": "openvino", "config": read_config(folder), "slots": slots}
@@ -142,7 +142,7 @@ def _torch(
     merged: bool,
     cache_tokens: int,
     capacity: AdapterCapacity | None,
-) -> tuple[Backend, Choice, str]:
+) -> tuple[Backend, PrecisionTiming, str]:
     from tailora.engine.backends.torch import TorchBackend
     from tailora.inference.attached import DTYPES, apply_adapter  # the backend is chosen here
     from tailora.models.load import load_base
@@ -157,7 +157,7 @@ def _torch(
             apply_adapter(base, next(iter(setup.adapters.values())), merged=merged)
         return TorchBackend(base, cache_tokens=cache_tokens, **slots)
 
-    choice = Choice(precision, {})
+    choice = PrecisionTiming(precision, {})
     if precision == "auto":
         key = {"backend": "torch", "device": place, "gpu": describe()["gpu"], "slots": slots}
         key |= {

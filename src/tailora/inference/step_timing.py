@@ -1,7 +1,7 @@
 """Choose the precision of an engine by timing its steps on this machine.
 
-The timed steps are those that will run: of the same backend, with this model and its adapter slots, at the sizes of a
-usual batch. The result is kept per machine, packages and shape of the model (`machine_cache`).
+The steps run on the same backend, with the same model and adapter slots, at the sizes of a typical batch. The result is
+cached by machine, package versions and shape of the model (`machine_cache`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _HOPELESS = 2.0  # a candidate this many times slower than the best so far is no
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A precision, and the times that chose it.
+class PrecisionTiming:
+    """A precision, and the times by which it was chosen.
 
     Attributes:
         precision: the chosen one.
@@ -43,17 +43,19 @@ class Choice:
 
     @property
     def description(self) -> str:
-        """The times in words; empty if there are none."""
-        times = (f"{name} {each:.0f} ms" for name, each in self.milliseconds.items())
+        """The times for a log line; empty if there are none."""
+        times = (f"{name} {time:.0f} ms" for name, time in self.milliseconds.items())
         return f"timed for a batch: {', '.join(times)}" if self.milliseconds else ""
 
 
-def choose(folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Callable[[str], Backend]) -> Choice:
+def choose(
+    folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Callable[[str], Backend]
+) -> PrecisionTiming:
     """Choose the precision of the fastest steps.
 
     Args:
         folder: the model's.
-        key: what the times depend on besides the machine and the packages.
+        key: everything that the times depend on besides the machine and the packages.
         names: the precisions, the preferred one first; it is chosen unless another is faster by `MARGIN`.
         make: creates a backend in a precision, with a cache of `CACHE_TOKENS`.
 
@@ -63,23 +65,23 @@ def choose(folder: Path, key: Mapping[str, Any], names: Sequence[str], make: Cal
     size = sum(path.stat().st_size for path in weight_files(folder))
     available = memory().available
     if size < SMALL or (available is not None and 5 * size > available):
-        return Choice(names[0], {})
+        return PrecisionTiming(names[0], {})
     whole = {**key, "names": list(names), "batch": [TEXTS, PROMPT, WRITTEN]}
     known = machine_cache.recall(
         "step-times", whole, lambda kept: machine_cache.are_times(kept, names) and list(kept) == list(names)
     )
     if known is not None:
-        return Choice(fastest(known), known)
+        return PrecisionTiming(fastest(known), known)
     log.warning("timing %s once for this model on this machine", ", ".join(names))
     times: dict[str, float] = {}
     for name in names:
         times[name] = batch_milliseconds(make(name), _HOPELESS * min(times.values(), default=float("inf")))
     machine_cache.keep("step-times", whole, times)
-    return Choice(fastest(times), times)
+    return PrecisionTiming(fastest(times), times)
 
 
 def fastest(milliseconds: Mapping[str, float]) -> str:
-    """The name with the least time; the first one, unless another is faster by `MARGIN`."""
+    """Return the name with the shortest time, or the first one unless another is faster by `MARGIN`."""
     preferred, best = next(iter(milliseconds)), min(milliseconds, key=milliseconds.__getitem__)
     return best if milliseconds[best] < (1 - MARGIN) * milliseconds[preferred] else preferred
 
@@ -87,15 +89,15 @@ def fastest(milliseconds: Mapping[str, float]) -> str:
 def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
     """Time a batch: one step for all prompts, and one for each token of the texts.
 
-    The least of several laps counts, since other work on the machine only adds time.
+    The shortest of several laps counts, because other work on the machine only adds time.
 
     Args:
-        backend: not used by anything else.
+        backend: the backend, which does nothing else at the same time.
         limit: milliseconds above which one lap is enough.
     """
     prompts, writing = _step(backend, 0, PROMPT), _step(backend, PROMPT + WRITTEN // 2, 1)
     least = [float("inf"), float("inf")]
-    for lap in range(_LAPS + 1):  # the first one makes the kernels
+    for lap in range(_LAPS + 1):  # the first one compiles the kernels
         for place, step in enumerate((prompts, writing, writing)):
             began = time.perf_counter()
             backend.run(step)
@@ -107,16 +109,16 @@ def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
 
 
 def _step(backend: Backend, past: int, count: int) -> Step:
-    """A step of `TEXTS` sequences with `past` tokens in the cache and `count` new ones each."""
-    held = -(-(past + count) // backend.block_size)
+    """Build a step of `TEXTS` sequences, each with `past` tokens in the cache and `count` new ones."""
+    blocks = -(-(past + count) // backend.block_size)
     total = TEXTS * count
     return Step(
         tokens=(np.arange(total) % backend.vocabulary).astype(np.int32),
         positions=np.tile(np.arange(past, past + count, dtype=np.int32), TEXTS),
         past=np.full(TEXTS, past, np.int32),
         begins=np.arange(0, total + 1, count, dtype=np.int32),
-        blocks=np.arange(TEXTS * held, dtype=np.int32),
-        block_begins=np.arange(0, TEXTS * held + 1, held, dtype=np.int32),
+        blocks=np.arange(TEXTS * blocks, dtype=np.int32),
+        block_begins=np.arange(0, TEXTS * blocks + 1, blocks, dtype=np.int32),
         slots=np.full(total, -1, np.int32),
         scales=np.ones(total, np.float32),
         sampled=np.arange(count - 1, total, count, dtype=np.int32),

@@ -30,7 +30,7 @@ CACHE_TOKENS = 16384
 
 
 class WritingSettings(DecodingSettings, ModelSettings):
-    """What writes texts, and how."""
+    """The model that writes texts, and the decoding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class WrittenTexts:
 
     Attributes:
         rows: of outputs.jsonl, one for each record.
-        replaced: how many texts of an earlier file these replaced; None if there was no file.
+        replaced: number of texts of an earlier file that were replaced; None if there was no file.
         summary: counts, seconds, tokens per second, backend and precision, as in the JSON result.
         engine: precision and backend in words.
     """
@@ -50,7 +50,7 @@ class WrittenTexts:
     engine: str
 
     def wrote(self, output: Path) -> str:
-        """A line that reports what was written."""
+        """Return a line that reports what was written."""
         counts = self.summary
         before = f" ({counts['resumed']} of them before the restart)" if counts["resumed"] else ""
         replaced = "" if self.replaced is None else f"; replaced {self.replaced:,} earlier texts"
@@ -61,16 +61,16 @@ class WrittenTexts:
 
 
 class TextJob:
-    """Texts for records by a base and its adapters, through one engine.
+    """Write texts for records with a base and its adapters, through one engine.
 
     Args:
         records: what to write about.
-        settings: what writes, and how.
+        settings: the model and the decoding.
         source: where the records come from, for warnings.
         console: for progress and messages.
 
     Raises:
-        UserError: base or adapters cannot be read, or do not fit the records or each other.
+        UserError: base or adapters cannot be read, or do not match the records or each other.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TextJob:
         check_prompts(records, self._prompts, self._running)
 
     def write(self, output: Path | None = None, stream: Callable[[int, str], None] | None = None) -> WrittenTexts:
-        """Write all texts; equal prompts share one.
+        """Write all texts. Records with equal prompts share a text.
 
         Args:
             output: file of JSON lines. Each text is kept beside it as soon as it is complete, so that a killed job
@@ -149,7 +149,7 @@ class TextJob:
             generate(running, prompts, self._decoding, stop=settings.stop, done=done, progress=report)
 
     def _digest(self) -> str:
-        """A digest of everything that the texts depend on."""
+        """Return a digest of everything that the texts depend on."""
         settings, running = self._settings, self._running
         adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
         ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
@@ -158,7 +158,7 @@ class TextJob:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _summary(self, rows: Mapping[int, dict[str, Any]], fresh: Sequence[int], seconds: float) -> dict[str, Any]:
-        """The summary of the job; see `WrittenTexts`."""
+        """Return the summary of the job; see `WrittenTexts`."""
         setup, running = self._setup, self._running
         written = {self._prompts[number]: number for number in fresh}.values()  # equal prompts are written once
         tokens = sum(rows[number]["completion_tokens"] for number in written)

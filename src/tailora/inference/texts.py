@@ -83,7 +83,7 @@ def generate(
         One generation for each prompt, in their order.
 
     Raises:
-        SettingsError: a prompt is empty or too long for the model, or the engine cannot run so many candidates.
+        SettingsError: a prompt is empty or too long for the model, or the engine cannot run this number of candidates.
         AdapterError: an adapter is not registered.
         ModelError: the model's logits after one of the prompts are not finite.
     """

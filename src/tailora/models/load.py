@@ -144,7 +144,7 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     missing = sorted(report["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(f"the weights lack {names}", where=folder, hint="fetch the model again")
+        raise ModelError(f"weights are missing: {names}", where=folder, hint="fetch the model again")
     _settle_tie(model, folder)
     return model
 

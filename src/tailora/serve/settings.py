@@ -57,7 +57,9 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
         if not self.adapter and self.base is None:
-            raise SettingsError("there is no adapter and no base model", where="base", hint="give one of them")
+            raise SettingsError(
+                "no adapter and no base model named", where="base", hint="name one with --adapter or --base"
+            )
         if self.adapter_folder is not None and not os.path.isdir(self.adapter_folder):
             raise SettingsError(
                 f"{self.adapter_folder} is not a folder", where="adapter_folder", hint="create it first"

@@ -1,4 +1,4 @@
-"""The engine's steps on a CPU by OpenVINO: 8-bit products, paged attention. No torch."""
+"""The OpenVINO backend for CPUs: 8-bit products and paged attention. No PyTorch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from tailora.engine.backends.openvino_rows import SlotShape
 from tailora.models.config import read_config
 from tailora.models.fingerprint import fingerprint_folder
 
-BLOCK = 32  # tokens a block of OpenVINO's CPU cache holds
-# A step of another size than any before has kernels made for it. Both OpenVINO and the oneDNN in it keep thousands by
-# default, which in a server is memory that grows for hours; with so many no loss of speed
-# stood out from the noise.
+BLOCK = 32  # tokens per block of OpenVINO's CPU cache
+# Kernels are compiled for every new size of a step. OpenVINO and its oneDNN cache thousands of them by default, so that
+# the memory of a server grows for hours. With these limits no loss of speed was measurable.
 _KERNELS, _PRIMITIVES = 128, 64
 # Environment variables that limit the instructions of oneDNN's kernels, and limits below AVX-512.
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -36,17 +35,17 @@ class OpenVinoBackend:
 
     Args:
         folder: the base in Hugging Face layout.
-        precision: of the products; "fp32" keeps the cache in fp32 too, the others in 8 bits.
-        cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
-        slots: how many adapters a step can mix; 0 for a base alone.
-        rank: most that an adapter may have.
-        layers: the layers that adapters may sit on, by the ends of their module paths (`families.ends_in`).
+        precision: precision of matrix products; the cache is in fp32 with "fp32", and in 8 bits otherwise.
+        cache_tokens: capacity of the cache in tokens; every sequence rounds up to blocks of 32.
+        slots: number of adapters that a step can mix; 0 for a base alone.
+        rank: largest rank of an adapter in a layer.
+        layers: the layers that can be adapted, by the ends of their module paths (`families.ends_in`).
         grouped: see `adapter_slots.AdapterSlots`.
-        merged: an adapter of linear layers to fold into the weights.
-        threads: cores to use; by default all.
+        merged: an adapter of linear layers to merge into the weights.
+        threads: number of threads; by default that of the cores.
 
     Raises:
-        ModelError: a family that has no graph, or weights that are broken.
+        ModelError: the family has no graph, or the weights are damaged.
         AdapterError: the adapter to merge does not fit the weights.
     """
 
@@ -81,14 +80,14 @@ class OpenVinoBackend:
         for name, cache in self._caches.items():
             self._request.set_tensor(name, cache)
         for path, factors in self.adapter_slots.factors.items():
-            # Shared, so that filling a slot is writing these arrays.
+            # Shared memory, so that writing these arrays fills a slot.
             self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
             self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
 
     def run(self, step: Step) -> Scores:
         """See `backend.Backend`."""
         lengths = step.past + np.diff(step.begins)
-        given: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "tokens": step.tokens,
             "positions": step.positions,
             "past_lens": step.past,
@@ -100,21 +99,21 @@ class OpenVinoBackend:
             "best": np.array(step.best, np.int32),
         }
         if self.adapter_slots.slots:
-            given |= self._grouped(step.slots, step.scales)
+            inputs |= self._grouped(step.slots, step.scales)
             if "lm_head" in self.adapter_slots.factors:
                 of_head = self._grouped(step.slots[step.sampled], step.scales[step.sampled])
-                given |= {f"head_{name}": values for name, values in of_head.items()}
-        for name, values in given.items():
+                inputs |= {f"head_{name}": values for name, values in of_head.items()}
+        for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
         return Scores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
     def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
-        """The inputs of `openvino_rows.GroupedRows` for rows with these slots."""
+        """Return the inputs of `openvino_rows.GroupedRows` for rows with these slots."""
         groups, rows = self.adapter_slots.groups, len(slots)
         if groups == 1:
             return {"slots": slots[None], "scales": scales[None]}
-        # Rows without an adapter go anywhere; evenly, so that no group is made large by them.
+        # Rows without an adapter are spread evenly over the groups.
         group = np.where(slots < 0, np.arange(rows) % groups, slots // self.adapter_slots.grouped)
         order = np.argsort(group, kind="stable")
         counts = np.bincount(group, minlength=groups)
@@ -139,9 +138,9 @@ class OpenVinoBackend:
 
 
 def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
-    """How OpenVINO is to compute."""
+    """Return the settings of OpenVINO."""
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",  # f32 where the processor lacks bf16
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",  # f32 if the processor has no bf16
         "PERFORMANCE_HINT": "LATENCY",
         "CPU_RUNTIME_CACHE_CAPACITY": str(_KERNELS),
     }
@@ -150,19 +149,19 @@ def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     if _BELOW_AVX512 & {os.environ.get(name, "").upper() for name in _LIMITS}:
-        # OpenVINO asks the processor what it can do, and oneDNN then has no kernel for it under the limit.
+        # OpenVINO detects the processor's instructions; oneDNN has no kernels for them below the limit.
         settings |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     return settings
 
 
 def _allocate(compiled: Any, graph: Graph, blocks: int) -> Mapping[str, ov.Tensor]:
-    """The caches, in the shapes and types that the compiled network asks for."""
+    """Allocate the caches in the shapes and types of the compiled network's inputs."""
     wanted = {port.get_any_name(): port for port in compiled.inputs}
     caches = {}
     for name in graph.caches:
         shape = wanted[name].get_partial_shape()
         sizes = [blocks, *(shape[axis].get_length() for axis in range(1, 4))]
         caches[name] = ov.Tensor(wanted[name].get_element_type(), ov.Shape(sizes))
-        # The system gives memory when it is first written: better all at the start than more and more under load.
+        # The system allocates memory when it is first written: all of it at the start, not gradually under load.
         caches[name].data[:] = 0
     return caches

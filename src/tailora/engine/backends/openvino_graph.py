@@ -1,7 +1,7 @@
-"""A base model as an OpenVINO graph, built from its safetensors. No torch.
+"""A base model as an OpenVINO graph, built from its safetensors. No PyTorch.
 
-One run takes the tokens of many sequences in one flat row and gives the logits of the rows that are asked for.
-Dimensions in names: T tokens, S sequences, K rows asked for, H hidden, V vocabulary, G groups of slots, P most rows
+The graph computes the tokens of many sequences in one flat row, and the logits of the requested rows.
+Dimensions in names: T tokens, S sequences, K requested rows, H hidden, V vocabulary, G groups of slots, P most rows
 of a group, W the ranks of a group's slots together.
 """
 
@@ -33,9 +33,9 @@ class Graph:
     """A network to compile.
 
     Attributes:
-        model: its outputs are those of `backend.Scores`. Its inputs are `tokens`, `positions`, `past_lens`,
-            `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled` and `best`,
-            the caches, and with slots also each adapted layer's factors and those of `GroupedRows`, the latter a
+        model: the network. Its outputs are those of `backend.Scores`; its inputs are `tokens`, `positions`,
+            `past_lens`, `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled`,
+            `best` and the caches, and with slots also each adapted layer's factors and those of `GroupedRows`, the latter a
             second time under names that begin with `head_` if the vocabulary projection is adapted.
         caches: the names of the key and value caches, key before value, block by block.
         targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [G, W, in]
@@ -54,17 +54,17 @@ def build_graph(
     slots: SlotShape | None,
     merged: Adapter | None = None,
 ) -> Graph:
-    """Build a base model's graph, with room for adapters or without.
+    """Build a base model's graph, with or without slots for adapters.
 
     Args:
         folder: the base in Hugging Face layout.
-        architecture: its dimensions.
-        precision: of the weights in the graph.
-        slots: for adapters beside the weights.
-        merged: an adapter of linear layers to fold into the weights, in fp32 and before they are rounded.
+        architecture: the dimensions of the base.
+        precision: precision of the weights in the graph.
+        slots: the slots for adapters.
+        merged: an adapter of linear layers to merge into the weights, in fp32 and before they are rounded.
 
     Raises:
-        ModelError: the weights lack something, or are not of the sizes that config.json tells.
+        ModelError: a weight is missing, or does not have the shape that config.json requires.
         AdapterError: the adapter to merge does not fit the weights.
     """
     weights = Weights(folder, merged)
@@ -147,36 +147,36 @@ class _Builder:
         best, peak = self._best(logits)
         sums = ops.reduce_sum(ops.exp(ops.subtract(logits, peak)), whole_list(-1), True)
         log_z = ops.squeeze(ops.add(ops.log(sums), peak), whole_list(-1))
-        results = [ops.result(each) for each in (logits, best, log_z)]
+        results = [ops.result(output) for output in (logits, best, log_z)]
         model = ov.Model(results, list(self.inputs.values()), "tailora")
         return Graph(model, self.caches, self.targets)
 
     def _head(self, embedding: Matrix) -> Matrix:
-        """The vocabulary projection.
+        """Return the vocabulary projection.
 
-        Versions of transformers differ in what they do with a file that holds one which config.json says is the
-        embedding but is not: such a file is left to the version that is installed.
+        If a file has a projection that differs from the embedding although config.json says that they are the same,
+        versions of transformers disagree about it. Such a file is left to the torch backend.
         """
         name, shape = "lm_head.weight", (self.shape.vocabulary, self.shape.hidden)
         if self.shape.tied:
             token = "transformer.wte.weight" if self.shape.model_type == "gpt2" else "model.embed_tokens.weight"
             if name in self.weights and not self.weights.are_equal(name, token):
-                what = "config.json says that the vocabulary projection is the token embedding, and the weights differ"
+                what = "config.json says that the vocabulary projection is the token embedding, but the weights differ"
                 raise ModelError(what, hint="use --backend torch")
             return embedding
         return Matrix.of(self.weights(name, *shape), self.precision)
 
     def _best(self, logits_KV: Node) -> tuple[Node, Node]:
-        """The likeliest tokens of each row, [K, best], and the largest logit, [K, 1].
+        """Return the likeliest tokens of each row, [K, best], and the largest logit, [K, 1].
 
-        The n largest lie in the n blocks with the largest maxima: finding those and looking only there is far less
-        work than one search over the vocabulary. Without a fitting divisor of its size there is that one search.
+        The n largest logits are in the n blocks with the largest maxima. Searching only these blocks is much faster
+        than searching the vocabulary, which is done if its size has no suitable divisor.
         """
         best, size = self.inputs["best"], self.shape.vocabulary
         width = next((width for width in range(256, 15, -1) if size % width == 0), None)
         if width is None:
-            found = ops.topk(logits_KV, best, -1, "max", "value", "i32").output(1)
-            return found, ops.reduce_max(logits_KV, whole_list(-1), True)
+            tokens = ops.topk(logits_KV, best, -1, "max", "value", "i32").output(1)
+            return tokens, ops.reduce_max(logits_KV, whole_list(-1), True)
         blocks = ops.reshape(logits_KV, whole_list(0, size // width, width), True)
         peaks = ops.reduce_max(blocks, whole_list(-1), False)
         chosen = ops.topk(peaks, ops.minimum(best, whole(size // width)), -1, "max", "value", "i32").output(1)
@@ -193,7 +193,7 @@ class _Builder:
         return parameter
 
     def _embed(self, matrix: Matrix, name: str) -> Node:
-        """[T, H] of the tokens."""
+        """Return the embeddings of the tokens, [T, H]."""
         x = matrix.rows(self.inputs["tokens"])
         if not self._is_adapted(name) or self.rows is None:
             return x
@@ -216,9 +216,9 @@ class _Builder:
         return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights(f"{name}.weight", self.shape.hidden)))
 
     def _rotate(self, x: Node, cosine: Node, sine: Node) -> Node:
-        """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as Llama has them.
+        """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as in Llama.
 
-        In the form that OpenVINO recognises and computes in one pass.
+        OpenVINO recognises this form and computes it in one pass.
         """
         half, axis, one = self.shape.head_dim // 2, whole_list(3), whole_list(1)
         heads = ops.reshape(x, whole_list(0, -1, 1, self.shape.head_dim), True)
@@ -229,14 +229,14 @@ class _Builder:
         return ops.reshape(rotated, whole_list(0, -1), True)
 
     def _linear(self, x: Node, inputs: int, parts: Mapping[str, int]) -> list[Node]:
-        """Layers without bias that take the same input, with their outputs: one product for all of them."""
+        """Compute layers without bias that have the same input as one product."""
         weights = [self.weights(f"{name}.weight", outputs, inputs) for name, outputs in parts.items()]
         y = self._product(x, np.concatenate(weights))
         sizes = ops.constant(np.array(list(parts.values()), np.int32))
         split = [y] if len(parts) == 1 else ops.variadic_split(y, whole(1), sizes).outputs()
         return [
-            self._adapted(x, each, name, inputs, outputs)
-            for each, (name, outputs) in zip(split, parts.items(), strict=True)
+            self._adapted(x, part, name, inputs, outputs)
+            for part, (name, outputs) in zip(split, parts.items(), strict=True)
         ]
 
     def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
@@ -248,7 +248,7 @@ class _Builder:
         return ops.matmul(x, Matrix.of(weight, self.precision).whole(), False, True)
 
     def _adapted(self, x: Node, y: Node, name: str, inputs: int, outputs: int) -> Node:
-        """A layer's output with what the rows' adapters add to it, if it has room for any."""
+        """Return a layer's output plus the updates of the rows' adapters, if the layer has slots."""
         if not self._is_adapted(name) or self.rows is None:
             return y
         a, b = self._factors(name, inputs, outputs)
@@ -258,16 +258,16 @@ class _Builder:
         return self.slots is not None and ends_in(name, self.slots.layers)
 
     def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
-        """A layer's factors as inputs of the graph, of all slots: [G, W, in] and [G, out, W]."""
+        """Add a layer's factors of all slots as inputs of the graph: [G, W, in] and [G, out, W]."""
         assert self.slots is not None
-        each, groups = grouping(self.slots.slots, self.slots.grouped)
-        width = each * self.slots.rank
+        per_group, groups = grouping(self.slots.slots, self.slots.grouped)
+        width = per_group * self.slots.rank
         self.targets[name] = (inputs, outputs)
         a = self._input(f"{name}.A", [groups, width, inputs], "f32")
         return a, self._input(f"{name}.B", [groups, outputs, width], "f32")
 
     def _attention(self, q: Node, k: Node, v: Node) -> Node:
-        """Causal attention over paged caches; facts of the node: openvino 2026.4.1, marked experimental."""
+        """Causal attention over paged caches, as defined in openvino 2026.4.1, where the node is experimental."""
         caches = []
         for part in ("key", "value"):
             name = f"{part}.{len(self.caches) // 2}"
@@ -275,10 +275,12 @@ class _Builder:
             self.caches.append(name)
         nothing = {kind: ops.constant(np.zeros(0, kind)) for kind in ("int32", "float32", "uint8")}
         zero = ops.constant(np.array(0, np.int32))
-        given = [self.inputs[n] for n in ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")]
+        positions = [
+            self.inputs[n] for n in ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")
+        ]
         i32, f32, u8 = nothing["int32"], nothing["float32"], nothing["uint8"]
         arguments = [
-            *(q, k, v, *caches, *given),
+            *(q, k, v, *caches, *positions),
             *(real(self.shape.head_dim**-0.5), zero, f32, self.inputs["max_context_len"]),
             *(i32, i32, i32, f32, f32, zero, zero),
             *(ops.constant(np.zeros((0, 0, 0, 0), np.float32)), zero, i32, i32, i32, i32, u8, i32),

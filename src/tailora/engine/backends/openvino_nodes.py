@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from openvino import opset13 as ops
 
-Node = Any  # an ov.Node or one of its outputs; OpenVINO's own types do not tell them apart
+Node = Any  # an ov.Node or one of its outputs; OpenVINO's type hints do not distinguish them
 
 
 def real(value: float) -> Node:
-    """A number in fp32."""
+    """Return a constant in fp32."""
     return ops.constant(np.array(value, np.float32))
 
 
 def whole(value: int) -> Node:
-    """A whole number."""
+    """Return an integer constant."""
     return ops.constant(np.array(value, np.int32))
 
 
 def whole_list(*values: int) -> Node:
-    """A list of whole numbers."""
+    """Return a constant list of integers."""
     return ops.constant(np.array(values, np.int32))

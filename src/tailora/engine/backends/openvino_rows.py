@@ -20,11 +20,11 @@ AddInput = Callable[[str, list[int], str], Node]
 
 @dataclass(frozen=True)
 class SlotShape:
-    """The room for adapters in a graph: how many, of what rank at most, on which layers.
+    """The capacity of a graph for adapters.
 
     Attributes:
-        slots: how many adapters fit side by side.
-        rank: most that one may have.
+        slots: number of adapters that a step can mix.
+        rank: largest rank of an adapter in a layer.
         layers: ends of module paths (`families.ends_in`): of linear layers ("attn.c_attn", "self_attn.q_proj"), of
             the token embedding ("wte", "embed_tokens"), of the vocabulary projection ("lm_head").
         grouped: see `adapter_slots.AdapterSlots`.
@@ -38,14 +38,14 @@ class SlotShape:
 
 @dataclass(frozen=True)
 class GroupedRows:
-    """Rows by the group of their adapter's slot, and what is theirs of what a group's slots make of them.
+    """Rows arranged by the group of their adapter's slot, and the selection of each row's slot.
 
     Attributes:
-        places: input `places` [G, P], which row stands there; any, where none does. None with one group of all rows.
-        back: input `back` [rows], where in G · P each row stands; None with one group.
-        chosen: [G, P, W], whether a column belongs to the slot of the row that stands there; from input `slots`
-            [G, P], -1 where none does or its row has no adapter.
-        scales: [G, P, 1], what the row's effect is multiplied by; from input `scales` [G, P].
+        places: input `places` [G, P], the row in each place; any row in unused places. None if there is one group.
+        back: input `back` [rows], the place of each row in G · P; None if there is one group.
+        chosen: [G, P, W], whether a column belongs to the slot of the row in this place. From input `slots` [G, P],
+            which is -1 in unused places and for rows without an adapter.
+        scales: [G, P, 1], factor of the row's effect. From input `scales` [G, P].
     """
 
     places: Node | None
@@ -55,11 +55,11 @@ class GroupedRows:
 
     @classmethod
     def of(cls, add_input: AddInput, shape: SlotShape, prefix: str = "") -> GroupedRows:
-        """Add its inputs to a graph, with a prefix to their names."""
-        each, groups = grouping(shape.slots, shape.grouped)
+        """Add the inputs to a graph, with a prefix to their names."""
+        per_group, groups = grouping(shape.slots, shape.grouped)
         slots_GP1 = ops.unsqueeze(add_input(f"{prefix}slots", [groups, -1], "i32"), whole(2))
         scales_GP1 = ops.unsqueeze(add_input(f"{prefix}scales", [groups, -1], "f32"), whole(2))
-        owners = np.repeat(np.arange(groups * each, dtype=np.int32), shape.rank).reshape(groups, 1, -1)
+        owners = np.repeat(np.arange(groups * per_group, dtype=np.int32), shape.rank).reshape(groups, 1, -1)
         places = back = None
         if groups > 1:
             places = add_input(f"{prefix}places", [groups, -1], "i32")
@@ -67,12 +67,12 @@ class GroupedRows:
         return cls(places, back, ops.equal(slots_GP1, ops.constant(owners)), scales_GP1)
 
     def take(self, x: Node) -> Node:
-        """[rows, …] to [G, P, …]."""
+        """Arrange rows [rows, …] by group, [G, P, …]."""
         return ops.unsqueeze(x, whole(0)) if self.places is None else ops.gather(x, self.places, whole(0))
 
     def update(self, low_GPW: Node, b_GOW: Node) -> Node:
-        """What each row's own adapter adds, [rows, out], from what all of its group make of it."""
-        # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
+        """Return the update [rows, out] of each row's adapter, from the products with all slots of its group."""
+        # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
         own_GPW = ops.select(self.chosen, ops.multiply(low_GPW, self.scales), real(0.0))
         added_GPO = ops.matmul(own_GPW, b_GOW, False, True)
         if self.back is None:

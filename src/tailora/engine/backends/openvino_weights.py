@@ -1,4 +1,4 @@
-"""The weights of a base model for an OpenVINO graph, an adapter's updates added."""
+"""The weights of a base model for an OpenVINO graph, with an adapter's updates added."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tailora.models.weights import StoredTensor, stored_tensors
 
 
 class Weights:
-    """Stored tensors by canonical name, widened to fp32, an adapter's updates added."""
+    """Stored tensors by canonical name, converted to fp32, with an adapter's updates added."""
 
     def __init__(self, folder: Path, merged: Adapter | None) -> None:
         self._folder = folder
@@ -31,18 +31,18 @@ class Weights:
         return name in self._tensors
 
     def __call__(self, name: str, *shape: int) -> Floats:
-        """A tensor in fp32, with its update.
+        """Return a tensor in fp32, with its update.
 
         Raises:
-            ModelError: it is missing, or has another shape.
+            ModelError: the tensor is missing, or has another shape.
             AdapterError: the update does not fit.
         """
         if name not in self._tensors:
-            raise ModelError(f"the weights lack {name}", where=self._folder, hint="fetch the model again")
+            raise ModelError(f"the tensor {name} is missing", where=self._folder, hint="fetch the model again")
         values = _widened(self._tensors[name])
         if values.shape != shape:
             raise ModelError(
-                f"{name} has the shape {list(values.shape)} where config.json asks for {list(shape)}",
+                f"{name} has the shape {list(values.shape)}; config.json requires {list(shape)}",
                 where=self._folder,
                 hint="fetch the model again",
             )
@@ -50,18 +50,21 @@ class Weights:
         return values if update is None else values + _update(update, name, values.shape)
 
     def are_equal(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers."""
+        """Return whether two tensors have the same numbers."""
         first, second = self._tensors[one], self._tensors[other]
         return first.dtype == second.dtype and np.array_equal(first.raw, second.raw)
 
     def require_all_merged(self) -> None:
-        """Raise where the adapter to merge has layers that the graph has not."""
+        """Raise `AdapterError` if the adapter to merge has layers that the graph does not have."""
         if self._updates:
-            raise AdapterError(f"the base has no {next(iter(self._updates))}", hint="name the adapter's own base")
+            raise AdapterError(
+                f"the base has no layer {next(iter(self._updates))}",
+                hint="name the base that the adapter was trained on",
+            )
 
 
 def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Floats:
-    """What an adapter adds to a linear layer's weight, in the weight's own layout."""
+    """Return the update of a linear layer's weight, in the layout of the weight."""
     outputs_first = shape if layer.kind == "linear" else shape[::-1]
     total = np.zeros(outputs_first, np.float32)
     for branch in layer.branches:
@@ -82,24 +85,24 @@ def _widened(tensor: StoredTensor) -> Floats:
 
 @dataclass
 class Matrix:
-    """A weight [out, in] in the graph: as it is, or in 8 bits with a scale for each output."""
+    """A weight [out, in] in the graph, in fp32 or in 8 bits with one scale per output."""
 
     values: Node
     scales: Node | None = None
 
     @classmethod
     def of(cls, weight: Floats, precision: Precision) -> Matrix:
-        """A weight [out, in] in a precision."""
+        """Convert a weight [out, in] to a precision."""
         if precision != "int8":
             return cls(ops.constant(np.ascontiguousarray(weight)))
-        return cls(*(ops.constant(each) for each in round_rows(weight)))
+        return cls(*(ops.constant(part) for part in round_rows(weight)))
 
     def whole(self) -> Node:
-        """All of it."""
+        """Return the whole weight."""
         return self.values if self.scales is None else self._exact(self.values, self.scales)
 
     def rows(self, indices: Node) -> Node:
-        """Some of its rows, as an embedding has it."""
+        """Return some rows of the weight, as an embedding does."""
         axis = whole(0)
         if self.scales is None:
             return ops.gather(self.values, indices, axis)

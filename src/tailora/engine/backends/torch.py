@@ -1,7 +1,7 @@
-"""The engine's steps by PyTorch: any causal language model of transformers, on any device.
+"""The PyTorch backend: any causal language model of transformers, on any device.
 
-Simple rather than fast: a step gathers the cached keys and values of its sequences from their blocks, side by side,
-and puts the new ones back.
+It is simple rather than fast: a step gathers the cached keys and values of its sequences from their blocks into one
+batch, and copies the new ones back.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class TorchBackend:
     """See `backend.Backend`.
 
     Args:
-        base: the model, with an adapter attached or merged if all requests are to have it.
-        cache_tokens: how many tokens the cache holds; every sequence rounds up to blocks of 32.
-        slots: how many adapters a step can mix; 0 for the base as it is.
-        rank: most that an adapter may have.
-        layers: the linear layers and token embeddings that adapters may sit on, by the ends of their module paths
+        base: the model, with an adapter attached or merged if all requests use it.
+        cache_tokens: capacity of the cache in tokens; every sequence rounds up to blocks of 32.
+        slots: number of adapters that a step can mix; 0 for the base as it is.
+        rank: largest rank of an adapter in a layer.
+        layers: the linear layers and token embeddings that can be adapted, by the ends of their module paths
             (`families.ends_in`).
         grouped: see `adapter_slots.AdapterSlots`.
     """
@@ -73,12 +73,12 @@ class TorchBackend:
             places = self._side_by_side(step)
             if len(places) == 1:
                 return self._run(step)
-            found = [(own, self._run(_part(step, own))) for own in places]
+            results = [(own, self._run(_part(step, own))) for own in places]
         of_row = np.searchsorted(step.begins, step.sampled, side="right") - 1  # the sequence of each row of logits
-        order = np.argsort(np.concatenate([np.flatnonzero(np.isin(of_row, own)) for own, _ in found]), kind="stable")
-        parts = [scores for _, scores in found]
+        order = np.argsort(np.concatenate([np.flatnonzero(np.isin(of_row, own)) for own, _ in results]), kind="stable")
+        parts = [scores for _, scores in results]
         logits, tokens, log_z = (
-            np.concatenate([getattr(each, name) for each in parts])[order] for name in ("logits", "tokens", "log_z")
+            np.concatenate([getattr(part, name) for part in parts])[order] for name in ("logits", "tokens", "log_z")
         )
         return Scores(logits, tokens, log_z)
 
@@ -90,27 +90,27 @@ class TorchBackend:
                     part[target] = part[source]
 
     def plain_logits(self, tokens: list[int]) -> np.ndarray:
-        """The network's own logits [tokens, vocabulary] after each token of a sequence, without cache and adapters."""
+        """Return the logits [tokens, vocabulary] after each token of a sequence, without cache and adapters."""
         shape = 1, len(tokens)
         self._own = torch.zeros(*shape, len(self._owners), dtype=torch.bool, device=self._device)
         self._scales = torch.ones(*shape, 1, device=self._device)
         with torch.inference_mode():
             logits = self._model(input_ids=torch.tensor([tokens], device=self._device), use_cache=False).logits[0]
-        found: np.ndarray = logits.float().cpu().numpy()
-        return found
+        values: np.ndarray = logits.float().cpu().numpy()
+        return values
 
     def _side_by_side(self, step: Step) -> list[np.ndarray]:
-        """The sequences of a step that run together: a row must not be longer than the context.
+        """Divide the sequences of a step into batches whose rows are not longer than the context.
 
-        A row has room for the longest past and the most new tokens, which may be those of two sequences. Some
-        architectures have tables of positions that end with the context.
+        The length of a row is the longest past plus the largest number of new tokens, which may belong to two
+        sequences. Some architectures have position tables that end with the context.
         """
         counts = np.diff(step.begins)
         every = np.arange(len(counts))
         if step.past.max() + counts.max() <= self.context:
             return [every]
         writing = every[counts == 1]
-        return [each for each in (writing, *every[counts > 1][:, None]) if len(each)]
+        return [group for group in (writing, *every[counts > 1][:, None]) if len(group)]
 
     def _run(self, step: Step) -> Scores:
         counts = np.diff(step.begins)
@@ -120,7 +120,7 @@ class TorchBackend:
         tokens_SC = np.zeros((sequences, most), np.int64)
         positions_SC = np.zeros((sequences, most), np.int64)
         tokens_SC[rows, columns], positions_SC[rows, columns] = step.tokens, step.positions
-        # What is cached stands to the left up against the new tokens, so that its order is that of positions.
+        # Cached tokens are directly to the left of the new ones, so that the order is that of the positions.
         seen = np.arange(past + most) - past
         mask_ST = (seen >= -step.past[:, None]) & (seen < counts[:, None])
         self._choose(step, rows, columns, (sequences, most))
@@ -141,7 +141,7 @@ class TorchBackend:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
     def _choose(self, step: Step, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
-        """Lay out, for the branches, whose columns each token keeps and how much they count."""
+        """Set the columns that each token keeps in the branches, and their factors."""
         if not self.adapter_slots.slots:
             return
         slots = np.full(shape, -1, np.int64)
@@ -156,12 +156,12 @@ class TorchBackend:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             assert self._own is not None
             assert self._scales is not None
-            tokens = self._own.shape[:2]  # OPT's feed-forward layers see them in one flat row
+            tokens = self._own.shape[:2]  # OPT's feed-forward layers get them in one flat row
             if kind_of(layer) == "embedding":
                 low = F.embedding(inputs[0], a.to(self._device).t()) * self._scales
             else:
                 low = inputs[0].float().reshape(*tokens, -1) @ a.to(self._device).t() * self._scales
-            # Chosen, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
+            # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
             own = torch.where(self._own, low, 0.0)
             added = torch.einsum("scgw,gow->sco", own.reshape(*own.shape[:-1], len(b), -1), b.to(self._device))
             return output + added.to(output.dtype).reshape(output.shape)
@@ -169,7 +169,7 @@ class TorchBackend:
         return add
 
     def _gathered(self, step: Step, past: int) -> DynamicCache:
-        """The cached keys and values of the step's sequences, [S, heads, past, width], zeros at the left."""
+        """Return the cached keys and values of the step's sequences, [S, heads, past, width], padded at the left."""
         cache = DynamicCache()
         if past == 0:
             return cache
@@ -188,7 +188,7 @@ class TorchBackend:
         return cache
 
     def _keep(self, step: Step, cache: Any, past: int, rows: np.ndarray, columns: np.ndarray) -> None:
-        """Put the new keys and values into their blocks."""
+        """Copy the new keys and values to their blocks."""
         places = step.past[rows] + columns
         blocks = step.blocks[step.block_begins[rows] + places // BLOCK]
         where = self._there(blocks.astype(np.int64)), self._there(places % BLOCK)
@@ -204,17 +204,17 @@ class TorchBackend:
 
 
 def _part(step: Step, own: np.ndarray) -> Step:
-    """The step of some of its sequences, in their order."""
-    counts, held = np.diff(step.begins), np.diff(step.block_begins)
-    tokens = np.concatenate([np.arange(step.begins[each], step.begins[each + 1]) for each in own])
-    blocks = [step.blocks[step.block_begins[each] : step.block_begins[each + 1]] for each in own]
+    """Return the part of a step with some of its sequences, in their order."""
+    counts, block_counts = np.diff(step.begins), np.diff(step.block_begins)
+    tokens = np.concatenate([np.arange(step.begins[number], step.begins[number + 1]) for number in own])
+    blocks = [step.blocks[step.block_begins[number] : step.block_begins[number + 1]] for number in own]
     return Step(
         tokens=step.tokens[tokens],
         positions=step.positions[tokens],
         past=step.past[own],
         begins=np.cumsum([0, *counts[own]], dtype=np.int32),
         blocks=np.concatenate(blocks),
-        block_begins=np.cumsum([0, *held[own]], dtype=np.int32),
+        block_begins=np.cumsum([0, *block_counts[own]], dtype=np.int32),
         slots=step.slots[tokens],
         scales=step.scales[tokens],
         sampled=np.flatnonzero(np.isin(tokens, step.sampled)).astype(np.int32),
@@ -223,15 +223,15 @@ def _part(step: Step, own: np.ndarray) -> Step:
 
 
 def _context(config: Any) -> int | None:
-    """The most tokens that a sequence may have; None where the configuration sets no limit.
+    """Return the largest length of a sequence in tokens; None if the configuration sets no limit.
 
-    Where the rotary frequencies change beyond a length, that length: the keys in the cache would keep the old ones.
+    If the rotary frequencies change beyond a length, it is that length: cached keys would keep the old frequencies.
     """
     limits = [getattr(config, "max_position_embeddings", None)]
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    for each in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        if each.get("rope_type", each.get("type")) in ("longrope", "su", "dynamic"):
-            own = each.get("original_max_position_embeddings")
+    for scaling in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su", "dynamic"):
+            own = scaling.get("original_max_position_embeddings")
             limits.append(own or getattr(config, "original_max_position_embeddings", None))
     return min((int(limit) for limit in limits if limit), default=None)
 
