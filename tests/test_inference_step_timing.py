@@ -39,7 +39,7 @@ def test_the_preferred_one_is_left_for_more_than_the_noise(times: dict[str, floa
 
 def test_a_small_model_or_a_full_machine_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_base(tmp_path)
-    assert choose(tmp_path, {}, ("int8", "fp32"), never) == step_timing.Choice("int8", {})
+    assert choose(tmp_path, {}, ("int8", "fp32"), never) == step_timing.PrecisionTiming("int8", {})
     monkeypatch.setattr(step_timing, "SMALL", 0)
     monkeypatch.setattr(step_timing, "memory", lambda: Memory(1000, 1000))
     assert choose(tmp_path, {}, ("int8", "fp32"), never).precision == "int8"

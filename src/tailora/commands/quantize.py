@@ -27,7 +27,7 @@ from tailora.inference.probes import ProbeSettings, Reading, distance, probes_of
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt
-from tailora.models.load import fingerprint_module, load_base
+from tailora.models.load import Base, fingerprint_module, load_base
 from tailora.models.provenance import training_metadata
 from tailora.models.save import QuantizedType, save_quantized
 from tailora.models.weights import weight_files
@@ -82,8 +82,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     base, adapter = adapted.base, adapted.adapter
     named = settings.base or base.name
     meta = {} if adapter is None else dict(adapter.meta)
-    records = settings.records()
-    probes = probes_of(records, base, meta)
+    probes = probes_of(settings.records(), base, meta)
     before = reading_of(base, probes, settings.new_tokens)
     beside = None if settings.merged else adapter
     bare: Reading | None = None
@@ -91,37 +90,23 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         bare = reading_of(load_base(named, dtype=torch.float32), probes, settings.new_tokens)
     else:
         base = load_base(named, dtype=torch.float32)  # without the adapter on it
-    fingerprint = fingerprint_module(base.model) if settings.merged else base.fingerprint
-    source = sum(path.stat().st_size for path in weight_files(base.folder))
-    sources = []
-    if settings.merged and settings.adapter is not None and adapter is not None:
-        sources = [lineage.MergedAdapter(settings.adapter, adapter)]
+    description = _description(settings, base, adapter)
     with atomic_folder(output) as folder:
         save_quantized(base, folder, settings.to)
-        account = {
-            "tailora": __version__,
-            "quantised": {
-                "to": settings.to,
-                "base": base.name,
-                "adapters": lineage.entries(sources, output),
-                "fingerprint": fingerprint,
-            },
-            "meta": meta if settings.merged else dict(training_metadata(base.folder)),
-        }
-        write_json(folder / "tailora.json", account)
+        write_json(folder / "tailora.json", description)
         if beside is not None:
             formats.save(beside, folder / "adapter")
-        made = load_base(str(folder), dtype=torch.float32)
+        quantized = load_base(str(folder), dtype=torch.float32)
         if beside is not None:
-            apply_adapter(made, beside, merged=False)
-        after = reading_of(made, probes, settings.new_tokens)
-        del made
+            apply_adapter(quantized, beside, merged=False)
+        after = reading_of(quantized, probes, settings.new_tokens)
+        del quantized
         result: dict[str, Any] = {
             "base": base.name,
             "adapter": None if settings.adapter is None else str(settings.adapter),
             "merged": settings.merged,
             "to": settings.to,
-            "bytes": {"before": source, "after": sum(path.stat().st_size for path in weight_files(folder))},
+            "bytes": {"before": _weight_bytes(base.folder), "after": _weight_bytes(folder)},
             "perplexity": {"before": before.perplexity, "after": after.perplexity},
             "against_before": distance(after, before),
         }
@@ -137,6 +122,28 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         write_json(folder / "verify.json", result)
     _print(result, output)
     return {**result, "output": str(output)}
+
+
+def _description(settings: QuantizeSettings, base: Base, adapter: Adapter | None) -> dict[str, Any]:
+    """Return the content of tailora.json: the origin of the model, and the metadata of its training."""
+    quantized: dict[str, Any] = {
+        "to": settings.to,
+        "base": base.name,
+        "adapters": [],
+        "fingerprint": base.fingerprint,
+    }
+    if not settings.merged or settings.adapter is None or adapter is None:
+        return {"tailora": __version__, "quantised": quantized, "meta": dict(training_metadata(base.folder))}
+    sources = [lineage.MergedAdapter(settings.adapter, adapter)]
+    quantized |= {
+        "adapters": lineage.entries(sources, settings.output),
+        "fingerprint": fingerprint_module(base.model),
+    }
+    return {"tailora": __version__, "quantised": quantized, "meta": dict(adapter.meta)}
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def _check_losses(result: Mapping[str, Any], settings: QuantizeSettings) -> None:

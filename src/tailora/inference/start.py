@@ -75,6 +75,29 @@ def start_engine(
         AdapterError: an adapter cannot run on this backend, or beside the others.
         ModelError: the base cannot be loaded.
     """
+    in_slots = _fit_into_slots(setup, backend, device, merged)
+    built_in = merged or not in_slots
+    started: tuple[Backend, PrecisionTiming, str] | None = None
+    if backend == "openvino" or (backend == "auto" and in_slots and _is_for_openvino(device)):
+        try:
+            started = _openvino(setup, precision, merged, cache_tokens, capacity)
+            backend = "openvino"
+        except ModelError as error:
+            if backend == "openvino":
+                raise
+            log.info("running on torch: %s", error)
+    if started is None:
+        backend = "torch"
+        started = _torch(setup, precision, device, built_in, merged, cache_tokens, capacity)
+    network, choice, place = started
+    engine = Engine(network, end=setup.ends, sequences=sequences)
+    return Running(
+        engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.description
+    )
+
+
+def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: bool) -> bool:
+    """Return whether slots can express all adapters, and raise if the arguments exclude each other."""
     if merged and len(setup.adapters) != 1:
         raise SettingsError(
             f"there are {len(setup.adapters)} adapters to merge", where="merged", hint="name exactly one"
@@ -89,24 +112,7 @@ def start_engine(
         raise AdapterError(why_not[1], where=why_not[0], hint="run it with --backend torch")
     if backend == "openvino" and device not in ("auto", "cpu"):
         raise SettingsError("the OpenVINO backend runs on the CPU only", where="device", hint="use --backend torch")
-    started: tuple[Backend, PrecisionTiming, str] | None = None
-    if backend == "openvino" or (backend == "auto" and not why_not and _is_for_openvino(device)):
-        try:
-            started = _openvino(setup, precision, merged, cache_tokens, capacity)
-            backend = "openvino"
-        except ModelError as error:
-            if backend == "openvino":
-                raise
-            log.info("running on torch: %s", error)
-    if started is None:
-        backend = "torch"
-        started = _torch(setup, precision, device, merged or why_not is not None, merged, cache_tokens, capacity)
-    network, choice, place = started
-    engine = Engine(network, end=setup.ends, sequences=sequences)
-    built_in = merged or why_not is not None
-    return Running(
-        engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.description
-    )
+    return why_not is None
 
 
 def _openvino(

@@ -89,44 +89,65 @@ def generate(
     """
     engine = running.engine
     numbers: dict[int, int] = {}
-    generations: dict[int, Generation] = {}
-    streams: dict[int, TextStream] = {}
-
-    def forward(event: Event, place: int) -> None:
-        if stream is None:
-            return
-        text = streams.setdefault(place, TextStream(running.tokenizer, stop))
-        last = event.result is not None
-        fresh = event.result[0].token_ids if event.result is not None and not event.tokens else event.tokens
-        piece = text.add(fresh) + (text.end() if last else "")
-        if piece:
-            stream(place, piece)
-
+    texts = _Texts(running.tokenizer, prompts, stop, done, stream)
     try:
         for place, prompt in enumerate(prompts):
             numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
-        while len(generations) < len(prompts):
-            tokens = ended = 0
+        while numbers:
+            before, tokens = len(numbers), 0
             for event in engine.step():
                 if event.error is not None:
                     raise event.error
-                tokens += len(event.tokens)
-                forward(event, numbers[event.number])
-                if event.result is None:
-                    continue
-                place = numbers.pop(event.number)
-                generation = generation_of(running.tokenizer, len(prompts[place].tokens), event.result, stop)
-                tokens += 0 if event.tokens else generation.completion_tokens
-                ended += 1
-                generations[place] = generation
-                if done is not None:
-                    done(place, generation)
+                place = numbers.pop(event.number) if event.result is not None else numbers[event.number]
+                tokens += texts.add(place, event)
             if progress is not None:
-                progress(ended, tokens)
+                progress(before - len(numbers), tokens)
     finally:
         for number in numbers:
             engine.cancel(number)
-    return [generations[place] for place in range(len(prompts))]
+    return [texts.generations[place] for place in range(len(prompts))]
+
+
+class _Texts:
+    """Turns the events of prompts into pieces of text and generations; see `generate`.
+
+    Attributes:
+        generations: the finished ones, by the number of the prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Prompt],
+        stop: Sequence[str],
+        done: Callable[[int, Generation], None] | None,
+        stream: Callable[[int, str], None] | None,
+    ) -> None:
+        self.generations: dict[int, Generation] = {}
+        self._tokenizer, self._prompts, self._stop = tokenizer, prompts, stop
+        self._done, self._stream = done, stream
+        self._streams: dict[int, TextStream] = {}
+
+    def add(self, place: int, event: Event) -> int:
+        """Take an event of the prompt at `place`, and return the number of new tokens."""
+        if event.result is None:
+            self._forward(place, event.tokens)
+            return len(event.tokens)
+        tokens = event.tokens or event.result[0].token_ids
+        self._forward(place, tokens, last=True)
+        generation = generation_of(self._tokenizer, len(self._prompts[place].tokens), event.result, self._stop)
+        self.generations[place] = generation
+        if self._done is not None:
+            self._done(place, generation)
+        return len(tokens)
+
+    def _forward(self, place: int, tokens: Sequence[int], *, last: bool = False) -> None:
+        if self._stream is None:
+            return
+        text = self._streams.setdefault(place, TextStream(self._tokenizer, self._stop))
+        piece = text.add(tokens) + (text.end() if last else "")
+        if piece:
+            self._stream(place, piece)
 
 
 def generation_of(

@@ -54,26 +54,25 @@ def verify(
         CheckError: the adapter or model has no effect, or the drift of the model exceeds the tolerance.
         UserError: something cannot be read, or does not belong together.
     """
-    beside: Reading | None = None
+    with_adapter: Reading | None = None
     meta: dict[str, Any] = {}
     if adapter is not None:
         adapted = load_adapted(adapter, base, dtype=torch.float32, force=force)
         assert adapted.adapter is not None
         base, meta = adapted.base.name if base is None else base, dict(adapted.adapter.meta)
-        probes = probes_of(records, adapted.base, meta)
-        beside = reading_of(adapted.base, probes, new_tokens)
+        with_adapter = reading_of(adapted.base, probes_of(records, adapted.base, meta), new_tokens)
         del adapted
     if base is None:
         raise SettingsError("no base model named", where="base", hint="name it with --base")
     bare = load_base(base, dtype=torch.float32)
     probes = probes_of(records, bare, meta)
-    before = reading_of(bare, probes, new_tokens)
-    fingerprint = bare.fingerprint
+    before, fingerprint = reading_of(bare, probes, new_tokens), bare.fingerprint
     del bare
     merged = None if model is None else reading_of(load_base(model, dtype=torch.float32), probes, new_tokens)
-    subject = beside if merged is None else merged
+    subject = with_adapter if merged is None else merged
     if subject is None:
         raise SettingsError("nothing to verify", where="adapter", hint="name an adapter, a model, or both")
+    readings = {"base": before, "adapter": with_adapter, "model": merged}
     result: dict[str, Any] = {
         "base": base,
         "base_fingerprint": fingerprint,
@@ -82,18 +81,23 @@ def verify(
         "probes": len(probes),
         "positions": len(before.logits),
         "against_base": distance(subject, before),
-        "perplexity": {"base": before.perplexity},
+        "perplexity": {name: reading.perplexity for name, reading in readings.items() if reading is not None},
     }
-    if beside is not None:
-        result["perplexity"]["adapter"] = beside.perplexity
-    if merged is not None:
-        result["perplexity"]["model"] = merged.perplexity
-    if merged is not None and beside is not None:
-        result["against_adapter"] = distance(merged, beside)
-        effect = distance(beside, before)["mean"]
-        result["drift"] = result["against_adapter"]["mean"] / effect if effect else math.inf
+    result |= _drift(merged, with_adapter, before)
     _judge(result, before, tolerance)
     return result
+
+
+def _drift(merged: Reading | None, with_adapter: Reading | None, before: Reading) -> dict[str, Any]:
+    """Return the distance of a model from base and adapter, absolute and relative to the adapter's effect.
+
+    Empty unless there are both a model and an adapter.
+    """
+    if merged is None or with_adapter is None:
+        return {}
+    against = distance(merged, with_adapter)
+    effect = distance(with_adapter, before)["mean"]
+    return {"against_adapter": against, "drift": against["mean"] / effect if effect else math.inf}
 
 
 def _judge(result: dict[str, Any], before: Reading, tolerance: float) -> None:

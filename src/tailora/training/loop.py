@@ -126,19 +126,24 @@ def fit(
             run.interrupt()
         except TrainingError as error:
             run.fail(error)
-        run.outcome.saving_seconds = 0.0 if saver is None else saver.seconds
-        if saver is not None and saver.problem:
-            run.outcome.warnings.append(f"the last state of the run could not be saved ({saver.problem})")
-        run.outcome.optimizer_bytes = sum(
-            value.numel() * value.element_size()
-            for state in run.optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        )
+        if saver is not None:
+            _report_saving(run.outcome, saver)
+        run.outcome.optimizer_bytes = _state_bytes(run.optimizer)
         if run.best is not None:
             restore(model, run.best)
         model.eval()
     return run.outcome
+
+
+def _report_saving(outcome: Outcome, saver: Saver) -> None:
+    outcome.saving_seconds = saver.seconds
+    if saver.problem:
+        outcome.warnings.append(f"the last state of the run could not be saved ({saver.problem})")
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 def total_steps(examples: int, settings: TrainSettings) -> int:

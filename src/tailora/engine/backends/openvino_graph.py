@@ -35,8 +35,8 @@ class Graph:
     Attributes:
         model: the network. Its outputs are those of `backend.Scores`; its inputs are `tokens`, `positions`,
             `past_lens`, `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled`,
-            `best` and the caches, and with slots also each adapted layer's factors and those of `GroupedRows`, the latter a
-            second time under names that begin with `head_` if the vocabulary projection is adapted.
+            `best` and the caches; with slots also each adapted layer's factors and those of `GroupedRows`, the
+            latter a second time under names that begin with `head_` if the vocabulary projection is adapted.
         caches: the names of the key and value caches, key before value, block by block.
         targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [G, W, in]
             and `PATH.B` [G, out, W].
