@@ -189,7 +189,7 @@ class MergeOptions(TypedDict, total=False):
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     weights: float | Sequence[float]
-    """Factors of the adapters, in their order."""
+    """Factors by which the adapters are multiplied, in the order of --adapter, separated by commas."""
     svd: int | None
     """Rank at which the sum of the adapters is approximated (SVD)."""
     check: bool
