@@ -38,7 +38,7 @@ class Weights:
             AdapterError: the update does not fit.
         """
         if name not in self._tensors:
-            raise ModelError(f"the tensor {name} is missing", where=self._folder, hint="fetch the model again")
+            raise ModelError(f"weights are missing: {name}", where=self._folder, hint="fetch the model again")
         values = _widened(self._tensors[name])
         if values.shape != shape:
             raise ModelError(
