@@ -142,7 +142,7 @@ def test_a_model_that_would_not_fit_is_not_checked(
     monkeypatch.setattr(self_check, "memory", lambda: Memory(1000, 1000))
     with caplog.at_level(logging.WARNING, "tailora"):
         assert start_engine(resolve_models(str(tmp_path), {}), device="cpu").backend == "openvino"
-    assert "would not fit into memory" in caplog.text
+    assert "does not fit into memory" in caplog.text
 
 
 def test_one_block_is_enough(tmp_path: Path) -> None:
