@@ -111,7 +111,9 @@ def test_base_and_adapter_are_named(run: tailora.TrainingRun) -> None:
         assert own == model.generate(ROWS, max_new_tokens=8)
         facts = [{"facts": ROWS[0], "adapter": None}, {"facts": ROWS[0], "adapter": "shop"}]
         assert model.generate(facts, max_new_tokens=8) == [base[0], own[0]]
-        with pytest.raises(tailora.SettingsError, match="there is no adapter 'other'; choose one of: shop"):
+        with pytest.raises(
+            tailora.SettingsError, match="there is no adapter 'other'; choose one of: 'shop', tailora.BASE"
+        ):
             model.generate(ROWS, adapter="other")
         with pytest.raises(tailora.SettingsError, match=r"^beams: "):
             model.generate(ROWS, beams=0)
@@ -132,6 +134,14 @@ def test_adapters_come_and_go(run: tailora.TrainingRun) -> None:
             model.remove_adapter("shop")
     with tailora.load("tiny", adapters={"shop": run}, precision="fp32") as model:
         assert model.generate(ROWS, max_new_tokens=8) == texts
+
+
+def test_a_model_is_not_pickled(run: tailora.TrainingRun) -> None:
+    with (
+        tailora.load(adapters=run, precision="fp32") as model,
+        pytest.raises(TypeError, match="load it in each process"),
+    ):
+        pickle.dumps(model)
 
 
 def test_threads_share_a_model(run: tailora.TrainingRun) -> None:

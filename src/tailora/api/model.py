@@ -84,7 +84,7 @@ def load(
     Args:
         base: a name (see `tailora models`), a folder or a hub id; by default the one that the adapters name.
         adapters: name to adapter (its folder or file, a run directory, a `TrainingRun`); a single one needs no name.
-        extra_adapters: how many more `Model.add_adapter` can add later.
+        extra_adapters: how many adapters that `Model.add_adapter` adds later are computed side by side.
         max_rank: the largest rank of those.
         cache_tokens: tokens whose keys and values fit into the cache, of all texts in work together.
         settings: precision, backend, device, merged, …, as of `tailora generate`.
@@ -279,6 +279,9 @@ class Model:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def __reduce__(self) -> str:
+        raise TypeError("a loaded model cannot be pickled; load it in each process")
+
     def __repr__(self) -> str:
         names = ", ".join(self._setup.adapters) or "none"
         return f"Model({self.base}; adapters: {names}; {self.precision} on {self.backend})"
@@ -292,7 +295,7 @@ class Model:
         if adapter is None:
             return rows
         if adapter != BASE and adapter not in self._setup.adapters:
-            known = ", ".join(self._setup.adapters) or "none"
+            known = ", ".join([*map(repr, self._setup.adapters), "tailora.BASE"])
             raise SettingsError(f"there is no adapter {adapter!r}", where="adapter", hint=f"choose one of: {known}")
         return [replace(row, adapter=adapter) for row in rows]
 

@@ -35,9 +35,9 @@ class TrainOptions(TypedDict, total=False):
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
-    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
+    """Number of updates over which the learning rate rises; lowered to a tenth of all updates if it is more."""
     schedule: Literal["linear", "cosine", "constant"]
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up: it falls linearly, falls along a cosine, or stays constant."""
     weight_decay: float
     """Weight decay of AdamW."""
     max_grad_norm: float
@@ -107,7 +107,7 @@ class TrainOptions(TypedDict, total=False):
     """Run directory to create, or that of an unfinished run to continue."""
     save_every: float
     """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
-    update. A save never takes more than 1% of the time."""
+    update. Except with 0, saving takes at most 1% of the running time."""
     resume: Literal["auto", "never"]
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
 
@@ -289,9 +289,9 @@ class CompareOptions(TypedDict, total=False):
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
-    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
+    """Number of updates over which the learning rate rises; lowered to a tenth of all updates if it is more."""
     schedule: Literal["linear", "cosine", "constant"]
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up: it falls linearly, falls along a cosine, or stays constant."""
     weight_decay: float
     """Weight decay of AdamW."""
     max_grad_norm: float
@@ -387,9 +387,9 @@ class TuneOptions(TypedDict, total=False):
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
-    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
+    """Number of updates over which the learning rate rises; lowered to a tenth of all updates if it is more."""
     schedule: Literal["linear", "cosine", "constant"]
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up: it falls linearly, falls along a cosine, or stays constant."""
     weight_decay: float
     """Weight decay of AdamW."""
     max_grad_norm: float
@@ -459,7 +459,7 @@ class TuneOptions(TypedDict, total=False):
     """Folder for the trials and the results of the study."""
     save_every: float
     """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
-    update. A save never takes more than 1% of the time."""
+    update. Except with 0, saving takes at most 1% of the running time."""
     resume: Literal["auto", "never"]
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
     ranges: Mapping[str, Any]
@@ -468,7 +468,7 @@ class TuneOptions(TypedDict, total=False):
     trials: int
     """Total number of trials, including those of other processes and of earlier starts."""
     storage: str | None
-    """File or database URL that the processes of a study share."""
+    """File or database URL, shared by all processes of the study."""
     study: str | None
     """Name of the study in its storage."""
 

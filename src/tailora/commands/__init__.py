@@ -28,10 +28,10 @@ COMMANDS: dict[str, Command] = {
     "key": Command("Use", "Create an API key for `tailora serve`"),
     "merge": Command("Convert", "Merge adapters into their base model"),
     "convert": Command("Convert", "Convert an adapter for PEFT, loralib, llama.cpp or OpenVINO GenAI"),
-    "quantize": Command("Convert", "Store a model in 8 or 16 bits and measure what that costs"),
+    "quantize": Command("Convert", "Store a model in 8 or 16 bits and measure the loss in quality"),
     "verify": Command("Check", "Check that an adapter has an effect, or that a merged model matches base + adapter"),
     "lint": Command("Check", "Describe a data file and report what looks wrong in it"),
-    "models": Command("Check", "List the base models that have a name"),
+    "models": Command("Check", "List the built-in names of base models"),
     "completion": Command("Command line", "Print a script that completes commands and flags in your shell"),
     "schema": Command("Command line", "Print the JSON schema of a command's YAML file"),
 }

@@ -29,7 +29,7 @@ class TuneSettings(TrainSettings):
     trials: int = Field(20, ge=1)
     """Total number of trials, including those of other processes and of earlier starts."""
     storage: Annotated[str | None, Unset("study.journal in the output folder")] = None
-    """File or database URL that the processes of a study share."""
+    """File or database URL, shared by all processes of the study."""
     study: Annotated[str | None, Unset("the name of the output folder")] = None
     """Name of the study in its storage."""
     output: Annotated[Path | None, Unset("runs/DATA-tune")] = None

@@ -48,7 +48,7 @@ KINDS = {
     "duplicate record": "two records have the same facts",
     "duplicate text": "a record has the same text twice",
     "empty fact": "a value is empty",
-    "placeholder": "a value looks like a word for a missing one; leave the cell empty or use null",
+    "placeholder": "a value looks like a placeholder for a missing value; leave the cell empty or use null",
     "odd attribute": "an attribute looks like row numbers, ids, web addresses, splits or texts, not like a fact",
     "conflict": "an attribute has two values",
     "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",

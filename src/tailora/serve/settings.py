@@ -23,7 +23,7 @@ class ServeSettings(AdaptersSettings, EngineSettings):
         **dict.fromkeys(("api_keys", "cors"), "access"),
     }
     adapter_folder: Annotated[Path | None, Unset("off")] = None
-    """Folder from which clients may load adapters, and unload adapters, while the server runs."""
+    """Folder from which clients may load and unload adapters while the server runs."""
     slots: int = Field(8, ge=1)
     """Number of adapters that can compute at the same time, if clients may load adapters."""
     max_rank: int = Field(16, ge=1)

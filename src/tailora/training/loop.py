@@ -309,8 +309,9 @@ class _Run:
         chance = math.log(vocabulary)
         if self.outcome.initial_loss is not None and self.outcome.initial_loss > 0.95 * chance:
             self.outcome.warnings.append(
-                f"the base predicts no better than chance: {self.outcome.initial_loss:.2f} nats per token, and "
-                f"guessing among {vocabulary} tokens has {chance:.2f}; check that its weights belong to its tokenizer"
+                f"the base predicts these texts no better than chance: {self.outcome.initial_loss:.2f} nats per token, "
+                f"where guessing among {vocabulary} tokens has {chance:.2f}; check its weights, its tokenizer, and "
+                "that it knows the language of the texts"
             )
 
     def interrupt(self) -> None:

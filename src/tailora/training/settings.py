@@ -101,9 +101,9 @@ class OptimizationSettings(Settings):
     max_steps: Annotated[int | None, Field(ge=1), Unset("no limit")] = None
     """Maximum number of updates."""
     warmup_steps: int = Field(50, ge=0)
-    """Number of updates over which the learning rate rises; at most a tenth of all updates."""
+    """Number of updates over which the learning rate rises; lowered to a tenth of all updates if it is more."""
     schedule: Schedule = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up: it falls linearly, falls along a cosine, or stays constant."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -155,7 +155,7 @@ class TrainSettings(RunSettings):
     """Run directory to create, or that of an unfinished run to continue."""
     save_every: float = Field(5.0, ge=0)
     """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
-    update. A save never takes more than 1% of the time."""
+    update. Except with 0, saving takes at most 1% of the running time."""
     resume: Resume = "auto"
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
 
