@@ -112,7 +112,7 @@ def test_base_and_adapter_are_named(run: tailora.TrainingRun) -> None:
         facts = [{"facts": ROWS[0], "adapter": None}, {"facts": ROWS[0], "adapter": "shop"}]
         assert model.generate(facts, max_new_tokens=8) == [base[0], own[0]]
         with pytest.raises(
-            tailora.SettingsError, match="there is no adapter 'other'; choose one of: 'shop', tailora.BASE"
+            tailora.SettingsError, match=r"there is no adapter 'other'; choose one of: 'shop', tailora\.BASE"
         ):
             model.generate(ROWS, adapter="other")
         with pytest.raises(tailora.SettingsError, match=r"^beams: "):
