@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from bases import save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
+from tailora.commands.merge import MergeSettings
+from tailora.commands.merge import run as merge
 from tailora.commands.quantize import QuantizeSettings, _check_losses, run
 from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.engine.decoding import Decoding
@@ -62,6 +64,26 @@ def texts(folder: Path, precision: Any, adapters: dict[str, Path] | None = None)
     running = start_engine(resolve_models(str(folder), adapters or {}), precision=precision)
     prompts = [Prompt((5, 9, 20, 7), name) for name in adapters or (None,)]
     return [made.token_ids for made in generate(running, prompts, Decoding(max_new_tokens=12))]
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_records_are_read_and_prompted_as_in_training(tmp_path: Path, is_merged: bool) -> None:
+    save_base(tmp_path / "base", "gpt2")
+    reading = {"format": None, "columns": {"facts": ["name"], "text": "ref"}, "language": None}
+    path = save_adapter(tmp_path / "base", tmp_path / "plain")
+    adapter = replace(formats.load(path), meta={"prompt_form": "arrow", "linearization": "paper", "reading": reading})
+    formats.save(adapter, tmp_path / "adapter")
+    chosen: dict[str, Any] = {"adapter": tmp_path / "adapter"}
+    base = tmp_path / "base"
+    ready, table = tmp_path / "ready.jsonl", tmp_path / "table.csv"
+    ready.write_text(json.dumps({"facts": {"name": "X"}, "text": "X is there ."}) + "\n", encoding="utf-8")
+    table.write_text("name,note,text,ref\nX,new,nothing,X is there .\n", encoding="utf-8")
+    expected = quantize(base, tmp_path / "one", input=str(ready), to="bf16", **chosen)
+    if is_merged:  # the model's folder says how what was merged into it was trained
+        merge(MergeSettings(adapter=(tmp_path / "adapter",), base=str(base), output=tmp_path / "merged"))
+        base, chosen = tmp_path / "merged", {}
+    found = quantize(base, tmp_path / "two", input=str(table), to="bf16", **chosen)
+    assert found["perplexity"]["before"] == pytest.approx(expected["perplexity"]["before"], rel=1e-4)
 
 
 @given(arrays.arrays(np.float32, (5, 7), elements=st.floats(-1e6, 1e6, width=32)))

@@ -281,6 +281,21 @@ def test_a_loss_that_is_not_finite_keeps_the_best(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("is_killed", [False, True], ids=["whole", "killed"])
+def test_a_run_that_only_got_worse_leaves_no_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    wanted = settings(tmp_path / "run", precision="fp32", learning_rate=2.0, limit=3)
+    if is_killed:
+        kill_at(monkeypatch, [3], "step")
+        with pytest.raises(Killed):
+            run(wanted)
+        assert (wanted.output / "adapter").is_dir()  # type: ignore[operator]  # better than nothing
+    with pytest.raises(TrainingError, match="still all zero"):
+        run(wanted)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "metrics.jsonl"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["lora", "int8", "full"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bases import save_base
+from bases import META, save_base
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
@@ -27,7 +27,7 @@ from tailora.training.run import run as train
 from tailora.training.settings import TrainSettings
 
 
-def save_adapter(folder: Path, base: str, std: float = 0.2) -> Path:
+def save_adapter(folder: Path, base: str, std: float = 0.2, **changes: Any) -> Path:
     loaded = load_base(base)
     inject.attach(loaded.model, LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
     torch.manual_seed(1)
@@ -35,7 +35,8 @@ def save_adapter(folder: Path, base: str, std: float = 0.2) -> Path:
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=std)
     made = inject.extract(loaded.model)
-    formats.save(dataclasses.replace(made, base_fingerprint=loaded.fingerprint, base_name=loaded.name), folder)
+    values = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, **changes}
+    formats.save(dataclasses.replace(made, **values), folder)
     return folder
 
 
@@ -208,6 +209,19 @@ def test_records_of_ones_own(base: str, tmp_path: Path) -> None:
     path.write_text('{"facts": {"name": "Y"}}\n', encoding="utf-8")
     with pytest.raises(DataError, match="no record has a text"):
         verify(adapter=tmp_path / "adapter", input=str(path))
+
+
+def test_records_are_read_with_the_columns_of_training(base: str, tmp_path: Path) -> None:
+    columns = {"facts": ["name"], "text": "ref"}
+    meta = {**META, "reading": {"format": None, "columns": columns, "language": None}}
+    adapter = save_adapter(tmp_path / "adapter", base, meta=meta)
+    plain, table = tmp_path / "plain.jsonl", tmp_path / "table.csv"
+    plain.write_text('{"facts": {"name": "X"}, "text": "X is there ."}\n', encoding="utf-8")
+    table.write_text("name,note,text,ref\nX,new,nothing,X is there .\n", encoding="utf-8")
+    expected = verify(adapter=adapter, input=str(plain))
+    found = verify(adapter=adapter, input=str(table))
+    assert found["perplexity"] == expected["perplexity"]
+    assert verify(adapter=adapter, input=str(table), columns={"text": "text"})["perplexity"] != expected["perplexity"]
 
 
 def test_nothing_to_verify(base: str) -> None:

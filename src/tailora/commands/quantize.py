@@ -20,6 +20,7 @@ from tailora.core.errors import CheckError, SettingsError
 from tailora.core.files import atomic_folder, write_json
 from tailora.core.settings import Unset
 from tailora.data.examples import Example
+from tailora.data.trained_reading import TrainedReading
 from tailora.inference.attached import apply_adapter, load_adapted
 from tailora.inference.decoding_speed import measure_speed
 from tailora.inference.model_settings import PrecisionName
@@ -81,8 +82,9 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
     )
     base, adapter = adapted.base, adapted.adapter
     named = settings.base or base.name
-    meta = {} if adapter is None else dict(adapter.meta)
-    probes = probes_of(settings.records(), base, meta)
+    meta = dict(training_metadata(base.folder) if adapter is None else adapter.meta)
+    records = settings.records(TrainedReading.of_meta(meta))
+    probes = probes_of(records, base, meta)
     before = reading_of(base, probes, settings.new_tokens)
     beside = None if settings.merged else adapter
     bare: Reading | None = None

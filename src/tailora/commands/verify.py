@@ -13,7 +13,9 @@ from tailora.adapters import lineage
 from tailora.adapters.adapter import Adapter
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
+from tailora.data.trained_reading import TrainedReading
 from tailora.inference.probes import ProbeSettings
+from tailora.inference.setup import trained_reading
 from tailora.inference.verification import TOLERANCE, verify
 from tailora.models.settings import BASE
 
@@ -51,13 +53,20 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         adapter,
         base,
         settings.model,
-        records=settings.records(),
+        records=settings.records(_reading(adapter, base)),
         tolerance=settings.tolerance,
         new_tokens=settings.new_tokens,
         force=settings.force,
     )
     _print(result)
     return result
+
+
+def _reading(adapter: Path | Adapter | None, base: str | None) -> TrainedReading | None:
+    """Return how the training of the adapter, or of what is merged into the base, read its data."""
+    if isinstance(adapter, Adapter):
+        return TrainedReading.of_meta(adapter.meta)
+    return trained_reading(base, {} if adapter is None else {"adapter": adapter})
 
 
 def _subject(settings: VerifySettings) -> tuple[Path | Adapter | None, str | None]:

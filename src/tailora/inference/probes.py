@@ -16,6 +16,7 @@ from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat
 from tailora.data.reading import Limit, SplitSettings
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.engine.decoding import Decoding
 from tailora.inference.attached import running_on
@@ -37,15 +38,18 @@ class ProbeSettings(SplitSettings, BaseSettings):
     new_tokens: int = Field(32, ge=1)
     """Length of the greedy texts that are compared, in tokens."""
 
-    def records(self) -> list[Record]:
+    def records(self, trained: TrainedReading | None = None) -> list[Record]:
         """Return the first records with texts; an empty list if no source is named.
+
+        Args:
+            trained: how the adapter's training read its data, for what the settings leave open.
 
         Raises:
             DataError: no record has a text.
         """
         if self.input is None:
             return []
-        records = self.load(self.input, self.split, texts="optional").records
+        records = self.load(self.input, self.split, texts="optional", trained=trained).records
         texts = [record for record in records if record.references][: self.limit]
         if not texts:
             raise DataError("no record has a text", where=self.input, hint="use records with texts")

@@ -19,6 +19,7 @@ from tailora.data.values import Record
 from tailora.inference.attached import load_adapted
 from tailora.inference.probes import Reading, distance, probes_of, reading_of
 from tailora.models.load import load_base
+from tailora.models.provenance import training_metadata
 
 NOTHING = 1e-6
 """Change of the logits, relative to their size, that counts as none: rounding in fp32."""
@@ -65,7 +66,7 @@ def verify(
     if base is None:
         raise SettingsError("no base model named", where="base", hint="name it with --base")
     bare = load_base(base, dtype=torch.float32)
-    probes = probes_of(records, bare, meta)
+    probes = probes_of(records, bare, meta if adapter is not None else training_metadata(bare.folder))
     before, fingerprint = reading_of(bare, probes, new_tokens), bare.fingerprint
     del bare
     merged = None if model is None else reading_of(load_base(model, dtype=torch.float32), probes, new_tokens)

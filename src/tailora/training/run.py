@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tailora.training.precision import Arithmetic, apply, device_for
 from tailora.training.precision_choice import Choice, choose
 from tailora.training.resume import Job, RunState, check_same
 from tailora.training.run_data import examples_of, prompts_of, read_records
-from tailora.training.run_folder import RunFolder, run_folder, writing_to
+from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
 from tailora.training.run_report import RunObserver, Watch, print_continuation, print_plan, print_result
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.check import ROUNDED, check_trees
@@ -103,6 +103,7 @@ class _Training:
     Attributes:
         valid: the validation examples; may be empty.
         arithmetic: how the network computes.
+        has_best: whether a validation found a state better than the start, which is saved.
     """
 
     def __init__(self, settings: TrainSettings, place: RunFolder, device: str, console: Console) -> None:
@@ -140,6 +141,7 @@ class _Training:
             threads=torch.get_num_threads(),
         )
         self.state = None if loaded is None else loaded[1]
+        self.has_best = self.state is not None and self.state.progress["best_step"] > 0
         if loaded is None:
             batch = first_batch(self.train, settings)
             choice = choose(self.base.model, batch, settings, device, plan["operations"])
@@ -164,28 +166,44 @@ class _Training:
         settings, folder, state = self.settings, self.folder, self.state
         with writing_to(folder):
             write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": self.plan})
-            with RunObserver(folder, self.plan["steps"], self.console, self._save, watch, state) as observer:
+            with self._clearing():
+                with RunObserver(folder, self.plan["steps"], self.console, self._save_best, watch, state) as observer:
 
-                def keep(state: RunState) -> None:
-                    self.resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
-                    if state.step and state.progress["best_step"] == 0:  # no validation has chosen a state yet
-                        with contextlib.suppress(TrainingError):  # nothing learnt yet: an error only at the run's end
-                            self._save(None)
+                    def keep(state: RunState) -> None:
+                        self.resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
+                        if state.step and state.progress["best_step"] == 0:  # no validation has chosen a state yet
+                            with contextlib.suppress(TrainingError):  # nothing learnt yet: an error only at the end
+                                self._save(None)
 
-                outcome = self._updates(observer, keep, interrupts)
-            saved = self._save(outcome.final_loss)
+                    outcome = self._updates(observer, keep, interrupts)
+                saved = self._save(outcome.final_loss)
             loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
         return _result(settings, self.plan, outcome, saved), outcome, saved
+
+    @contextlib.contextmanager
+    def _clearing(self) -> Iterator[None]:
+        """After an error that would come again, remove the states, and what no validation found better than the start.
+
+        A full disk or memory may have room the next time; everything stays then.
+        """
+        try:
+            yield
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            self.resume.finished()
+            if not self.has_best:
+                remove_results(self.folder)
+            raise
 
     def _updates(self, observer: RunObserver, keep: Callable[[RunState], None], interrupts: Interrupts) -> Outcome:
         model, whole = self.base.model, interrupts.deferred
         examples = self.train, self.valid, self.settings
-        try:
-            return fit(model, *examples, observer, self.arithmetic, state=self.state, keep=keep, whole=whole)
-        except Exception as error:
-            if not isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
-                self.resume.finished()  # continuing would fail in the same way
-            raise
+        return fit(model, *examples, observer, self.arithmetic, state=self.state, keep=keep, whole=whole)
+
+    def _save_best(self, loss: float) -> None:
+        self._save(loss)
+        self.has_best = True
 
     def _save(self, loss: float | None) -> Path:
         meta = {

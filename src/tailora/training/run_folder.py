@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +97,15 @@ def writing_to(folder: Path) -> Iterator[None]:
             where=error.filename or folder,
             hint="free some space, or choose another place with --output",
         ) from error
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what a run directory holds of what its run learnt."""
+    for path in (folder / name for name in RESULTS):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def trained_data(folder: Path) -> str | None:
