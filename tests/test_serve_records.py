@@ -16,6 +16,7 @@ from bases import META
 from live_server import is_idle, post, save_models, served, settings_for, wait_until
 from tailora.commands.generate import GenerateSettings
 from tailora.commands.generate import run as generate
+from tailora.data.records import read
 from tailora.data.values import Fact, Record
 from tailora.metrics.slots import SlotReport, slot_report
 from tailora.serve.server import Server
@@ -49,6 +50,31 @@ def stream(server: Server, **body: Any) -> list[dict[str, Any]]:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+READING = {"format": None, "columns": {}, "language": None}
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        '{"model": "one", "facts": {"price": 1.50, "size": [1e3], "change": -0}}',
+        '{"model": "one", "records": [{"facts": {"price": 1.50, "size": 1e3, "change": -0}}]}',
+        '{"model": "one", "records": [[["price", 1.50], ["size", 1e3], ["change", -0]]]}',
+    ],
+    ids=["facts", "records", "pairs"],
+)
+def test_numbers_are_read_as_they_are_written(tmp_path: Path, request_text: str) -> None:
+    folder = save_models(tmp_path, meta={**META, "reading": READING})
+    table = tmp_path / "table.csv"
+    table.write_text("price,size,change\n1.50,1e3,-0\n", encoding="utf-8")
+    (record,) = read(table, texts="unused")
+    with served(settings_for(folder)) as server:
+        head = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{server.address}/v1/records", content=request_text, headers=head, timeout=60)
+    assert answer.status_code == 200, answer.text
+    missing = answer.json()["data"][0]["fidelity"]["missing"]
+    assert [Fact(**fact) for fact in missing] == list(record.facts)
 
 
 @pytest.mark.parametrize("more", [{}, {"beams": 3}, {"beams": 3, "rerank": "fidelity"}])

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from tailora.core.errors import UserError
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.text_stream import TextStream
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
@@ -49,19 +50,24 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
         The answer lists for each text which facts it states, misses, adds and repeats, and where.
         """
         model = find_model(request, service.registry, body.model)
-        answer = await prepare(request, _answer, service, rules, body, model, stats_of(request))
+        source = await request.body()
+        answer = await prepare(request, _answer, service, rules, body, source, model, stats_of(request))
         return await respond(request, service, answer, log_texts=log_texts)
 
     return router
 
 
-def _answer(service: Service, rules: Rules, body: RecordsBody, model: Model, stats: RequestStats) -> RecordsAnswer:
+def _answer(
+    service: Service, rules: Rules, body: RecordsBody, source: bytes, model: Model, stats: RequestStats
+) -> RecordsAnswer:
     if len(body.all_facts) > service.limits.queue:
         message = f"the request has {len(body.all_facts)} records, and the limit is {service.limits.queue}; split it"
         raise ApiError(400, message, param="records")
     try:
         records = []
-        for number, facts in enumerate(body.all_facts):
+        trained = TrainedReading.of_meta(model.meta)
+        as_written = trained is None or trained.plain_values
+        for number, facts in enumerate(body.facts_as_written(source) if as_written else body.all_facts):
             where = "facts" if body.facts is not None else f"records[{number}]"
             records.append(Record(str(number), parse_facts(facts, where), ()))
         prompts = model.prompts.encode(records)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from tailora.data.readers import json_text
 from tailora.engine.decoding import Decoding
 from tailora.serve.schema.body import Body
 from tailora.serve.schema.decoding import COLD, MOST, Bias, bias_pairs
@@ -93,6 +94,20 @@ class RecordsBody(Body):
         if self.facts is not None:
             return [self.facts]
         return [item.facts if isinstance(item, RecordItem) else item for item in self.records or ()]
+
+    def facts_as_written(self, source: bytes) -> list[Any]:
+        """The facts of each record with their numbers as the request writes them: `1.50`, not 1.5.
+
+        Args:
+            source: the JSON that this body was read from.
+
+        Raises:
+            DataError: an object has a key twice with different values.
+        """
+        value = json_text.whole(source.decode("utf-8-sig"), "the request", hint="send each attribute once")
+        if self.facts is not None:
+            return [value["facts"]]
+        return [item["facts"] if _kind(item) == "item" else item for item in value["records"]]
 
     def decoding(self, max_new_tokens: int) -> Decoding:
         """Return how the engine writes.
