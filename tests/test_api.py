@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pickle
 import subprocess
@@ -10,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tailora
 from tailora.cli import main
+from tailora.core.errors import DataError
+from tailora.data.records import DataWarning
 
 ROWS = [
     {"name": "Blue Spice", "eatType": "pub", "area": "riverside"},
@@ -206,6 +210,42 @@ def test_rows_with_equal_facts_are_one_record() -> None:
     by_row = tailora.evaluate(["It is a pub.", "It is a pub.", *TEXTS[1:]], rows, metrics="bleu")
     assert by_record.result == by_row.result
     assert by_record["bleu"].value == 1.0
+
+
+def test_a_data_frame_is_read_as_the_file_that_it_writes(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "name": ["Ada", "Bob", "Cy"],
+            "short": np.array([0.1, 2.5, np.nan], dtype=np.float32),
+            "shorter": np.array([0.1, 0.2, 0.3], dtype=np.float16),
+            "born": pandas.to_datetime(["2024-01-01", None, "2024-05-02"]),
+            "seen": pandas.to_datetime(["2024-01-01 00:00", "2024-05-02 12:30", None]),
+            "zone": pandas.to_datetime(["2024-01-01 00:00"] * 3).tz_localize("UTC"),
+            "took": pandas.to_timedelta([1, 2, None], unit="D"),
+            "whole": pandas.array([1, None, 3], dtype="Int64"),
+            "kind": pandas.Categorical(["x", None, "y"]),
+            "is_open": [True, None, False],
+            "price": [1e20, 1e-7, 1.5],
+        },
+        index=[7, 7, 9],
+    )
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    expected = tailora.read_records(tmp_path / "rows.csv", texts="unused")
+    assert tailora.read_records(frame, texts="unused") == expected
+    values = {fact.attribute: fact.value for fact in expected[0].facts}
+    assert (values["short"], values["born"], values["seen"]) == ("0.1", "2024-01-01", "2024-01-01 00:00:00")
+    for row in (
+        {"short": np.float32(0.1), "born": frame["born"].iloc[0], "list": np.array([0.1], dtype=np.float32)},
+        {"short": 0.1, "born": datetime.datetime(2024, 1, 1), "list": [0.1]},
+    ):
+        facts = tailora.read_records(row, texts="unused")[0].facts
+        assert [fact.value for fact in facts] == ["0.1", "2024-01-01", "0.1"]
+    with pytest.warns(DataWarning, match="'stars' has missing values, for which pandas turns whole numbers"):
+        tailora.read_records(pandas.DataFrame({"name": ["A", "B"], "stars": [3, None]}), texts="unused")
+    twice = pandas.DataFrame([["x", "y"]], columns=["name", "name"])
+    with pytest.raises(DataError, match="two columns are called 'name'"):
+        tailora.read_records(twice, texts="unused")
 
 
 def test_data_frames_are_rows() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
@@ -14,7 +16,7 @@ from tailora.core.errors import DataError
 from tailora.core.files import write_text
 from tailora.data.readers import jsonl
 from tailora.data.reading import ReadingSettings, announce
-from tailora.data.records import DataFile, Texts, parse
+from tailora.data.records import DataFile, DataWarning, Texts, parse
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 
@@ -23,6 +25,9 @@ Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
 """A file, a folder of splits, the name of a data set, or rows in memory.
 
 Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, polars) or a data set of `datasets`."""
+
+_DOUBLE = 8
+"""Bytes of a float as Python has it; shorter ones have fewer digits."""
 
 
 def read_records(
@@ -122,11 +127,32 @@ def _rows(source: Any) -> Sequence[Any]:
     if hasattr(source, "to_dicts"):  # polars
         return list(source.to_dicts())
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas
-        return list(source.to_dict(orient="records"))
+        return _pandas_rows(source)
     if isinstance(source, Iterable):
         return list(source)
     hint = "give a path, dictionaries, Records or a data frame"
     raise DataError(f"is of type {type(source).__name__}", where="records", hint=hint)
+
+
+def _pandas_rows(frame: Any) -> list[dict[Any, Any]]:
+    """The rows of a data frame, with dates and short floats as `DataFrame.to_csv` writes them.
+
+    Raises:
+        DataError: two columns have one name.
+    """
+    if not frame.columns.is_unique:
+        name = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"two columns are called {name!r}", where="records", hint="rename one")
+    columns: dict[Any, list[Any]] = {}
+    for name in frame.columns:
+        column, kind = frame[name], getattr(frame[name].dtype, "kind", "")
+        if kind in ("m", "M") or (kind == "f" and column.dtype.itemsize < _DOUBLE):
+            column = column.astype(str).astype(object).where(column.notna(), None)
+        elif kind == "f" and column.isna().any() and not (column.dropna() % 1).any() and column.notna().any():
+            what = f"the column {name!r} has missing values, for which pandas turns whole numbers into floats: 3 is 3.0"
+            warnings.warn(f"{what}; convert_dtypes() turns them back", DataWarning, stacklevel=2)
+        columns[name] = column.tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _is_series(value: Any) -> bool:
@@ -135,15 +161,23 @@ def _is_series(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a cell as a JSON value: missing values become null, numpy numbers numbers, other objects text."""
+    """Return a cell as a JSON value: missing values become null, numpy numbers numbers, other objects text.
+
+    A date and time at midnight becomes a date, as in the files that pandas writes.
+    """
     if type(value).__module__ == "numpy":
-        value = value.tolist()
+        if getattr(value, "shape", ()):
+            return [_plain(item) for item in value]
+        short = value.dtype.kind == "f" and value.dtype.itemsize < _DOUBLE
+        value = float(str(value)) if short else value.tolist()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if type(value).__name__ in {"NAType", "NaTType"}:
         return None
+    if isinstance(value, datetime.datetime) and value.tzinfo is None and value.time() == datetime.time():
+        return str(value.date())
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
