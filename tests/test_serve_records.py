@@ -52,7 +52,7 @@ def stream(server: Server, **body: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-READING = {"format": None, "columns": {}, "language": None}
+READING: dict[str, Any] = {"format": None, "columns": {}, "language": None}
 
 
 @pytest.mark.parametrize(
