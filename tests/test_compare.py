@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bases import save_base
 from tailora import cli
@@ -118,6 +119,30 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
     with pytest.raises(SettingsError, match="contains a run with other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("train", "before the training data changed"),
+        ("valid", "before the validation data changed"),
+        ("base", "before the base changed"),
+    ],
+)
+def test_runs_of_other_data_or_weights_are_not_used_again(
+    tmp_path: Path, data: Path, here: list[str], changed: str, message: str
+) -> None:
+    chosen = settings(tmp_path, data, methods=("bitfit",))
+    compare.run(chosen)
+    if changed == "base":
+        save_base(tmp_path / "gpt2", "gpt2", dtype=torch.bfloat16)
+    else:
+        (data / f"{changed}.jsonl").write_text(json.dumps(ROWS[5]) + "\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=message):
+        compare.run(chosen)
+    assert here.count("train") == 1
+    compare.run(chosen.model_copy(update={"output": tmp_path / "new"}))
+    assert here.count("train") == 2
 
 
 def test_a_small_grid_chooses_the_rate_of_the_run(tmp_path: Path, data: Path, here: list[str]) -> None:

@@ -6,6 +6,7 @@ process, so that the peak memory is that of the method. Finished runs of an earl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -17,15 +18,17 @@ from typing import Any
 from rich.console import Console
 
 from tailora.core.errors import SettingsError, TrainingError
-from tailora.core.files import write_json, write_text
+from tailora.core.files import read_json_object, write_json, write_text
 from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
 from tailora.data.columns import spell_columns
 from tailora.data.reading import ReadingSettings
+from tailora.data.records import SplitName
 from tailora.experiments.decoding_runs import speeds_of
 from tailora.experiments.processes import CommandError, run_command
 from tailora.metrics.suite import METRICS
-from tailora.models.catalog import resolve
+from tailora.models.catalog import Resolved, resolve
+from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
 from tailora.reports.tables import as_markdown
@@ -70,13 +73,14 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
         The content of compare.json: for each method its grid, sizes, times, memory, losses and scores.
 
     Raises:
-        SettingsError: the folder contains runs with other settings.
+        SettingsError: the folder contains runs with other settings, data or weights.
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues.
     """
     output, training = comparison.output, comparison.training
     output.mkdir(parents=True, exist_ok=True)
     base = resolve(training.base)
+    _check_sources(comparison, base)
     rows: dict[str, dict[str, Any]] = {}
     for method in comparison.rates:
         console.print(f"{method}:", highlight=False)
@@ -98,6 +102,31 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     write_json(output / "compare.json", result)
     _report(result, output)
     return result
+
+
+def _check_sources(comparison: Comparison, base: Resolved) -> None:
+    """Reject a folder whose runs used other data or weights of the same names; keep the digests of what is used.
+
+    Data that cannot be found is left to the training to report.
+    """
+    training, path = comparison.training, comparison.output / "sources.json"
+    files = {"training data": _split_file(training.data, "train")}
+    if training.valid is not None:
+        files["validation data"] = _split_file(training.valid, "valid")
+    elif "valid" in record_files.splits(training.data):
+        files["validation data"] = _split_file(training.data, "valid")
+    sources = {"base": fingerprint_folder(base.folder)}
+    sources |= {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+    kept = read_json_object(path, SettingsError, hint="name another folder with --output", optional=True)
+    changed = [name for name in kept if sources.get(name) != kept[name]]
+    if changed:
+        what = f"contains runs that were made before the {changed[0]} changed"
+        raise SettingsError(what, where=comparison.output, hint="name another folder with --output")
+    write_json(path, sources)
+
+
+def _split_file(source: str, split: SplitName) -> Path:
+    return record_files.locate(source, split if record_files.splits(source) else None)
 
 
 def _report(result: Mapping[str, Any], output: Path) -> None:
