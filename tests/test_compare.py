@@ -122,15 +122,10 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ("train", "before the training data changed"),
-        ("valid", "before the validation data changed"),
-        ("base", "before the base changed"),
-    ],
+    ("changed", "what"), [("train", "training data"), ("valid", "validation data"), ("base", "base")]
 )
 def test_runs_of_other_data_or_weights_are_not_used_again(
-    tmp_path: Path, data: Path, here: list[str], changed: str, message: str
+    tmp_path: Path, data: Path, here: list[str], changed: str, what: str
 ) -> None:
     chosen = settings(tmp_path, data, methods=("bitfit",))
     compare.run(chosen)
@@ -138,7 +133,7 @@ def test_runs_of_other_data_or_weights_are_not_used_again(
         save_base(tmp_path / "gpt2", "gpt2", dtype=torch.bfloat16)
     else:
         (data / f"{changed}.jsonl").write_text(json.dumps(ROWS[5]) + "\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError, match=f"before the {what} changed"):
         compare.run(chosen)
     assert here.count("train") == 1
     compare.run(chosen.model_copy(update={"output": tmp_path / "new"}))
