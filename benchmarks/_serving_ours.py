@@ -11,7 +11,7 @@ import numpy as np
 
 from _requests import LAYERS, RANK, random_adapter
 from tailora.core.hardware.memory import peak_rss
-from tailora.engine.backend import Scores, Step
+from tailora.engine.backend import Step, StepScores
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
@@ -29,7 +29,7 @@ class _Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def run(self, step: Step) -> Scores:
+    def run(self, step: Step) -> StepScores:
         began = time.perf_counter()
         scores = self._inner.run(step)
         self.seconds += time.perf_counter() - began

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tailora.engine import engine as engine_module
-from tailora.engine.backend import Backend, Scores, Step
+from tailora.engine.backend import Backend, Step, StepScores
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
 from tailora.engine.kv_blocks import BlockPool
@@ -88,7 +88,7 @@ def measure(
         def __getattr__(self, name: str) -> Any:
             return getattr(backend, name)
 
-        def run(self, step: Step) -> Scores:
+        def run(self, step: Step) -> StepScores:
             nonlocal computed
             computed += len(step.tokens)
             return backend.run(step)

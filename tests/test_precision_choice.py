@@ -16,7 +16,7 @@ from torch import nn
 from tailora.data.examples import Example
 from tailora.training import precision_choice
 from tailora.training.precision import available
-from tailora.training.precision_choice import NOISE, Choice, choose, compare, fastest, measure
+from tailora.training.precision_choice import NOISE, PrecisionChoice, choose, compare, fastest, measure
 from tailora.training.trees.forward import training_mode
 from tailora.training.trees.prefix_tree import TreeBatch
 from training_cases import EXAMPLES, prepared, settings_of
@@ -36,7 +36,9 @@ class Timed:
         return self.seconds
 
 
-def chosen(method: str = "lora", operations: float = 1e13, model: nn.Module | None = None, **more: Any) -> Choice:
+def chosen(
+    method: str = "lora", operations: float = 1e13, model: nn.Module | None = None, **more: Any
+) -> PrecisionChoice:
     settings = settings_of(method, **more)
     return choose(model or prepared("llama", settings), EXAMPLES, settings, "cpu", operations)
 
@@ -96,11 +98,11 @@ def test_another_model_or_size_has_times_of_its_own(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_timed_where_it_is_not_asked_for_or_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed(monkeypatch, fp32=1.0, bf16=0.5)
-    assert chosen(operations=1e9) == Choice("fp32", "too short a run to time others")
+    assert chosen(operations=1e9) == PrecisionChoice("fp32", "too short a run to time others")
     for name in PRECISIONS:
-        assert chosen(precision=name) == Choice(name, "as set")
+        assert chosen(precision=name) == PrecisionChoice(name, "as set")
     monkeypatch.setattr(precision_choice, "available", lambda *_: ("fp32",))
-    assert chosen() == Choice("fp32", "the only one here")
+    assert chosen() == PrecisionChoice("fp32", "the only one here")
     assert timed.calls == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tailora.core.errors import DataError
 from tailora.data.readers import delimited, tables
-from tailora.data.records import DataWarning, Fact, Texts, load, read
+from tailora.data.records import DataWarning, Fact, TextUse, load, read
 from tailora.data.suspects import ID_NAMES
 
 PLACES = [("Blue Door", "riverside"), ("The Oak", "old town")]
@@ -147,7 +147,9 @@ def test_columns_that_are_probably_no_facts(tmp_path: Path, column: str, values:
 @pytest.mark.parametrize("name", ["id", "ID", "record_id", "recordId", "Mã", "ma\u0303 so\u0302\u0301", "uuid"])
 @pytest.mark.parametrize("values", [("p7", "p8"), ("7", "7")], ids=["unique", "shared"])
 @pytest.mark.parametrize("texts", ["required", "unused"])
-def test_a_column_is_an_id_by_its_name_alone(tmp_path: Path, name: str, values: tuple[str, str], texts: Texts) -> None:
+def test_a_column_is_an_id_by_its_name_alone(
+    tmp_path: Path, name: str, values: tuple[str, str], texts: TextUse
+) -> None:
     """Not by the values of the file at hand, which may differ between training and writing."""
     one, two = values
     content = f"{name},name,text\n{one},Blue Door,A.\n{two},The Oak,B.\n{one},Blue Door,C.\n"

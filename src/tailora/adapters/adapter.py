@@ -16,7 +16,7 @@ from tailora.adapters.config import LoraConfig
 from tailora.core.errors import AdapterError
 
 log = logging.getLogger(__name__)
-Array = NDArray[np.float32]
+Floats = NDArray[np.float32]
 """The type of an adapter's tensors."""
 LayerKind = Literal["linear", "gpt2_conv1d", "embedding", "conv"]
 
@@ -33,8 +33,8 @@ class LowRank:
             slice by slice; None means all outputs.
     """
 
-    a: Array
-    b: Array
+    a: Floats
+    b: Floats
     scale: float
     rows: tuple[int, int] | None = None
 
@@ -57,7 +57,7 @@ class LayerAdapter:
 
     kind: LayerKind
     branches: tuple[LowRank, ...]
-    magnitude: Array | None = None
+    magnitude: Floats | None = None
     out: int | None = None
 
     @property
@@ -85,7 +85,7 @@ class Adapter:
 
     config: LoraConfig
     layers: Mapping[str, LayerAdapter]
-    biases: Mapping[str, Array] = field(default_factory=dict)
+    biases: Mapping[str, Floats] = field(default_factory=dict)
     base_fingerprint: str | None = None
     base_name: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter, LowRank
 from tailora.core.errors import AdapterError, SettingsError
 
 Combination = Literal["concat", "svd"]
@@ -82,9 +82,9 @@ def difference(one: Adapter, other: Adapter) -> float:
     return worst
 
 
-def _update(branch: LowRank) -> Array:
+def _update(branch: LowRank) -> Floats:
     """`scale · B A`, [out, in · kernel]."""
-    product: Array = branch.b.reshape(len(branch.b), -1) @ branch.a.reshape(len(branch.a), -1)
+    product: Floats = branch.b.reshape(len(branch.b), -1) @ branch.a.reshape(len(branch.a), -1)
     return np.float32(branch.scale) * product
 
 
@@ -144,7 +144,7 @@ def combined(
     return folded(dataclasses.replace(first, layers=layers))
 
 
-def _cut(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+def _cut(a: Floats, b: Floats, rank: int) -> tuple[Floats, Floats]:
     """Factors of the best approximation of `B A` at a rank; the product itself is never formed."""
     shapes = a.shape[1:], b.shape[2:]
     tall_b, r_b = np.linalg.qr(b.reshape(len(b), -1).astype(np.float64))

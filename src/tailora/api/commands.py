@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tailora.api.inputs import Source, as_place
+from tailora.api.inputs import Place, Source, as_place
 from tailora.commands import compare as compare_command
 from tailora.commands import convert as convert_command
 from tailora.commands import lint as lint_command
@@ -18,9 +18,6 @@ from tailora.commands import verify as verify_command
 
 if TYPE_CHECKING:
     from tailora.api import options
-
-Place = str | os.PathLike[str]
-"""A file or folder; of an adapter also its run directory, or the `TrainingRun`."""
 
 
 def merge(adapter: Place | Sequence[Place], output: Place, **settings: Unpack[options.MergeOptions]) -> dict[str, Any]:

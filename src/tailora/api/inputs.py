@@ -16,10 +16,12 @@ from tailora.core.errors import DataError
 from tailora.core.files import write_text
 from tailora.data.readers import jsonl
 from tailora.data.reading import ReadingSettings, announce
-from tailora.data.records import DataFile, DataWarning, Texts, parse
+from tailora.data.records import DataFile, DataWarning, TextUse, parse
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 
+Place = str | os.PathLike[str]
+"""A file or folder; of an adapter also its run directory, or the `TrainingRun`."""
 Row: TypeAlias = Mapping[str, Any] | Record
 Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
 """A file, a folder of splits, the name of a data set, or rows in memory.
@@ -31,7 +33,7 @@ _DOUBLE = 8
 
 
 def read_records(
-    source: Source, *, split: str | None = None, texts: Texts = "optional", **options: Any
+    source: Source, *, split: str | None = None, texts: TextUse = "optional", **options: Any
 ) -> list[Record]:
     """Read records as `tailora train` and `tailora evaluate` do: rows with equal facts are one record.
 
@@ -55,7 +57,7 @@ def read_data(
     source: Source,
     *,
     split: str | None = None,
-    texts: Texts = "optional",
+    texts: TextUse = "optional",
     trained: TrainedReading | None = None,
     **options: Any,
 ) -> DataFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, require_base
-from tailora.api.inputs import Row, Source, is_one_row, read_data
+from tailora.api.inputs import Place, Row, Source, is_one_row, read_data
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
@@ -38,7 +37,6 @@ BASE: Final = ""
 """The name of the base model without an adapter."""
 ONLY: Final = "adapter"
 """The name of an adapter that the caller did not name."""
-Place = str | os.PathLike[str]
 
 
 class Text(str):

@@ -17,7 +17,7 @@ from tailora.data.tokenizer import Tokenizer
 from tailora.data.values import Fact, Record
 
 PromptForm = Literal["paper", "arrow", "chat"]
-Source = Literal["facts", "text", "mixed"]
+PromptSource = Literal["facts", "text", "mixed"]
 ARROW = "=>"
 _MOST_ATTRIBUTES = 500  # more names than this are not the columns of a table
 _FENCED = re.compile(r"(?P<fence>```+|~~~+)[^\n`]*\n(?P<content>.*)\n[ \t]*(?P=fence)", re.DOTALL)
@@ -49,7 +49,7 @@ class PromptFormat:
     bos: tuple[int, ...]
     end: int
     template: ChatTemplate | None = None
-    source: Source | None = None
+    source: PromptSource | None = None
     trained: bool = False
     attributes: frozenset[str] | None = None
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.data.columns import check_columns, parse_columns, show_columns
 from tailora.data.readers.formats import DataFormat
-from tailora.data.records import DataFile, SplitName, Texts, load
+from tailora.data.records import DataFile, SplitName, TextUse, load
 from tailora.data.trained_reading import TrainedReading, reading_meta
 
 
@@ -57,7 +57,7 @@ class ReadingSettings(Settings):
         source: str,
         split: str | None = None,
         *,
-        texts: Texts = "required",
+        texts: TextUse = "required",
         trained: TrainedReading | None = None,
     ) -> DataFile:
         """Read a file with these settings, and print warnings about it to standard error.
@@ -90,7 +90,7 @@ class SplitSettings(ReadingSettings):
     limit: Limit = None
 
 
-def announce(data: DataFile, texts: Texts = "required") -> None:
+def announce(data: DataFile, texts: TextUse = "required") -> None:
     """Print warnings about a file to standard error, and how many of its texts are left out."""
     console = Console(stderr=True)
     for note in data.notes:

@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "l
 SAMPLES = Path(__file__).parent / "samples"
 
 SplitName = Literal["train", "valid", "test"]
-Texts = Literal["required", "optional", "unused"]
+TextUse = Literal["required", "optional", "unused"]
 """Whether records need texts: `required` for training and scoring, `optional` for looking at them, `unused` for
 writing about them."""
 
@@ -98,7 +98,7 @@ def load(
     split: str | None = None,
     language: str | None = None,
     all_texts: bool = False,
-    texts: Texts = "required",
+    texts: TextUse = "required",
     trained: TrainedReading | None = None,
 ) -> DataFile:
     """Read a file with records.
@@ -112,7 +112,7 @@ def load(
         language: use only the texts in this language; "all" uses every text, with one record for each language. A
             file with texts in several languages is refused without it, unless the texts are unused.
         all_texts: also use the WebNLG texts that annotators marked as faulty ("toFix", "bad").
-        texts: see `Texts`.
+        texts: see `TextUse`.
         trained: how the training of the adapter in use read its data: the default for format, columns and language.
 
     Raises:
@@ -141,7 +141,7 @@ def parse(
     columns: Mapping[str, Any] | None = None,
     language: str | None = None,
     all_texts: bool = False,
-    texts: Texts = "required",
+    texts: TextUse = "required",
     trained: TrainedReading | None = None,
 ) -> DataFile:
     """Read records from the text of a file.
@@ -269,7 +269,7 @@ def _parse(
             return tables.parse(text, where, columns, delimiter, needs_text=needs_text, e2e=e2e, trained=trained)
 
 
-def _usable(rows: list[Row], all_texts: bool, texts: Texts) -> list[Row]:
+def _usable(rows: list[Row], all_texts: bool, texts: TextUse) -> list[Row]:
     """Return the rows without blank texts, and without those that annotators marked as faulty."""
     if texts == "required":
         _refuse_blanks(rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tailora.adapters.adapter import Floats
+
 Ints = NDArray[np.int32]
 """Integers of 32 bits."""
-Floats = NDArray[np.float32]
-"""Numbers in fp32."""
+__all__ = ["Floats", "Ints"]

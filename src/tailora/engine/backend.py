@@ -57,7 +57,7 @@ class TokenScores(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class StepScores:
     """Result of a step, valid until the next one: logits [K, vocabulary], likeliest tokens [K, best], log_z [K]."""
 
     logits: Floats
@@ -86,7 +86,7 @@ class Backend(Protocol):
     block_size: int
     blocks: int
 
-    def run(self, step: Step) -> Scores:
+    def run(self, step: Step) -> StepScores:
         """Write the step's keys and values to their blocks, and score the tokens that can follow the `sampled` ones."""
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:

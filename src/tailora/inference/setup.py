@@ -20,8 +20,6 @@ from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.provenance import training_metadata
 
-Facts = Mapping[str, Any] | Sequence[Sequence[Any]]
-
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -142,7 +140,9 @@ def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedRe
     return TrainedReading.of_meta(meta) if isinstance(meta, dict) else None
 
 
-def prompt_ids(facts: Facts, *, adapter: str | Path | None = None, base: str | None = None) -> list[int]:
+def prompt_ids(
+    facts: Mapping[str, Any] | Sequence[Sequence[Any]], *, adapter: str | Path | None = None, base: str | None = None
+) -> list[int]:
     """Return the token ids of a record's prompt as `generate` and the server build them, for servers that take ids.
 
     Args:

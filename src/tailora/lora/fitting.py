@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter, LayerKind
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import AdapterError
 from tailora.lora.biases import bias_names
@@ -57,7 +57,7 @@ def loaded_layers(model: nn.Module, plan: Plan, config: LoraConfig, adapter: Ada
     return wrappers
 
 
-def _bias_misfits(model: nn.Module, trained: list[str], biases: Mapping[str, Array]) -> list[str]:
+def _bias_misfits(model: nn.Module, trained: list[str], biases: Mapping[str, Floats]) -> list[str]:
     parameters = dict(model.named_parameters())
     problems = [f"{name}: trained, but the adapter has no values for it" for name in trained if name not in biases]
     for name, values in biases.items():
@@ -101,7 +101,7 @@ def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
         layer: the adapter of the layer.
     """
     out = empty.out_features
-    expected: list[tuple[str, Array, tuple[int, ...]]] = []
+    expected: list[tuple[str, Floats, tuple[int, ...]]] = []
     problems = []
     if layer.out is not None and layer.out != out:
         problems.append(f"the adapter is for {layer.out} outputs, but the layer has {out}")
@@ -120,14 +120,14 @@ def _misfits(empty: LoraLayer, layer: LayerAdapter) -> list[str]:
     return problems + [f"{what} {fault}" for what, fault in faults if fault]
 
 
-def _array_fault(values: Array, shape: tuple[int, ...]) -> str | None:
+def _array_fault(values: Floats, shape: tuple[int, ...]) -> str | None:
     if values.shape != shape:
         return f"has shape {list(values.shape)}, but the network needs {list(shape)}"
     return None if np.isfinite(values).all() else "contains values that are not finite"
 
 
 @torch.no_grad()
-def copy_values(parameter: nn.Parameter, values: Array) -> None:
+def copy_values(parameter: nn.Parameter, values: Floats) -> None:
     """Write an array into a parameter of the same shape."""
     parameter.copy_(torch.from_numpy(np.array(values, dtype=np.float32)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LowRank
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter, LowRank
 from tailora.adapters.config import Bias, LoraConfig, matches
 from tailora.core.errors import SettingsError
 from tailora.families import family_of
@@ -270,5 +270,5 @@ def _layer_adapter(layer: LoraLayer) -> LayerAdapter:
     return LayerAdapter(layer.kind, branches, magnitude, layer.out_features)
 
 
-def _array(tensor: Tensor) -> Array:
+def _array(tensor: Tensor) -> Floats:
     return tensor.detach().to("cpu", torch.float32, copy=True).numpy()

@@ -13,8 +13,8 @@ from tailora.core.errors import SettingsError
 from tailora.families import MEANINGS, UNKNOWN, Family, Part, ends_in, fused_rows
 from tailora.lora.layers import kind_of
 
-Rows = tuple[int, int]
-Plan = dict[str, tuple[Rows, ...] | None]
+RowRange = tuple[int, int]
+Plan = dict[str, tuple[RowRange, ...] | None]
 """By module path: the ranges of outputs to adapt, None for the whole layer."""
 
 
@@ -76,7 +76,7 @@ def _modules_of(
     }
 
 
-def _rows_of(module: nn.Module, parts: set[Part] | None) -> tuple[Rows, ...] | None:
+def _rows_of(module: nn.Module, parts: set[Part] | None) -> tuple[RowRange, ...] | None:
     if parts is None:
         return None
     weight = module.get_parameter("weight")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tailora.metrics.ngrams import shared
-from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.statistics import Doubles, Statistics, check_texts, signature
 from tailora.metrics.tokenizers import Tokenizer, sacrebleu_tokenizer
 from tailora.metrics.tokens import mteval, words
 
@@ -67,7 +67,7 @@ def _bleu(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     tokens_of: Tokenizer,
-    precisions: Callable[[Floats, Floats], Floats],
+    precisions: Callable[[Doubles, Doubles], Doubles],
 ) -> Statistics:
     check_texts(hypotheses, references)
     rows = []
@@ -79,7 +79,7 @@ def _bleu(
             row += [sum(matches.values()), max(len(tokens) - order, 0)]
         rows.append(row)
 
-    def total(sums: Floats) -> Floats:
+    def total(sums: Doubles) -> Doubles:
         """From sums of tokens, tokens of the closest references, and for each order matches and n-grams."""
         written, wanted = sums[..., 0], sums[..., 1]
         with np.errstate(divide="ignore"):
@@ -90,18 +90,18 @@ def _bleu(
     return Statistics(name, signature(settings, references), np.array(rows, np.float64), total)
 
 
-def _plain(matches: Floats, ngrams_written: Floats) -> Floats:
+def _plain(matches: Doubles, ngrams_written: Doubles) -> Doubles:
     return np.asarray(matches / np.maximum(ngrams_written, 1))
 
 
-def _mteval(matches: Floats, ngrams_written: Floats) -> Floats:
+def _mteval(matches: Doubles, ngrams_written: Doubles) -> Doubles:
     """mteval-v13a's `bleu_score`."""
     unmatched = (matches == 0) & (ngrams_written > 0)
     counted = np.where(unmatched, 0.5 ** np.cumsum(unmatched, axis=-1), matches)
     return np.asarray(np.where(ngrams_written > 0, counted / np.maximum(ngrams_written, 1), 1.0))
 
 
-def _exponential(matches: Floats, ngrams_written: Floats) -> Floats:
+def _exponential(matches: Doubles, ngrams_written: Doubles) -> Doubles:
     """sacrebleu's `smooth_method="exp"`: like mteval's, but 0 without any match, or for an order without n-grams."""
     halvings = np.cumsum(matches == 0, axis=-1)
     assumed = np.where((matches[..., :1] > 0) & (ngrams_written > 0), 0.5**halvings, 0.0)

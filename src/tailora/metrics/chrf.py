@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.statistics import Doubles, Statistics, check_texts, signature
 
 _ORDERS, _WORD_ORDERS, _BETA = 6, 2, 2.0
 _PUNCTUATION = frozenset(string.punctuation)
@@ -53,7 +53,7 @@ def _chrf(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     word_orders: int,
-    total: Callable[[Floats], Floats],
+    total: Callable[[Doubles], Doubles],
 ) -> Statistics:
     check_texts(hypotheses, references)
     rows = []
@@ -95,7 +95,7 @@ def _words(text: str) -> list[str]:
     return parts
 
 
-def _of_means(sums: Floats) -> Floats:
+def _of_means(sums: Doubles) -> Doubles:
     written, wanted, both = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
     there = (written > 0) & (wanted > 0)
     orders = np.maximum(there.sum(-1), 1)
@@ -104,11 +104,11 @@ def _of_means(sums: Floats) -> Floats:
     return _f(precision, recall)
 
 
-def _mean_of_fs(sums: Floats) -> Floats:
+def _mean_of_fs(sums: Doubles) -> Doubles:
     written, wanted, both = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
     return np.asarray(_f(both / np.maximum(written, 1), both / np.maximum(wanted, 1)).mean(-1))
 
 
-def _f(precision: Floats, recall: Floats) -> Floats:
+def _f(precision: Doubles, recall: Doubles) -> Doubles:
     weighed = _BETA**2 * precision + recall
     return np.asarray((1 + _BETA**2) * precision * recall / np.where(weighed > 0, weighed, 1))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tailora.core.errors import MissingExtraError
 from tailora.core.plural import plural
-from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.statistics import Doubles, Statistics, check_texts, signature
 from tailora.metrics.tokens import treebank, webnlg
 
 # Its parameters for English: precision against recall, fragments, and the weight of each kind of match.
@@ -105,7 +105,7 @@ def _line(tokens: Iterable[str]) -> str:
     return " ".join(tokens).replace("|||", " ")  # bars separate the fields
 
 
-def _total(sums: Floats) -> Floats:
+def _total(sums: Doubles) -> Doubles:
     """From sums of the numbers that the program prints for a text.
 
     Lengths of text and reference, function words of both, four numbers a stage (matched content words of text and

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tailora.metrics.ngrams import ORDERS, Ngram, ngrams_of, shared
-from tailora.metrics.statistics import Floats, Statistics, check_texts, signature
+from tailora.metrics.statistics import Doubles, Statistics, check_texts, signature
 from tailora.metrics.tokenizers import sacrebleu_tokenizer
 from tailora.metrics.tokens import mteval
 
@@ -61,7 +61,7 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, toke
     return Statistics("NIST", signature(f"tok:{case}|n:5", references), np.array(rows), _total)
 
 
-def _total(sums: Floats) -> Floats:
+def _total(sums: Doubles) -> Doubles:
     """From sums of texts, tokens, tokens of references, references, and for each order information and n-grams."""
     texts, written, tokens, references = (sums[..., place] for place in range(4))
     information, ngrams_written = sums[..., 4::2], sums[..., 5::2]

@@ -18,8 +18,8 @@ import numpy as np
 
 from tailora.data.values import Fact, Record
 from tailora.metrics.slot_rules import Rules, Vocabulary, load_rules, vocabulary_of
-from tailora.metrics.spelling import Place
-from tailora.metrics.statistics import Floats, Statistics, signature
+from tailora.metrics.spelling import Span
+from tailora.metrics.statistics import Doubles, Statistics, signature
 from tailora.metrics.value_search import ValueSearch, normalise
 
 _NEGATION = re.compile(r"\b(not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)\b")
@@ -102,7 +102,7 @@ def slot_report(
 
     names = [name for fact in record.facts for name in (fact.value, fact.subject) if name is not None]
     search = ValueSearch(text, names, known)
-    said: dict[int, list[Place]] = {}
+    said: dict[int, list[Span]] = {}
     by_rules: dict[str, list[int]] = defaultdict(list)
     # Long values first, and literal ones before rules: "Raja Indian Cuisine" does not mention Indian food.
     for place in sorted(range(len(record.facts)), key=lambda place: -len(record.facts[place].value)):
@@ -112,7 +112,7 @@ def slot_report(
             by_rules[attribute.name].append(place)
         else:
             said[place] = _literal_places(fact, search)
-    added: list[tuple[Fact, Place]] = []
+    added: list[tuple[Fact, Span]] = []
     for attribute in rules.to_search(record):
         values = {record.facts[place].value: place for place in by_rules[attribute.name]}
         for rule in attribute.rules:
@@ -163,11 +163,11 @@ def slot_errors(records: Sequence[Record], texts: Sequence[str], rules: Rules | 
     return Statistics("slot errors", counted, rows, _per_slot, lower_is_better=True)
 
 
-def _per_slot(sums: Floats) -> Floats:
+def _per_slot(sums: Doubles) -> Doubles:
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
-def _literal_places(fact: Fact, search: ValueSearch) -> list[Place]:
+def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:
     value = normalise(fact.value)
     if value in ("yes", "no", "true", "false"):
         words = search.places(_CAMEL.sub(" ", fact.attribute))
@@ -177,7 +177,7 @@ def _literal_places(fact: Fact, search: ValueSearch) -> list[Place]:
     return search.take_value(fact.value) if has_words else [(0, 0)]
 
 
-def _added_literals(record: Record, search: ValueSearch, vocabulary: Vocabulary) -> list[tuple[Fact, Place]]:
+def _added_literals(record: Record, search: ValueSearch, vocabulary: Vocabulary) -> list[tuple[Fact, Span]]:
     own = {(fact.attribute, fact.value) for fact in record.facts}
     return [
         (Fact(None, attribute, value), places[0])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-Place = tuple[int, int]
+Span = tuple[int, int]
 """Start and end of some characters in a text."""
 
 _SIGNS = "£$€+/%&"  # kept as parts of words
@@ -29,7 +29,7 @@ class Spelling(NamedTuple):
     """
 
     text: str
-    places: list[Place | None]
+    places: list[Span | None]
 
 
 def spell(text: str, *, turkic: bool = False) -> Spelling:
@@ -43,14 +43,14 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
         turkic: fold I to ı and İ to i, as in Turkish and Azerbaijani. The length stays the same.
     """
     letters: list[str] = []
-    origins: list[Place] = []
+    origins: list[Span] = []
     for start, end in _clusters(text):
         for letter in _normal(text[start:end], turkic):
             letters.append(letter)
             origins.append((start, end))
     joined = "".join(letters)
     written: list[str] = []
-    places: list[Place | None] = []
+    places: list[Span | None] = []
 
     def separate(sign: str) -> None:
         for character in f" {sign} " if sign else " ":
@@ -109,7 +109,7 @@ def without_accents(text: str) -> tuple[str, list[int]]:
     return "".join(folded), places
 
 
-def _clusters(text: str) -> Iterator[Place]:
+def _clusters(text: str) -> Iterator[Span]:
     """Characters with the marks that follow them."""
     start = 0
     for place in range(1, len(text)):

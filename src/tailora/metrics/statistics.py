@@ -17,7 +17,7 @@ from tailora import __version__
 from tailora.core.errors import DataError
 from tailora.core.plural import plural
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class Statistics:
 
     name: str
     signature: str
-    rows: Floats
-    total: Callable[[Floats], Floats]
+    rows: Doubles
+    total: Callable[[Doubles], Doubles]
     lower_is_better: bool = False
 
     @property
@@ -44,7 +44,7 @@ class Statistics:
         return float(self.total(self.rows.sum(0)))
 
     @property
-    def by_text(self) -> Floats:
+    def by_text(self) -> Doubles:
         """[texts], the score of each text alone."""
         return np.asarray(self.total(self.rows))
 
@@ -139,12 +139,12 @@ def signature(settings: str, references: Sequence[Sequence[str]]) -> str:
     return f"{settings}|refs:{counted}|version:tailora-{__version__}"
 
 
-def mean(sums: Floats) -> Floats:
+def mean(sums: Doubles) -> Doubles:
     """Return the mean of scores: the `total` of rows (score, 1)."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
-def _drawn(texts: int, draws: int, seed: int) -> Floats:
+def _drawn(texts: int, draws: int, seed: int) -> Doubles:
     """[draws, texts]: the number of times each text was drawn."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(texts, np.full(texts, 1 / texts), size=draws).astype(np.float64)

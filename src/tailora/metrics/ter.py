@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from sacrebleu.metrics import TER
 
-from tailora.metrics.statistics import Floats, Statistics, check_texts, mean, signature
+from tailora.metrics.statistics import Doubles, Statistics, check_texts, mean, signature
 from tailora.metrics.tokenizers import sacrebleu_tokenizer
 from tailora.metrics.tokens import webnlg
 
@@ -39,7 +39,7 @@ def ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, token
     return Statistics("TER", signature(settings, references), rows, _per_token, lower_is_better=True)
 
 
-def _per_token(sums: Floats) -> Floats:
+def _per_token(sums: Doubles) -> Doubles:
     edits, tokens = sums[..., 0], sums[..., 1]
     # As in sacrebleu, any text against an empty reference is one error.
     return np.asarray(np.where(tokens > 0, edits / np.maximum(tokens, 1e-9), np.minimum(edits, 1)))

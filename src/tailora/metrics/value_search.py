@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 
 from tailora.metrics.scripts import SPACELESS_LETTERS, is_spaceless
-from tailora.metrics.spelling import Place, Spelling, is_mark, spell, without_accents
+from tailora.metrics.spelling import Span, Spelling, is_mark, spell, without_accents
 
 _GONE = "\x00"  # replaces each letter of a mention; no pattern matches across it
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
@@ -58,14 +58,14 @@ class ValueSearch:
         self.rest = self._spelling.text
         self._scripts = any(map(is_spaceless, self.rest)) if not self.rest.isascii() else False
 
-    def take_value(self, value: str) -> list[Place]:
+    def take_value(self, value: str) -> list[Span]:
         """Return where the text says a value, and remove those places."""
         places = self.places(value)
         for place in places:
             self._remove(place)
         return sorted(places)
 
-    def places(self, value: str) -> list[Place]:
+    def places(self, value: str) -> list[Span]:
         """Return where the text says a value."""
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
@@ -78,7 +78,7 @@ class ValueSearch:
             places += [place for place in self._without_accents(wanted) if not _overlaps(place, places)]
         return places
 
-    def take_rule(self, pattern: RulePattern) -> list[Place]:
+    def take_rule(self, pattern: RulePattern) -> list[Span]:
         """Return where a pattern of the rules matches, and remove those places."""
         compiled = pattern.spaceless if self._scripts else pattern.spaced
         matches = (match.span() for match in compiled.finditer(self.rest))
@@ -87,16 +87,16 @@ class ValueSearch:
             self._remove(place)
         return places
 
-    def origin(self, place: Place) -> Place | None:
+    def origin(self, place: Span) -> Span | None:
         """Return a place's position in the text itself; None for an empty one."""
         kept = [origin for origin in self._spelling.places[place[0] : place[1]] if origin is not None]
         return (kept[0][0], kept[-1][1]) if kept else None
 
-    def _remove(self, place: Place) -> None:
+    def _remove(self, place: Span) -> None:
         start, end = place
         self.rest = self.rest[:start] + _GONE * (end - start) + self.rest[end:]
 
-    def _literal(self, wanted: str, rest: str) -> list[Place]:
+    def _literal(self, wanted: str, rest: str) -> list[Span]:
         pattern = _literal(wanted, self._scripts)
         if pattern is None:
             return []
@@ -116,7 +116,7 @@ class ValueSearch:
         letters = sum(map(str.isalpha, without_accents(wanted)[0]))
         return letters >= _SHORTEST_FOLDED and (any(map(str.isupper, value)) or value.lower() == value.upper())
 
-    def _without_accents(self, wanted: str) -> list[Place]:
+    def _without_accents(self, wanted: str) -> list[Span]:
         """Return where the text has the value with other accents, under the conditions above."""
         plain = without_accents(wanted)[0]
         rest, places = without_accents(self.rest)
@@ -185,7 +185,7 @@ def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     return re.compile(_bounded(pattern, spaceless=spaceless).replace(r"(?<![\w£])", r"(?<!\w)"))
 
 
-def _overlaps(place: Place, others: Iterable[Place]) -> bool:
+def _overlaps(place: Span, others: Iterable[Span]) -> bool:
     return any(place[0] < end and start < place[1] for start, end in others)
 
 
@@ -201,13 +201,13 @@ def _with_marks(rest: str, end: int) -> int:
     return end
 
 
-def _cuts_letter(rest: str, place: Place) -> bool:
+def _cuts_letter(rest: str, place: Span) -> bool:
     """Whether a mark follows, or the first letter is written below the one before."""
     start, end = place
     return (end < len(rest) and is_mark(rest[end])) or (start > 0 and rest[start - 1] in _JOINERS)
 
 
-def _cuts_number(rest: str, place: Place) -> bool:
+def _cuts_number(rest: str, place: Span) -> bool:
     """Whether a decimal point joins the mention to further digits: 4.5 does not say 5."""
     start, end = place
     before = start > 1 and rest[start].isdigit() and rest[start - 1] == "." and rest[start - 2].isdigit()

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from tailora.adapters.adapter import Array
+from tailora.adapters.adapter import Floats
 from tailora.core.hardware.processor import cores
 
 ZERO = 128
 _BLOCK = 1 << 16  # values rounded at once: 256 KiB, which fits a core's cache
 
 
-def round_rows(weight: Array) -> tuple[NDArray[np.int8], Array]:
+def round_rows(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     """A matrix rounded to 8 bits, and the scale of each row.
 
     Several threads round some rows at a time, so that each value is read from memory once.
@@ -46,7 +46,7 @@ def round_rows(weight: Array) -> tuple[NDArray[np.int8], Array]:
     return values, steps
 
 
-def packed(weight: Array, *, outputs_first: bool = True) -> tuple[NDArray[np.uint8], Array, NDArray[np.uint8]]:
+def packed(weight: Floats, *, outputs_first: bool = True) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
     """A weight as a folder stores it.
 
     Args:

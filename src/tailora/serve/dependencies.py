@@ -10,7 +10,7 @@ from fastapi import Request
 
 from tailora.serve.api_error import ApiError, no_model
 from tailora.serve.keys import Key
-from tailora.serve.registry import Model, Registry
+from tailora.serve.registry import Registry, ServedModel
 from tailora.serve.request_body import off_loop
 from tailora.serve.request_log import RequestStats
 
@@ -29,7 +29,7 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
-def find_model(request: Request, registry: Registry, name: str) -> Model:
+def find_model(request: Request, registry: Registry, name: str) -> ServedModel:
     """Return the model that a request names; the request keeps this version to its end.
 
     Raises:

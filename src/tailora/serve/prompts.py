@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from tailora.core.errors import DataError, UserError
 from tailora.data.chat_template import ChatTemplate
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.schema.messages import Message
 
 
-def text_prompt(model: Model, text: str) -> tuple[int, ...]:
+def text_prompt(model: ServedModel, text: str) -> tuple[int, ...]:
     """Return the prompt for a text of /v1/completions.
 
     Raises:
@@ -23,7 +23,7 @@ def text_prompt(model: Model, text: str) -> tuple[int, ...]:
         raise _not_a_record(error, "prompt", "Alternatively, send token ids, or the facts to /v1/records") from error
 
 
-def chat_prompt(model: Model, template: ChatTemplate | None, messages: Sequence[Message]) -> tuple[int, ...]:
+def chat_prompt(model: ServedModel, template: ChatTemplate | None, messages: Sequence[Message]) -> tuple[int, ...]:
     """Return the prompt for a conversation of /v1/chat/completions.
 
     A base that was not trained here, and adapters made elsewhere, get the conversation in the base's chat template. An

@@ -31,7 +31,7 @@ _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
 
 
 @dataclass(eq=False)
-class Model:
+class ServedModel:
     """A base or an adapter that requests can name.
 
     Attributes:
@@ -77,10 +77,10 @@ class Registry:
         name = setup.base.name
         # A path would show clients how the server's disk is laid out.
         public = Path(name).name if Path(name).exists() else name
-        self.base = Model(
+        self.base = ServedModel(
             public, None, setup.training_metadata(None), setup.prompts(None), self._system_fingerprint(None)
         )
-        self._models: dict[str, Model] = {} if running.built_in else {public: self.base}
+        self._models: dict[str, ServedModel] = {} if running.built_in else {public: self.base}
         for own, adapter in setup.adapters.items():
             if own in self._models:
                 raise SettingsError(
@@ -89,15 +89,15 @@ class Registry:
             engine_name = None if running.built_in else own
             self._models[own] = self._model(own, engine_name, adapter, setup.prompts(own))
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter(list(self._models.values()))
 
-    def find(self, name: str) -> Model | None:
+    def find(self, name: str) -> ServedModel | None:
         """Return the model of this name, if there is one."""
         return self._models.get(name)
 
     @contextmanager
-    def use(self, model: Model) -> Iterator[None]:
+    def use(self, model: ServedModel) -> Iterator[None]:
         """Keep a version in the engine within this context."""
         model.users += 1
         try:
@@ -106,7 +106,7 @@ class Registry:
             model.users -= 1
             self._remove_unused(model)
 
-    async def load(self, name: str, path: str, *, replace: bool = False) -> Model:
+    async def load(self, name: str, path: str, *, replace: bool = False) -> ServedModel:
         """Load an adapter from the folder that adapters may be loaded from.
 
         Args:
@@ -157,12 +157,12 @@ class Registry:
             self._retire(model)
             return True
 
-    def _model(self, name: str, engine_name: str | None, adapter: Adapter, prompts: PromptFormat) -> Model:
+    def _model(self, name: str, engine_name: str | None, adapter: Adapter, prompts: PromptFormat) -> ServedModel:
         ranks = [[branch.rank for branch in layer.branches] for layer in adapter.layers.values()]
         rank = max((rank for of_layer in ranks for rank in of_layer), default=0)
         slot_rank = max(map(sum, ranks), default=0)
         fingerprint = self._system_fingerprint(adapter)
-        return Model(name, engine_name, adapter.meta, prompts, fingerprint, rank=rank, slot_rank=slot_rank)
+        return ServedModel(name, engine_name, adapter.meta, prompts, fingerprint, rank=rank, slot_rank=slot_rank)
 
     def _system_fingerprint(self, adapter: Adapter | None) -> str:
         running = self._running
@@ -182,11 +182,11 @@ class Registry:
         require_base(adapter, fingerprint=self._setup.fingerprint, base_name=base, place=path, force=self._setup.force)
         return adapter
 
-    def _retire(self, model: Model) -> None:
+    def _retire(self, model: ServedModel) -> None:
         model.retired = True
         self._remove_unused(model)
 
-    def _remove_unused(self, model: Model) -> None:
+    def _remove_unused(self, model: ServedModel) -> None:
         if model.retired and not model.users:
             name = model.engine_name
             assert name is not None

@@ -17,7 +17,7 @@ from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.registry import Model, Registry
+from tailora.serve.registry import Registry, ServedModel
 from tailora.serve.request_log import RequestStats
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class Service:
 
     @asynccontextmanager
     async def write(
-        self, model: Model, requests: Sequence[TextRequest], stats: RequestStats
+        self, model: ServedModel, requests: Sequence[TextRequest], stats: RequestStats
     ) -> AsyncIterator[PendingTexts]:
         """Start the texts of one HTTP request; what is not done at the end of the context is cancelled.
 
@@ -204,7 +204,7 @@ class PendingTexts:
             self._ended.set_result(error)
             self._arrived.put_nowait((-1, error))
 
-    async def start(self, number: int, model: Model, request: TextRequest) -> None:
+    async def start(self, number: int, model: ServedModel, request: TextRequest) -> None:
         """Queue a text.
 
         Raises:

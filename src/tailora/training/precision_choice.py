@@ -46,7 +46,7 @@ Reason = Literal["as set", "the only one here", "too short a run to time others"
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """A precision and why it was chosen.
 
     Attributes:
@@ -71,7 +71,7 @@ class Choice:
 
 def choose(
     model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
-) -> Choice:
+) -> PrecisionChoice:
     """Return the precision that the settings ask for, or the fastest of those available.
 
     Args:
@@ -83,20 +83,20 @@ def choose(
         operations: floating-point operations of the whole run; see `SHORT`.
     """
     if settings.precision != "auto":
-        return Choice(settings.precision, "as set")
+        return PrecisionChoice(settings.precision, "as set")
     names = available(settings.method, device)
     if len(names) == 1:
-        return Choice(names[0], "the only one here")
+        return PrecisionChoice(names[0], "the only one here")
     if operations < SHORT:
-        return Choice("fp32", "too short a run to time others")
+        return PrecisionChoice("fp32", "too short a run to time others")
     nodes = len(next(iter(passes(batch, settings.tokens_per_pass))))
     key = _key(model, nodes, settings, device)
     seconds = machine_cache.recall("precision", key, lambda kept: machine_cache.are_times(kept, names))
     if seconds is not None:
-        return Choice(fastest(seconds), "timed by an earlier run", seconds, nodes)
+        return PrecisionChoice(fastest(seconds), "timed by an earlier run", seconds, nodes)
     seconds = measure(model, batch, settings, device)
     machine_cache.keep("precision", key, seconds)
-    return Choice(fastest(seconds), "timed", seconds, nodes)
+    return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
 
 
 def fastest(seconds: Mapping[str, float]) -> str:

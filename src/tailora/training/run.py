@@ -29,7 +29,7 @@ from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Outcome, first_batch, fit, mean_loss
 from tailora.training.methods import prepare, save_result
 from tailora.training.precision import Arithmetic, apply, device_for
-from tailora.training.precision_choice import Choice, choose
+from tailora.training.precision_choice import PrecisionChoice, choose
 from tailora.training.resume import Job, RunState, check_same
 from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
@@ -125,7 +125,7 @@ class _Training:
         self.plan["estimate"] = _estimate(self.base, self.plan, choice, device)
         print_plan(console, self.plan, choice)
 
-    def _continue(self, device: str) -> Choice:
+    def _continue(self, device: str) -> PrecisionChoice:
         """Load the state of an unfinished run, if there is one; return that run's precision, else choose one.
 
         Raises:
@@ -148,7 +148,7 @@ class _Training:
         else:
             before, state = loaded
             check_same(before, self.job, self.folder)
-            choice = Choice(**before.choice)
+            choice = PrecisionChoice(**before.choice)
             print_continuation(self.console, self.folder, state, before, self.job)
         self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
         return choice
@@ -246,7 +246,7 @@ def _digest(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def _estimate(base: Base, plan: dict[str, Any], choice: Choice, device: str) -> dict[str, Any]:
+def _estimate(base: Base, plan: dict[str, Any], choice: PrecisionChoice, device: str) -> dict[str, Any]:
     """Estimate the seconds of all updates and, on a CPU, the peak memory in bytes."""
     on_cpu = torch.device(device).type == "cpu"
     trainable = plan["parameters"]["trainable"]

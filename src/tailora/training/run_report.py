@@ -16,14 +16,14 @@ from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
 from tailora.core.plural import plural
 from tailora.training.loop import Outcome
-from tailora.training.precision_choice import Choice
+from tailora.training.precision_choice import PrecisionChoice
 from tailora.training.resume import Job, RunState
 
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
 
 
-def print_plan(console: Console, plan: dict[str, Any], choice: Choice) -> None:
+def print_plan(console: Console, plan: dict[str, Any], choice: PrecisionChoice) -> None:
     """Print what the run will do and an estimate of its time and memory.
 
     Args:

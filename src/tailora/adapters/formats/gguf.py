@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind, LowRank
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.arithmetic import folded
 from tailora.adapters.config import LoraConfig
 from tailora.adapters.formats.origin import Origin
@@ -38,7 +38,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
     storage = _storage(config)
     names = _names(gguf, config)
     plain = folded(adapter)
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Floats] = {}
     for module, layer in plain.layers.items():
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if why := _unplaced(name, layer, config):
@@ -157,7 +157,7 @@ def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) 
     return None
 
 
-def _rows(b: Array, module: str, config: Mapping[str, Any], *, back: bool = False) -> Array:
+def _rows(b: Floats, module: str, config: Mapping[str, Any], *, back: bool = False) -> Floats:
     """The rows of B in llama.cpp's order; `back` takes them from there to transformers'."""
     order = _storage(config).rows
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 0)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter
 from tailora.adapters.config import Bias, LoraConfig, matches
 from tailora.adapters.formats.loralib_layers import LoralibLayer, to_loralib
 from tailora.adapters.formats.loralib_missing import Missing, layer_of, note_of, slices_of, unused, with_note
@@ -123,7 +123,7 @@ def save(
             written[module] = to_loralib(layer, slices_of(module, layer, slices))
         except ValueError as error:
             faults.append(f"{module} {error}")
-    state: dict[str, Array] = {}
+    state: dict[str, Floats] = {}
     for module, pair in written.items():
         state |= {f"{module}.lora_A": pair.a, f"{module}.lora_B": pair.b}
     convolutions = {f"{module}.bias": f"{module}.conv.bias" for module, pair in written.items() if pair.kernel}
@@ -191,10 +191,10 @@ def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
 
 def _sort(
     values: Mapping[str, Any], ignore_base: bool, faults: list[str]
-) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+) -> tuple[dict[str, tuple[Floats, Floats]], dict[str, Floats]]:
     """The factors of each module, and the biases; faults are appended."""
-    factors: dict[str, dict[str, Array]] = {}
-    biases: dict[str, Array] = {}
+    factors: dict[str, dict[str, Floats]] = {}
+    biases: dict[str, Floats] = {}
     foreign = []
     for name, value in values.items():
         if match := _FACTOR.fullmatch(name):
@@ -223,12 +223,12 @@ def _sort(
     return pairs, biases
 
 
-def _array(name: str, tensor: Any, dimensions: int, faults: list[str]) -> Array:
+def _array(name: str, tensor: Any, dimensions: int, faults: list[str]) -> Floats:
     """A tensor in float32, or an empty array and a fault."""
     try:
         if tensor.ndim != dimensions or 0 in tensor.shape:
             raise ValueError(f"has the shape {list(tensor.shape)}, not {dimensions} dimensions")
-        array: Array = torch_array(tensor).astype(np.float32, copy=False)
+        array: Floats = torch_array(tensor).astype(np.float32, copy=False)
         if np.isfinite(array).all():
             return array
         fault = "contains values that are not finite"
@@ -244,7 +244,7 @@ def _raise_for(faults: Sequence[str], path: Path) -> None:
         raise AdapterError("; ".join(faults[:5]) + more, where=path)
 
 
-def _config(layers: Mapping[str, LayerAdapter], biases: Mapping[str, Array]) -> LoraConfig:
+def _config(layers: Mapping[str, LayerAdapter], biases: Mapping[str, Floats]) -> LoraConfig:
     """Settings with the layers' ranks and scales: the most common ones, and the others by module path."""
     ranks = {module: layer.branches[0].rank for module, layer in layers.items()}
     alphas = {module: layer.branches[0].scale * ranks[module] for module, layer in layers.items()}

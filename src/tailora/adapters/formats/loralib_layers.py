@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailora.adapters.adapter import Array, LayerAdapter, LayerKind, LowRank
+from tailora.adapters.adapter import Floats, LayerAdapter, LayerKind, LowRank
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +30,21 @@ class LoralibLayer:
         kernel: the sides of a convolution's kernel; None for any other layer.
     """
 
-    a: Array
-    b: Array
+    a: Floats
+    b: Floats
     alpha: float
     enable_lora: tuple[bool, ...] | None = None
     kernel: tuple[int, ...] | None = None
 
 
-def from_plain(a: Array, b: Array, alpha: float, kind: LayerKind) -> LayerAdapter:
+def from_plain(a: Floats, b: Floats, alpha: float, kind: LayerKind) -> LayerAdapter:
     """A [r, in] and B [out, r] as one branch."""
     return LayerAdapter(kind, (LowRank(a, b, alpha / a.shape[0]),))
 
 
-def from_merged_linear(a: Array, b: Array, alpha: float, kind: LayerKind, enable_lora: Sequence[bool]) -> LayerAdapter:
+def from_merged_linear(
+    a: Floats, b: Floats, alpha: float, kind: LayerKind, enable_lora: Sequence[bool]
+) -> LayerAdapter:
     """A [g·r, in] and B [g·width, r] as one branch per adapted slice."""
     enabled = [index for index, flag in enumerate(enable_lora) if flag]
     rank, width = b.shape[1], b.shape[0] // len(enabled)
@@ -60,7 +62,7 @@ def from_merged_linear(a: Array, b: Array, alpha: float, kind: LayerKind, enable
     return LayerAdapter(kind, tuple(branches))
 
 
-def from_convolution(a: Array, b: Array, alpha: float, kernel: Sequence[int]) -> LayerAdapter:
+def from_convolution(a: Floats, b: Floats, alpha: float, kernel: Sequence[int]) -> LayerAdapter:
     """A [r·k, in·k] and B [out·m, r·k] of an ungrouped convolution, k its last side and m the product of the others.
 
     loralib reshapes B A as it lies in memory, so each output owns m rows of B, and the row p of them fills the p-th of
@@ -101,7 +103,7 @@ def to_loralib(layer: LayerAdapter, slices: int | None) -> LoralibLayer:
     return _to_merged_linear(layer, slices)
 
 
-def _with_one_scale(branches: Sequence[LowRank]) -> tuple[list[tuple[Array, Array]], float]:
+def _with_one_scale(branches: Sequence[LowRank]) -> tuple[list[tuple[Floats, Floats]], float]:
     """The factors of branches, B rescaled where a scale differs from the first that is not zero."""
     scale = next((branch.scale for branch in branches if branch.scale), 1.0)
     rescaled = [
@@ -114,7 +116,7 @@ def _with_one_scale(branches: Sequence[LowRank]) -> tuple[list[tuple[Array, Arra
 def _to_merged_linear(layer: LayerAdapter, slices: int | None) -> LoralibLayer:
     width = _slice_width(layer.branches, slices)
     pairs, scale = _with_one_scale(layer.branches)
-    by_slice: dict[int, list[tuple[Array, Array]]] = {}
+    by_slice: dict[int, list[tuple[Floats, Floats]]] = {}
     for branch, (a, b) in zip(layer.branches, pairs, strict=True):
         first = 0 if branch.rows is None else branch.rows[0] // width
         for index, part in _split(a, b, width):
@@ -140,7 +142,7 @@ def _slice_width(branches: Sequence[LowRank], slices: int | None) -> int:
     return width
 
 
-def _split(a: Array, b: Array, width: int) -> list[tuple[int, tuple[Array, Array]]]:
+def _split(a: Floats, b: Floats, width: int) -> list[tuple[int, tuple[Floats, Floats]]]:
     """The slices that a branch writes, each with its factors.
 
     Where every column of B writes one slice at most, as in PEFT's dense equivalent of a slice-wise adapter, each slice
@@ -158,7 +160,7 @@ def _split(a: Array, b: Array, width: int) -> list[tuple[int, tuple[Array, Array
     return [(int(index), (a[owner == index], blocks[index][:, owner == index])) for index in used]
 
 
-def _stack(parts: Sequence[tuple[Array, Array]], rank: int) -> tuple[Array, Array]:
+def _stack(parts: Sequence[tuple[Floats, Floats]], rank: int) -> tuple[Floats, Floats]:
     """The branches of one slice as one pair, padded with zeros to a rank."""
     a = np.concatenate([a for a, _ in parts])
     b = np.concatenate([b for _, b in parts], axis=1)

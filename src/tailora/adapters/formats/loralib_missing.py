@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from tailora.adapters.adapter import Adapter, Array, LayerAdapter, LayerKind
+from tailora.adapters.adapter import Adapter, Floats, LayerAdapter, LayerKind
 from tailora.adapters.config import matches
 from tailora.adapters.formats.loralib_layers import LoralibLayer, from_convolution, from_merged_linear, from_plain
 from tailora.adapters.formats.origin import Origin
@@ -50,7 +50,7 @@ def named(patterns: Mapping[str, _Value], module: str) -> _Value | None:
     return next((value for pattern, value in patterns.items() if matches(pattern, module)), None)
 
 
-def layer_of(module: str, a: Array, b: Array, settings: Missing) -> LayerAdapter:
+def layer_of(module: str, a: Floats, b: Floats, settings: Missing) -> LayerAdapter:
     """One layer from its factors.
 
     Raises:
@@ -79,7 +79,7 @@ def layer_of(module: str, a: Array, b: Array, settings: Missing) -> LayerAdapter
     return from_plain(a, b, alpha, kind) if flags is None else from_merged_linear(a, b, alpha, kind, flags)
 
 
-def _check_kernel(a: Array, b: Array, kernel: Sequence[int]) -> None:
+def _check_kernel(a: Floats, b: Floats, kernel: Sequence[int]) -> None:
     if min(kernel, default=0) < 1:
         raise ValueError(f"cannot have a kernel of {list(kernel)}")
     *others, last = kernel
@@ -98,7 +98,7 @@ def _linear_kind(module: str, settings: Missing) -> LayerKind:
     return "gpt2_conv1d" if chosen else "linear"
 
 
-def _flags(module: str, a: Array, b: Array, blocks: int, settings: Missing) -> Sequence[bool] | None:
+def _flags(module: str, a: Floats, b: Floats, blocks: int, settings: Missing) -> Sequence[bool] | None:
     """Which slices a layer adapts, None for a plain layer."""
     wanted = settings.enable_lora
     if isinstance(wanted, Mapping):

@@ -15,7 +15,7 @@ from tailora.core.errors import ModelError
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots
 from tailora.engine.architecture import architecture_of
 from tailora.engine.arrays import Floats, Ints
-from tailora.engine.backend import Precision, Scores, Step
+from tailora.engine.backend import Precision, Step, StepScores
 from tailora.engine.backends.openvino_graph import Graph, build_graph
 from tailora.engine.backends.openvino_rows import SlotShape
 from tailora.models.config import read_config
@@ -84,7 +84,7 @@ class OpenVinoBackend:
             self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
             self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
 
-    def run(self, step: Step) -> Scores:
+    def run(self, step: Step) -> StepScores:
         """See `backend.Backend`."""
         lengths = step.past + np.diff(step.begins)
         inputs: dict[str, Any] = {
@@ -106,7 +106,7 @@ class OpenVinoBackend:
         for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
-        return Scores(*(self._request.get_output_tensor(number).data for number in range(3)))
+        return StepScores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
     def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
         """Return the inputs of `openvino_rows.GroupedRows` for rows with these slots."""

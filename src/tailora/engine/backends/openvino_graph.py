@@ -33,7 +33,7 @@ class Graph:
     """A network to compile.
 
     Attributes:
-        model: the network. Its outputs are those of `backend.Scores`; its inputs are `tokens`, `positions`,
+        model: the network. Its outputs are those of `backend.StepScores`; its inputs are `tokens`, `positions`,
             `past_lens`, `subsequence_begins`, `block_indices`, `block_indices_begins`, `max_context_len`, `sampled`,
             `best` and the caches; with slots also each adapted layer's factors and those of `GroupedRows`, the
             latter a second time under names that begin with `head_` if the vocabulary projection is adapted.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots, SlotFactors
-from tailora.engine.backend import Scores, Step
+from tailora.engine.backend import Step, StepScores
 from tailora.families import ends_in
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
@@ -67,7 +67,7 @@ class TorchBackend:
             layer.register_forward_hook(self._branch(self.adapter_slots.factors[path]))
         self._caches: list[tuple[Tensor, Tensor]] = []
 
-    def run(self, step: Step) -> Scores:
+    def run(self, step: Step) -> StepScores:
         """See `backend.Backend`."""
         with torch.inference_mode():
             places = self._side_by_side(step)
@@ -80,7 +80,7 @@ class TorchBackend:
         logits, tokens, log_z = (
             np.concatenate([getattr(part, name) for part in parts])[order] for name in ("logits", "tokens", "log_z")
         )
-        return Scores(logits, tokens, log_z)
+        return StepScores(logits, tokens, log_z)
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """See `backend.Backend`."""
@@ -112,7 +112,7 @@ class TorchBackend:
         writing = every[counts == 1]
         return [group for group in (writing, *every[counts > 1][:, None]) if len(group)]
 
-    def _run(self, step: Step) -> Scores:
+    def _run(self, step: Step) -> StepScores:
         counts = np.diff(step.begins)
         sequences, most, past = len(counts), int(counts.max()), int(step.past.max())
         rows = np.repeat(np.arange(sequences), counts)
@@ -135,7 +135,7 @@ class TorchBackend:
         logits_KV = output.logits[self._there(rows[step.sampled]), self._there(columns[step.sampled])].float()
         best = logits_KV.topk(min(step.best, self.vocabulary)).indices
         log_z = logits_KV.logsumexp(-1)
-        return Scores(logits_KV.cpu().numpy(), best.int().cpu().numpy(), log_z.cpu().numpy())
+        return StepScores(logits_KV.cpu().numpy(), best.int().cpu().numpy(), log_z.cpu().numpy())
 
     def _there(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)

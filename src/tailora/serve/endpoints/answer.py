@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.responses import event_stream, unless_gone
 from tailora.serve.service import PendingTexts, Service, TextRequest
@@ -32,7 +32,7 @@ class Answer(ABC):
     """
 
     def __init__(
-        self, model: Model, stats: RequestStats, requests: Sequence[TextRequest], *, streamed: bool = False
+        self, model: ServedModel, stats: RequestStats, requests: Sequence[TextRequest], *, streamed: bool = False
     ) -> None:
         self.model, self.stats, self.requests, self.streamed = model, stats, requests, streamed
         self.written: dict[int, str] = defaultdict(str)

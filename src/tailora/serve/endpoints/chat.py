@@ -16,7 +16,7 @@ from tailora.serve.endpoints.answer import respond
 from tailora.serve.endpoints.choices import ChoicesAnswer
 from tailora.serve.logprobs import chat_logprobs, without_end
 from tailora.serve.prompts import chat_prompt
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.chat import ChatBody
 from tailora.serve.service import Service, TextRequest
@@ -47,7 +47,7 @@ def chat_routes(service: Service, template: ChatTemplate | None, *, log_texts: b
 
 
 def _answer(
-    service: Service, template: ChatTemplate | None, body: ChatBody, model: Model, stats: RequestStats
+    service: Service, template: ChatTemplate | None, body: ChatBody, model: ServedModel, stats: RequestStats
 ) -> ChatAnswer:
     prompt = chat_prompt(model, template, body.messages)
     stats.prompt_tokens = len(prompt)

@@ -13,7 +13,7 @@ from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.serve.endpoints.answer import Answer
 from tailora.serve.logprobs import ends_unseen, text_of
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.decoding import Sampling
 from tailora.serve.service import PendingTexts, TextRequest
@@ -40,7 +40,7 @@ class ChoicesAnswer(Answer):
     def __init__(
         self,
         body: Sampling,
-        model: Model,
+        model: ServedModel,
         stats: RequestStats,
         tokenizer: Tokenizer,
         requests: Sequence[TextRequest],

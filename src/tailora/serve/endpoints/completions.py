@@ -17,7 +17,7 @@ from tailora.serve.endpoints.answer import respond
 from tailora.serve.endpoints.choices import ChoicesAnswer
 from tailora.serve.logprobs import CompletionLogprobs, without_end
 from tailora.serve.prompts import text_prompt
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.completions import CompletionBody
 from tailora.serve.service import PendingTexts, Service, TextRequest
@@ -55,7 +55,7 @@ def completion_routes(service: Service, *, log_texts: bool = False) -> APIRouter
     return router
 
 
-def _answer(service: Service, body: CompletionBody, model: Model, stats: RequestStats) -> CompletionAnswer:
+def _answer(service: Service, body: CompletionBody, model: ServedModel, stats: RequestStats) -> CompletionAnswer:
     scored = bool(body.echo) and body.logprobs is not None
     if scored and body.stream:
         message = "log-probabilities of a prompt are not streamed; remove echo, logprobs or stream"
@@ -74,7 +74,7 @@ def _answer(service: Service, body: CompletionBody, model: Model, stats: Request
     return CompletionAnswer(body, model, stats, service.tokenizer, requests, prompts)
 
 
-def _prompts(service: Service, model: Model, body: CompletionBody) -> list[CompletionPrompt]:
+def _prompts(service: Service, model: ServedModel, body: CompletionBody) -> list[CompletionPrompt]:
     tokenizer, prompt = service.tokenizer, body.prompt
     if isinstance(prompt, str):
         inputs: list[Any] = [prompt]
@@ -97,7 +97,7 @@ def _prompts(service: Service, model: Model, body: CompletionBody) -> list[Compl
     return prompts
 
 
-def _document(model: Model, tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def _document(model: ServedModel, tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """The tokens of a text for a base that begins with a special token's name; none for any other prompt.
 
     Such a name is text everywhere else. At the very start harnesses put the token before a document (lm-eval-harness in
@@ -119,7 +119,7 @@ class CompletionAnswer(ChoicesAnswer):
     def __init__(
         self,
         body: CompletionBody,
-        model: Model,
+        model: ServedModel,
         stats: RequestStats,
         tokenizer: Tokenizer,
         requests: Sequence[TextRequest],

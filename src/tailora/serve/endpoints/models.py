@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from tailora.serve.dependencies import find_model, key_of, stats_of
-from tailora.serve.registry import Model, Registry
+from tailora.serve.registry import Registry, ServedModel
 
 
 def model_routes(registry: Registry) -> APIRouter:
@@ -39,7 +39,7 @@ def model_routes(registry: Registry) -> APIRouter:
     return router
 
 
-def _description(model: Model, registry: Registry) -> dict[str, Any]:
+def _description(model: ServedModel, registry: Registry) -> dict[str, Any]:
     is_base = model is registry.base
     description: dict[str, Any] = {
         "id": model.name,

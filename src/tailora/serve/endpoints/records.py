@@ -24,7 +24,7 @@ from tailora.metrics.slots import SlotReport
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.dependencies import find_model, prepare, stats_of
 from tailora.serve.endpoints.answer import Answer, respond
-from tailora.serve.registry import Model
+from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.records import RecordsBody
 from tailora.serve.service import PendingTexts, Service, TextRequest
@@ -58,7 +58,7 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
 
 
 def _answer(
-    service: Service, rules: Rules, body: RecordsBody, source: bytes, model: Model, stats: RequestStats
+    service: Service, rules: Rules, body: RecordsBody, source: bytes, model: ServedModel, stats: RequestStats
 ) -> RecordsAnswer:
     if len(body.all_facts) > service.limits.queue:
         message = f"the request has {len(body.all_facts)} records, and the limit is {service.limits.queue}; split it"
@@ -88,7 +88,7 @@ class RecordsAnswer(Answer):
         self,
         service: Service,
         body: RecordsBody,
-        model: Model,
+        model: ServedModel,
         stats: RequestStats,
         requests: Sequence[TextRequest],
         records: Sequence[Record],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tailora.data.examples import Example
 
-Ints = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,12 @@ class TreeBatch:
         examples: number of sequences in the trees.
     """
 
-    tokens: Ints
-    positions: Ints
-    ends: Ints
-    starts: Ints
-    edge_nodes: Ints
-    edge_tokens: Ints
+    tokens: Indices
+    positions: Indices
+    ends: Indices
+    starts: Indices
+    edge_nodes: Indices
+    edge_tokens: Indices
     edge_weights: NDArray[np.float32]
     examples: int
 
