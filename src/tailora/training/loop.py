@@ -106,7 +106,7 @@ def fit(
             brought a better loss than the start.
         KeyboardInterrupt: on Ctrl-C before the first update.
     """
-    run = _Run(model, settings, observer, arithmetic)
+    run = _Run(model, settings, observer, arithmetic, whole)
     steps = total_steps(len(train), settings)
     saver = None if keep is None else Saver(lambda: keep(run.state()), settings.save_every)
     with arithmetic.products(), TreeModel(model, head=arithmetic.head) as run.trees:
@@ -119,7 +119,7 @@ def fit(
             run.continue_from(state)
         training_mode(model)
         try:
-            _updates(run, train, valid, steps, saver, whole)
+            _updates(run, train, valid, steps, saver)
         except KeyboardInterrupt:
             if saver is not None and run.is_whole and run.outcome.steps:
                 saver.save()
@@ -158,7 +158,6 @@ def _updates(
     valid: Sequence[Example],
     steps: int,
     saver: Saver | None,
-    whole: Callable[[], AbstractContextManager[Any]],
 ) -> None:
     """Run the remaining updates and validations."""
     every = run.settings.eval_every or max(1, math.ceil(len(train) / run.settings.batch_size))
@@ -171,13 +170,13 @@ def _updates(
     if run.out_of_patience():
         return
     for batch in run.updates(train, steps):
-        with whole():
+        with run.whole():
             run.update(batch, steps)
         due = is_due()
         if due and not run.validate(valid) and run.out_of_patience():
             return
         if saver is not None and run.outcome.steps < steps:
-            with whole():
+            with run.whole():
                 saver.after_update(validated=due)
 
 
@@ -192,12 +191,14 @@ class _Run:
         settings: TrainSettings,
         observer: Observer,
         arithmetic: Arithmetic,
+        whole: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.model, self.settings, self.observer, self.autocast = model, settings, observer, arithmetic.autocast
         self.learning = learning_parameters(model)
         self.optimizer = adamw(self.learning.values(), settings.weight_decay)
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
+        self.whole = whole
         self.fruitless, self.validated_at, self.is_whole = 0, -1, True
         self.generators = generators_of(model, arithmetic.head)
         torch.manual_seed(settings.seed)
@@ -223,7 +224,8 @@ class _Run:
         options = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**options, "state": state.optimizer})
         for name, generator in self.generators.items():
-            generator.set_state(state.generators[name])
+            if name in state.generators:  # a run may continue on another device
+                generator.set_state(state.generators[name])
         for name in PROGRESS:
             setattr(self.outcome, name, state.progress[name])
         self.outcome.steps, self.fruitless = state.step, state.fruitless
@@ -292,16 +294,17 @@ class _Run:
             loss = mean_loss(self.trees, valid, self.settings)
         if not math.isfinite(loss):
             raise TrainingError("the validation loss is not finite", hint="lower the learning rate")
-        self.validated_at = self.outcome.steps
-        best = self.outcome.final_loss is None or loss < self.outcome.final_loss
-        if self.outcome.initial_loss is None:
-            self.outcome.initial_loss = loss
-        if best:
-            self.outcome.final_loss, self.outcome.best_step, self.fruitless = loss, self.outcome.steps, 0
-            self.best = {name: parameter.detach().clone() for name, parameter in self.learning.items()}
-        else:
-            self.fruitless += 1
-        self.observer.validated({"step": self.outcome.steps, "validation_loss": loss}, best)
+        with self.whole():  # what is known of the validation changes at once
+            self.validated_at = self.outcome.steps
+            best = self.outcome.final_loss is None or loss < self.outcome.final_loss
+            if self.outcome.initial_loss is None:
+                self.outcome.initial_loss = loss
+            if best:
+                self.outcome.final_loss, self.outcome.best_step, self.fruitless = loss, self.outcome.steps, 0
+                self.best = {name: parameter.detach().clone() for name, parameter in self.learning.items()}
+            else:
+                self.fruitless += 1
+            self.observer.validated({"step": self.outcome.steps, "validation_loss": loss}, best)
         return best
 
     def warn_of_chance(self) -> None:
