@@ -118,7 +118,7 @@ def test_times_that_cannot_be_used_are_measured_again(
     with caplog.at_level(logging.WARNING):
         assert chosen().precision == "bf16"
     assert timed.calls == 2
-    assert f"{path}: this file of the cache cannot be used" in caplog.text
+    assert f"{path}: this cache file cannot be used" in caplog.text
     assert path.read_text(encoding="utf-8") == sound
 
 
