@@ -11,6 +11,7 @@ from tailora.core.errors import AdapterError, SettingsError
 
 Format = Literal["peft", "loralib"]
 _STATE_DICTS = (".bin", ".pt", ".pth")
+_PLACES = "name an adapter folder, a run directory, or a loralib .bin or .pt file"
 
 
 def load(path: str | PathLike[str]) -> Adapter:
@@ -25,13 +26,13 @@ def load(path: str | PathLike[str]) -> Adapter:
     if path.is_dir():
         return peft.load(path)
     if not path.is_file():
-        raise AdapterError("no such adapter", where=path, hint="name an adapter folder or a loralib .bin or .pt file")
+        raise AdapterError("no such adapter", where=path, hint=_PLACES)
     if path.suffix in _STATE_DICTS:
         return loralib.load(path)
     if path.name == peft.WEIGHTS_FILE:
         return peft.load(path.parent)
     what = "is not in a known adapter format"
-    raise AdapterError(what, where=path, hint="name an adapter folder or a loralib .bin or .pt file")
+    raise AdapterError(what, where=path, hint=_PLACES)
 
 
 def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> None:
