@@ -94,6 +94,9 @@ class TrainOptions(TypedDict, total=False):
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
+    gradient_checkpointing: bool
+    """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
+    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
@@ -348,6 +351,9 @@ class CompareOptions(TypedDict, total=False):
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
+    gradient_checkpointing: bool
+    """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
+    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
@@ -446,6 +452,9 @@ class TuneOptions(TypedDict, total=False):
     tokens_per_pass: int
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
+    gradient_checkpointing: bool
+    """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
+    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""

@@ -109,7 +109,8 @@ def fit(
     run = _Run(model, settings, observer, arithmetic, whole)
     steps = total_steps(len(train), settings)
     saver = None if keep is None else Saver(lambda: keep(run.state()), settings.save_every)
-    with arithmetic.products(), TreeModel(model, head=arithmetic.head) as run.trees:
+    checkpointing = settings.gradient_checkpointing
+    with arithmetic.products(), TreeModel(model, head=arithmetic.head, checkpointing=checkpointing) as run.trees:
         if state is None:
             run.validate(valid)
             run.warn_of_chance()

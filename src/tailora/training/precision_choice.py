@@ -199,7 +199,7 @@ class _Candidate:
     @classmethod
     def prepare(cls, model: nn.Module, name: str, settings: TrainSettings, sample: TreeBatch) -> _Candidate:
         arithmetic = apply(model, name, settings, sample)
-        with TreeModel(model, head=arithmetic.head) as trees:
+        with TreeModel(model, head=arithmetic.head, checkpointing=settings.gradient_checkpointing) as trees:
             return cls(arithmetic, trees, _NetworkState(model))
 
     def pass_seconds(self, batch: TreeBatch, device: str) -> float:
@@ -260,5 +260,6 @@ def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str) -> 
         "method": settings.method,
         "adapter": adapter,
         "batch_size": settings.batch_size,
+        "checkpointing": settings.gradient_checkpointing,
         "nodes": 2 ** round(math.log2(nodes)),
     }

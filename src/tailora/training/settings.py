@@ -127,6 +127,9 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     tokens_per_pass: int = Field(4096, ge=1)
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
     gradients of several passes."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
+    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
     precision: TrainingPrecision = "auto"
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tailora.core.errors import ModelError
 from tailora.core.hardware.memory import keep_freed_memory
@@ -32,13 +34,14 @@ class TreeModel:
     Args:
         model: a transformers causal language model whose learning parameters have `requires_grad`.
         head: a frozen vocabulary projection to score with; by default the model's own.
+        checkpointing: keep only the inputs of the blocks for the gradient, and compute each block again.
 
     Raises:
         ModelError: the model has no plain vocabulary projection, or, on entering, its attention cannot be replaced.
     """
 
-    def __init__(self, model: nn.Module, *, head: FrozenHead | None = None) -> None:
-        self.model = cast(Any, model)
+    def __init__(self, model: nn.Module, *, head: FrozenHead | None = None, checkpointing: bool = False) -> None:
+        self.model, self._checkpointing = cast(Any, model), checkpointing
         self.body = cast(nn.Module, self.model.base_model)
         projection = self.model.get_output_embeddings()
         if projection is None or self.body is model:
@@ -57,6 +60,9 @@ class TreeModel:
                 hint="train another base model",
             )
         fuse(self.body)
+        if self._checkpointing:
+            for block in blocks_of(self.model):
+                block.forward = partial(_checkpointed, block.forward)
         if self.device.type == "cpu":
             keep_freed_memory()
         return self
@@ -73,6 +79,9 @@ class TreeModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._checkpointing:
+            for block in blocks_of(self.model):
+                del block.forward  # the class has its own
         self._takes(cast(str, self._attention))
 
     @property
@@ -108,6 +117,30 @@ class TreeModel:
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a transformers causal language model, in order.
+
+    Raises:
+        ModelError: the model has no list of blocks.
+    """
+    count = cast(Any, model).config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise ModelError(
+        "has no list of blocks, whose inputs alone could be kept",
+        where=type(model).__name__,
+        hint="train without --gradient-checkpointing",
+    )
+
+
+def _checkpointed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """Run a block; where a gradient will be needed, keep its inputs only. Dropout draws the same numbers again."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
 
 def _filled(values: np.ndarray, rows: int, device: torch.device) -> Tensor:
