@@ -125,6 +125,18 @@ def test_base_and_adapter_are_named(run: tailora.TrainingRun) -> None:
         model.generate(ROWS)
 
 
+@pytest.mark.parametrize("adapted", [{"merged": True}, {"dora": True}])
+def test_an_adapter_in_the_network_stays(run: tailora.TrainingRun, tmp_path: Path, adapted: dict[str, bool]) -> None:
+    if "dora" in adapted:
+        run = tailora.train(PAIRS, output=tmp_path / "dora", dora=True, **QUICK)
+    merged = adapted.get("merged", False)
+    with tailora.load("tiny", adapters={"shop": run}, precision="fp32", backend="torch", merged=merged) as model:
+        with pytest.raises(tailora.AdapterError, match="shop: the adapter is part of the network"):
+            model.remove_adapter("shop")
+        with pytest.raises(tailora.AdapterError, match="shop: the adapter is part of the network"):
+            model.add_adapter("other", run)
+
+
 def test_adapters_come_and_go(run: tailora.TrainingRun) -> None:
     with tailora.load("tiny", extra_adapters=1, max_rank=64, precision="fp32") as model:
         base = model.generate(ROWS, max_new_tokens=8)

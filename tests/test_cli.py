@@ -79,7 +79,7 @@ def test_without_json_the_result_is_not_printed(toy: Any, capsys: pytest.Capture
         (["zzz"], "tailora: zzz: no such command; see `tailora --help`"),
         (["toy", "--tims", "3"], "tailora: --tims: no such flag; did you mean --times?"),
         (["toy", "--times", "x"], "tailora: --times: must be a whole number, not 'x'"),
-        (["toy", "none.yaml"], "tailora: none.yaml: cannot be read (No such file or directory); check the path"),
+        (["toy", "none.yaml"], "tailora: none.yaml: there is no such file; check the path"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(

@@ -84,8 +84,8 @@ def test_whole_then_from_the_cache(serve: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ({"body": BODY[:100], "length": len(BODY)}, OfflineError, "cannot be fetched"),
-        ({"body": b"other"}, DataError, "another SHA-256"),
+        ({"body": BODY[:100], "length": len(BODY)}, OfflineError, r"^trainset.csv cannot be downloaded: .* \(http"),
+        ({"body": b"other"}, DataError, "its SHA-256 is not that of the official file"),
         ({"status": 404}, DataError, "responded 404"),
     ],
 )

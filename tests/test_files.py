@@ -170,7 +170,7 @@ def test_a_refusal_that_a_library_only_tells_in_words_is_the_systems(tmp_path: P
         (b"[" * 100_000, "is not valid JSON"),
         (b'{"a": "\xff"}', "is not valid JSON"),
         (b"[]", r"a\.json: is not a JSON object; fetch it again"),
-        (None, r"a\.json: cannot be read: No such file or directory; fetch it again"),
+        (None, r"a\.json: there is no such file; fetch it again"),
     ],
 )
 def test_a_json_file_that_is_not_an_object_is_one_error(tmp_path: Path, content: bytes | None, message: str) -> None:

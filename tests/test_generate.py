@@ -229,7 +229,7 @@ def test_what_no_slot_expresses_runs_on_torch(base: str, data: Path, tmp_path: P
     with pytest.raises(AdapterError, match="run it with --backend torch"):
         run(GenerateSettings(adapter=(str(folder),), backend="openvino", **ways))
     second = save_adapter(tmp_path / "second", base)
-    with pytest.raises(AdapterError, match="cannot run beside other adapters; merge it with `tailora merge`"):
+    with pytest.raises(AdapterError, match="cannot run together with other adapters; merge it with `tailora merge`"):
         run(GenerateSettings(adapter=(f"a={folder}", f"b={second}"), **ways | {"input": named(tmp_path)}))
 
 

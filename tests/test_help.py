@@ -63,7 +63,9 @@ def test_every_field_is_in_a_group_of_the_help(name: str) -> None:
         assert len({cls.heading_of(field) for field in cls.model_fields}) > 2
 
 
-@pytest.mark.parametrize("field", ["format", "columns", "language", "all_texts", "split", "limit", "base", "force"])
+@pytest.mark.parametrize(
+    "field", ["format", "columns", "language", "all_texts", "split", "limit", "base", "force", "epochs"]
+)
 def test_a_shared_field_has_one_wording(field: str) -> None:
     texts = {info(name, other).description for name, other in FIELDS if other == field}
     assert len(texts) == 1
@@ -78,6 +80,12 @@ WRONG: tuple[Any, ...] = (
     *("zzz", "", "-1", "nan", "1e400", "9" * 5000, -1, 1e400, 2.5, True, None, b"\xff", object),
     *([], [None], [object], ["zzz"], {}, {"zzz": "zzz"}, {"zzz": None}, {1: object}, {"h.0": [1]}, {None: 1}),
 )
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+def test_no_help_text_names_a_setting_in_place_of_its_flag(name: str, field: str) -> None:
+    spelled = {other for other in settings_class(name).model_fields if "_" in other}
+    assert spelled.isdisjoint(re.findall(r"\w+", info(name, field).description or ""))
 
 
 def mistakes(cls: type[Settings], field: str) -> Iterator[str]:

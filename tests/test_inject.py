@@ -181,7 +181,7 @@ def test_a_whole_layer_and_a_slice_of_it_is_the_whole_layer() -> None:
     [
         (
             ("q_proj",),
-            r"target 'q_proj' matches no layer; choose from .*attn\.c_attn \(2\).*lm_head; or by group attention",
+            r"target 'q_proj' matches no layer; choose a group \(attention, attention.qv.*attn\.c_attn \(2\).*lm_head",
         ),
         (("c_attn", "nothing"), "target 'nothing' matches no layer"),
         (("attn",), r"target 'attn' matches only what cannot be adapted \(GPT2Attention\)"),

@@ -173,6 +173,17 @@ def test_the_lists_of_exceptions_hold_no_dead_entries() -> None:
     assert all(late.values()), "drop what is no longer needed from LATE_IMPORTS"
 
 
+def test_messages_are_printed_on_one_console() -> None:
+    made = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
+    }
+    quiet = {"tailora.api.scores", "tailora.experiments.tuning"}  # a text in memory, and no output at all
+    assert made == {"tailora.core.console", *quiet}, "use message_console, which wraps nothing in a file or pipe"
+
+
 @pytest.mark.parametrize("module", TREES)
 def test_every_module_tells_its_purpose(module: str) -> None:
     assert ast.get_docstring(TREES[module]), "open the module with its purpose"

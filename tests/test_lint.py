@@ -175,7 +175,7 @@ def test_records_without_texts_are_reported_once_for_each_file(
     path.write_text("name,text\n" + "".join(f"n{n},{'n0.' if n == 0 else ''}\n" for n in range(40)), encoding="utf-8")
     with pytest.raises(CheckError, match=r"39 findings \(no text: 39\)"):
         run(LintSettings(data=str(path)))
-    assert capsys.readouterr().err.count("no text:\n  all: 39 of 40 records, the first is 2\n") == 1
+    assert capsys.readouterr().err.count("no text:\n  all: 39 of 40 records, the first with the id '2'\n") == 1
 
 
 def test_the_same_facts_in_two_languages_are_no_duplicates(tmp_path: Path) -> None:

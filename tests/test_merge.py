@@ -70,5 +70,5 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for output in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
-        with pytest.raises(SettingsError, match="already exists; choose a new folder"):
+        with pytest.raises(SettingsError, match="already exists; choose another place with --output"):
             run(MergeSettings(adapter=tmp_path / "adapter", output=output))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tailora.commands import quickstart
 from tailora.commands.quickstart import QuickstartSettings, run
 
 
@@ -16,6 +18,17 @@ def test_quickstart_learns_and_merges(tmp_path: Path) -> None:
     assert result["merged"]["equal_texts"] == result["records"]
     assert result["merged"]["largest_logit_difference"] < 1e-3
     assert (tmp_path / "run" / "loss.svg").exists()
+
+
+def test_an_interrupt_after_the_training_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "write", interrupted)
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt, match=rf"^interrupted; the trained adapter is in {re.escape(str(output))}"):
+        run(QuickstartSettings(output=output, epochs=1, limit=10))
+    assert (output / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow

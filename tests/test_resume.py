@@ -171,7 +171,7 @@ def test_the_same_command_continues_a_run_of_the_default_name(
         ({"rank": 4}, "rank was 8 and is 4"),
         ({"limit": 6}, "limit was 7 and is 6, the training data has changed"),
         ({"epochs": 5}, "the run would have 15 updates instead of 6"),
-        ({"resume": "never"}, "exists already"),
+        ({"resume": "never"}, "already exists"),
     ],
     ids=["settings", "data", "length", "never"],
 )

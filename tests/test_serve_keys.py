@@ -62,7 +62,7 @@ def test_what_is_no_list_of_hashes_is_refused_without_being_shown(tmp_path: Path
     with pytest.raises(DataError, match="tailora key") as error:
         read_keys(path, {})
     assert "secret" not in str(error.value)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file; create it with"):
         read_keys(tmp_path / "none", {})
 
 

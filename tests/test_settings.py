@@ -163,7 +163,7 @@ def test_python_callers_get_the_same_error() -> None:
         ("--data x --rank-pattern a", "--rank-pattern: must be KEY=VALUE, not 'a'"),
         ("--data x --rank-pattern a=b", "--rank-pattern: the value of 'a' must be a whole number, not 'b'"),
         ("a.csv", "a.csv: is not a .yaml configuration; give it by its flag, see `tailora toy --help`"),
-        ("a.yaml", "a.yaml: cannot be read (No such file or directory); check the path"),
+        ("a.yaml", "a.yaml: there is no such file; check the path"),
         ("a.yaml b.yaml", "unexpected argument 'b.yaml'; see `tailora toy --help`"),
         (
             "--data x --method full --rank-pattern a=1",

@@ -238,5 +238,5 @@ def test_rules_that_cannot_be_read(tmp_path: Path, text: str, what: str) -> None
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=what):
         load_rules(path)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file; name a file of slot rules"):
         load_rules(tmp_path / "none.yaml")

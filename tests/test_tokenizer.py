@@ -118,9 +118,10 @@ def test_examples(tokenizer: Any) -> None:
     assert (report.total, report.without_text, report.overlong) == (2, 1, 0)
     dropped, report = build_examples(records, tokenizer, max_length=15, overlong="drop")
     assert (len(dropped), report.dropped, report.cut) == (1, 1, 0)
+    assert "; 1 with more than 15 tokens (1 left out)" in str(report)
     cut, report = build_examples(records, tokenizer, max_length=15, overlong="cut")
     assert (len(cut[1]), report.dropped, report.cut) == (15, 0, 1)
-    with pytest.raises(DataError, match="1 over 15"):
+    with pytest.raises(DataError, match=r"^1 of 2 examples has more than 15 tokens, up to [0-9]+; raise"):
         build_examples(records, tokenizer, max_length=15)
 
 

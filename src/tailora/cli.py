@@ -114,7 +114,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, UserError):
         message = f"tailora: {error}"
     elif isinstance(error, KeyboardInterrupt):
-        message = "tailora: interrupted"
+        message = f"tailora: {error}" if str(error) else "tailora: interrupted"
     else:
         message = (
             f"{''.join(traceback.format_exception(error))}\n"

@@ -9,11 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
 
-from rich.console import Console
-
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, require_base
 from tailora.api.inputs import Place, Row, Source, is_one_row, read_data
+from tailora.core.console import message_console
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
@@ -178,7 +177,7 @@ class Model:
         settings = DecodingSettings.from_values(dict(decoding))
         rows = self._rows(records, adapter)
         prompts = self._prompts(rows)
-        with WritingProgress(Console(stderr=True, quiet=not progress or len(rows) == 1), len(rows), 0) as report:
+        with WritingProgress(message_console(quiet=not progress or len(rows) == 1), len(rows), 0) as report:
             generations = self._write(prompts, settings, report)
         texts = []
         rules = load_rules(settings.slot_rules)
@@ -236,7 +235,8 @@ class Model:
             AdapterError: the adapter cannot be read, does not fit the base, or there is no place for it.
         """
         if name in self._setup.adapters:
-            raise SettingsError(f"there is an adapter {name!r} already", where="name", hint="remove it first")
+            raise SettingsError(f"an adapter {name!r} already exists", where="name", hint="remove it first")
+        self._require_slots()
         place = Path(adapter)
         loaded = formats.load(formats.adapter_place(place))
         if changes_nothing(loaded):
@@ -258,10 +258,12 @@ class Model:
 
         Raises:
             SettingsError: there is no adapter of this name.
+            AdapterError: a text in progress uses the adapter, or the network contains it.
         """
         if name not in self._setup.adapters:
             known = ", ".join(self._setup.adapters) or "none"
             raise SettingsError(f"there is no adapter {name!r}", where="name", hint=f"choose one of: {known}")
+        self._require_slots()
         self._worker.call(lambda engine: engine.backend.adapter_slots.unregister(name))
         self._setup = replace(
             self._setup, adapters={own: value for own, value in self._setup.adapters.items() if own != name}
@@ -283,6 +285,13 @@ class Model:
     def __repr__(self) -> str:
         names = ", ".join(self._setup.adapters) or "none"
         return f"Model({self.base}; adapters: {names}; {self.precision} on {self.backend})"
+
+    def _require_slots(self) -> None:
+        """Raise `AdapterError` if the network contains its only adapter, so that none can be added or removed."""
+        if self._running.built_in:
+            (name,) = self._setup.adapters
+            what = "the adapter is part of the network (merged, DoRA or with biases), so the adapters cannot change"
+            raise AdapterError(what, where=name, hint="load another model with tailora.load()")
 
     def _rows(self, records: Source, adapter: str | None) -> list[Record]:
         """One record for each row, with the adapter that the caller asks for."""

@@ -31,7 +31,7 @@ class TrainOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of epochs: how often the training data is used."""
+    """Number of epochs: passes over the training data."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
@@ -148,7 +148,7 @@ class DecodingOptions(TypedDict, total=False):
     beams: int
     """Number of beams. With 1, decoding is greedy, or samples if the temperature is above 0."""
     length_penalty: float
-    """Exponent of the length in the score of a beam: log-probability / tokens ** length_penalty."""
+    """Exponent of the length in the score of a beam: log-probability / tokens ** penalty."""
     no_repeat_ngram_size: int
     """Length of the token sequences that may not occur twice in a text. 0 allows all repetitions."""
     repetition_penalty: float
@@ -172,7 +172,7 @@ class DecodingOptions(TypedDict, total=False):
     """Number of texts for each record: the best beams, or that many samples."""
     rerank: Literal["fidelity"] | None
     """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
-    unless num_candidates is set."""
+    unless the number of candidates is set."""
     slot_rules: str | PathLike[str] | None
     """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool
@@ -237,7 +237,7 @@ class QuantizeOptions(TypedDict, total=False):
     new_tokens: int
     """Length of the greedy texts that are compared, in tokens."""
     adapter: str | PathLike[str] | None
-    """Adapter to keep beside the base, in the subfolder adapter, or to merge: a folder, a file or a run directory."""
+    """Adapter to store with the base, in its subfolder `adapter`, or to merge: a folder, a file or a run directory."""
     merged: bool
     """Merge the adapter in fp32 before rounding."""
     to: Literal["int8", "bf16", "fp16"]
@@ -288,7 +288,7 @@ class CompareOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of epochs: how often the training data is used."""
+    """Number of epochs: passes over the training data."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int
@@ -389,7 +389,7 @@ class TuneOptions(TypedDict, total=False):
     group_size: int | None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int
-    """Number of epochs: how often the training data is used."""
+    """Number of epochs: passes over the training data."""
     max_steps: int | None
     """Maximum number of updates."""
     warmup_steps: int

@@ -17,6 +17,7 @@ from rich.table import Table
 from tailora.api.inputs import Source, is_place, read_data
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
+from tailora.core.plural import plural
 from tailora.data.reading import ReadingSettings
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
@@ -70,7 +71,7 @@ class Scores(Mapping[str, Score]):
         return captured.get().rstrip()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title=f"{self.records} records")
+        table = Table(title=plural(self.records, "record"))
         for heading in ("score", "value", "95% interval"):
             table.add_column(heading, justify="left" if heading == "score" else "right")
         for row in self._table:
@@ -81,7 +82,7 @@ class Scores(Mapping[str, Score]):
         head = "".join(f"<th>{heading}</th>" for heading in ("score", "value", "95% interval"))
         rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._table)
         body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><caption>{self.records} records</caption><tr>{head}</tr>{body}</table>"
+        return f"<table><caption>{plural(self.records, 'record')}</caption><tr>{head}</tr>{body}</table>"
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
 from tailora.experiments.comparison import Comparison, compare
@@ -96,7 +97,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues from there.
     """
-    console = Console(stderr=True)
+    console = message_console()
     output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-compare"
     own = set(CompareSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
     comparison = Comparison(

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from rich.console import Console
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.adapters.arithmetic import difference, folded
 from tailora.adapters.formats import gguf, loralib
+from tailora.core.console import message_console
 from tailora.core.errors import AdapterError, CheckError, SettingsError
-from tailora.core.files import write_json
+from tailora.core.files import require_new, write_json
 from tailora.inference.verification import verify
 from tailora.models.catalog import resolve
 from tailora.models.config import read_config
@@ -52,8 +52,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         CheckError: the written file is not the same adapter when it is read; it is deleted.
     """
     output, to = settings.output, settings.to
-    if output.exists():
-        raise SettingsError("already exists", where=output, hint="choose another name with --output")
+    require_new(output, empty_folder=False)
     suffixes = {"loralib": (".bin", ".pt", ".pth"), "gguf": (".gguf",)}.get(to, ("",))
     if suffixes != ("",) and output.suffix not in suffixes:
         raise SettingsError(
@@ -78,7 +77,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
     write_json(output / "verify.json" if output.is_dir() else output.with_name(output.name + ".verify.json"), report)
-    Console(stderr=True).print(
+    message_console().print(
         f"wrote {output}: {len(adapter.layers)} layers, {size / 2**20:.1f} MB",
         soft_wrap=True,
         highlight=False,

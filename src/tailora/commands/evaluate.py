@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.fields import flag
 from tailora.core.files import check_writable, write_text
+from tailora.core.plural import plural
 from tailora.core.settings import Unset
 from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
@@ -55,7 +57,7 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """sacrebleu tokenizer for BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. For records in Chinese, Japanese, Korean,
     Thai, Lao, Khmer, Burmese or Tibetan the default is their language's tokenizer."""
     card: Annotated[Literal["e2e", "webnlg", "dart"] | None, Unset("none")] = None
-    """Write card.md: the scores beside the published ones of this task, with every setting that differs."""
+    """Write card.md: the scores next to the published ones for this task, with every setting that differs."""
     draws: int = Field(1000, ge=100)
     """Number of bootstrap samples of the records for the confidence intervals."""
     show: int = Field(50, ge=0)
@@ -89,7 +91,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Raises:
         UserError: records, texts, adapter or base cannot be read or do not match.
     """
-    console = Console(stderr=True)
+    console = message_console()
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
     data = settings.load(settings.input, settings.split, trained=trained)
     records = _with_references(data, settings)
@@ -129,7 +131,8 @@ def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]
     records = list(data.records[: settings.limit])
     lacking = [record.id for record in records if not record.references]
     if lacking:
-        what = f"{len(lacking)} records have no reference; the first is {lacking[0]}"
+        some = f"{len(lacking):,} of {plural(len(records), 'record')}"
+        what = f"{some} have no reference, the first with the id {lacking[0]!r}"
         hint = "keep the marked ones with --all-texts" if data.left_out else "evaluate on records with texts"
         raise DataError(what, where=settings.input, hint=hint)
     return records

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import model_validator
-from rich.console import Console
 
+from tailora.core.console import message_console
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.settings import Unset
 from tailora.data.readers import json_text, jsonl, piped
@@ -53,7 +53,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     Raises:
         UserError: the input, an adapter or the base cannot be read, or they do not belong together.
     """
-    console, output = Console(stderr=True), settings.output
+    console, output = message_console(), settings.output
     records = read_records(settings, trained_reading(settings.base, settings.adapters()))
     job = TextJob(records, settings, source=settings.input, console=console)
     stream = _print_piece if output is None and len(records) == 1 and not settings.rerank else None

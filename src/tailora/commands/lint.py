@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
-from rich.console import Console
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.errors import CheckError
 from tailora.core.plural import plural
 from tailora.core.problems import FieldError
@@ -83,7 +83,7 @@ def run(settings: LintSettings) -> dict[str, Any]:
 
 def _show(splits: Mapping[str, Mapping[str, int]], example: str, report: LintReport, show: int) -> None:
     """Print the counts, the first record's prompt, the lengths and the findings."""
-    console = Console(stderr=True)
+    console = message_console()
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator
-from rich.console import Console
 
 from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
+from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
-from tailora.core.files import atomic_folder, write_json
+from tailora.core.files import atomic_folder, require_new, write_json
 from tailora.core.settings import Unset, Verbatim
 from tailora.inference.attached import load_adapted
 from tailora.inference.verification import verify
@@ -55,8 +55,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         CheckError: the merged model does not match base + adapter; nothing is written.
     """
     output = settings.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError("already exists", where=output, hint="choose a new folder with --output")
+    require_new(output)
     (path, *more) = settings.adapter
     delta = not more and (path / DELTA).is_file()
     model = _trained_in_place(settings) if delta else _with_adapters(settings)
@@ -77,7 +76,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
         "dtype": str(base.model.dtype).removeprefix("torch."),
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
     }
-    Console(stderr=True).print(
+    message_console().print(
         f"wrote {output}: {base.name} with {merged} merged into it, {result['parameters']:,} parameters "
         f"in {result['dtype']}, {result['bytes'] / 2**20:.1f} MB",
         soft_wrap=True,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.settings import Settings
 from tailora.models.catalog import CATALOG, ModelSource, availability
 
@@ -38,7 +38,7 @@ def run(settings: ModelsSettings) -> dict[str, Any]:
     table = Table("name", "parameters", "on this machine", "description", box=None, pad_edge=False)
     for entry in CATALOG.values():
         table.add_row(entry.name, f"{entry.parameters / 1e6:,.0f} M", _AVAILABILITY[availability(entry)], entry.about)
-    console = Console(stderr=True)
+    console = message_console()
     console.print(table)
     console.print(
         "--base also accepts a folder in Hugging Face layout, a .gguf file, or a Hugging Face hub id. Pin a name or a "

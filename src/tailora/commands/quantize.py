@@ -10,14 +10,14 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
-from rich.console import Console
 from rich.table import Table
 
 from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
+from tailora.core.console import message_console
 from tailora.core.errors import CheckError, SettingsError
-from tailora.core.files import atomic_folder, write_json
+from tailora.core.files import atomic_folder, require_new, write_json
 from tailora.core.settings import Unset
 from tailora.data.examples import Example
 from tailora.data.trained_reading import TrainedReading
@@ -46,7 +46,7 @@ class QuantizeSettings(ProbeSettings):
     heading = "model"
     headings: ClassVar = {"tolerance": "checks", "to": "output", "output": "output"}
     adapter: Annotated[Path | None, Unset("none")] = None
-    """Adapter to keep beside the base, in the subfolder adapter, or to merge: a folder, a file or a run directory."""
+    """Adapter to store with the base, in its subfolder `adapter`, or to merge: a folder, a file or a run directory."""
     merged: bool = False
     """Merge the adapter in fp32 before rounding."""
     to: QuantizedType
@@ -75,8 +75,7 @@ def run(settings: QuantizeSettings) -> dict[str, Any]:
         UserError: the model, the adapter or the records cannot be read, or do not belong together.
     """
     output = settings.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError("already exists", where=output, hint="choose a new folder with --output")
+    require_new(output)
     adapted = load_adapted(
         settings.adapter, settings.base, dtype=torch.float32, merged=settings.merged, force=settings.force
     )
@@ -199,7 +198,7 @@ def _speed(
 
 
 def _print(result: Mapping[str, Any], output: Path) -> None:
-    console = Console(stderr=True)
+    console = message_console()
     table = Table()
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="right" if heading else "left")

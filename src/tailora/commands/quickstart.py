@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.files import write_json
 from tailora.core.settings import Settings, Unset
 from tailora.data import records as record_files
@@ -40,7 +41,7 @@ class QuickstartSettings(Settings):
     """Bundled sample task to learn: restaurants, products or trains."""
     limit: Limit = None
     epochs: int = Field(2, ge=1)
-    """Number of passes over the training records."""
+    """Number of epochs: passes over the training data."""
     seed: int = 0
     """Seed of the adapter's initial values and of the order of the examples."""
     output: Annotated[Path | None, Unset("runs/TASK-lora-N")] = None
@@ -53,7 +54,6 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
     Returns:
         The validation loss, BLEU and slot error rate before and after, how far merged and unmerged agree, and seconds.
     """
-    console = Console(stderr=True)
     began = time.perf_counter()
     recipe: dict[str, Any] = {
         "targets": ("all-linear",),
@@ -65,6 +65,20 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
     chosen = settings.model_dump(exclude={"task"})
     trained = train(TrainSettings(data=settings.task, base="tiny", **recipe, **chosen))
     folder = Path(trained["run"])
+    try:
+        result, records, texts = _scored(settings, trained, folder)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; the trained adapter is in {folder / 'adapter'}") from error
+    result["seconds"] = time.perf_counter() - began
+    write_json(folder / "quickstart.json", result)
+    _print(message_console(), result, records, texts)
+    return result
+
+
+def _scored(
+    settings: QuickstartSettings, trained: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, Any], list[Record], list[str]]:
+    """Write and score texts; return the result, the test records and their texts with the adapter."""
     records = record_files.read(settings.task, split="test")
     bare = load_base("tiny", dtype=torch.float32)
     before = write(bare, records)
@@ -84,11 +98,8 @@ def run(settings: QuickstartSettings) -> dict[str, Any]:
             "equal_texts": sum(one == other for one, other in zip(after, merged, strict=True)),
             "largest_logit_difference": difference,
         },
-        "seconds": time.perf_counter() - began,
     }
-    write_json(folder / "quickstart.json", result)
-    _print(console, result, records, after)
-    return result
+    return result, records, after
 
 
 def write(base: Base, records: Sequence[Record]) -> list[str]:

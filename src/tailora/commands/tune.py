@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
+from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.plural import plural
 from tailora.core.settings import Unset
@@ -56,7 +57,7 @@ def run(settings: TuneSettings) -> dict[str, Any]:
         UserError: see `experiments.tuning.tune`.
         KeyboardInterrupt: on Ctrl-C; the next start repeats the unfinished trial.
     """
-    console = Console(stderr=True)
+    console = message_console()
     output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-tune"
     own = set(TuneSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
     training = TrainSettings(**settings.model_dump(mode="json", exclude_unset=True, exclude=own))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from rich.console import Console
 
 from tailora.adapters import lineage
 from tailora.adapters.adapter import Adapter
+from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
 from tailora.data.trained_reading import TrainedReading
@@ -94,7 +94,7 @@ def _subject(settings: VerifySettings) -> tuple[Path | Adapter | None, str | Non
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(stderr=True)
+    console = message_console()
     names = {"against_base": "compared with the base", "against_adapter": "compared with base + adapter"}
     for key, name in names.items():
         if key in result:

@@ -1,10 +1,25 @@
-"""Where progress is drawn."""
+"""The console that messages and tables are printed on, and whether it can draw progress."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
+NO_LIMIT = 100_000
+"""Width, in columns, of a console that is not a terminal: no message and no table is that wide."""
+
+
+def message_console(*, quiet: bool = False) -> Console:
+    """Return a console on standard error. In a file or pipe, nothing that is printed on it is wrapped.
+
+    Args:
+        quiet: whether nothing is printed at all.
+    """
+    console = Console(stderr=True, quiet=quiet)
+    if not (console.is_terminal or console.is_jupyter):
+        console.width = NO_LIMIT
+    return console
+
 
 def draws_progress(console: Console) -> bool:
-    """Whether a progress bar can be drawn: in a terminal and in a notebook, not in a file or pipe."""
+    """Return whether a progress bar can be drawn: in a terminal and in a notebook, not in a file or pipe."""
     return console.is_terminal or console.is_jupyter

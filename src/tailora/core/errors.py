@@ -78,6 +78,15 @@ class CheckError(UserError):
         self.result = result or {}
 
 
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file cannot be read, for the `what` of a `UserError`."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text"
+    return f"cannot be read ({error.strerror or error})"
+
+
 EXIT_CODE: dict[type[BaseException], int] = {UserError: 2, KeyboardInterrupt: 130, Exception: 1}
 HTTP_STATUS: dict[type[UserError], int] = {
     OfflineError: 503,

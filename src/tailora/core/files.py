@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tailora.core.errors import SettingsError, UserError
+from tailora.core.errors import SettingsError, UserError, unreadable
 
 
 @contextlib.contextmanager
@@ -68,6 +68,25 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         if (system := _system_error(error, target)) is not None:
             raise system from error
         raise
+
+
+def output_exists(path: str | os.PathLike[str]) -> SettingsError:
+    """Return the error for an output that would replace something."""
+    return SettingsError("already exists", where=path, hint="choose another place with --output")
+
+
+def require_new(path: Path, *, empty_folder: bool = True) -> None:
+    """Check that an output would replace nothing.
+
+    Args:
+        path: a file or folder to be written.
+        empty_folder: whether `path` may be an empty folder.
+
+    Raises:
+        SettingsError: there is something at `path`.
+    """
+    if path.exists() and not (empty_folder and path.is_dir() and not any(path.iterdir())):
+        raise output_exists(path)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -125,7 +144,7 @@ def read_json_object(
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", where=path, hint=hint) from problem
+        raise error(unreadable(problem), where=path, hint=hint) from problem
     except (ValueError, RecursionError) as problem:
         raise error(f"is not valid JSON ({problem})", where=path, hint=hint) from problem
     if not isinstance(value, dict):

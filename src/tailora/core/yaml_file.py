@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tailora.core.errors import SettingsError
+from tailora.core.errors import SettingsError, unreadable
 
 
 class Value(NamedTuple):
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Value]:
             raise SettingsError("holds no `key: value` lines", where=path, hint="write one setting per line")
         pairs = [(key, loader.construct_object(value, deep=True)) for key, value in node.value]
     except OSError as error:
-        raise SettingsError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from error
+        raise SettingsError(unreadable(error), where=path, hint="check the path") from error
     except UnicodeDecodeError as error:
         raise SettingsError("is not UTF-8 text", where=path, hint="save it as UTF-8") from error
     except yaml.YAMLError as error:

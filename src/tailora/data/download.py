@@ -82,18 +82,18 @@ def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
             except urllib.error.HTTPError as error:
                 answer = f"the server responded {error.code} {error.reason}"
                 if not _may_pass(error.code):
-                    raise DataError(answer, where=url, hint=_other_ways(target)) from error
+                    raise DataError(_failed(target, answer, url), hint=_other_ways(target)) from error
                 if attempt == _ATTEMPTS:
-                    raise OfflineError(f"{answer} three times", where=url, hint=_other_ways(target)) from error
+                    what = _failed(target, f"{answer} three times", url)
+                    raise OfflineError(what, hint=_other_ways(target)) from error
                 time.sleep(_pause(error, attempt))
             except (OSError, http.client.HTTPException) as error:
                 if attempt == _ATTEMPTS:
                     reason = getattr(error, "reason", None) or error
-                    raise OfflineError(f"cannot be fetched ({reason})", where=url, hint=_other_ways(target)) from error
+                    raise OfflineError(_failed(target, str(reason), url), hint=_other_ways(target)) from error
         if _sha256(part) != digest:
-            raise DataError(
-                "the fetched file has another SHA-256 than the official one", where=url, hint=_other_ways(target)
-            )
+            what = _failed(target, "its SHA-256 is not that of the official file", url)
+            raise DataError(what, hint=_other_ways(target))
 
 
 def _may_pass(status: int) -> bool:
@@ -126,6 +126,10 @@ def _append(url: str, part: Path, timeout: float) -> None:
             came += len(chunk)
         if length is not None and came != int(length):
             raise http.client.IncompleteRead(b"", int(length) - came)
+
+
+def _failed(target: Path, why: str, url: str) -> str:
+    return f"{target.name} cannot be downloaded: {why} ({url})"
 
 
 def _other_ways(target: Path) -> str:

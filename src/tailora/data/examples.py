@@ -61,7 +61,9 @@ class ExampleReport:
     def __str__(self) -> str:
         text = f"{plural(self.total, 'example')}, the longest has {plural(self.longest, 'token')}"
         if self.overlong:
-            text += f"; {self.overlong:,} over {self.max_length} ({self.dropped:,} dropped, {self.cut:,} cut)"
+            counts = ((self.dropped, "left out"), (self.cut, "cut"))
+            treatment = " and ".join(f"{count:,} {what}" for count, what in counts if count)
+            text += f"; {self.overlong:,} with more than {self.max_length} tokens ({treatment})"
         if self.without_text:
             text += f"; {plural(self.without_text, 'record')} without a text"
         return text
@@ -121,7 +123,11 @@ def build_examples(
         max_length=max_length,
     )
     if too_long and overlong == "error":
-        raise DataError(str(report), hint="raise --max-length, or choose --overlong drop or --overlong cut")
+        have = "has" if too_long == 1 else "have"
+        what = (
+            f"{too_long:,} of {plural(report.total, 'example')} {have} more than {max_length} tokens, up to {longest:,}"
+        )
+        raise DataError(what, hint="raise --max-length, or choose --overlong drop or --overlong cut")
     if not examples:
         raise DataError(f"no example is left: {report}", hint="use records with texts, or raise --max-length")
     return examples, report

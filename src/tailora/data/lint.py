@@ -126,7 +126,7 @@ def _without_text(split: str, records: Sequence[Record]) -> list[Finding]:
     lacking = [record.id for record in records if not record.references]
     if not lacking:
         return []
-    detail = f"{len(lacking):,} of {plural(len(records), 'record')}, the first is {lacking[0]}"
+    detail = f"{len(lacking):,} of {plural(len(records), 'record')}, the first with the id {lacking[0]!r}"
     return [Finding("no text", split, detail, len(lacking))]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
-from rich.console import Console
 
+from tailora.core.console import message_console
 from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.data.columns import check_columns, parse_columns, show_columns
 from tailora.data.readers.formats import DataFormat
@@ -75,7 +75,7 @@ class ReadingSettings(Settings):
         announce(data, texts)
         if data.columns_from_training and trained is not None:
             line = f"{data.path}: read with the adapter's training columns ({show_columns(trained.columns)})"
-            Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+            message_console().print(line, highlight=False, markup=False, soft_wrap=True)
         return data
 
 
@@ -92,7 +92,7 @@ class SplitSettings(ReadingSettings):
 
 def announce(data: DataFile, texts: TextUse = "required") -> None:
     """Print warnings about a file to standard error, and how many of its texts are left out."""
-    console = Console(stderr=True)
+    console = message_console()
     for note in data.notes:
         console.print(f"warning: {data.path}: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if data.left_out and texts != "unused":

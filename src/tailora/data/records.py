@@ -167,7 +167,7 @@ def parse(
     chosen = None if columns is None else check_columns(columns)
     parsed = _parse(kind, text, where, chosen, texts == "required", trained)
     if not parsed.rows:
-        raise DataError("has no record", where=path, hint="give a file with records")
+        raise DataError("contains no records", where=path, hint="give a file with records")
     left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
     usable = _usable(parsed.rows, all_texts, texts)
     rows = in_language(usable, where, language, needed=texts != "unused", trained=trained.language if trained else None)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, unreadable
 
 PACKED = (".gz", ".bz2", ".xz")
 """Suffixes of the compressed files that can be read."""
@@ -53,10 +53,8 @@ def read_text(path: Path, *, blank: bool = False) -> str:
     """
     try:
         raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError("there is no such file", where=path, hint="check the path") from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", where=path, hint="check the path") from error
+        raise DataError(unreadable(error), where=path, hint="check the path") from error
     text = _decode(_unpack(raw, path), path)
     if not blank and not text.strip():
         raise DataError("the file is empty", where=path, hint="give a file with records")

@@ -29,7 +29,7 @@ class DecodingSettings(Settings):
     beams: int = Field(1, ge=1)
     """Number of beams. With 1, decoding is greedy, or samples if the temperature is above 0."""
     length_penalty: float = 1.0
-    """Exponent of the length in the score of a beam: log-probability / tokens ** length_penalty."""
+    """Exponent of the length in the score of a beam: log-probability / tokens ** penalty."""
     no_repeat_ngram_size: int = Field(0, ge=0)
     """Length of the token sequences that may not occur twice in a text. 0 allows all repetitions."""
     repetition_penalty: float = Field(1.0, gt=0)
@@ -53,7 +53,7 @@ class DecodingSettings(Settings):
     """Number of texts for each record: the best beams, or that many samples."""
     rerank: Annotated[Literal["fidelity"] | None, Unset("off")] = None
     """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
-    unless num_candidates is set."""
+    unless the number of candidates is set."""
     slot_rules: Annotated[Path | None, Unset("the bundled rules for E2E")] = None
     """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool = False

@@ -72,7 +72,7 @@ def start_engine(
 
     Raises:
         SettingsError: the arguments contradict each other.
-        AdapterError: an adapter cannot run on this backend, or beside the others.
+        AdapterError: an adapter cannot run on this backend, or together with the others.
         ModelError: the base cannot be loaded.
     """
     in_slots = _fit_into_slots(setup, backend, device, merged)
@@ -106,7 +106,7 @@ def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: boo
     if why_not and len(setup.adapters) > 1:
         name, reason = why_not
         raise AdapterError(
-            f"{reason} and cannot run beside other adapters", where=name, hint="merge it with `tailora merge`"
+            f"{reason} and cannot run together with other adapters", where=name, hint="merge it with `tailora merge`"
         )
     if backend == "openvino" and why_not:
         raise AdapterError(why_not[1], where=why_not[0], hint="run it with --backend torch")

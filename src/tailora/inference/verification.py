@@ -116,5 +116,5 @@ def _judge(result: dict[str, Any], before: Reading, tolerance: float) -> None:
         )
     if result.get("drift", 0.0) > tolerance:
         share = f"{result['drift']:.1%} of the adapter's effect (limit {tolerance:.1%})"
-        hint = "merge into a base in fp32, or serve the adapter beside the base"
+        hint = "merge into a base in fp32, or serve the adapter without merging it"
         raise CheckError(f"{what} deviates by {share}", where=where, hint=hint, result=result)

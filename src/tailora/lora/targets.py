@@ -92,13 +92,13 @@ def _nothing_matches(target: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _choices(modules: Mapping[str, nn.Module], limit: int = 12) -> str:
-    """Return a hint with the ends of paths that can be adapted, most frequent first, and the groups of layers."""
+    """Return a hint with the groups of layers, and the ends of paths that can be adapted."""
     ends = Counter(_end(name) for name, module in modules.items() if kind_of(module))
     if not ends:
         return "use another network: no layer of this one can be adapted"
     shown = ", ".join(f"{end} ({count})" if count > 1 else end for end, count in islice(ends.items(), limit))
     more = f" and {len(ends) - limit} more" if len(ends) > limit else ""
-    return f"choose from {shown}{more}; or by group {', '.join(MEANINGS)}"
+    return f"choose a group ({', '.join(MEANINGS)}), or ends of module paths ({shown}{more})"
 
 
 def _end(name: str) -> str:

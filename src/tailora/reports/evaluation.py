@@ -1,4 +1,4 @@
-"""`report.html` of an evaluation: the scores, and every text beside its facts, the worst first. Plain values in."""
+"""`report.html` of an evaluation: the scores, and every text with its facts, the worst first. Plain values in."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Item:
-    """A text beside the facts of its record.
+    """A text with the facts of its record.
 
     Attributes:
         id: of the record.

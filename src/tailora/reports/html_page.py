@@ -30,7 +30,7 @@ def html_page(title: str, about: Sequence[str], parts: Sequence[str], style: str
         title: of the page.
         about: paragraphs under the title, as plain text.
         parts: HTML of the body after them.
-        style: rules of CSS beside those that all reports share.
+        style: rules of CSS in addition to those that all reports share.
     """
     lines = [
         "<!doctype html>",

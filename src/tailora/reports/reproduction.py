@@ -1,4 +1,4 @@
-"""A reproduction card: scores beside the published ones of the task, and every setting that differs."""
+"""A reproduction card: scores next to the published ones of the task, and every setting that differs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def card(
     used: Mapping[str, Any],
     labels: Mapping[str, tuple[str, float]],
 ) -> list[Table]:
-    """Return the scores beside the published ones, and the settings that differ from the published recipe.
+    """Return the scores next to the published ones, and the settings that differ from the published recipe.
 
     Args:
         task: e2e, webnlg or dart.

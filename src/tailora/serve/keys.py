@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tailora.core.errors import DataError, SettingsError
+from tailora.core.errors import DataError, SettingsError, unreadable
 from tailora.core.files import write_text
 
 VARIABLE = "TAILORA_API_KEYS"
@@ -75,9 +75,7 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
         try:
             keys += _parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            hint = "create it with `tailora key`"
-            raise DataError(f"cannot be read ({reason})", where=path, hint=hint) from error
+            raise DataError(unreadable(error), where=path, hint="create it with `tailora key`") from error
     if VARIABLE in environment:
         keys += _parse(environment[VARIABLE], VARIABLE)
     return KeyRing(tuple(keys))

@@ -125,7 +125,7 @@ class Registry:
             old = self._models.get(name)
             if old is self.base or (old is not None and not replace):
                 hint = "choose another name" if old is self.base else "unload it first, or set load_inplace"
-                raise SettingsError(f"a model {name!r} exists already", where="lora_name", hint=hint)
+                raise SettingsError(f"a model {name!r} already exists", where="lora_name", hint=hint)
             adapter = await asyncio.to_thread(self._read, path)
             prompts = self._setup.prompts_of(adapter.meta, adapted=True)
             if prompts.end not in self._setup.ends:

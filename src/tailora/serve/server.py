@@ -15,8 +15,8 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from rich.console import Console
 
+from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.chat_template import ChatTemplate
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
         await super().startup(sockets)
-        Console(stderr=True).print(self.greeting, soft_wrap=True, highlight=False, markup=False)
+        message_console().print(self.greeting, soft_wrap=True, highlight=False, markup=False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """See `uvicorn.Server`. A second signal ends the process at once."""

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from tailora.adapters import formats
+from tailora.core.console import message_console
 from tailora.core.errors import TrainingError
 from tailora.core.files import write_json
 from tailora.core.hardware.devices import peak_gpu_memory
@@ -73,7 +74,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         TrainingInterrupted: on Ctrl-C or SIGTERM after the first update; the run directory is completed first.
         KeyboardInterrupt: on Ctrl-C or SIGTERM before the first update.
     """
-    console = Console(stderr=True)
+    console = message_console()
     device = device_for(settings)
     with Interrupts() as interrupts, run_folder(settings) as place:
         folder = place.path

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tailora.core.errors import SettingsError, TrainingError
+from tailora.core.errors import TrainingError
+from tailora.core.files import output_exists
 from tailora.training.resume import ResumeFolder, is_same_run, is_unfinished, settings_of
 from tailora.training.settings import TrainSettings
 
@@ -53,8 +54,7 @@ def _named(path: Path, settings: TrainSettings) -> tuple[Path, ResumeFolder]:
         path.mkdir(parents=True)
     except FileExistsError as error:
         if not is_unfinished(path) or settings.resume == "never":
-            hint = "name a new run directory with --output"
-            raise SettingsError("exists already", where=path, hint=hint) from error
+            raise output_exists(path) from error
     return path, ResumeFolder(path)
 
 

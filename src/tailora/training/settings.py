@@ -97,7 +97,7 @@ class OptimizationSettings(Settings):
     group_size: Annotated[int | None, Field(ge=1), Unset("an eighth of the batch")] = None
     """Maximum number of texts of one record that are placed together in an update."""
     epochs: int = Field(3, ge=1)
-    """Number of epochs: how often the training data is used."""
+    """Number of epochs: passes over the training data."""
     max_steps: Annotated[int | None, Field(ge=1), Unset("no limit")] = None
     """Maximum number of updates."""
     warmup_steps: int = Field(50, ge=0)

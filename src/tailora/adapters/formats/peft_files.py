@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tailora.adapters.adapter import LayerKind
 from tailora.adapters.config import Bias, LoraConfig
 from tailora.adapters.formats.peft_keys import MERGE
-from tailora.core.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError, unreadable
 from tailora.families import MEANINGS
 
 CONFIG_FILE = "adapter_config.json"
@@ -193,7 +193,7 @@ def read_file(kind: type[File], path: Path) -> File:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise AdapterError(f"cannot be read: {error.strerror}", where=path) from error
+        raise AdapterError(unreadable(error), where=path) from error
     except SettingsError as error:
         raise AdapterError(str(error), where=path) from error
     except ValidationError as error:

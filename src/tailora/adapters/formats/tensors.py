@@ -135,7 +135,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _check_size(path: Path) -> None:
     if not path.is_file():
-        raise AdapterError("no such file", where=path, hint="check the path, or save the adapter again")
+        raise AdapterError("there is no such file", where=path, hint="check the path, or save the adapter again")
     if path.stat().st_size > LARGEST_FILE:
         what = f"is too large for an adapter: {path.stat().st_size:,} bytes (limit {LARGEST_FILE:,})"
         raise AdapterError(what, where=path, hint="name the adapter's own file, not the model's")
