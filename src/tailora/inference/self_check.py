@@ -2,8 +2,8 @@
 
 A network is read from its configuration twice, by transformers and by the engine. The check compares the distributions
 of the next token after each token of a prompt. The backend computes them in two steps, with its paged cache and
-together with another sequence. The check runs once for each model, backend, precision and set of packages on a machine, and
-its result is stored in the cache folder.
+together with another sequence. The check runs once for each model, backend, precision and set of packages on a
+machine, and its result is stored in the cache folder.
 """
 
 from __future__ import annotations
