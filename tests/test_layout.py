@@ -52,6 +52,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.commands.serve": {"tailora.serve.server"},
+    "tailora.data.readers.columnar": {"pyarrow"},
     "tailora.commands.train": {"tailora.training.run"},
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},

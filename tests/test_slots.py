@@ -240,3 +240,9 @@ def test_rules_that_cannot_be_read(tmp_path: Path, text: str, what: str) -> None
         load_rules(path)
     with pytest.raises(DataError, match="there is no such file; name a file of slot rules"):
         load_rules(tmp_path / "none.yaml")
+
+
+def test_no_text_has_to_say_the_dialogue_act_or_what_it_asks_for() -> None:
+    act = [Fact(None, "dialogue act", "inform"), Fact(None, "esrb", "?"), Fact(None, "name", "Celeste")]
+    report = slot_report(Record("1", tuple(act), ()), "Which rating does Celeste have?")
+    assert (report.slots, report.missing, report.added) == (2, (), ())

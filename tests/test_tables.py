@@ -252,8 +252,8 @@ def test_e2e_however_it_is_written(tmp_path: Path, content: str, format: str | N
 
 
 def test_e2e_with_a_mapping_and_with_further_columns(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.csv", 'mr,target,annotator\n"name[Blue Door]",A pub.,x\n')
-    data = load(path, columns={"text": "target"})
+    path = saved(tmp_path, "a.csv", 'mr,sentence,annotator\n"name[Blue Door]",A pub.,x\n')
+    data = load(path, columns={"text": "sentence"})
     assert (data.records[0].facts, data.records[0].references) == (facts(("name", "Blue Door")), ("A pub.",))
     assert data.notes == ("only the meaning representations are read, not the column 'annotator'",)
     with pytest.raises(DataError, match="there is no column 'ref'"):
@@ -362,3 +362,38 @@ def test_the_docs_list_every_name_of_an_id() -> None:
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
     for name in ID_NAMES:
         assert f"`{name}`" in page or f"`{name.replace(' ', '_')}`" in page, name
+
+
+VIGGO = [
+    (
+        "inform(name[Hellblade: Senua's Sacrifice], genres[adventure, hack-and-slash], has_mac_release[no])",
+        ("dialogue act", "inform"),
+        ("name", "Hellblade: Senua's Sacrifice"),
+        ("genres", "adventure"),
+        ("genres", "hack-and-slash"),
+        ("has_mac_release", "no"),
+    ),
+    ("request_attribute(esrb[])", ("dialogue act", "request_attribute"), ("esrb", "?")),
+    ("give_opinion(rating [good])", ("dialogue act", "give_opinion"), ("rating", "good")),
+    (
+        "recommend(name[Portal 2 (PC)], developer[Valve, Inc.])",
+        ("dialogue act", "recommend"),
+        ("name", "Portal 2 (PC)"),
+        ("developer", "Valve, Inc."),
+    ),
+]
+
+
+@pytest.mark.parametrize("row", VIGGO, ids=[row[0] for row in VIGGO])
+@pytest.mark.parametrize("header", ["mr,ref", "meaning_representation,target"])
+def test_viggo(row: tuple[Any, ...], header: str, tmp_path: Path) -> None:
+    mr, *wanted = row
+    (record,) = read(saved(tmp_path, "a.csv", f'{header}\n"{mr}",A text.\n'))
+    assert record.facts == facts(*wanted)
+    assert record.stated == record.facts[1:]
+
+
+@pytest.mark.parametrize("mr", ["inform(name)", "inform(name[a]", "inform name[a])", "(name[a])"])
+def test_a_broken_dialogue_act_is_an_error(mr: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="meaning representation cannot be read"):
+        read(saved(tmp_path, "a.csv", f'mr,ref\n"{mr}",A text.\n'))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +11,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
+from tailora.data.json_rows import DOUBLE, json_lines
 from tailora.data.readers import jsonl
 from tailora.data.reading import ReadingSettings, announce
 from tailora.data.records import DataFile, DataWarning, TextUse, parse
@@ -27,9 +25,6 @@ Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
 """A file, a folder of splits, the name of a data set, or rows in memory.
 
 Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, polars) or a data set of `datasets`."""
-
-_DOUBLE = 8
-"""Bytes of a float as Python has it; shorter ones have fewer digits."""
 
 
 def read_records(
@@ -113,14 +108,14 @@ def as_json_lines(source: Source) -> str:
         raise DataError("there is no row", where="records", hint="give at least one dictionary or Record")
     if all(isinstance(row, Record) for row in rows):
         return jsonl.dump(rows)
-    lines = []
-    for number, row in enumerate(rows, start=1):
+    mappings: list[Mapping[Any, Any]] = []
+    for number, row in enumerate(rows):
         fields = row.to_dict() if _is_series(row) else row
         if not isinstance(fields, Mapping):
             what = f"is of type {type(row).__name__}"
-            raise DataError(what, where=f"records[{number - 1}]", hint="give dictionaries, Records or a data frame")
-        lines.append(json.dumps({str(key): _plain(value) for key, value in fields.items()}, ensure_ascii=False))
-    return "".join(f"{line}\n" for line in lines)
+            raise DataError(what, where=f"records[{number}]", hint="give dictionaries, Records or a data frame")
+        mappings.append(fields)
+    return json_lines(mappings)
 
 
 def _rows(source: Any) -> Sequence[Any]:
@@ -148,7 +143,7 @@ def _pandas_rows(frame: Any) -> list[dict[Any, Any]]:
     columns: dict[Any, list[Any]] = {}
     for name in frame.columns:
         column, kind = frame[name], getattr(frame[name].dtype, "kind", "")
-        if kind in ("m", "M") or (kind == "f" and column.dtype.itemsize < _DOUBLE):
+        if kind in ("m", "M") or (kind == "f" and column.dtype.itemsize < DOUBLE):
             column = column.astype(str).astype(object).where(column.notna(), None)
         elif kind == "f" and column.isna().any() and not (column.dropna() % 1).any() and column.notna().any():
             what = f"the column {name!r} has missing values, for which pandas turns whole numbers into floats: 3 is 3.0"
@@ -160,28 +155,3 @@ def _pandas_rows(frame: Any) -> list[dict[Any, Any]]:
 def _is_series(value: Any) -> bool:
     """Whether a value is a row of a pandas data frame."""
     return hasattr(value, "to_dict") and hasattr(value, "index") and not hasattr(value, "columns")
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell as a JSON value: missing values become null, numpy numbers numbers, other objects text.
-
-    A date and time at midnight becomes a date, as in the files that pandas writes.
-    """
-    if type(value).__module__ == "numpy":
-        if getattr(value, "shape", ()):
-            return [_plain(item) for item in value]
-        short = value.dtype.kind == "f" and value.dtype.itemsize < _DOUBLE
-        value = float(str(value)) if short else value.tolist()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if type(value).__name__ in {"NAType", "NaTType"}:
-        return None
-    if isinstance(value, datetime.datetime) and value.tzinfo is None and value.time() == datetime.time():
-        return str(value.date())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 class ReadingOptions(TypedDict, total=False):
     """Keyword arguments made of `ReadingSettings`."""
 
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -50,7 +50,7 @@ class TrainOptions(TypedDict, total=False):
     """Number of validations in a row without a better loss after which training stops."""
     seed: int
     """Seed of the adapter's initial values, the order of the examples and the dropout."""
-    prompt_form: Literal["paper", "arrow", "chat"]
+    prompt_form: Literal["paper", "arrow", "chat"] | None
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
     linearization: Literal["paper", "plain"]
     """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
@@ -76,7 +76,7 @@ class TrainOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -220,7 +220,7 @@ class QuantizeOptions(TypedDict, total=False):
     be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -254,7 +254,7 @@ class VerifyOptions(TypedDict, total=False):
     be followed by @REVISION, a commit, tag or branch of the hub."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -307,7 +307,7 @@ class CompareOptions(TypedDict, total=False):
     """Number of validations in a row without a better loss after which training stops."""
     seed: int
     """Seed of the adapter's initial values, the order of the examples and the dropout."""
-    prompt_form: Literal["paper", "arrow", "chat"]
+    prompt_form: Literal["paper", "arrow", "chat"] | None
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
     linearization: Literal["paper", "plain"]
     """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
@@ -333,7 +333,7 @@ class CompareOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -408,7 +408,7 @@ class TuneOptions(TypedDict, total=False):
     """Number of validations in a row without a better loss after which training stops."""
     seed: int
     """Seed of the adapter's initial values, the order of the examples and the dropout."""
-    prompt_form: Literal["paper", "arrow", "chat"]
+    prompt_form: Literal["paper", "arrow", "chat"] | None
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
     linearization: Literal["paper", "plain"]
     """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
@@ -434,7 +434,7 @@ class TuneOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
@@ -485,7 +485,7 @@ class TuneOptions(TypedDict, total=False):
 class LintOptions(TypedDict, total=False):
     """Keyword arguments made of `LintSettings`."""
 
-    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"] | None
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
     """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tailora.core.errors import DataError, SettingsError
@@ -24,16 +24,34 @@ class Example:
     Attributes:
         record_id: the record that it belongs to; examples of one record have equal prompts.
         prompt: never empty.
-        completion: never empty; ends in the end-of-text token unless it was cut.
+        completion: never empty; ends in the end-of-text token unless it was cut. Of a conversation with several
+            answers to learn, everything after the prompt of the first one.
+        context: (start, end) of the parts of such a completion that are not learnt: other messages, and what the chat
+            template puts between them.
     """
 
     record_id: str
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    context: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         """Tokens of prompt and completion together."""
         return len(self.prompt) + len(self.completion)
+
+    @property
+    def learnt(self) -> Sequence[int]:
+        """The places in the completion of the tokens that are learnt, ascending."""
+        if not self.context:
+            return range(len(self.completion))
+        skipped = {place for start, end in self.context for place in range(start, end)}
+        return [place for place in range(len(self.completion)) if place not in skipped]
+
+    def cut(self, length: int) -> Example | None:
+        """Return the example with the first tokens of its completion; None if none of them is learnt."""
+        context = tuple((start, min(end, length)) for start, end in self.context if start < length)
+        cut = replace(self, completion=self.completion[:length], context=context)
+        return cut if length > 0 and cut.learnt else None
 
 
 @dataclass(frozen=True)
@@ -97,24 +115,21 @@ def build_examples(
         raise SettingsError(f"overlong must not be {overlong!r}", hint=f"use one of {', '.join(get_args(Overlong))}")
     chosen = prompts or PromptFormat.of_training(tokenizer, form=form, style=style)
     examples: list[Example] = []
-    too_long = dropped = longest = 0
-    for record, prompt, completions in zip(
-        records, chosen.encode(records), chosen.encode_completions(records), strict=True
-    ):
-        for completion in completions:
-            example = Example(record.id, prompt, completion)
-            longest = max(longest, len(example))
-            if max_length is None or len(example) <= max_length:
-                examples.append(example)
-                continue
-            too_long += 1
-            room = max_length - len(prompt)
-            if overlong == "cut" and room > 0:
-                examples.append(Example(record.id, prompt, example.completion[:room]))
-            else:
-                dropped += 1
+    total = too_long = dropped = longest = 0
+    for example in _examples(records, chosen):
+        total += 1
+        longest = max(longest, len(example))
+        if max_length is None or len(example) <= max_length:
+            examples.append(example)
+            continue
+        too_long += 1
+        shortened = example.cut(max_length - len(example.prompt)) if overlong == "cut" else None
+        if shortened is None:
+            dropped += 1
+        else:
+            examples.append(shortened)
     report = ExampleReport(
-        total=sum(len(record.references) for record in records),
+        total=total,
         without_text=sum(not record.references for record in records),
         overlong=too_long,
         dropped=dropped,
@@ -131,3 +146,38 @@ def build_examples(
     if not examples:
         raise DataError(f"no example is left: {report}", hint="use records with texts, or raise --max-length")
     return examples, report
+
+
+def _examples(records: Sequence[Record], prompts: PromptFormat) -> Iterator[Example]:
+    """Yield the examples of records, in order."""
+    encoded = zip(records, prompts.encode(records), prompts.encode_completions(records), strict=True)
+    for record, prompt, completions in encoded:
+        earlier = prompts.encode_earlier(record) if completions else []
+        within = [turn for turn in earlier if _contains(prompt, turn)]
+        for turn in earlier:
+            if turn not in within:  # the template writes it otherwise in the history of a later answer
+                yield Example(record.id, *turn)
+        for completion in completions:
+            yield _conversation(record.id, within, prompt, completion)
+
+
+def _contains(prompt: Sequence[int], turn: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    """Return whether a prompt begins with an earlier prompt and its completion."""
+    before, completion = turn
+    return tuple(prompt[: len(before) + len(completion)]) == before + completion
+
+
+def _conversation(
+    record_id: str,
+    earlier: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    prompt: tuple[int, ...],
+    completion: tuple[int, ...],
+) -> Example:
+    """Return an example that learns a completion, and the earlier completions that its prompt contains."""
+    if not earlier:
+        return Example(record_id, prompt, completion)
+    first = len(earlier[0][0])
+    ends = [(len(before), len(before) + len(text)) for before, text in earlier]
+    starts = [*(start for start, _ in ends[1:]), len(prompt)]
+    context = tuple((end - first, start - first) for (_, end), start in zip(ends, starts, strict=True) if start > end)
+    return Example(record_id, prompt[:first], prompt[first:] + completion, context)

@@ -110,6 +110,8 @@ def lint(
         for record in members:
             name = record.id if splits is not records else f"{split}: {record.id}"
             key = content_key(replace(record, group=None, adapter=None))
+            if record.prompt == "":  # a text without a record
+                key = (*key, record.references)
             if key in first_seen:
                 other_split, other = first_seen[key]
                 kind = "duplicate record" if split == other_split else "leak"

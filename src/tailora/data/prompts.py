@@ -58,7 +58,7 @@ class PromptFormat:
         cls,
         tokenizer: Tokenizer,
         *,
-        form: PromptForm = "paper",
+        form: PromptForm | None = "paper",
         style: str = "paper",
         folder: Path | None = None,
         records: Sequence[Record] = (),
@@ -67,7 +67,7 @@ class PromptFormat:
 
         Args:
             tokenizer: the tokenizer of the base.
-            form: see the attribute.
+            form: see the attribute; None chooses one, see `usual_form`.
             style: see the attribute.
             folder: the folder of the base, for its chat template.
             records: the training records, which determine `source` and `attributes`.
@@ -75,6 +75,7 @@ class PromptFormat:
         Raises:
             SettingsError: the form does not exist, or the base has no chat template.
         """
+        form = form or usual_form(records, tokenizer, folder)
         kinds = {"facts" if record.prompt is None else "text" for record in records}
         source: Any = "mixed" if len(kinds) > 1 else next(iter(kinds), None)
         template = None if form != "chat" or folder is None else ChatTemplate.from_folder(folder, tokenizer)
@@ -166,15 +167,38 @@ class PromptFormat:
 
     def encode(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
         """Return the prompt of each record as token ids."""
-        texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
         if self.template is not None:
-            return [self.template.encode([{"role": "user", "content": text}]) for text in texts]
+            return [self.template.encode(self._messages(record)) for record in records]
+        for record in records:
+            if len(record.messages) > 1:
+                what = f"the record {record.id!r} is a conversation, which the prompt form {self.form} cannot represent"
+                raise DataError(what, hint="use --prompt-form chat with a base that has a chat template")
+        texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
         end = (self.end,) if self.form == "paper" else ()
         batch = self.tokenizer.encode_batch(texts)
         return [
-            (*self.bos, *ids, *(end if record.prompt is None else ()))
+            (*self.bos, *ids, *(end if record.prompt is None else ())) or (self.end,)
             for record, ids in zip(records, batch, strict=True)
         ]
+
+    def _messages(self, record: Record) -> list[dict[str, str]]:
+        """Return the conversation that a chat template writes as the prompt of a record."""
+        if record.prompt == "":
+            what = "a text without a prompt cannot be written in a chat template"
+            raise DataError(what, hint="use --prompt-form paper")
+        if not record.messages:
+            return [{"role": "user", "content": prompt_text(record, form=self.form, style=self.style)}]
+        return [{"role": message.role, "content": message.content} for message in record.messages]
+
+    def encode_earlier(self, record: Record) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return prompt and completion, as token ids, of the answers within a conversation that are learnt."""
+        places = [place for place, message in enumerate(record.messages) if message.learnt and place > 0]
+        turns = [
+            replace(record, messages=record.messages[:place], references=(record.messages[place].content.strip(),))
+            for place in places
+        ]
+        completions = [texts[0] for texts in self.encode_completions(turns)]
+        return list(zip(self.encode(turns), completions, strict=True))
 
     def encode_completions(self, records: Sequence[Record]) -> list[list[tuple[int, ...]]]:
         """Return the token ids of each record's texts as they are trained on, including the end-of-text token.
@@ -216,6 +240,13 @@ class PromptFormat:
             what = "the adapter was trained on records, and this text is not one"
             raise DataError(what if record is None else "the prompt is empty", hint=_RECORD_HINT)
         return record
+
+
+def usual_form(records: Sequence[Record], tokenizer: Tokenizer, folder: Path | None) -> PromptForm:
+    """Return the prompt form of a new training run: "chat" for conversations if the base can, else "paper"."""
+    conversations = any(record.messages for record in records)
+    can = conversations and folder is not None and ChatTemplate.from_folder(folder, tokenizer) is not None
+    return "chat" if can else "paper"
 
 
 _RECORD_HINT = 'send facts as JSON, {"name": "Blue Spice", "Type": "pub"}, or as name : Blue Spice | Type : pub'
@@ -286,4 +317,6 @@ def encode_prompts(
 
 
 def _gap(record: Record) -> str:
+    if record.prompt == "":  # a text without a prompt
+        return ""
     return "" if record.prompt is not None and record.prompt.rstrip(" ").endswith("\n") else " "

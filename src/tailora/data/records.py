@@ -12,7 +12,7 @@ from tailora.core.errors import DataError
 from tailora.data import download
 from tailora.data.columns import check_columns
 from tailora.data.languages import in_language
-from tailora.data.readers import delimited, jsonl, piped, tables, triples
+from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts, tables, triples
 from tailora.data.readers.formats import FORMATS, choose_format
 from tailora.data.text_files import PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
@@ -32,7 +32,7 @@ _SPLIT_STEMS = {
     "valid": ("valid", "dev", "devset", "validation", "val"),
     "test": ("test", "testset_w_refs", "testset"),
 }
-_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xml", ".txt")
+_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xml", ".txt", *columnar.SUFFIXES)
 _SHOWN = 5  # rows named in an error
 _OTHER_FOLDERS = (
     ("run.json", "the directory of a training run", "give records; use the run with --adapter"),
@@ -121,8 +121,15 @@ def load(
         SettingsError: the column mapping cannot be read.
     """
     path = locate(source, split)
+    if columnar.is_columnar(path):
+        if format not in (None, *columnar.FORMATS):
+            what = f"is a Parquet or Arrow file, to which the format {format} does not apply"
+            raise DataError(what, where=path, hint="leave out --format")
+        text = columnar.read_as_json_lines(path)
+    else:
+        text = read_text(path)
     return parse(
-        read_text(path),
+        text,
         path,
         format=format,
         columns=columns,
@@ -261,6 +268,8 @@ def _parse(
             if text.lstrip().startswith("<"):
                 return triples.parse_webnlg_xml(text, where)
             return triples.parse_dart(text, where, plain_numbers=trained is None or trained.plain_values)
+        case "text":
+            return plain_texts.parse(text, where)
         case "jsonl" | "json":
             return jsonl.parse(text, where, columns, needs_text=needs_text, trained=trained)
         case _:

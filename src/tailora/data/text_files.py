@@ -24,7 +24,7 @@ _UNPACKERS: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
 _FOREIGN = {
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV UTF-8"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save the sheet as CSV UTF-8"),
-    b"PAR1": ("a Parquet file", "write it as CSV or as JSON lines"),
+    b"PAR1": ("a Parquet file", "write it as text, CSV or JSON lines"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it, or compress it with gzip"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
     b"%PDF": ("a PDF document", "give the data as CSV or as JSON lines"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from tailora.core.errors import DataError
+
+DIALOGUE_ACT = "dialogue act"
+"""Attribute of the fact that says what a text does (inform, confirm, request, …), as in ViGGO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,20 @@ class Fact:
     value: str
 
 
+class Message(NamedTuple):
+    """A message of a conversation.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        content: its text.
+        learnt: whether training learns to write it; only an assistant's message can be learnt.
+    """
+
+    role: str
+    content: str
+    learnt: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record: input facts and reference texts.
@@ -27,9 +45,10 @@ class Record:
         facts: in the order of the source.
         references: zero or more texts, in order of first appearance; equal texts are kept as often as they occur.
         group: the source's own grouping, such as WebNLG's category.
-        prompt: a ready prompt that the source gives instead of facts.
+        prompt: a ready prompt that the source gives instead of facts; of a conversation, its last message.
         adapter: the name of the adapter to write with, "" for the base model alone; None where the source names none.
         language: the language of the texts, as the source names it; None where it names none.
+        messages: the conversation to which the references are answers; empty where the source gives none.
     """
 
     id: str
@@ -39,6 +58,12 @@ class Record:
     prompt: str | None = None
     adapter: str | None = None
     language: str | None = None
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def stated(self) -> tuple[Fact, ...]:
+        """The facts that a text can state: all but the dialogue act."""
+        return tuple(fact for fact in self.facts if fact.attribute != DIALOGUE_ACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +87,7 @@ class Row:
 
     Attributes:
         where: file and line, for messages.
-        facts: see `Record`, as are group, prompt and adapter.
+        facts: see `Record`, as are group, prompt, adapter and messages.
         texts: all its references.
         id: None where the source gives none.
         language: the language that the row as a whole is in; None where the source names none.
@@ -80,6 +105,7 @@ class Row:
     language: str | None = None
     entry: bool = False
     id_by_name: bool = False
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass
@@ -121,6 +147,7 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
             row.prompt,
             row.adapter,
             row.language,
+            row.messages,
         )
         content = content_key(record)
         # Challenge files may be joined; an id column may identify the subject of several rows.
@@ -173,7 +200,8 @@ def content_key(record: Record) -> tuple[object, ...]:
     facts = tuple(sorted(_spelling(fact) for fact in record.facts))
     prompt = None if record.prompt is None else unicodedata.normalize("NFC", record.prompt)
     language = None if record.language is None else record.language.casefold()
-    return (facts, prompt, record.group, record.adapter, language)
+    earlier = tuple((role, unicodedata.normalize("NFC", content)) for role, content, _ in record.messages[:-1])
+    return (facts, prompt, record.group, record.adapter, language, earlier)
 
 
 def _spelling(fact: Fact) -> tuple[str, ...]:

@@ -22,8 +22,10 @@ from tailora.core.files import read_json_object, write_json, write_text
 from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
 from tailora.data.columns import spell_columns
+from tailora.data.prompts import PromptForm, usual_form
 from tailora.data.reading import ReadingSettings
 from tailora.data.records import SplitName
+from tailora.data.tokenizer import Tokenizer
 from tailora.experiments.decoding_runs import speeds_of
 from tailora.experiments.processes import CommandError, run_command
 from tailora.metrics.suite import METRICS
@@ -272,7 +274,7 @@ def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, 
             "input": source,
             "split": split,
             "reading": training.model_dump(mode="json", include=set(ReadingSettings.model_fields)),
-            "prompt_form": training.prompt_form,
+            "prompt_form": _prompt_form(comparison),
             "linearization": training.linearization,
         }
     console.print("decoding speed:", highlight=False)
@@ -294,6 +296,17 @@ def _written(name: str, comparison: Comparison, console: Console, run: Path | No
     return {"decoding": decoding, "scores": scores}
 
 
+def _prompt_form(comparison: Comparison) -> PromptForm:
+    """Return the prompt form of every method, which is also that of the base alone."""
+    training = comparison.training
+    if training.prompt_form is not None:
+        return training.prompt_form
+    source, split = _test_source(comparison)
+    records = record_files.load(source, split=split, texts="unused", **training.reader_options()).rows
+    folder = resolve(training.base).folder
+    return usual_form(records, Tokenizer.from_folder(folder), folder)
+
+
 def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str, Any]:
     """Write greedy texts to a file; return their number, their tokens, and backend, precision and device."""
     training, output = comparison.training, comparison.output
@@ -301,7 +314,7 @@ def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str,
     texts.parent.mkdir(exist_ok=True)
     # A resume file of an earlier start may belong to other settings, which is an error.
     texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
-    form = ["--prompt-form", training.prompt_form, "--linearization", training.linearization]
+    form = ["--prompt-form", _prompt_form(comparison), "--linearization", training.linearization]
     base, adapter = _model(name, comparison, run)
     model = ["--base", base, *([] if adapter is None else ["--adapter", str(adapter)])]
     command = [*model, *form, "--max-new-tokens", str(comparison.max_new_tokens), "--output", str(texts), "--gather"]

@@ -74,7 +74,7 @@ class Reading:
 def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) -> list[Example]:
     """Return one text per record (of bundled records if there are none), with the prompts of an adapter's training."""
     chosen = records or record_files.read("restaurants", split="test")[:PROBES]
-    one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt) for r in chosen]
+    one = [Record(r.id, r.facts, r.references[:1], prompt=r.prompt, messages=r.messages) for r in chosen]
     prompts = PromptFormat.of_meta(meta, base.tokenizer, base.folder)
     return build_examples(one, base.tokenizer, prompts=prompts)[0]
 

@@ -94,19 +94,19 @@ def slot_report(
         vocabulary: further values of attributes, from `vocabulary_of`, to detect added ones.
         rules: how texts say values; by default the bundled ones.
     """
-    rules = rules or load_rules()
+    rules, facts = rules or load_rules(), record.stated
 
     def known() -> Iterator[str]:
         for values in (vocabulary or {}).values():
             yield from values
 
-    names = [name for fact in record.facts for name in (fact.value, fact.subject) if name is not None]
+    names = [name for fact in facts for name in (fact.value, fact.subject) if name is not None]
     search = ValueSearch(text, names, known)
     said: dict[int, list[Span]] = {}
     by_rules: dict[str, list[int]] = defaultdict(list)
     # Long values first, and literal ones before rules: "Raja Indian Cuisine" does not mention Indian food.
-    for place in sorted(range(len(record.facts)), key=lambda place: -len(record.facts[place].value)):
-        fact = record.facts[place]
+    for place in sorted(range(len(facts)), key=lambda place: -len(facts[place].value)):
+        fact = facts[place]
         attribute = rules.of(fact.attribute)
         if attribute is not None and attribute.knows(fact.value):
             by_rules[attribute.name].append(place)
@@ -114,7 +114,7 @@ def slot_report(
             said[place] = _literal_places(fact, search)
     added: list[tuple[Fact, Span]] = []
     for attribute in rules.to_search(record):
-        values = {record.facts[place].value: place for place in by_rules[attribute.name]}
+        values = {facts[place].value: place for place in by_rules[attribute.name]}
         for rule in attribute.rules:
             hit = [place for value, place in values.items() if value in rule.values]
             for span in search.take_rule(rule.pattern):
@@ -124,16 +124,16 @@ def slot_report(
                 if not hit and not rule.generic:
                     added.append((Fact(None, attribute.name, rule.usual), span))
     added += _added_literals(record, search, vocabulary or {})
-    missing = tuple(fact for place, fact in enumerate(record.facts) if not said.get(place))
-    often = [fact for place, fact in enumerate(record.facts) if len(said.get(place, ())) > 1]
+    missing = tuple(fact for place, fact in enumerate(facts) if not said.get(place))
+    often = [fact for place, fact in enumerate(facts) if len(said.get(place, ())) > 1]
     repeated = tuple(fact for fact in often if not rules.is_open(fact))
-    own = [(record.facts[place], span, False) for place, spans in said.items() for span in spans]
+    own = [(facts[place], span, False) for place, spans in said.items() for span in spans]
     others = [(fact, span, True) for fact, span in added]
     mentions = [
         Mention(*ends, fact, extra) for fact, span, extra in own + others if (ends := search.origin(span)) is not None
     ]
     unique = tuple(dict.fromkeys(fact for fact, _ in added))
-    return SlotReport(len(record.facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])))
+    return SlotReport(len(facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])))
 
 
 def slot_reports(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> list[SlotReport]:

@@ -260,7 +260,7 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        tokens = sum(len(example.completion) for example in batch)
+        tokens = sum(len(example.learnt) for example in batch)
         loss = 0.0
         for trees in passes(batch, self.settings.tokens_per_pass):
             with self.autocast():

@@ -233,7 +233,7 @@ def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict
             "sequences": sum(map(len, train)),
             "trees": work.nodes,
             "scored": work.scored,
-            "completion": sum(len(example.completion) for example in train),
+            "completion": sum(len(example.learnt) for example in train),
         },
         "largest_pass": work.largest_pass,
         "nodes": work.nodes * min(steps, settings.max_steps or steps) / work.updates,
@@ -243,7 +243,7 @@ def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict
 def _digest(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr((example.prompt, example.completion)).encode())
+        digest.update(repr((example.prompt, example.completion, *example.context)).encode())
     return digest.hexdigest()
 
 

@@ -78,7 +78,9 @@ class ExampleSettings(Settings):
     """How records become prompts and texts of tokens."""
 
     heading = "prompt"
-    prompt_form: PromptForm = "paper"
+    prompt_form: Annotated[
+        PromptForm | None, Unset("chat for conversations if the base has a chat template, else paper")
+    ] = None
     """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
     linearization: Linearization = "paper"
     """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""

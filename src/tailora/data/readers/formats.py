@@ -13,7 +13,7 @@ from tailora.data.readers.meaning_representations import looks_like_e2e
 from tailora.data.text_files import base_suffix, lines_of
 from tailora.data.trained_reading import TrainedReading
 
-DataFormat = Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv"]
+DataFormat = Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"]
 FORMATS: tuple[DataFormat, ...] = get_args(DataFormat)
 
 _USUAL_NAMES = {"text", "texts", "prompt", "completion"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tailora.core.errors import DataError
-from tailora.data.readers import json_text, tables
+from tailora.data.readers import conversations, json_text, tables
+from tailora.data.readers.conversations import Conversation
 from tailora.data.trained_reading import TrainedReading
-from tailora.data.values import Fact, Parsed, Record, Row, Text
+from tailora.data.values import Fact, Message, Parsed, Record, Row, Text
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
@@ -41,6 +43,8 @@ def parse(
 ) -> Parsed:
     """Read JSON records: one object per line, a list, or consecutive objects.
 
+    Objects that hold conversations, or instructions in Alpaca's form, are read by `conversations`.
+
     Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
     attribute, value]. Objects without `facts` and `prompt` whose values are plain are read as the rows of a table
     whose columns are their keys; so are all objects if `columns` says which key is what.
@@ -61,6 +65,8 @@ def parse(
         for line, value in json_text.values(text, where, plain_numbers=plain_numbers)
     ]
     _refuse_other_files(objects[0][1] if objects else {}, where)
+    if objects and columns is None and (form := _conversation_form(objects[0][1])) is not None:
+        return _conversations(objects, where, form)
     if len(objects) == 1 and _is_whole_table(objects[0][1]):
         what = "is one object, with its values in columns or its rows under a key"
         hint = 'write one object for each row (pandas: to_json(orient="records"))'
@@ -76,12 +82,7 @@ def parse(
         ignored.update(key for key in row if key not in _KEYS and row[key] not in (None, "", [], {}))
     if len({row.prompt is None for row in parsed.rows}) > 1:
         raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, hint="use one form")
-    if ignored:
-        keys = ", ".join(map(repr, ignored))
-        parsed.notes.append(
-            f"{'the keys' if len(ignored) > 1 else 'the key'} {keys} next to the facts or the prompt "
-            f"{'are' if len(ignored) > 1 else 'is'} not read"
-        )
+    parsed.notes += _ignored_keys(ignored, "the facts or the prompt")
     return parsed
 
 
@@ -135,10 +136,6 @@ def _table(
     """Objects as rows of a table; a list is a cell with several values."""
     header = list(dict.fromkeys(key for _, row in objects for key in row))
     unknown = columns is None and not (trained and trained.columns)
-    if unknown and {"instruction", "output"} <= set(header):
-        what = "has neither 'facts' nor 'prompt', but 'instruction' and 'output'"
-        hint = "say which key is what: --columns prompt=instruction,text=output (`input` is not read then)"
-        raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
     rows = []
     for line, row in objects:
         cells = []
@@ -155,6 +152,53 @@ def _table(
                 cells.append((json.dumps(items, ensure_ascii=False),))
         rows.append((line, cells))
     return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained, sparse=True)
+
+
+def _conversation_form(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], Conversation] | None:
+    """Return what reads the objects of a file as conversations, by its first object; None for other files."""
+    if conversations.is_conversation(row):
+        return conversations.of_messages
+    return conversations.of_alpaca if conversations.is_alpaca(row) else None
+
+
+def _conversations(
+    objects: list[tuple[int, dict[str, Any]]],
+    where: str,
+    form: Callable[[Mapping[str, Any], str], Conversation],
+) -> Parsed:
+    """Read objects that all hold conversations of one form."""
+    known = {*_KEYS, *conversations.KEYS, *conversations.ALPACA_KEYS} - {"facts", "text", "texts"}
+    parsed = Parsed([])
+    ignored: Counter[str] = Counter()
+    for line, row in objects:
+        at = f"{where}:{line}"
+        if _conversation_form(row) is not form and not (form is conversations.of_alpaca and "instruction" in row):
+            raise DataError("is not a conversation like the first object", where=at, hint="use one form for all")
+        conversation = form(row, at)
+        parsed.rows.append(
+            Row(
+                at,
+                (),
+                () if conversation.answer is None else (Text(conversation.answer, _name(row, "language", at)),),
+                id=_name(row, "id", at),
+                group=_name(row, "group", at),
+                prompt=conversation.messages[-1].content,
+                adapter=_adapter(row, at),
+                language=_name(row, "language", at),
+                messages=conversation.messages,
+            )
+        )
+        ignored.update(key for key in row if key not in known and row[key] not in (None, "", [], {}))
+    return replace(parsed, notes=_ignored_keys(ignored, "the conversation"))
+
+
+def _ignored_keys(ignored: Iterable[str], beside: str) -> list[str]:
+    """Return a note on the keys of objects that are not read; none if there are none."""
+    names = [repr(key) for key in ignored]
+    if not names:
+        return []
+    keys, are = ("keys", "are") if len(names) > 1 else ("key", "is")
+    return [f"the {keys} {', '.join(names)} next to {beside} {are} not read"]
 
 
 def _is_whole_table(row: dict[str, Any]) -> bool:
@@ -203,10 +247,19 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         head["adapter"] = record.adapter or None
     if record.language is not None:
         head["language"] = record.language
+    if record.messages:
+        earlier = [_message_row(message) for message in record.messages]
+        answers = [[{"role": "assistant", "content": text}] for text in record.references]
+        return [head | {"messages": earlier + answer} for answer in answers or [[]]]
     if record.prompt is not None:
         completions = [{"completion": text} for text in record.references]
         return [head | {"prompt": record.prompt} | completion for completion in completions or [{}]]
     return [head | {"facts": _facts(record)} | ({"texts": list(record.references)} if record.references else {})]
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    return row | ({"weight": 0} if message.role == "assistant" and not message.learnt else {})
 
 
 def _facts(record: Record) -> Any:

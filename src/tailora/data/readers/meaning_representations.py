@@ -1,42 +1,58 @@
-"""The E2E challenge's meaning representations: `name[Blue Spice], eatType[pub]`."""
+"""Meaning representations: E2E's `name[Blue Spice], eatType[pub]`, and ViGGO's, `inform(name[Celeste], esrb[T])`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tailora.data.values import Fact
+from tailora.data.values import DIALOGUE_ACT, Fact
 
 MR_COLUMNS = ("mr", "meaning_representation")
 """Usual names of the column of meaning representations, in lower case."""
-MR_TEXT_COLUMNS = ("ref", "text", "texts", "human_reference", "reference", "references")
+MR_TEXT_COLUMNS = ("ref", "text", "texts", "human_reference", "reference", "target", "references")
 """Usual names of the column of texts, in lower case."""
 E2E_CLEANED_COLUMNS = ("fixed", "orig_mr")
 """Further columns of the cleaned E2E set, which are not read."""
 
+_ACT = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+_LISTS = ("genres", "platforms", "player_perspective")  # ViGGO's slots with several values
+_ASKED = "?"  # the value of a slot that a request names without one; as punctuation, no text leaves it out
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[(.*?)\]\s*(?:,(?=[^\[\],]+\[)|$)", re.DOTALL)
 
 
 def parse_mr(mr: str) -> tuple[Fact, ...]:
-    """Parse a meaning representation such as `name[Blue Spice], eatType[pub]`.
+    """Parse a meaning representation such as `name[Blue Spice], eatType[pub]` or `inform(name[Celeste], esrb[T])`.
 
-    A slot without a value, `food[]`, makes no fact.
+    Without a dialogue act, a slot that has no value, `food[]`, makes no fact. With one, the act is the first fact, a
+    slot without a value, as in `request_attribute(esrb[])`, has the value "?", and each value of a list of genres,
+    platforms or perspectives is a fact.
 
     Raises:
         ValueError: it cannot be read; the message is the part at which reading failed.
     """
-    facts = []
+    act = _ACT.fullmatch(mr)
+    if act is not None:
+        return (Fact(None, DIALOGUE_ACT, act[1]), *(fact for slot in _slots(act[2]) for fact in _facts_of_act(*slot)))
+    facts = tuple(Fact(None, name, value) for name, value in _slots(mr) if value)
+    if not facts:
+        raise ValueError("no slot has a value")
+    return facts
+
+
+def _slots(mr: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each slot; a missing value is ""."""
     position = 0
     while position < len(mr):
         match = _SLOT.match(mr, position)
         if match is None:
             raise ValueError(mr[position : position + 40])
-        if match[2].strip():
-            facts.append(Fact(None, match[1], match[2].strip()))
+        yield match[1], match[2].strip()
         position = match.end()
-    if not facts:
-        raise ValueError("no slot has a value")
-    return tuple(facts)
+
+
+def _facts_of_act(name: str, value: str) -> Iterator[Fact]:
+    values = [part.strip() for part in value.split(",")] if name in _LISTS else [value]
+    return (Fact(None, name, part or _ASKED) for part in values)
 
 
 def looks_like_e2e(header: Sequence[str]) -> bool:

@@ -48,12 +48,13 @@ def check_trees(
     """
     chosen = samples(examples)
     device = next(model.parameters()).device
-    own, tokens = 0.0, sum(len(example.completion) for example in chosen)
+    own, tokens = 0.0, sum(len(example.learnt) for example in chosen)
     with evaluation(model), autocast():
         for example in chosen:
             ids = torch.tensor([example.prompt + example.completion], device=device)
-            logits = cast(Any, model)(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
-            own += F.cross_entropy(logits.float(), ids[0, len(example.prompt) :], reduction="sum").item()
+            places = torch.tensor(example.learnt, device=device) + len(example.prompt)
+            logits = cast(Any, model)(input_ids=ids).logits[0, places - 1]
+            own += F.cross_entropy(logits.float(), ids[0, places], reduction="sum").item()
         with TreeModel(model, head=head) as trees, torch.enable_grad():
             loss = trees.loss(build(chosen))
             tree = loss.item()

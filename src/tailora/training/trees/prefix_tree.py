@@ -63,13 +63,13 @@ def build(examples: Sequence[Example]) -> TreeBatch:
     """
     if not examples:
         raise ValueError("no examples to build trees of")
-    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    groups: dict[tuple[int, ...], list[Example]] = {}
     for example in examples:
-        groups.setdefault(example.prompt, []).append(example.prompt + example.completion)
+        groups.setdefault(example.prompt, []).append(example)
     nodes = _Nodes([], [], [], {})
     starts = [0]
-    for prompt, sequences in groups.items():
-        nodes.add_tree(sorted(sequences), len(prompt))
+    for prompt, group in groups.items():
+        nodes.add_tree(prompt, sorted(group, key=lambda example: example.completion))
         starts.append(len(nodes.tokens))
     edges = sorted(nodes.edges.items())
     return TreeBatch(
@@ -91,11 +91,12 @@ class _Nodes:
     ends: list[int]
     edges: dict[tuple[int, int], int]
 
-    def add_tree(self, sequences: Sequence[tuple[int, ...]], prompt_length: int) -> None:
-        """Add the trie of sorted sequences, in which each shares its longest prefix with the one before."""
+    def add_tree(self, prompt: tuple[int, ...], examples: Sequence[Example]) -> None:
+        """Add the trie of examples sorted by completion; each shares its longest prefix with the one before."""
         path: list[int] = []
         before: tuple[int, ...] = ()
-        for sequence in sequences:
+        for example in examples:
+            sequence = prompt + example.completion
             shared = min(_common_prefix(before, sequence), len(path), len(sequence) - 1)
             self._close(path[shared:])
             del path[shared:]
@@ -104,8 +105,8 @@ class _Nodes:
                 self.tokens.append(sequence[depth])
                 self.positions.append(depth)
                 self.ends.append(-1)
-            for depth in range(prompt_length, len(sequence)):
-                edge = (path[depth - 1], sequence[depth])
+            for place in example.learnt:
+                edge = (path[len(prompt) + place - 1], example.completion[place])
                 self.edges[edge] = self.edges.get(edge, 0) + 1
             before = sequence
         self._close(path)

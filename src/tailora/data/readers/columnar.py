@@ -1,0 +1,134 @@
+"""Parquet and Arrow files, read by pyarrow; Feather files and the files of `datasets` are Arrow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tailora.core.errors import DataError
+from tailora.data.json_rows import json_lines
+
+SUFFIXES = (".parquet", ".arrow", ".feather")
+"""Usual suffixes of these files."""
+
+FORMATS = ("webnlg-json", "dart", "jsonl", "json", "text")
+"""Formats that the rows of these files may have."""
+
+_PARQUET, _ARROW = b"PAR1", b"ARROW1"
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas' row labels, which have no name
+_STREAM = b"\xff\xff\xff\xff"  # a message of Arrow's streaming format, in which `datasets` keeps its files
+
+
+def is_columnar(path: Path) -> bool:
+    """Return whether a file is Parquet or Arrow, by its first bytes; False for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ARROW))
+    except OSError:
+        return False
+    return start.startswith((_PARQUET, _ARROW, _STREAM))
+
+
+def read_as_json_lines(path: Path) -> str:
+    """Return the rows of a Parquet or Arrow file as JSON lines; line N is row N.
+
+    Lists, structures and maps become lists and objects. Numbers of single precision have the digits that they have
+    in that precision (0.1, not 0.10000000149011612). Dates and times become text, at midnight a date.
+
+    Raises:
+        DataError: pyarrow is not installed, the file cannot be read, has no row, or has a column of bytes.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        hint = "pip install 'tailora[parquet]', or write the data as CSV or as JSON lines"
+        raise DataError("is a Parquet or Arrow file, and pyarrow is not installed", where=path, hint=hint) from error
+    try:
+        with path.open("rb") as file:
+            parts = [json_lines(_rows(batch, path)) for batch in _batches(file)]
+    except (pyarrow.ArrowException, OSError) as error:
+        what = f"the Parquet or Arrow file cannot be read ({_first_line(error)})"
+        raise DataError(what, where=path, hint="fetch or write it again") from error
+    text = "".join(parts)
+    if not text:
+        raise DataError("the file has no row", where=path, hint="give a file with records")
+    return text
+
+
+def _batches(file: BinaryIO) -> Iterator[Any]:
+    """Yield the record batches of an open file."""
+    from pyarrow import ipc, parquet
+
+    start = file.read(len(_ARROW))
+    file.seek(0)
+    if start.startswith(_PARQUET):
+        yield from parquet.ParquetFile(file).iter_batches()
+    elif start.startswith(_ARROW):
+        reader = ipc.open_file(file)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        yield from ipc.open_stream(file)
+
+
+def _rows(batch: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a record batch as dictionaries."""
+    for field in batch.schema:
+        if _holds_bytes(field.type):
+            what = f"the column {field.name!r} holds bytes, not text or numbers"
+            raise DataError(what, where=path, hint="remove the column, or write it as text")
+    names = [name for name in batch.schema.names if not _INDEX.fullmatch(name)]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"two columns are called {repeated[0]!r}", where=path, hint="rename one")
+    columns = [_values(batch.column(name)) for name in names]
+    for row in zip(*columns, strict=True):
+        yield dict(zip(names, row, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column as Python objects."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":  # Python's times have microseconds
+        column = column.cast(pyarrow.timestamp("us", kind.tz), safe=False)
+    return [_value(value, kind) for value in column.to_pylist(maps_as_pydicts="strict")]
+
+
+def _value(value: Any, kind: Any) -> Any:
+    """Return a value in which numbers of single and half precision have no more digits than they were written with."""
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_float32(kind):
+        return np.float32(value)
+    if types.is_float16(kind):
+        return np.float16(value)
+    if types.is_dictionary(kind):
+        return _value(value, kind.value_type)
+    if types.is_map(kind):
+        return {key: _value(item, kind.item_type) for key, item in value.items()}
+    if types.is_struct(kind):
+        return {field.name: _value(value[field.name], field.type) for field in kind}
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_value(item, kind.value_type) for item in value]
+    return value
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a type is, or contains, bytes that are not text."""
+    from pyarrow import types
+
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return True
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip() or type(error).__name__
