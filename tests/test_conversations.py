@@ -286,9 +286,8 @@ def test_trained_and_served_prompts_are_the_same(tmp_path: Path, monkeypatch: py
             body = {"model": "talk", "messages": TURNS[1 : 1 + count], "max_tokens": 2}
             assert post(server, "/v1/chat/completions", body).status_code == 200
     assert prompts == trained
-    assert (
-        json.loads((output / "adapter" / "tailora.json").read_text(encoding="utf-8"))["meta"]["prompt_form"] == "chat"
-    )
+    stored = json.loads((output / "adapter" / "tailora.json").read_text(encoding="utf-8"))
+    assert stored["meta"]["prompt_form"] == "chat"
 
 
 def test_texts_without_records(tmp_path: Path) -> None:

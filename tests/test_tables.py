@@ -384,7 +384,7 @@ VIGGO = [
 ]
 
 
-@pytest.mark.parametrize("row", VIGGO, ids=[row[0] for row in VIGGO])
+@pytest.mark.parametrize("row", VIGGO, ids=[str(row[0]) for row in VIGGO])
 @pytest.mark.parametrize("header", ["mr,ref", "meaning_representation,target"])
 def test_viggo(row: tuple[Any, ...], header: str, tmp_path: Path) -> None:
     mr, *wanted = row
