@@ -15,6 +15,7 @@ E2E_CLEANED_COLUMNS = ("fixed", "orig_mr")
 """Further columns of the cleaned E2E set, which are not read."""
 
 _ACT = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+_OPEN_ACT = re.compile(r"\s*\w+\s*\([^()\[\]]*\[")
 _LISTS = ("genres", "platforms", "player_perspective")  # ViGGO's slots with several values
 _ASKED = "?"  # the value of a slot that a request names without one; as punctuation, no text leaves it out
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[(.*?)\]\s*(?:,(?=[^\[\],]+\[)|$)", re.DOTALL)
@@ -33,6 +34,8 @@ def parse_mr(mr: str) -> tuple[Fact, ...]:
     act = _ACT.fullmatch(mr)
     if act is not None:
         return (Fact(None, DIALOGUE_ACT, act[1]), *(fact for slot in _slots(act[2]) for fact in _facts_of_act(*slot)))
+    if _OPEN_ACT.match(mr):
+        raise ValueError(mr[:40])
     facts = tuple(Fact(None, name, value) for name, value in _slots(mr) if value)
     if not facts:
         raise ValueError("no slot has a value")
