@@ -55,6 +55,8 @@ LATE_IMPORTS = {
     "tailora.data.readers.columnar": {"pyarrow"},
     "tailora.commands.train": {"tailora.training.run"},
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
+    "tailora.training.distributed": {"torch.distributed.tensor"},
+    "tailora.training.sharded": {"torch.distributed.fsdp"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.inference.self_check": {"torch", "tailora.models.load"},
     "tailora.inference.start": {

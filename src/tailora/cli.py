@@ -19,10 +19,13 @@ from typing import Any
 
 from tailora import __version__, commands
 from tailora.commands import COMMANDS
+from tailora.core import launch
 from tailora.core.errors import EXIT_CODE, CheckError, MissingExtraError, SettingsError, UserError
 
 # Dependencies that an environment made for serving alone does not have (requirements-serve.txt).
 LEFT_OUT = {"matplotlib", "sacrebleu", "torch", "transformers"}
+# Commands that torchrun can start in several processes.
+SEVERAL_PROCESSES = ("train",)
 READER_LEFT = 141  # what a shell reports for a program whose reader closed the pipe
 
 
@@ -77,6 +80,9 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     """Read a command's settings from its arguments, run it, and print its result if `--json` asks for it."""
     from tailora.core.flags import from_arguments, parser_for
 
+    if launch.size() > 1 and name not in SEVERAL_PROCESSES:
+        hint = f"start it without torchrun; `tailora {SEVERAL_PROCESSES[0]}` is what several processes can do"
+        raise SettingsError(f"runs in one process, not in {launch.size()}", where=f"tailora {name}", hint=hint)
     cls = commands.settings_class(name)
     parser = parser_for(cls, prog=f"tailora {name}", description=f"{COMMANDS[name].summary}.")
     try:
@@ -93,7 +99,8 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
             result = function(settings)
         except CheckError as error:  # its measurements are part of the result
             failed, result = error, {**error.result, "failed": str(error)}
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json))
+    if launch.rank() == 0:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json))
     if failed is not None:
         raise failed
 
@@ -121,8 +128,9 @@ def _report(error: BaseException) -> int:
             "tailora: this is a bug in Tailora; please report it with the lines above, the command, and: "
             f"tailora {__version__}, Python {platform.python_version()}, {platform.platform()}"
         )
-    with contextlib.suppress(BrokenPipeError):
-        print(message, file=sys.stderr)
+    if launch.reports():
+        with contextlib.suppress(BrokenPipeError):
+            print(message, file=sys.stderr)
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +30,21 @@ TEXT_FILES = (
 )
 
 
-def save_model(base: Base, folder: Path) -> None:
+def save_model(base: Base, folder: Path, values: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write a plain network (without an adapter) and its tokenizer in Hugging Face layout into an existing folder.
 
     The tokenizer's files, its chat templates and generation_config.json are copied unchanged, so that the folder
     begins and ends texts as the base does.
+
+    Args:
+        base: the base.
+        folder: the folder.
+        values: the values of the parameters by name, by default the network's own. A parameter that is used in two
+            places has one name.
     """
+    state = None if values is None else dict(values)
     with quiet_transformers():
-        base.model.save_pretrained(folder, safe_serialization=True)
+        base.model.save_pretrained(folder, safe_serialization=True, state_dict=state)
     for pattern in TEXT_FILES:
         for source in sorted(base.folder.glob(pattern)):
             target = folder / source.relative_to(base.folder)

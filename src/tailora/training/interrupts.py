@@ -18,7 +18,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
-        self._is_deferring = self._is_pending = False
+        self._is_deferring = self._is_recording = self._is_pending = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -43,8 +43,21 @@ class Interrupts:
             self._is_pending = False
             raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record interrupts in `is_pending` inside the context, where none is raised."""
+        self._is_recording = True
+        try:
+            yield
+        finally:
+            self._is_recording = self._is_pending = False
+
+    def is_pending(self) -> bool:
+        """Whether an interrupt has been deferred or recorded."""
+        return self._is_pending
+
     def _interrupt(self, *_: object) -> None:
-        if self._is_deferring and not self._is_pending:
+        if self._is_recording or (self._is_deferring and not self._is_pending):
             self._is_pending = True
             return
         self._is_pending = False

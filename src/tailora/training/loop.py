@@ -13,15 +13,19 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from tailora.core.errors import TrainingError
 from tailora.data.examples import Example
+from tailora.training.distributed import SINGLE, LostProcessError, Processes, reporting_loss
 from tailora.training.methods import learning_parameters, restore
 from tailora.training.optimizer import adamw, learning_rate
 from tailora.training.precision import Arithmetic
 from tailora.training.resume import RunState, Saver
 from tailora.training.settings import TrainSettings
-from tailora.training.trees.forward import TreeModel, evaluation, passes, training_mode
+from tailora.training.sharded import is_sharded, reshard, whole, whole_on_first
+from tailora.training.shared_passes import aligned, mean_loss, own_share
+from tailora.training.trees.forward import TreeModel, passes, training_mode
 from tailora.training.trees.prefix_tree import batches
 
 PROGRESS = ("examples", "seconds", "initial_loss", "final_loss", "best_step", "warnings")
@@ -79,7 +83,9 @@ def fit(
     *,
     state: RunState | None = None,
     keep: Callable[[RunState], None] | None = None,
-    whole: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    complete: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    processes: Processes = SINGLE,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train the parameters that require gradients, and leave them at the values of the best validation.
 
@@ -96,19 +102,23 @@ def fit(
         state: the state to continue from; None starts a new run.
         keep: writes a state from which the run can be continued; called every few minutes (`settings.save_every`),
             after validations and when the run is interrupted.
-        whole: returns the context of an update, which defers an interrupt to its end.
+        complete: returns the context of an update, which defers an interrupt to its end.
+        processes: the processes that train together; each calls this with the same arguments.
+        is_stopping: returns whether this process has been interrupted. All processes stop after the update or
+            validation in which one of them was.
 
     Returns:
         The outcome of the run.
 
     Raises:
+        LostProcessError: another process has ended or does not answer.
         TrainingError: no learning parameter gets a gradient, or the loss is not finite before any validation has
             brought a better loss than the start.
         KeyboardInterrupt: on Ctrl-C before the first update.
     """
-    run = _Run(model, settings, observer, arithmetic, whole)
+    run = _Run(model, settings, observer, arithmetic, complete, processes, is_stopping)
     steps = total_steps(len(train), settings)
-    saver = None if keep is None else Saver(lambda: keep(run.state()), settings.save_every)
+    saver = _saver(run, keep)
     checkpointing = settings.gradient_checkpointing
     with arithmetic.products(), TreeModel(model, head=arithmetic.head, checkpointing=checkpointing) as run.trees:
         if state is None:
@@ -125,6 +135,10 @@ def fit(
             if saver is not None and run.is_whole and run.outcome.steps:
                 saver.save()
             run.interrupt()
+        except LostProcessError:
+            if saver is not None and not is_sharded(model):  # the parameters are those after the last update
+                saver.save()
+            raise
         except TrainingError as error:
             run.fail(error)
         if saver is not None:
@@ -134,6 +148,19 @@ def fit(
             restore(model, run.best)
         model.eval()
     return run.outcome
+
+
+def _saver(run: _Run, keep: Callable[[RunState], None] | None) -> Saver | None:
+    """Return what saves the states of a run; None in a process that has nothing to contribute to them."""
+    if keep is None:
+        return None
+    if not is_sharded(run.model):
+        return Saver(lambda: keep(run.state()), run.settings.save_every) if run.processes.is_first else None
+
+    def agree(is_due: bool) -> bool:  # all processes gather the state, when the first one decides
+        return run.processes.from_first(lambda: is_due)
+
+    return Saver(lambda: keep(run.state()), run.settings.save_every, agree=agree)
 
 
 def _report_saving(outcome: Outcome, saver: Saver) -> None:
@@ -171,13 +198,13 @@ def _updates(
     if run.out_of_patience():
         return
     for batch in run.updates(train, steps):
-        with run.whole():
+        with run.complete():
             run.update(batch, steps)
         due = is_due()
         if due and not run.validate(valid) and run.out_of_patience():
             return
         if saver is not None and run.outcome.steps < steps:
-            with run.whole():
+            with run.complete():
                 saver.after_update(validated=due)
 
 
@@ -192,14 +219,16 @@ class _Run:
         settings: TrainSettings,
         observer: Observer,
         arithmetic: Arithmetic,
-        whole: Callable[[], AbstractContextManager[Any]],
+        complete: Callable[[], AbstractContextManager[Any]],
+        processes: Processes,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self.model, self.settings, self.observer, self.autocast = model, settings, observer, arithmetic.autocast
         self.learning = learning_parameters(model)
         self.optimizer = adamw(self.learning.values(), settings.weight_decay)
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
-        self.whole = whole
+        self.complete, self.processes, self.is_stopping = complete, processes, is_stopping
         self.fruitless, self.validated_at, self.is_whole = 0, -1, True
         self.generators = generators_of(model, arithmetic.head)
         torch.manual_seed(settings.seed)
@@ -211,19 +240,25 @@ class _Run:
             step=self.outcome.steps,
             progress=progress | {"validated_at": self.validated_at},
             fruitless=self.fruitless,
-            learning={name: parameter.detach() for name, parameter in self.learning.items()},
-            best=self.best,
-            optimizer=self.optimizer.state_dict()["state"],
+            learning=self._whole({name: parameter.detach() for name, parameter in self.learning.items()}),
+            best=None if self.best is None else self._whole(self.best),
+            optimizer={n: self._whole(values) for n, values in self.optimizer.state_dict()["state"].items()},
             generators={name: generator.get_state() for name, generator in self.generators.items()},
         )
 
     def continue_from(self, state: RunState) -> None:
         """Restore a state."""
-        restore(self.model, state.learning)
-        device = next(iter(self.learning.values())).device
-        self.best = None if state.best is None else {name: value.to(device) for name, value in state.best.items()}
-        options = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**options, "state": state.optimizer})
+        restore(self.model, self._own(state.learning))
+        self.best = None if state.best is None else self._own(state.best)
+        numbered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        moments = {
+            number: {
+                name: self.processes.spread(value, numbered[number] if value.dim() else torch.empty(()))
+                for name, value in values.items()
+            }
+            for number, values in sorted(state.optimizer.items())
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, generator in self.generators.items():
             if name in state.generators:  # a run may continue on another device
                 generator.set_state(state.generators[name])
@@ -231,6 +266,13 @@ class _Run:
             setattr(self.outcome, name, state.progress[name])
         self.outcome.steps, self.fruitless = state.step, state.fruitless
         self.validated_at = state.progress["validated_at"]
+
+    def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return whole_on_first(tensors, is_first=self.processes.is_first)
+
+    def _own(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the learning parameters' values as this process holds them."""
+        return {name: self.processes.spread(values[name], like) for name, like in self.learning.items()}
 
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
         """Yield the remaining batches, until the run has `steps` updates."""
@@ -260,14 +302,9 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        tokens = sum(len(example.learnt) for example in batch)
-        loss = 0.0
-        for trees in passes(batch, self.settings.tokens_per_pass):
-            with self.autocast():
-                part = self.trees.loss(trees, label_smoothing=self.settings.label_smoothing) / tokens
-            part.backward()
-            loss += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True).item()
+        self.processes.reseed(self.generators, self.settings.seed, step)
+        loss, interrupts = self._gradients(batch)
+        norm = whole(clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True)).item()
         self._check(step, loss, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -278,6 +315,31 @@ class _Run:
         self.is_whole = True
         line = {"step": step + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         self.observer.step({**line, "examples": len(batch), "seconds": seconds})
+        if interrupts:
+            raise KeyboardInterrupt
+
+    def _gradients(self, batch: list[Example]) -> tuple[float, float]:
+        """Compute this process's share of a batch, and add the gradients of all processes.
+
+        Returns:
+            The loss of the whole batch per completion token, and the number of processes that are interrupted.
+        """
+        tokens = sum(len(example.learnt) for example in batch)
+        # Sharded processes average their gradients in every pass, instead of adding them after the last one.
+        scale = self.processes.size if is_sharded(self.model) else 1
+        loss = 0.0
+        with reporting_loss():
+            own = own_share(self.model, batch, self.processes)
+            parts = passes(own, self.settings.tokens_per_pass) if own else iter(())
+            for trees, weight in aligned(self.model, parts, batch, self.processes):
+                with self.autocast():
+                    part = self.trees.loss(trees, label_smoothing=self.settings.label_smoothing) / tokens
+                (part if weight * scale == 1 else part * (weight * scale)).backward()
+                loss += weight * part.item()
+        if not is_sharded(self.model):
+            self.processes.add_gradients(self.learning.values())
+        loss, interrupts = self.processes.totals(loss, float(self.is_stopping()))
+        return loss, interrupts
 
     def _check(self, step: int, loss: float, norm: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -292,10 +354,11 @@ class _Run:
         if not valid:
             return True
         with self.autocast():
-            loss = mean_loss(self.trees, valid, self.settings)
+            loss = mean_loss(self.trees, valid, self.settings, self.processes, self.is_stopping)
+        reshard(self.model)
         if not math.isfinite(loss):
             raise TrainingError("the validation loss is not finite", hint="lower the learning rate")
-        with self.whole():  # what is known of the validation changes at once
+        with self.complete():  # what is known of the validation changes at once
             self.validated_at = self.outcome.steps
             best = self.outcome.final_loss is None or loss < self.outcome.final_loss
             if self.outcome.initial_loss is None:
@@ -356,20 +419,3 @@ def first_batch(train: Sequence[Example], settings: TrainSettings) -> list[Examp
 def _epoch(train: Sequence[Example], settings: TrainSettings, epoch: int) -> Iterator[list[Example]]:
     rng = random.Random(f"{settings.seed} {epoch}")
     return batches(train, settings.batch_size, group_size=settings.group_size, rng=rng)
-
-
-def mean_loss(trees: TreeModel, examples: Sequence[Example], settings: TrainSettings) -> float:
-    """Return the loss per completion token, end-of-text included, in nats, without dropout.
-
-    Args:
-        trees: the model.
-        examples: at least one example.
-        settings: the settings of the run, which give the size of batches and passes.
-    """
-    total = tokens = 0.0
-    with evaluation(trees.model):
-        for batch in batches(examples, settings.batch_size):
-            for part in passes(batch, settings.tokens_per_pass):
-                total += trees.loss(part).item()
-                tokens += part.completion_tokens
-    return total / tokens

@@ -107,8 +107,21 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
     return loaded, prompts
 
 
-def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], run: Path) -> Path:
+def save_result(
+    base: Base,
+    settings: TrainSettings,
+    meta: Mapping[str, Any],
+    run: Path,
+    values: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
     """Write the result of training into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
+
+    Args:
+        base: the base model with what was trained.
+        settings: the settings of the run.
+        meta: what the result carries besides its tensors.
+        run: the run directory.
+        values: with method full, the values of all parameters, if the model has them only in part.
 
     Returns:
         The path of the result.
@@ -128,7 +141,7 @@ def save_result(base: Base, settings: TrainSettings, meta: Mapping[str, Any], ru
         return run / "adapter"
     if settings.method == "full":
         with atomic_folder(run / "model") as folder:
-            save_model(base, folder)
+            save_model(base, folder, values)
             origin = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
             write_json(folder / "tailora.json", {"tailora": __version__, "merged": origin, "meta": dict(meta)})
         return run / "model"

@@ -201,6 +201,7 @@ class Saver:
     Args:
         save: writes a state.
         minutes: time between two states; 0 saves after every update.
+        agree: returns the decision of the first process, where several save together; takes this process's.
         clock: returns the time in seconds, from any origin.
 
     Attributes:
@@ -208,15 +209,23 @@ class Saver:
         problem: why the last state could not be written; empty if it could.
     """
 
-    def __init__(self, save: Callable[[], None], minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._save, self._every, self._clock = save, 60 * minutes, clock
+    def __init__(
+        self,
+        save: Callable[[], None],
+        minutes: float,
+        *,
+        agree: Callable[[bool], bool] = bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._save, self._every, self._agree, self._clock = save, 60 * minutes, agree, clock
         self._last, self._took = clock(), 0.0
         self.seconds, self.problem = 0.0, ""
 
     def after_update(self, *, validated: bool) -> None:
         """Save if the interval has passed or after a validation, unless saving would take more than its share."""
         passed = self._clock() - self._last
-        if not self._every or (passed >= SHARE * self._took and (validated or passed >= self._every)):
+        is_due = not self._every or (passed >= SHARE * self._took and (validated or passed >= self._every))
+        if self._agree(is_due):
             self.save()
 
     def save(self) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from tailora.adapters import formats
 from tailora.core.console import message_console
@@ -22,20 +23,25 @@ from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
+from tailora.families import family_of
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
+from tailora.training.distributed import LostProcessError, Processes, joined, own_device
 from tailora.training.estimate import arithmetic, peak_bytes, seconds, workload
 from tailora.training.interrupts import Interrupts
-from tailora.training.loop import Outcome, first_batch, fit, mean_loss
-from tailora.training.methods import prepare, save_result
+from tailora.training.loop import Observer, Outcome, first_batch, fit
+from tailora.training.methods import learning_parameters, prepare, save_result
 from tailora.training.precision import Arithmetic, apply, device_for
 from tailora.training.precision_choice import PrecisionChoice, choose
-from tailora.training.resume import Job, RunState, check_same
+from tailora.training.resume import Job, ResumeFolder, RunState, check_same
 from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
-from tailora.training.run_report import RunObserver, Watch, print_continuation, print_plan, print_result
+from tailora.training.run_report import RunObserver, SilentObserver, Watch, print_continuation, print_plan, print_result
 from tailora.training.settings import TrainSettings
+from tailora.training.sharded import is_sharded, shard, whole_on_first
+from tailora.training.shared_passes import mean_loss, own_share
+from tailora.training.shared_state import check_processes, load_state
 from tailora.training.trees.check import ROUNDED, check_trees
 from tailora.training.trees.forward import TreeModel
 from tailora.training.trees.prefix_tree import build
@@ -71,30 +77,36 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         UserError: data, model or settings cannot be trained on.
         TrainingError: the loss is not finite, or the run directory cannot be written. The message says what is saved:
             the best state so far, if it is better than the start.
+        LostProcessError: another process of the run has ended or does not answer; the saved state stays.
         TrainingInterrupted: on Ctrl-C or SIGTERM after the first update; the run directory is completed first.
         KeyboardInterrupt: on Ctrl-C or SIGTERM before the first update.
     """
-    console = message_console()
-    device = device_for(settings)
-    with Interrupts() as interrupts, run_folder(settings) as place:
+    device = own_device(device_for(settings))
+    with Interrupts() as interrupts, joined(device) as processes, run_folder(settings, processes) as place:
+        console = message_console()
+        console.quiet = not processes.is_first
         folder = place.path
-        training = _Training(settings, place, device, console)
+        training = _Training(settings, place, processes, device, console)
         result, outcome, saved = training.fit(watch, interrupts)
         valid, precision = training.valid, training.arithmetic.precision
         del training  # free the network before the saved adapter is measured
         if precision == "int8" and outcome.final_loss is not None and not outcome.interrupted:
-            result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid)
-        result |= {"peak_memory_bytes": peak_rss(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        with writing_to(folder):
-            write_json(folder / "run.json", result)
-        if outcome.failed is not None or not outcome.interrupted:
-            place.resume.finished()
+            result["validation_loss"]["exact"] = _exact_loss(settings, saved, valid, processes)
+        peaks = [peak for peak in processes.from_all(peak_rss()) if peak is not None]
+        result |= {"processes": processes.size, "peak_memory_bytes": max(peaks, default=None)}
+        result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if place.resume is not None:
+            with writing_to(folder):
+                write_json(folder / "run.json", result)
+            if outcome.failed is not None or not outcome.interrupted:
+                place.resume.finished()
         print_result(console, folder, outcome, result["validation_loss"].get("exact"))
-    if outcome.failed is not None:
-        state = f"the state after update {outcome.best_step} is saved in {saved}"
-        raise TrainingError(f"{outcome.failed.what}; {state}", hint=outcome.failed.hint) from outcome.failed
-    if outcome.interrupted:
-        raise TrainingInterrupted(folder)
+        result = processes.from_first(lambda: result)  # torchrun ends all processes when one has ended with an error
+        if outcome.failed is not None:
+            state = f"the state after update {outcome.best_step} is saved in {saved}"
+            raise TrainingError(f"{outcome.failed.what}; {state}", hint=outcome.failed.hint) from outcome.failed
+        if outcome.interrupted:
+            raise TrainingInterrupted(folder)
     return result | {"run": str(folder)}
 
 
@@ -107,8 +119,11 @@ class _Training:
         has_best: whether a validation found a state better than the start, which is saved.
     """
 
-    def __init__(self, settings: TrainSettings, place: RunFolder, device: str, console: Console) -> None:
+    def __init__(
+        self, settings: TrainSettings, place: RunFolder, processes: Processes, device: str, console: Console
+    ) -> None:
         self.settings, self.folder, self.console, self.resume = settings, place.path, console, place.resume
+        self.processes = processes
         train_records, valid_records = read_records(settings)
         self.base = load_base(settings.base, dtype=torch.float32, device=device)
         self.prompts: PromptFormat = prompts_of(self.base, settings, [*train_records, *valid_records])
@@ -130,10 +145,9 @@ class _Training:
         """Load the state of an unfinished run, if there is one; return that run's precision, else choose one.
 
         Raises:
-            SettingsError: the run has other settings or data.
+            SettingsError: the run has other settings or data, or the processes differ in them.
         """
         settings, plan = self.settings, self.plan
-        loaded = self.resume.load()
         self.job = Job(
             settings=settings.model_dump(mode="json"),
             data={"training": plan["data_fingerprint"], "validation": _digest(self.valid)},
@@ -141,11 +155,14 @@ class _Training:
             steps=plan["steps"],
             threads=torch.get_num_threads(),
         )
+        check_processes(self.job, self.processes)
+        loaded = load_state(self.resume, self.processes)
         self.state = None if loaded is None else loaded[1]
         self.has_best = self.state is not None and self.state.progress["best_step"] > 0
         if loaded is None:
-            batch = first_batch(self.train, settings)
-            choice = choose(self.base.model, batch, settings, device, plan["operations"])
+            batch = own_share(self.base.model, first_batch(self.train, settings), self.processes)
+            operations = plan["operations"] / self.processes.size
+            choice = self.processes.from_first(lambda: choose(self.base.model, batch, settings, device, operations))
         else:
             before, state = loaded
             check_same(before, self.job, self.folder)
@@ -160,60 +177,94 @@ class _Training:
         if precision in ("bf16", "int8"):
             texts, autocast, head = [*self.train, *self.valid], arithmetic.autocast, arithmetic.head
             check_trees(model, texts, autocast=autocast, head=head, bound=ROUNDED)
+        if self.processes.size > 1 and settings.method == "full":
+            shard(model, family_of(self.base.model_type).blocks)
         return arithmetic
 
     def fit(self, watch: Watch | None, interrupts: Interrupts) -> tuple[dict[str, Any], Outcome, Path]:
         """Train and save; return the content of run.json, the outcome, and the path of the result."""
-        settings, folder, state = self.settings, self.folder, self.state
+        fit_here = self._lead if self.resume is not None else self._follow
+        outcome, saved = fit_here(watch, interrupts)
+        saved = self.processes.from_first(lambda: saved)
+        return _result(self.settings, self.plan, outcome, saved), outcome, saved
+
+    def _lead(self, watch: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
+        """Train in the process that writes the run directory."""
+        settings, folder, state, resume = self.settings, self.folder, self.state, self.resume
+        assert resume is not None, "the first process has the folder"
         with writing_to(folder):
             write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": self.plan})
-            with self._clearing():
+            with self._clearing(resume):
                 with RunObserver(folder, self.plan["steps"], self.console, self._save_best, watch, state) as observer:
 
                     def keep(state: RunState) -> None:
-                        self.resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
+                        resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
                         if state.step and state.progress["best_step"] == 0:  # no validation has chosen a state yet
                             with contextlib.suppress(TrainingError):  # nothing learnt yet: an error only at the end
-                                self._save(None)
+                                self._write(None, state.learning)
 
                     outcome = self._updates(observer, keep, interrupts)
                 saved = self._save(outcome.final_loss)
             loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
-        return _result(settings, self.plan, outcome, saved), outcome, saved
+        return outcome, saved
+
+    def _follow(self, _: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
+        """Train in a process that writes nothing."""
+        outcome = self._updates(SilentObserver(self._save_best), lambda _: None, interrupts)
+        return outcome, self._save(outcome.final_loss)
 
     @contextlib.contextmanager
-    def _clearing(self) -> Iterator[None]:
+    def _clearing(self, resume: ResumeFolder) -> Iterator[None]:
         """After an error that would come again, remove the states, and what no validation found better than the start.
 
-        A full disk or memory may have room the next time; everything stays then.
+        A full disk or memory may have room the next time, and a lost process may be there; everything stays then.
         """
         try:
             yield
-        except (OSError, MemoryError, torch.OutOfMemoryError):
+        except (OSError, MemoryError, torch.OutOfMemoryError, LostProcessError):
             raise
         except Exception:
-            self.resume.finished()
+            resume.finished()
             if not self.has_best:
                 remove_results(self.folder)
             raise
 
-    def _updates(self, observer: RunObserver, keep: Callable[[RunState], None], interrupts: Interrupts) -> Outcome:
-        model, whole = self.base.model, interrupts.deferred
-        examples = self.train, self.valid, self.settings
-        return fit(model, *examples, observer, self.arithmetic, state=self.state, keep=keep, whole=whole)
+    def _updates(self, observer: Observer, keep: Callable[[RunState], None], interrupts: Interrupts) -> Outcome:
+        several = self.processes.size > 1  # they agree on when an interrupt ends the run
+        with interrupts.recorded() if several else contextlib.nullcontext():
+            return fit(
+                self.base.model,
+                self.train,
+                self.valid,
+                self.settings,
+                observer,
+                self.arithmetic,
+                state=self.state,
+                keep=keep,
+                complete=contextlib.nullcontext if several else interrupts.deferred,
+                processes=self.processes,
+                is_stopping=interrupts.is_pending if several else lambda: False,
+            )
 
     def _save_best(self, loss: float) -> None:
         self._save(loss)
         self.has_best = True
 
     def _save(self, loss: float | None) -> Path:
+        """Write the current state as the result, in the first process; the others contribute their parts."""
+        values = None
+        if is_sharded(self.base.model):
+            values = whole_on_first(learning_parameters(self.base.model), is_first=self.processes.is_first)
+        return self._write(loss, values) if self.processes.is_first else self.folder
+
+    def _write(self, loss: float | None, values: Mapping[str, Tensor] | None) -> Path:
         meta = {
             **self.prompts.meta,
             **self.settings.reading_meta(),
             "data_fingerprint": self.plan["data_fingerprint"],
             "scores": {"validation_loss": loss},
         }
-        return save_result(self.base, self.settings, meta, self.folder)
+        return save_result(self.base, self.settings, meta, self.folder, values)
 
 
 def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
@@ -281,9 +332,9 @@ def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, sav
     }
 
 
-def _exact_loss(settings: TrainSettings, saved: Path, valid: Sequence[Example]) -> float:
+def _exact_loss(settings: TrainSettings, saved: Path, valid: Sequence[Example], processes: Processes) -> float:
     """Return the validation loss of the saved adapter on the original weights of the base, instead of the int8 ones."""
-    base, adapter = load_base(settings.base, dtype=torch.float32), formats.load(saved)
+    base, adapter = load_base(settings.base, dtype=torch.float32), processes.from_first(lambda: formats.load(saved))
     attach(base.model, adapter.config, adapter, model_type=base.model_type)
     with TreeModel(base.model) as trees:
-        return mean_loss(trees, valid, settings)
+        return mean_loss(trees, valid, settings, processes)

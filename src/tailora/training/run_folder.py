@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tailora.core.errors import TrainingError
 from tailora.core.files import output_exists
+from tailora.training.distributed import SINGLE, Processes
 from tailora.training.resume import ResumeFolder, is_same_run, is_unfinished, settings_of
 from tailora.training.settings import TrainSettings
 
@@ -23,27 +24,31 @@ class RunFolder(NamedTuple):
 
     Attributes:
         path: the folder.
-        resume: its saved states.
+        resume: its saved states; None in processes that do not write to the folder.
     """
 
     path: Path
-    resume: ResumeFolder
+    resume: ResumeFolder | None
 
 
 @contextlib.contextmanager
-def run_folder(settings: TrainSettings) -> Iterator[RunFolder]:
+def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterator[RunFolder]:
     """Create the run directory, or take over that of an unfinished run with these settings.
 
     The default name is runs/DATA-METHOD-N with the first N that is free or whose run can continue. The folder is
     created at once, so that runs that start together get different names. It is removed at the end if it is empty.
+    Of several processes, only the first accesses the folder, and the others receive its path.
 
     Raises:
         SettingsError: the output folder exists and is not an unfinished run, or another process trains in it.
     """
+    if not processes.is_first:
+        yield RunFolder(processes.from_first(Path), None)
+        return
     path, resume = _numbered(settings) if settings.output is None else _named(settings.output, settings)
     try:
         with resume:
-            yield RunFolder(path, resume)
+            yield RunFolder(processes.from_first(lambda: path), resume)
     finally:
         with contextlib.suppress(OSError):  # not empty
             path.rmdir()

@@ -95,6 +95,25 @@ def print_result(console: Console, folder: Path, outcome: Outcome, exact: float 
     )
 
 
+class SilentObserver:
+    """The observer of a process that does not write; see `loop.Observer`.
+
+    Args:
+        save: takes part in saving the current state; takes its validation loss.
+    """
+
+    def __init__(self, save: Callable[[float], object]) -> None:
+        self._save = save
+
+    def step(self, line: dict[str, Any]) -> None:
+        """See `loop.Observer`."""
+
+    def validated(self, line: dict[str, Any], best: bool) -> None:
+        """See `loop.Observer`."""
+        if best and line["step"]:
+            self._save(line["validation_loss"])
+
+
 class RunObserver:
     """Writes metrics.jsonl, saves each best state, and draws the progress bar; see `loop.Observer`.
 

@@ -19,6 +19,7 @@ from tailora.data.examples import Example
 from tailora.lora.layers import LoraLayer
 from tailora.models.load import quiet_transformers
 from tailora.training.fused import fuse
+from tailora.training.sharded import computed
 from tailora.training.trees import attention as tree_attention
 from tailora.training.trees.attention import tree_masks
 from tailora.training.trees.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
@@ -104,6 +105,9 @@ class TreeModel:
 
     def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
         """Return the loss summed over completion tokens, in nats; divide by `batch.completion_tokens` for the mean."""
+        return computed(self.model, lambda: self._loss(batch, label_smoothing))
+
+    def _loss(self, batch: TreeBatch, label_smoothing: float) -> Tensor:
         hidden = self.hidden(batch)
         targets = scored(batch, hidden.device)
         head = self._frozen_head()
