@@ -144,7 +144,7 @@ class PageRunner:
         self.port = _free_port()
         self.programs = folder / ".programs"
         self.programs.mkdir()
-        for name, start in {"tailora": "-m tailora ", "python": ""}.items():
+        for name, start in {"tailora": "-m tailora ", "python": "", "torchrun": "-m torch.distributed.run "}.items():
             (self.programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start}"$@"\n')
             (self.programs / name).chmod(0o755)
         (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
