@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _processes import ArmError, say
+from tailora.core.hardware.machine import describe
 from tailora.core.hardware.processor import cores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -55,16 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for precision, size in arms
     }
-    summary = {
-        "benchmark": "processes",
-        "base": arguments.base,
-        "arms": arms_found,
-        "machine": machine,
-        "rounds": rounds,
-    }
     print_table(arms_found)
     if arguments.json:
-        print(json.dumps(summary, indent=2))
+        about = {"benchmark": "processes", "base": arguments.base, "machine": describe()}
+        print(json.dumps(about | {"arms": arms_found, "rounds": rounds}, indent=2))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

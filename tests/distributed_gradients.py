@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from tailora.core.hardware.processor import cores
-from tailora.families import family_of
 from tailora.training import int8
 from tailora.training.distributed import SINGLE, Processes, joined
 from tailora.training.loop import _Run
@@ -24,7 +23,7 @@ from tailora.training.precision import Arithmetic, apply
 from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, reshard, shard, whole
 from tailora.training.shared_passes import mean_loss
-from tailora.training.trees.forward import TreeModel, training_mode
+from tailora.training.trees.forward import TreeModel, blocks_of, training_mode
 from tailora.training.trees.prefix_tree import build
 from training_cases import EXAMPLES, METHODS, prepared, settings_of
 
@@ -36,6 +35,7 @@ BATCHES = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "one pass": {},
     "accumulated": {"tokens_per_pass": 6},
+    "checkpointed": {"gradient_checkpointing": True},
     "smoothed": {"label_smoothing": 0.1, "tokens_per_pass": 9},
 }
 
@@ -52,7 +52,7 @@ def measure(
 ) -> tuple[dict[str, torch.Tensor], float, float]:
     """The gradients of a batch by name, its loss, and its loss as validation data."""
     run = _Run(model, settings, NoObserver(), arithmetic, contextlib.nullcontext, processes, lambda: False)
-    with TreeModel(model, head=arithmetic.head) as run.trees:
+    with TreeModel(model, head=arithmetic.head, checkpointing=settings.gradient_checkpointing) as run.trees:
         validation = mean_loss(run.trees, batch, settings, processes)
         reshard(model)
         training_mode(model)
@@ -80,7 +80,7 @@ def exact_cases(processes: Processes) -> dict[str, list[float]]:
                 settings = settings_of(method, **changes)
                 models = [prepared(FAMILY, settings).double() for _ in range(2)]
                 if method == "full":
-                    shard(models[0], family_of(FAMILY).blocks)
+                    shard(models[0], blocks_of(models[0]))
                     assert is_sharded(models[0])
                 arithmetic = Arithmetic("fp32")
                 shared = measure(models[0], settings, arithmetic, processes, list(batch))

@@ -23,7 +23,6 @@ from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
-from tailora.families import family_of
 from tailora.lora.inject import attach, parameter_table
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
@@ -43,7 +42,7 @@ from tailora.training.sharded import is_sharded, shard, whole_on_first
 from tailora.training.shared_passes import mean_loss, own_share
 from tailora.training.shared_state import check_processes, load_state
 from tailora.training.trees.check import ROUNDED, check_trees
-from tailora.training.trees.forward import TreeModel
+from tailora.training.trees.forward import TreeModel, blocks_of
 from tailora.training.trees.prefix_tree import build
 
 
@@ -178,7 +177,7 @@ class _Training:
             texts, autocast, head = [*self.train, *self.valid], arithmetic.autocast, arithmetic.head
             check_trees(model, texts, autocast=autocast, head=head, bound=ROUNDED)
         if self.processes.size > 1 and settings.method == "full":
-            shard(model, family_of(self.base.model_type).blocks)
+            shard(model, blocks_of(model))
         return arithmetic
 
     def fit(self, watch: Watch | None, interrupts: Interrupts) -> tuple[dict[str, Any], Outcome, Path]:

@@ -6,7 +6,7 @@ Every pass is a sequence of exchanges, so all processes must run the same number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,19 +17,17 @@ from tailora.training.distributed import reporting_loss
 _ENTRY = "compute_whole"
 
 
-def shard(model: nn.Module, blocks: str) -> None:
+def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
     """Divide a model's parameters among the processes, in place; they become `DTensor`s.
 
     Args:
         model: a transformers causal language model, the same in every process.
-        blocks: name of the list of blocks, each of which is gathered on its own. The rest is gathered together.
+        blocks: the model's blocks, each of which is gathered on its own. The rest is gathered together.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to load, and rarely needed
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.ModuleList) and (name == blocks or name.endswith(f".{blocks}")):
-            for block in module:
-                fully_shard(block)
+    for block in blocks:
+        fully_shard(block)
     fully_shard(model)
     # Trees are computed by a part of the model, whose forward pass would not gather the rest of it.
     setattr(model, _ENTRY, lambda compute: compute())
