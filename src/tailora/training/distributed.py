@@ -29,6 +29,7 @@ from tailora.core.errors import SettingsError, UserError
 TIMEOUT = "TAILORA_PROCESS_TIMEOUT"
 """Environment variable: the seconds that a process waits for the others, by default 600."""
 
+_LEFT = "first process has left"
 T = TypeVar("T")
 
 
@@ -170,12 +171,18 @@ def joined(device: str) -> Iterator[Processes]:
             what = f"the processes have different devices ({', '.join(kinds)})"
             raise SettingsError(what, where="device", hint="set --device cpu or --device cuda")
         yield group
-    except BaseException:
+    except BaseException as error:
         launch.choose_reporter(_is_first_to_fail(store))
+        _disconnect(kind)  # the others notice it
+        if rank and not isinstance(error, LostProcessError):
+            _wait_for_first(store)
         raise
+    else:
+        _disconnect(kind)
     finally:
-        if kind != "cuda":  # NCCL would wait for a process that is lost; it ends with this process
-            dist.destroy_process_group()
+        if rank == 0:
+            with contextlib.suppress(RuntimeError):  # nobody may be left to read it
+                store.set(_LEFT, "")
 
 
 def own_device(device: str) -> str:
@@ -224,6 +231,17 @@ def _is_first_to_fail(store: Store) -> bool:
         return bool(store.add("errors", 1) == 1)
     except RuntimeError:  # the process that keeps the store is gone
         return True
+
+
+def _disconnect(kind: str) -> None:
+    if kind != "cuda":  # NCCL would wait for a process that is lost; its connections end with this process
+        dist.destroy_process_group()
+
+
+def _wait_for_first(store: Store) -> None:
+    """Wait until the first process has saved its state and cleaned up: torchrun ends it soon after this one."""
+    with contextlib.suppress(RuntimeError):  # it takes longer, or has ended
+        store.wait([_LEFT], timedelta(seconds=20))
 
 
 def _patience() -> float:

@@ -137,6 +137,7 @@ class _Training:
         choice = self._continue(device)
         self.arithmetic = self._apply(choice.precision)
         self.plan |= {"precision": choice.precision, "device": device, "choice": dataclasses.asdict(choice)}
+        self.plan |= {"processes": processes.size, "threads": torch.get_num_threads()}
         self.plan["estimate"] = _estimate(self.base, self.plan, choice, device)
         print_plan(console, self.plan, choice)
 
@@ -306,7 +307,7 @@ def _estimate(base: Base, plan: dict[str, Any], choice: PrecisionChoice, device:
     else:
         duration = seconds(plan["operations"], choice.precision, device)
     return {
-        "seconds": duration,
+        "seconds": duration / plan["processes"],
         "peak_memory_bytes": peak_bytes(base.model, plan["largest_pass"], trainable) if on_cpu else None,
     }
 

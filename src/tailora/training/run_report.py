@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tailora.core import launch
 from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
+from tailora.core.hardware.processor import cores
 from tailora.core.plural import plural
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import PrecisionChoice
@@ -35,13 +38,24 @@ def print_plan(console: Console, plan: dict[str, Any], choice: PrecisionChoice) 
     shared = 100 * (1 - tokens["trees"] / tokens["sequences"])
     console.print(
         f"{plan['base']}: {table['total']:,} parameters, {table['trainable']:,} trainable "
-        f"({table['percent']:.2f}%) on {plan['device']}\n"
+        f"({table['percent']:.2f}%) on {plan['device']}{_processes(plan)}\n"
         f"precision: {choice}\n"
         f"{plural(plan['examples'], 'example')}, {plural(plan['steps'], 'update')}; an epoch has "
         f"{tokens['sequences']:,} tokens, {tokens['trees']:,} with each common prefix once ({shared:.0f}% saved)\n"
         f"estimated: {_duration(estimate['seconds'])}{_memory(estimate['peak_memory_bytes'])}",
         highlight=False,
     )
+
+
+def _processes(plan: dict[str, Any]) -> str:
+    """Describe the processes of a run; empty for a run in one."""
+    size, threads = plan["processes"], plan["threads"]
+    if size == 1:
+        return ""
+    each = cores() // launch.local_size()
+    unused = torch.device(plan["device"]).type == "cpu" and threads < each
+    hint = f" (OMP_NUM_THREADS={each} would use all cores)" if unused else ""
+    return f", in {size} processes with {plural(threads, 'thread')} each{hint}"
 
 
 def _duration(seconds: float) -> str:

@@ -134,9 +134,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise ModelError(
-        "has no list of blocks, whose inputs alone could be kept",
+        "has no list of blocks, which gradient checkpointing and sharding work on",
         where=type(model).__name__,
-        hint="train without --gradient-checkpointing",
+        hint="train without --gradient-checkpointing and in one process",
     )
 
 
