@@ -3,7 +3,7 @@
     python benchmarks/processes.py --base smollm2-135m --data ../shared/data/e2e/lora_format/train.txt.gz --rounds 2
 
 Every arm is `tailora train` with the same settings and without validation, so all arms compute the same updates. Speed
-is measured over the updates after the first two, which build kernels and buffers. The peak of memory is the largest sum
+is measured over the updates after a warm-up, in which kernels are built for each new number of rows. The peak of memory is the largest sum
 over the processes of a run of their resident memory, without the pages of files that they share (Linux).
 """
 
@@ -29,7 +29,6 @@ from tailora.core.hardware.machine import describe
 from tailora.core.hardware.processor import cores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-WARM_UP = 2
 Result = dict[str, Any]
 
 
@@ -70,7 +69,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"])
     parser.add_argument("--processes", type=int, default=2, help="number of processes of the second arm")
     parser.add_argument("--threads", type=int, default=cores(), help="number of threads of all processes together")
-    parser.add_argument("--updates", type=int, default=10, help=f"number of updates; {WARM_UP} are not measured")
+    parser.add_argument("--updates", type=int, default=10, help="number of updates, the warm-up included")
+    parser.add_argument("--warm-up", type=int, default=2, help="number of updates that are not measured")
     parser.add_argument("--limit", type=int, default=400, help="number of records, from the first one on")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace, precision: str, size: int) -> Result:
                 raise ArmError(log.read().decode(errors="replace")[-2000:])
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text("utf-8").splitlines()]
     updates = [line for line in lines if "loss" in line]
-    measured = updates[WARM_UP:]
+    measured = updates[arguments.warm_up :]
     return {
         "examples_per_second": sum(line["examples"] for line in measured) / sum(line["seconds"] for line in measured),
         "peak_bytes": peak,
