@@ -3,8 +3,8 @@
     python benchmarks/processes.py --base smollm2-135m --data ../shared/data/e2e/lora_format/train.txt.gz --rounds 2
 
 Every arm is `tailora train` with the same settings and without validation, so all arms compute the same updates. Speed
-is measured over the updates after a warm-up, in which kernels are built for each new number of rows. The peak of memory is the largest sum
-over the processes of a run of their resident memory, without the pages of files that they share (Linux).
+is measured over the updates after a warm-up, in which kernels are built for each new number of rows. The peak of memory
+is the largest sum over the processes of a run of their resident memory, without the pages of files (Linux).
 """
 
 from __future__ import annotations

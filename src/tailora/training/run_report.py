@@ -52,9 +52,9 @@ def _processes(plan: dict[str, Any]) -> str:
     size, threads = plan["processes"], plan["threads"]
     if size == 1:
         return ""
-    each = cores() // launch.local_size()
-    unused = torch.device(plan["device"]).type == "cpu" and threads < each
-    hint = f" (OMP_NUM_THREADS={each} would use all cores)" if unused else ""
+    available = cores() // launch.local_size()
+    unused = torch.device(plan["device"]).type == "cpu" and threads < available
+    hint = f" (OMP_NUM_THREADS={available} would use all cores)" if unused else ""
     return f", in {size} processes with {plural(threads, 'thread')} each{hint}"
 
 
