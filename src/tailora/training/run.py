@@ -82,8 +82,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
     """
     device = own_device(device_for(settings))
     with Interrupts() as interrupts, joined(device) as processes, run_folder(settings, processes) as place:
-        console = message_console()
-        console.quiet = not processes.is_first
+        console = message_console(quiet=not processes.is_first)
         folder = place.path
         training = _Training(settings, place, processes, device, console)
         result, outcome, saved = training.fit(watch, interrupts)
