@@ -144,7 +144,8 @@ def test_torchrun_passes_an_interrupt_on(tmp_path: Path, name: str) -> None:
     """Each process gets the signal in its own time; all end after the same update, and one process continues."""
     stopped = train(2, tmp_path / "run", event=f"1:3:torchrun {name}", save_every=60, epochs=30, max_steps=60)
     assert stopped.returncode != 0
-    assert own_lines(stopped) == ["tailora: interrupted"], stopped.stderr
+    assert len(own_lines(stopped)) == 1, stopped.stderr
+    assert "interrupted" in own_lines(stopped)[0]
     last = metrics(tmp_path / "run")[-1]["step"]
     assert 3 <= last < 60
     assert stopped.stderr.count("interrupted: the state after update ") == 1
