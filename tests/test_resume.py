@@ -37,6 +37,7 @@ COMMON: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"dropout": 0.2, "precision": "fp32"},
     "dora": {"dora": True, "bias": "lora_only", "precision": "fp32"},
+    "lora plus": {"lora_plus_ratio": 8, "dora": True, "targets": ("attention", "embedding"), "precision": "fp32"},
     "int8": {"targets": ("all-linear",), "precision": "int8"},
     "bf16": {"precision": "bf16"},
     "full": {"method": "full", "learning_rate": 5e-4, "precision": "fp32"},

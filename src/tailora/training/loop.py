@@ -19,7 +19,7 @@ from tailora.core.errors import TrainingError
 from tailora.data.examples import Example
 from tailora.training.distributed import SINGLE, LostProcessError, Processes, reporting_loss
 from tailora.training.methods import learning_parameters, restore
-from tailora.training.optimizer import adamw, learning_rate
+from tailora.training.optimizer import adamw, set_learning_rate
 from tailora.training.precision import Arithmetic
 from tailora.training.resume import RunState, Saver
 from tailora.training.settings import TrainSettings
@@ -225,7 +225,7 @@ class _Run:
     ) -> None:
         self.model, self.settings, self.observer, self.autocast = model, settings, observer, arithmetic.autocast
         self.learning = learning_parameters(model)
-        self.optimizer = adamw(self.learning.values(), settings.weight_decay)
+        self.optimizer = adamw(model, settings)
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
         self.complete, self.processes, self.is_stopping = complete, processes, is_stopping
@@ -293,15 +293,7 @@ class _Run:
         began = time.perf_counter()
         step = self.outcome.steps
         self.is_whole = False
-        rate = learning_rate(
-            step,
-            steps,
-            peak=self.settings.peak_learning_rate,
-            warmup_steps=self.settings.warmup_steps,
-            schedule=self.settings.schedule,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = set_learning_rate(self.optimizer, self.settings, step, steps)
         self.processes.reseed(self.generators, self.settings.seed, step)
         loss, interrupts = self._gradients(batch)
         norm = whole(clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True)).item()

@@ -1,24 +1,90 @@
-"""The optimizer of a run (AdamW), and its learning rate schedule."""
+"""The optimizer of a run (AdamW, with LoRA+ if asked for), and its learning rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from tailora.training.settings import Schedule
+from tailora.lora.layers import LoraEmbedding
+from tailora.training.methods import learning_parameters
+from tailora.training.settings import Schedule, TrainSettings
+
+LORA_PLUS_EMBEDDING_RATE = 1e-6
+"""Learning rate of adapted embeddings with LoRA+; it is PEFT's default."""
 
 
-def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); vectors, such as biases and norms, do not decay."""
-    learning = list(parameters)
-    groups = [
-        {"params": [p for p in learning if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over the learning parameters of a network.
+
+    Each group of parameters has its own peak learning rate under `peak`. Vectors, such as biases and norms, do not
+    decay. With `lora_plus_ratio`, the groups are those of LoRA+ (Hayou et al. 2024, arXiv:2402.12354).
+
+    Args:
+        model: the network; `requires_grad` says what learns.
+        settings: the settings of the run.
+    """
+    if settings.method == "lora" and settings.lora_plus_ratio is not None:
+        groups = _lora_plus(model, settings, settings.lora_plus_ratio)
+    else:
+        peak = settings.peak_learning_rate
+        learning = list(learning_parameters(model).values())
+        groups = [
+            {"params": [p for p in learning if p.dim() > 1], "weight_decay": settings.weight_decay, "peak": peak},
+            {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0, "peak": peak},
+        ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, foreach=True)
+
+
+def _lora_plus(model: nn.Module, settings: TrainSettings, ratio: float) -> list[dict[str, Any]]:
+    """Return the groups of LoRA+ as `peft.optimizers.create_loraplus_optimizer` forms them.
+
+    B, DoRA's magnitudes and trained biases learn at the raised rate. All but the biases decay.
+    """
+    rate, decay = settings.peak_learning_rate, settings.weight_decay
+    embeddings = {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, LoraEmbedding)
+        for parameter in layer.branches.parameters()
+    }
+    slow, embedding, fast, biases = groups = [
+        {"params": [], "weight_decay": decay, "peak": rate},
+        {"params": [], "weight_decay": decay, "peak": LORA_PLUS_EMBEDDING_RATE},
+        {"params": [], "weight_decay": decay, "peak": rate * ratio},
+        {"params": [], "weight_decay": 0.0, "peak": rate * ratio},
+    ]
+    for name, parameter in learning_parameters(model).items():
+        part = name.rpartition(".")[2]
+        if id(parameter) in embeddings:
+            group = embedding
+        elif part == "lora_A":
+            group = slow
+        else:
+            group = fast if part in ("lora_B", "magnitude") else biases
+        group["params"].append(parameter)
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int, steps: int) -> float:
+    """Set the learning rate of every group for an update; return that of the run's peak learning rate.
+
+    Args:
+        optimizer: from `adamw`.
+        settings: the settings of the run.
+        step: the update, from 0.
+        steps: number of updates of the run.
+    """
+
+    def rate(peak: float) -> float:
+        warmup_steps, schedule = settings.warmup_steps, settings.schedule
+        return learning_rate(step, steps, peak=peak, warmup_steps=warmup_steps, schedule=schedule)
+
+    for group in optimizer.param_groups:
+        group["lr"] = rate(group["peak"])
+    return rate(settings.peak_learning_rate)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup_steps: int, schedule: Schedule) -> float:

@@ -257,10 +257,12 @@ class _Training:
         return self._write(loss, values) if self.processes.is_first else self.folder
 
     def _write(self, loss: float | None, values: Mapping[str, Tensor] | None) -> Path:
+        ratio = self.settings.lora_plus_ratio
         meta = {
             **self.prompts.meta,
             **self.settings.reading_meta(),
             "data_fingerprint": self.plan["data_fingerprint"],
+            **({} if ratio is None or self.settings.method != "lora" else {"lora_plus_ratio": ratio}),
             "scores": {"validation_loss": loss},
         }
         return save_result(self.base, self.settings, meta, self.folder, values)

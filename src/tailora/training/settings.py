@@ -58,6 +58,9 @@ class AdapterSettings(Settings):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Bias = "none"
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    lora_plus_ratio: Annotated[float | None, Field(ge=1), Unset("one learning rate for all")] = None
+    """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
+    adapted embeddings at 1e-6."""
 
     def lora_config(self) -> LoraConfig:
         """Return the configuration of the adapter."""
