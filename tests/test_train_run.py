@@ -33,7 +33,7 @@ from tailora.models.provenance import training_metadata
 from tailora.training import int8, loop, precision, precision_choice
 from tailora.training import run as run_module
 from tailora.training.methods import load_delta
-from tailora.training.optimizer import learning_rate
+from tailora.training.optimizer import learning_rate, set_learning_rate
 from tailora.training.run import run
 from tailora.training.run_folder import run_folder
 from tailora.training.settings import TrainSettings
@@ -206,12 +206,12 @@ def test_ctrl_c_keeps_what_was_learnt(
 ) -> None:
     rates = itertools.count()
 
-    def interrupted(*arguments: object, **options: Any) -> float:
+    def interrupted(*arguments: Any) -> float:
         if next(rates) == 5:
             raise KeyboardInterrupt
-        return 1e-2
+        return set_learning_rate(*arguments)
 
-    monkeypatch.setattr(loop, "learning_rate", interrupted)
+    monkeypatch.setattr(loop, "set_learning_rate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(settings(base, data, tmp_path / "run", eval_every=eval_every))
     written = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tailora.api.scores import Scores as Scores
     from tailora.api.scores import evaluate as evaluate
     from tailora.api.training import TrainingRun as TrainingRun
+    from tailora.api.training import plot as plot
     from tailora.api.training import train as train
     from tailora.core.errors import AdapterError as AdapterError
     from tailora.core.errors import CheckError as CheckError
@@ -59,7 +60,7 @@ _MODULES = {
     "tailora.api.inputs": ("read_records",),
     "tailora.api.model": ("BASE", "Model", "Text", "load"),
     "tailora.api.scores": ("Scores", "evaluate"),
-    "tailora.api.training": ("TrainingRun", "train"),
+    "tailora.api.training": ("TrainingRun", "plot", "train"),
     "tailora.core.errors": (
         "AdapterError",
         "CheckError",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tailora.api.inputs import Source, as_place
+from tailora.api.inputs import Place, Source, as_place
+from tailora.commands.plot import PlotSettings, curves_of_runs
 from tailora.commands.train import TrainSettings
 from tailora.commands.train import run as train_run
 from tailora.core.errors import DataError
-from tailora.reports.plots import loss_figure
+from tailora.reports.curves import Axis, read_metrics
+from tailora.reports.plots import loss_figure, losses_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +66,7 @@ class TrainingRun:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl: one for each update and one for each validation, in their order."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return read_metrics(self.folder / "metrics.jsonl")
 
     @property
     def validation_loss(self) -> float | None:
@@ -127,3 +129,28 @@ def train(data: Source, *, valid: Source | None = None, **settings: Unpack[Train
         values["valid"] = as_place(valid, folder)
     result = train_run(TrainSettings.from_values(values))
     return TrainingRun(Path(result["run"]), {name: value for name, value in result.items() if name != "run"})
+
+
+def plot(runs: Place | Sequence[Place] | Mapping[str, Place], *, axis: Axis = "updates", smooth: int = 1) -> Figure:
+    """Draw training and validation loss of several runs into one figure; a notebook shows it.
+
+    Args:
+        runs: run directories, or `TrainingRun`s; a mapping gives their names in the legend. They may be unfinished.
+        axis: what the horizontal axis counts: "updates", "examples", or "seconds" of training without validations.
+        smooth: number of updates over which the training loss is averaged, at least 1.
+
+    Returns:
+        The figure; `figure.savefig("losses.png")` writes it.
+
+    Raises:
+        DataError: a folder is not the directory of a training run, or its metrics are broken or empty.
+        SettingsError: a run is given twice, or an option is not one of its values.
+    """
+    if isinstance(runs, str | os.PathLike):
+        runs = [runs]
+    places = runs.values() if isinstance(runs, Mapping) else runs
+    labels = list(runs) if isinstance(runs, Mapping) else []
+    values = {"runs": list(places), "labels": labels, "axis": axis, "smooth": smooth, "output": "figure.svg"}
+    settings = PlotSettings.from_values(values)
+    curves = curves_of_runs(settings.runs, settings.labels, settings.axis)
+    return losses_figure(curves, axis=settings.axis, smooth=settings.smooth)

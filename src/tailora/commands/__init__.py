@@ -22,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Train", "Train an adapter, or other parts of a model, on records with texts"),
     "tune": Command("Train", "Search for the training settings with the lowest validation loss"),
     "compare": Command("Train", "Compare LoRA with full fine-tuning and other methods, each at its best learning rate"),
+    "plot": Command("Train", "Draw the losses of several training runs into one figure"),
     "generate": Command("Use", "Write texts for records with a base model and adapters"),
     "evaluate": Command("Use", "Score texts against references and facts, with confidence intervals and a report"),
     "serve": Command("Use", "Serve a base model and its adapters over HTTP: OpenAI's API, and an API for records"),

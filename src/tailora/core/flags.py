@@ -57,6 +57,9 @@ class SettingsParser(argparse.ArgumentParser):
         """
         spelled = [re.sub(r"^--[^=]+", lambda name: name[0].replace("_", "-"), argument) for argument in arguments]
         namespace, unknown = self.parse_known_args(spelled)
+        if isinstance(namespace.config, list):  # argparse stops at the flag after the first ones
+            while unknown and not unknown[0].startswith("-"):
+                namespace.config.append(unknown.pop(0))
         if unknown:
             name = unknown[0].partition("=")[0]
             if not name.startswith("-"):
@@ -69,10 +72,12 @@ class SettingsParser(argparse.ArgumentParser):
 def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsParser:
     """Return a parser with an optional CONFIG.yaml and one flag for each field of a settings class."""
     place, text = "CONFIG.yaml", "YAML file of settings; flags override it."
+    several = cls.first is not None and shape(cls.model_fields[cls.first]) == "many"
     if cls.first is not None:
-        place, text = f"{cls.first.upper()}|{place}", f"Value of {flag(cls.first)}, or a {text}"
+        name, value = (f"{cls.first.upper()}…", "Values") if several else (cls.first.upper(), "Value")
+        place, text = f"{name}|{place}", f"{value} of {flag(cls.first)}, or a {text}"
     parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{place}] [--flags]")
-    parser.add_argument("config", nargs="?", metavar=place, help=text)
+    parser.add_argument("config", nargs="*" if several else "?", metavar=place, help=text)
     fields = cls.model_fields.items()
     for name, field in sorted(fields, key=lambda item: item[0] not in LEADING):
         _add_flag(parser.group(cls.heading_of(name)), name, field)
@@ -96,6 +101,8 @@ def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str
         SettingsError: one line naming the flag, or the file, line and key.
     """
     namespace = parser.parse_strictly(arguments)
+    if isinstance(namespace.config, list):
+        _take_several(cls, namespace)
     config = None if namespace.config is None else Path(namespace.config)
     is_yaml = config is not None and config.suffix.lower() in {".yaml", ".yml"}
     if config is not None and not is_yaml and cls.first is not None and not hasattr(namespace, cls.first):
@@ -108,6 +115,16 @@ def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str
     stated = {name: vars(namespace).pop(name) for name in cls.model_fields if hasattr(namespace, name)}
     flags = {name: _from_texts(name, cls.model_fields[name], value) for name, value in stated.items()}
     return build(cls, {} if config is None else read_yaml(config), flags, config), namespace
+
+
+def _take_several(cls: type[Settings], namespace: argparse.Namespace) -> None:
+    """Move arguments without a flag to the field that they fill, unless the only one is a YAML file."""
+    texts: list[str] = namespace.config
+    is_yaml = len(texts) == 1 and Path(texts[0]).suffix.lower() in {".yaml", ".yml"}
+    namespace.config = texts[0] if is_yaml else None
+    if texts and not is_yaml:
+        assert cls.first is not None
+        setattr(namespace, cls.first, [*texts, *getattr(namespace, cls.first, [])])
 
 
 def _add_flag(group: Any, name: str, field: FieldInfo) -> None:
