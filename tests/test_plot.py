@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -36,7 +37,7 @@ def metrics(folder: Path, updates: int = 6, *, start: float = 3.0, validated: bo
 
 def drawn(figure: Figure) -> list[tuple[list[float], list[float]]]:
     (axes,) = figure.axes
-    return [([float(x) for x in line.get_xdata()], [float(y) for y in line.get_ydata()]) for line in axes.lines]
+    return [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines]
 
 
 def legend(figure: Figure) -> list[str]:

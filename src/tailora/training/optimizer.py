@@ -50,12 +50,13 @@ def _lora_plus(model: nn.Module, settings: TrainSettings, ratio: float) -> list[
         if isinstance(layer, LoraEmbedding)
         for parameter in layer.branches.parameters()
     }
-    slow, embedding, fast, biases = groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": decay, "peak": rate},
         {"params": [], "weight_decay": decay, "peak": LORA_PLUS_EMBEDDING_RATE},
         {"params": [], "weight_decay": decay, "peak": rate * ratio},
         {"params": [], "weight_decay": 0.0, "peak": rate * ratio},
     ]
+    slow, embedding, fast, biases = groups
     for name, parameter in learning_parameters(model).items():
         part = name.rpartition(".")[2]
         if id(parameter) in embeddings:

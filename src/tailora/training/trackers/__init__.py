@@ -1,0 +1,1 @@
+"""Experiment trackers (TensorBoard, Weights & Biases, MLflow) behind one protocol, each through its own client."""
