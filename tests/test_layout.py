@@ -57,6 +57,7 @@ LATE_IMPORTS = {
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
     "tailora.training.distributed": {"torch.distributed.tensor"},
     "tailora.training.sharded": {"torch.distributed.fsdp"},
+    "tailora.training.trackers.feed": {"tailora.training.trackers"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.inference.self_check": {"torch", "tailora.models.load"},
     "tailora.inference.start": {

@@ -113,6 +113,8 @@ class TrainOptions(TypedDict, total=False):
     update. Except with 0, saving takes at most 1% of the running time."""
     resume: Literal["auto", "never"]
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
+    track: Sequence[str]
+    """Trackers that also get the figures of metrics.jsonl, separated by commas. Each needs the extra of its name."""
 
 
 class EngineOptions(TypedDict, total=False):
@@ -471,6 +473,8 @@ class TuneOptions(TypedDict, total=False):
     update. Except with 0, saving takes at most 1% of the running time."""
     resume: Literal["auto", "never"]
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
+    track: Sequence[str]
+    """Trackers that also get the figures of metrics.jsonl, separated by commas. Each needs the extra of its name."""
     ranges: Mapping[str, Any]
     """Settings to vary, as SETTING=RANGE: values (a|b|c, or a list in the configuration) or a range (1e-4..3e-3, which
     is logarithmic if its end is at least ten times its start)."""

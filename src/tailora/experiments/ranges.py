@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WIDE = 10
 """Ranges with at least this ratio of their ends are searched on a logarithmic scale."""
 _READ = {"data", "valid", "format", "columns", "language", "all_texts"}
-_FIXED = {*_READ, "output", "ranges", "trials", "storage", "study"}
+_FIXED = {*_READ, "output", "track", "ranges", "trials", "storage", "study"}
 
 
 class Range(NamedTuple):

@@ -41,6 +41,8 @@ from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, shard, whole_on_first
 from tailora.training.shared_passes import mean_loss, own_share
 from tailora.training.shared_state import check_processes, load_state
+from tailora.training.trackers.feed import Trackers, check_installed
+from tailora.training.trackers.tracker import TrackedRun
 from tailora.training.trees.check import ROUNDED, check_trees
 from tailora.training.trees.forward import TreeModel, blocks_of
 from tailora.training.trees.prefix_tree import build
@@ -81,6 +83,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         KeyboardInterrupt: on Ctrl-C or SIGTERM before the first update.
     """
     device = own_device(device_for(settings))
+    check_installed(settings.track)
     with Interrupts() as interrupts, joined(device) as processes, run_folder(settings, processes) as place:
         console = message_console(quiet=not processes.is_first)
         folder = place.path
@@ -122,6 +125,7 @@ class _Training:
     ) -> None:
         self.settings, self.folder, self.console, self.resume = settings, place.path, console, place.resume
         self.processes = processes
+        self.tracking: dict[str, Any] = {}
         train_records, valid_records = read_records(settings)
         self.base = load_base(settings.base, dtype=torch.float32, device=device)
         self.prompts: PromptFormat = prompts_of(self.base, settings, [*train_records, *valid_records])
@@ -185,7 +189,8 @@ class _Training:
         fit_here = self._lead if self.resume is not None else self._follow
         outcome, saved = fit_here(watch, interrupts)
         saved = self.processes.from_first(lambda: saved)
-        return _result(self.settings, self.plan, outcome, saved), outcome, saved
+        result = _result(self.settings, self.plan, outcome, saved) | {"tracking": self.tracking}
+        return result, outcome, saved
 
     def _lead(self, watch: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
         """Train in the process that writes the run directory."""
@@ -193,8 +198,9 @@ class _Training:
         assert resume is not None, "the first process has the folder"
         with writing_to(folder):
             write_json(folder / "run.json", {"settings": settings.model_dump(mode="json"), "account": self.plan})
-            with self._clearing(resume):
-                with RunObserver(folder, self.plan["steps"], self.console, self._save_best, watch, state) as observer:
+            with self._clearing(resume), self._trackers() as trackers:
+                observed = folder, self.plan["steps"], self.console, self._save_best, watch, state, trackers.log
+                with RunObserver(*observed) as observer:
 
                     def keep(state: RunState) -> None:
                         resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
@@ -204,13 +210,23 @@ class _Training:
 
                     outcome = self._updates(observer, keep, interrupts)
                 saved = self._save(outcome.final_loss)
+                if outcome.failed is None:
+                    trackers.status = "interrupted" if outcome.interrupted else "finished"
             loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
+        self.tracking = trackers.summary()
         return outcome, saved
 
     def _follow(self, _: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
         """Train in a process that writes nothing."""
         outcome = self._updates(SilentObserver(self._save_best), lambda _: None, interrupts)
         return outcome, self._save(outcome.final_loss)
+
+    def _trackers(self) -> Trackers:
+        def warn(text: str) -> None:
+            self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+        run = TrackedRun(self.folder, self.settings.model_dump(mode="json"))
+        return Trackers(self.settings.track, run, continues=self.state is not None, warn=warn)
 
     @contextlib.contextmanager
     def _clearing(self, resume: ResumeFolder) -> Iterator[None]:

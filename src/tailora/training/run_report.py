@@ -18,6 +18,7 @@ from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
 from tailora.core.hardware.processor import cores
 from tailora.core.plural import plural
+from tailora.reports.curves import read_metrics
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import PrecisionChoice
 from tailora.training.resume import Job, RunState
@@ -138,6 +139,7 @@ class RunObserver:
         save: saves the current state; takes its validation loss.
         watch: called after each validation.
         state: what the run continues from; metrics.jsonl is cut to its lines.
+        log: called with each line of metrics.jsonl, also with those that the run continues from.
     """
 
     def __init__(
@@ -148,11 +150,14 @@ class RunObserver:
         save: Callable[[float], object],
         watch: Watch | None,
         state: RunState | None = None,
+        log: Callable[[dict[str, Any]], object] = lambda line: None,
     ) -> None:
-        self._save, self._watch = save, watch
+        self._save, self._watch, self._log = save, watch, log
         path = folder / "metrics.jsonl"
         if state is not None and path.exists():
             os.truncate(path, min(state.metrics_bytes, path.stat().st_size))
+            for line in read_metrics(path):
+                log(line)
         self._metrics = path.open("w" if state is None else "a", encoding="utf-8", newline="\n")
         self._progress = Progress(
             TextColumn("training"),
@@ -204,3 +209,4 @@ class RunObserver:
     def _write(self, line: dict[str, Any]) -> None:
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
+        self._log(line)

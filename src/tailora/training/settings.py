@@ -19,6 +19,7 @@ from tailora.models.settings import BASE, DeviceName
 Method = Literal["lora", "full", "bitfit", "top2"]
 Schedule = Literal["linear", "cosine", "constant"]
 Resume = Literal["auto", "never"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
@@ -152,7 +153,7 @@ class TrainSettings(RunSettings):
     """Settings of `tailora train`."""
 
     heading = "method"
-    headings: ClassVar = {"save_every": "output", "resume": "output"}
+    headings: ClassVar = {"save_every": "output", "resume": "output", "track": "output"}
     method: Method = "lora"
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
     learning_rate: Annotated[
@@ -166,6 +167,9 @@ class TrainSettings(RunSettings):
     update. Except with 0, saving takes at most 1% of the running time."""
     resume: Resume = "auto"
     """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
+
+    track: Annotated[tuple[TrackerName, ...], Unset("none")] = ()
+    """Trackers that also get the figures of metrics.jsonl, separated by commas. Each needs the extra of its name."""
 
     @model_validator(mode="after")
     def _combination(self) -> Self:

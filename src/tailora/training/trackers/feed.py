@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from tailora.core.errors import MissingExtraError
 from tailora.core.files import write_json
-from tailora.training.trackers.tracker import Point, Status, TrackedRun, Tracker, TrackerName, missing, point_of
+from tailora.training.settings import TrackerName
+from tailora.training.trackers.tracker import Point, Status, TrackedRun, Tracker, point_of
 
 FILE = "tracking.json"
 """File of a run directory: what the trackers call the run, and what they have of it."""
@@ -19,25 +23,32 @@ PATIENCE = 15.0
 """Seconds to wait for a tracker at the end of a run."""
 
 
-def client_of(name: TrackerName) -> Callable[[], Tracker]:
-    """Return the client of a tracker.
+def check_installed(names: Sequence[TrackerName]) -> None:
+    """Check that the clients of trackers are installed, without importing them.
 
     Raises:
-        MissingExtraError: its package is not installed.
+        MissingExtraError: one is not; the message says how to install it.
     """
-    try:
-        if name == "tensorboard":
-            from tailora.training.trackers.tensorboard import TensorBoardTracker
+    for name in names:
+        if find_spec(name) is None:
+            hint = f"install it with `pip install 'tailora[{name}]'`"
+            raise MissingExtraError(f"tracking with {name} needs its client, which is not installed", hint=hint)
 
-            return TensorBoardTracker
-        if name == "wandb":
-            from tailora.training.trackers.wandb import WandbTracker
 
-            return WandbTracker
-        from tailora.training.trackers.mlflow import MlflowTracker
-    except ImportError as error:
-        raise missing(name, error) from error
-    return MlflowTracker
+def _client(name: TrackerName) -> Tracker:
+    """Return the client of a tracker. Its import takes seconds, which is why it happens in the tracker's thread."""
+    if name == "tensorboard":
+        from tailora.training.trackers.tensorboard import TensorBoardTracker
+
+        return TensorBoardTracker()
+    if name == "wandb":
+        from tailora.training.trackers.wandb import WandbTracker
+
+        return WandbTracker()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the client is imported
+    from tailora.training.trackers.mlflow import MlflowTracker
+
+    return MlflowTracker()
 
 
 class Trackers:
@@ -56,9 +67,6 @@ class Trackers:
     Attributes:
         status: how the run ended; set it before leaving.
         problems: why a tracker stopped, by its name.
-
-    Raises:
-        MissingExtraError: the package of a tracker is not installed.
     """
 
     def __init__(
@@ -67,8 +75,7 @@ class Trackers:
         self.status: Status = "failed"
         self.problems: dict[str, str] = {}
         self._record = _Record(run.folder / FILE, keep=continues)
-        clients = {name: client_of(name) for name in names}
-        self._feeds = [_Feed(name, client, run, self._record) for name, client in clients.items()]
+        self._feeds = [_Feed(name, run, self._record) for name in dict.fromkeys(names)]
         self._warn = warn
 
     def __enter__(self) -> Self:
@@ -82,17 +89,18 @@ class Trackers:
         for feed in self._feeds:
             feed.join()
 
-    def catch_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Pass the lines of metrics.jsonl that a continued run starts with."""
-        for line in lines:
-            self.log(line)
-
     def log(self, line: Mapping[str, Any]) -> None:
-        """Pass a line of metrics.jsonl; returns at once."""
+        """Pass a line of metrics.jsonl, also each one that a continued run starts with; return at once."""
         if self._feeds:
             point = point_of(line)
             for feed in self._feeds:
                 feed.put(point)
+
+    def summary(self) -> dict[str, dict[str, str | None]]:
+        """Return, by the tracker's name, what it calls the run under `run`, and why it stopped under `problem`."""
+        names = [feed.name for feed in self._feeds]
+        runs = {name: (self._record.of(name) or {}).get("run") for name in names}
+        return {name: {"run": runs[name], "problem": self.problems.get(name)} for name in names}
 
     def _failed(self, name: str, problem: str) -> None:
         self.problems[name] = problem
@@ -108,7 +116,9 @@ class _Record:
         if keep:
             with contextlib.suppress(OSError, ValueError):  # without it, a new tracked run begins
                 content = json.loads(path.read_text(encoding="utf-8"))
-                self._content = {name: {"run": str(part["run"]), "steps": dict(part["steps"])} for name, part in content.items()}
+                self._content = {
+                    name: {"run": str(part["run"]), "steps": dict(part["steps"])} for name, part in content.items()
+                }
         else:
             path.unlink(missing_ok=True)
 
@@ -124,8 +134,8 @@ class _Record:
 class _Feed:
     """The thread of one tracker."""
 
-    def __init__(self, name: TrackerName, client: Callable[[], Tracker], run: TrackedRun, record: _Record) -> None:
-        self.name, self._client, self._run, self._record = name, client, run, record
+    def __init__(self, name: TrackerName, run: TrackedRun, record: _Record) -> None:
+        self.name, self._run, self._record = name, run, record
         known = record.of(name)
         self._identity: str | None = None if known is None else known["run"]
         self._steps: dict[str, int] = {} if known is None else dict(known["steps"])
@@ -151,7 +161,7 @@ class _Feed:
 
     def _work(self) -> None:
         try:
-            tracker = self._client()
+            tracker = _client(self.name)
             identity = tracker.open(self._run, self._identity)
             self._record.set(self.name, identity, self._steps)
             while True:

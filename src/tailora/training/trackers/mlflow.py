@@ -7,8 +7,6 @@ import os
 import time
 from collections.abc import Sequence
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the client is imported
-
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tailora.core.errors import MissingExtraError
-
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Status = Literal["finished", "interrupted", "failed"]
 
 EXPERIMENT = "tailora"
@@ -66,12 +63,6 @@ class Tracker(Protocol):
 
     def close(self, status: Status) -> None:
         """End the tracked run."""
-
-
-def missing(name: TrackerName, error: ImportError) -> MissingExtraError:
-    """Return the error for a tracker whose client is not installed."""
-    hint = f"install it with `pip install 'tailora[{name}]'`"
-    return MissingExtraError(f"tracking with {name} needs a package that is not installed ({error.name})", hint=hint)
 
 
 def point_of(line: Mapping[str, Any]) -> Point:
