@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
-from rich.console import Console
 
+from tailora.core.console import message_console
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.plural import plural
 from tailora.core.problems import FieldError
@@ -56,7 +56,7 @@ def run(settings: PlotSettings) -> dict[str, Any]:
     curves = curves_of_runs(settings.runs, settings.labels, settings.axis)
     write_figure(losses_figure(curves, axis=settings.axis, smooth=settings.smooth), settings.output)
     text = f"{plural(len(curves), 'run')} drawn to {settings.output}"
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    message_console().print(text, highlight=False, markup=False, soft_wrap=True)
     return {"output": str(settings.output), "runs": [_summary(folder) for folder in settings.runs]}
 
 

@@ -223,7 +223,7 @@ class _Training:
 
     def _trackers(self) -> Trackers:
         def warn(text: str) -> None:
-            self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+            self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
         run = TrackedRun(self.folder, self.settings.model_dump(mode="json"))
         return Trackers(self.settings.track, run, continues=self.state is not None, warn=warn)
