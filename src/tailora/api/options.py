@@ -76,6 +76,9 @@ class TrainOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    lora_plus_ratio: float | None
+    """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
+    adapted embeddings at 1e-6."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -335,6 +338,9 @@ class CompareOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    lora_plus_ratio: float | None
+    """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
+    adapted embeddings at 1e-6."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -436,6 +442,9 @@ class TuneOptions(TypedDict, total=False):
     """Learn a magnitude for each output as well (DoRA)."""
     bias: Literal["none", "all", "lora_only"]
     """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    lora_plus_ratio: float | None
+    """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
+    adapted embeddings at 1e-6."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
