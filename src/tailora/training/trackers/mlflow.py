@@ -1,4 +1,4 @@
-"""MLflow: a run in the store of MLFLOW_TRACKING_URI, or in a database file beside the run directories."""
+"""MLflow: a run in the store of MLFLOW_TRACKING_URI, or in a database file next to the run directories."""
 
 from __future__ import annotations
 
