@@ -200,6 +200,57 @@ def test_a_constant_schedule_can_be_longer(tmp_path: Path, monkeypatch: pytest.M
     assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
 
 
+CONSTANT: dict[str, Any] = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0, "dropout": 0.2}
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval_every": 4}, {"method": "bitfit"}], ids=["lora", "uneven", "bitfit"])
+@pytest.mark.parametrize("is_killed", [False, True], ids=["whole", "killed"])
+def test_a_finished_run_can_be_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], is_killed: bool
+) -> None:
+    """Also if a validation at its end would not have been in the longer run, and if the longer run is killed."""
+    constant = CONSTANT | changes
+    run(settings(tmp_path / "whole", **constant, epochs=4))
+    run(settings(tmp_path / "run", **constant))
+    assert not is_unfinished(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "resume").glob("*.safetensors")] == ["final.safetensors"]
+    with pytest.raises(SettingsError, match="exist"):
+        run(settings(tmp_path / "run", **constant))
+    if is_killed:
+        with monkeypatch.context() as patched:
+            kill_at(patched, [8, 9], "step")
+            assert finish(settings(tmp_path / "run", **constant, epochs=4)) == 2
+    else:
+        run(settings(tmp_path / "run", **constant, epochs=4))
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+
+
+def test_a_finished_run_cannot_be_another(tmp_path: Path) -> None:
+    run(settings(tmp_path / "run", **CONSTANT))
+    kept = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(SettingsError, match="rank was 8 and is 4"):
+        run(settings(tmp_path / "run", **CONSTANT, epochs=4, rank=4))
+    with pytest.raises(SettingsError, match="a run can only become longer"):
+        run(settings(tmp_path / "run", **CONSTANT, epochs=1))
+    with pytest.raises(SettingsError, match=r"the warm-up would be 1 updates instead of 0 \(--warmup-steps 0 keeps it"):
+        run(settings(tmp_path / "run", **CONSTANT | {"warmup_steps": 50}, epochs=4))
+    with pytest.raises(SettingsError, match="exist"):
+        run(settings(tmp_path / "run", **CONSTANT, epochs=4, resume="never"))
+    assert sorted((tmp_path / "run").rglob("*")) == kept
+
+
+def test_why_a_finished_run_cannot_be_longer(tmp_path: Path) -> None:
+    run(settings(tmp_path / "run", precision="fp32"))
+    assert not (tmp_path / "run" / "resume").exists()
+    with pytest.raises(
+        SettingsError, match="cannot be made longer: its linear schedule depends on the number of updates"
+    ):
+        run(settings(tmp_path / "run", precision="fp32", epochs=4))
+    with pytest.raises(SettingsError, match="exist"):
+        run(settings(tmp_path / "run", precision="fp32", epochs=4, rank=4))
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(settings(tmp_path / "whole", precision="fp32"))
     with monkeypatch.context() as patched:

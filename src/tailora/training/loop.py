@@ -200,6 +200,9 @@ def _updates(
     for batch in run.updates(train, steps):
         with run.complete():
             run.update(batch, steps)
+        if saver is not None and run.outcome.steps == steps and run.settings.schedule == "constant":
+            with run.complete():  # before a validation that a longer run would not have
+                saver.save()
         due = is_due()
         if due and not run.validate(valid) and run.out_of_patience():
             return

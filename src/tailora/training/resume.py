@@ -1,7 +1,8 @@
-"""The saved states of a run, from which a run that was killed continues.
+"""The saved states of a run, from which a run that was killed continues, or one that has ended becomes longer.
 
 An unfinished run has a folder `resume/` in its run directory. It contains a lock file, locked while a process trains,
-and the last two states. Each state is one file, written whole or not at all.
+and the last two states. Each state is one file, written whole or not at all. A finished run whose schedule allows more
+updates keeps its last state there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tailora.training.settings import TrainSettings
 VERSION = 1
 """Version of the file format."""
 FOLDER = "resume"
+FINAL = "final.safetensors"
+"""File of the state after the last update of a run that has ended and can become longer."""
 KEPT = 2
 """Number of states to keep: the newest, and the one before in case the newest is damaged."""
 SHARE = 100
@@ -86,26 +89,35 @@ class Job:
         differences = [
             f"{name} was {self.settings.get(name)!r} and is {value!r}"
             for name, value in other.settings.items()
-            if name not in _FREE | _LENGTH and value != self.settings.get(name)
+            if name not in _FREE | _LENGTH | {"warmup_steps"} and value != self.settings.get(name)
         ]
         changed = [name for name in self.data if self.data[name] != other.data.get(name)]
         differences += [f"the {name} data has changed" for name in changed]
         if self.base != other.base:
             differences.append("the base model has other weights")
-        if self.steps != other.steps and not self._may_be_longer(other):
-            schedule = other.settings["schedule"]
-            differences.append(
-                f"the run would have {other.steps} updates instead of {self.steps}, and the {schedule} schedule and "
-                "its warm-up depend on that number"
+        return differences + self._differences_of_length(other)
+
+    def _differences_of_length(self, other: Job) -> list[str]:
+        """Return why a run with this number of updates cannot continue as one with the other's."""
+        clauses = []
+        schedule, updates = other.settings["schedule"], f"{other.steps} updates instead of {self.steps}"
+        if self.steps != other.steps and schedule != "constant":
+            clauses.append(
+                f"the run would have {updates}, and the learning rates of the {schedule} schedule depend on it"
             )
-        return differences
+        elif other.steps < self.steps:
+            clauses.append(f"the run would have {updates}, and a run can only become longer")
+        before, after = self._warmup, other._warmup
+        if before != after:
+            clauses.append(
+                f"the warm-up would be {after} updates instead of {before} (--warmup-steps {before} keeps it)"
+            )
+        return clauses
 
-    def _may_be_longer(self, other: Job) -> bool:
-        def warmup(steps: int) -> int:
-            return min(int(other.settings["warmup_steps"]), steps // 10)
-
-        constant = other.settings["schedule"] == "constant"
-        return constant and other.steps > self.steps and warmup(self.steps) == warmup(other.steps)
+    @property
+    def _warmup(self) -> int:
+        """The number of updates of the warm-up; see `optimizer.learning_rate`."""
+        return min(int(self.settings["warmup_steps"]), self.steps // 10)
 
 
 class ResumeFolder:
@@ -133,7 +145,7 @@ class ResumeFolder:
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
-        if not self.states():  # nothing to continue from
+        if not self.states() and not (self.path / FINAL).exists():  # nothing to continue from
             self.finished()
 
     def is_taken(self) -> bool:
@@ -167,7 +179,7 @@ class ResumeFolder:
             "metrics_bytes": state.metrics_bytes,
         }
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        with atomic_path(self.path / f"state-{state.step:09}.safetensors") as path:
+        with atomic_path(self._state(state.step)) as path:
             save_file(whole, path, {"state": json.dumps(rest)})
         for old in self.states()[KEPT:]:
             old.unlink(missing_ok=True)
@@ -178,7 +190,7 @@ class ResumeFolder:
         Raises:
             SettingsError: there are states, but none can be read.
         """
-        states = self.states()
+        states = [*self.states(), *self.path.glob(FINAL)]
         for path in states:
             try:
                 return _read(path)
@@ -189,10 +201,24 @@ class ResumeFolder:
             raise SettingsError("the saved states of the run cannot be read", where=self.path, hint=hint)
         return None
 
-    def finished(self) -> None:
-        """Remove the folder, since the run has ended."""
+    def finished(self, final: int | None = None) -> None:
+        """Remove the folder, since the run has ended.
+
+        Args:
+            final: number of updates of a run that can become longer; the state after its last update is kept.
+        """
+        states = self.states()
+        if final is not None and states and states[0] == self._state(final):
+            states[0].replace(self.path / FINAL)
+            for old in states[1:]:
+                old.unlink(missing_ok=True)
+            self._lock.release()
+            return
         self._lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _state(self, step: int) -> Path:
+        return self.path / f"state-{step:09}.safetensors"
 
 
 class Saver:
@@ -254,14 +280,25 @@ def check_same(before: Job, job: Job, folder: Path) -> None:
     """
     differences = before.differences(job)
     if differences:
-        what = f"contains an unfinished run with other settings or data: {', '.join(differences)}"
+        what = f"contains a run with other settings or data: {', '.join(differences)}"
         hint = "repeat that run's settings, or name another directory with --output"
         raise SettingsError(what, where=folder, hint=hint)
 
 
 def is_unfinished(run: Path) -> bool:
     """Return whether a run directory contains a run that has not ended."""
-    return (run / FOLDER).is_dir()
+    folder = run / FOLDER
+    return folder.is_dir() and (not can_be_longer(run) or any(folder.glob("state-*.safetensors")))
+
+
+def can_be_longer(run: Path) -> bool:
+    """Return whether a run directory contains a run that has ended and has a state to continue from."""
+    return (run / FOLDER / FINAL).is_file()
+
+
+def differs_in_length(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:
+    """Return whether settings want another number of epochs or updates."""
+    return any(settings.get(name) != getattr(wanted, name) for name in _LENGTH)
 
 
 def settings_of(run: Path) -> Mapping[str, Any] | None:

@@ -100,7 +100,8 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
             with writing_to(folder):
                 write_json(folder / "run.json", result)
             if outcome.failed is not None or not outcome.interrupted:
-                place.resume.finished()
+                constant = settings.schedule == "constant" and outcome.failed is None
+                place.resume.finished(outcome.steps if constant else None)
         print_result(console, folder, outcome, result["validation_loss"].get("exact"))
         result = processes.from_first(lambda: result)  # torchrun ends all processes when one has ended with an error
         if outcome.failed is not None:

@@ -9,10 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tailora.core.errors import TrainingError
+from tailora.core.errors import SettingsError, TrainingError
 from tailora.core.files import output_exists
 from tailora.training.distributed import SINGLE, Processes
-from tailora.training.resume import ResumeFolder, is_same_run, is_unfinished, settings_of
+from tailora.training.resume import (
+    ResumeFolder,
+    can_be_longer,
+    differs_in_length,
+    is_same_run,
+    is_unfinished,
+    settings_of,
+)
 from tailora.training.settings import TrainSettings
 
 RESULTS = ("adapter", "model", "delta.safetensors")
@@ -58,9 +65,31 @@ def _named(path: Path, settings: TrainSettings) -> tuple[Path, ResumeFolder]:
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
-        if not is_unfinished(path) or settings.resume == "never":
+        if settings.resume == "never" or not (is_unfinished(path) or _becomes_longer(path, settings)):
             raise output_exists(path) from error
     return path, ResumeFolder(path)
+
+
+def _becomes_longer(path: Path, settings: TrainSettings) -> bool:
+    """Return whether a folder contains a finished run that the settings make longer.
+
+    Raises:
+        SettingsError: they would, but the schedule of the run depends on its number of updates.
+    """
+    try:
+        kept = json.loads((path / "run.json").read_text(encoding="utf-8"))["settings"]
+        schedule = str(kept["schedule"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    if not differs_in_length(kept, settings):
+        return False
+    if not can_be_longer(path) and is_same_run(kept, settings):
+        why = f"its {schedule} schedule depends on the number of updates"
+        if schedule == "constant":
+            why = "it ended early, or its last state is gone"
+        hint = "train in another directory with --output; a run with --schedule constant can be made longer"
+        raise SettingsError(f"contains a finished run that cannot be made longer: {why}", where=path, hint=hint)
+    return can_be_longer(path)
 
 
 def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
