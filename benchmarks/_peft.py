@@ -211,7 +211,7 @@ def measure_trainer(
             args=arguments,
             train_dataset=[example for batch in batches for example in batch],
             data_collator=lambda rows: collate(rows, pad_id),
-            callbacks=[_StopWhenMeasured(meter)],
+            callbacks=[StopWhenMeasured(meter)],
         )
         return float(trainer.train().training_loss)
 
@@ -237,7 +237,9 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int, bat
     return total / sum(len(example.completion) for example in examples)
 
 
-class _StopWhenMeasured(TrainerCallback):  # type: ignore[misc]
+class StopWhenMeasured(TrainerCallback):  # type: ignore[misc]
+    """Ends a Trainer's run when the meter is satisfied."""
+
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 

@@ -16,19 +16,20 @@ class ArmError(RuntimeError):
     """An arm's process ended without a result."""
 
 
-def run_arm(script: Path, arguments: Sequence[str], *, threads: int) -> dict[str, Any]:
+def run_arm(script: Path, arguments: Sequence[str], *, threads: int, python: str = sys.executable) -> dict[str, Any]:
     """Run `python script arguments` and return the JSON object on the last line of its standard output.
 
     Args:
         script: the benchmark's own file.
         arguments: flags that make it measure one arm.
         threads: OpenMP threads the process gets.
+        python: the interpreter that runs it.
 
     Raises:
         ArmError: the process failed; the message ends in the last lines of its standard error.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, str(script), *arguments]
+    command = [python, str(script), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         tail = "\n".join(done.stderr.splitlines()[-15:])

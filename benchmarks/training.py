@@ -14,10 +14,13 @@ Arms: `peft_fp32` is PEFT in transformers' Trainer with its defaults on a CPU; `
 `_8x4` the same two with batches of 8 accumulated four times; `peft_best` is PEFT at its best: fp32 adapters, batches of
 similar length, and the type of the base, batch size and runner that `--search` finds fastest on this machine (`--best`;
 the default is a bf16 base where the device gains from it, a plain loop, and batches of 8 on a CPU and of 32 on a GPU);
+`trl` is TRL's SFTTrainer with PEFT at its best: rows without padding, in which examples do not see each other, and the
+head only where a completion is scored; base type, batching and size are those that `--search` finds fastest (`--trl`);
 `tailora` is Tailora with `--precision auto`; `tailora_fp32` is Tailora with fp32 products. With `--device cuda` all
 arms run on a GPU, and the memory is what PyTorch held there.
 
-Requires `peft` and `accelerate`. Run nothing else on the machine during the measurement.
+Requires `peft` and `accelerate`. TRL is measured where the interpreter of `--trl-python` has it, by default this one;
+its environment needs the other packages too. Run nothing else on the machine during the measurement.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -46,11 +51,18 @@ OURS, OURS_FP32 = "tailora", "tailora_fp32"
 LIMIT = "limit"
 TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16"}  # PyTorch's names, as of the limits
 PEERS = ("peft_fp32", "peft_fp32_8x4", "peft_bf16", "peft_bf16_8x4", "peft_best")
+TRL = "trl"
 CANDIDATES = tuple(
     f"best_{base}_{runner}_{size}"
     for base in ("bf16", "fp32")
     for runner in ("trainer", "loop")
     for size in (8, 16, 32)
+)
+TRL_CANDIDATES = tuple(
+    f"trl_{base}_{batching}_{size}"
+    for base in ("bf16", "fp32", "autocast")
+    for batching, sizes in (("padded", (8, 32)), ("free", (4, 8, 16, 32)), ("pack", (256, 512, 1024)))
+    for size in sizes
 )
 
 Result = dict[str, Any]
@@ -62,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_result(lambda: measure_arm(arguments))
         return
     arguments.best = arguments.best or _best(arguments.device)
-    arms = [*PEERS[:-1], *CANDIDATES] if arguments.search else arguments.arms
+    arguments.trl = arguments.trl or _best_trl(arguments.device)
+    arms = _arms(arguments)
     summary = summarise(measure_rounds(arguments, arms), arms, arguments)
     print_table(summary)
     if arguments.json:
@@ -74,13 +87,37 @@ def _best(device: str) -> str:
     return f"best_{base}_loop_{8 if device == 'cpu' else 32}"
 
 
+def _best_trl(device: str) -> str:
+    base = faster_type(device)
+    return f"trl_{base}_free_{8 if device == 'cpu' else 32}"
+
+
+def _arms(arguments: argparse.Namespace) -> list[str]:
+    """The arms to measure; without TRL's if its interpreter lacks it."""
+    arms: list[str] = [*PEERS[:-1], *CANDIDATES, *TRL_CANDIDATES] if arguments.search else arguments.arms
+    theirs = {TRL, *TRL_CANDIDATES} & set(arms)
+    if (
+        theirs
+        and subprocess.run([arguments.trl_python, "-c", "import trl"], capture_output=True, check=False).returncode
+    ):
+        say(f"{arguments.trl_python} cannot import trl: it is not measured; see --trl-python")
+        return [arm for arm in arms if arm not in theirs]
+    return arms
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    arms = [*PEERS, OURS, OURS_FP32, *CANDIDATES]
-    parser.add_argument("--arms", nargs="+", default=[*PEERS, OURS, OURS_FP32], choices=arms, metavar="ARM")
-    parser.add_argument("--search", action="store_true", help="measure only the candidates for peft_best")
+    arms = [*PEERS, TRL, OURS, OURS_FP32, *CANDIDATES, *TRL_CANDIDATES]
+    parser.add_argument("--arms", nargs="+", default=[*PEERS, TRL, OURS, OURS_FP32], choices=arms, metavar="ARM")
+    parser.add_argument("--search", action="store_true", help="measure only the candidates for peft_best and trl")
     parser.add_argument(
         "--best", choices=CANDIDATES, metavar="ARM", help="the candidate used as peft_best: best_BASE_RUNNER_BATCH"
+    )
+    parser.add_argument(
+        "--trl", choices=TRL_CANDIDATES, metavar="ARM", help="the candidate used as trl: trl_BASE_BATCHING_SIZE"
+    )
+    parser.add_argument(
+        "--trl-python", default=sys.executable, help="interpreter of an environment with trl, beside our requirements"
     )
     parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each arm")
     parser.add_argument(
@@ -109,9 +146,10 @@ def measure_rounds(arguments: argparse.Namespace, arms: Sequence[str]) -> list[d
         results = {}
         for arm in [LIMIT, *arms]:
             flags = [f"--arm={arm}", f"--seed={arguments.seed + number}"]
-            for name in ("best", "seconds", "warm_up", "mrs", "threads", "data", "tokenizer", "device"):
+            for name in ("best", "trl", "seconds", "warm_up", "mrs", "threads", "data", "tokenizer", "device"):
                 flags.append(f"--{name.replace('_', '-')}={getattr(arguments, name)}")
-            results[arm] = run_arm(Path(__file__), flags, threads=arguments.threads)
+            python = arguments.trl_python if arm in (TRL, *TRL_CANDIDATES) else sys.executable
+            results[arm] = run_arm(Path(__file__), flags, threads=arguments.threads, python=python)
             rate = results[arm].get("examples_per_second")
             say(f"round {number + 1}  {arm:<18}" + ("" if rate is None else f"{rate:6.2f} examples/s"))
         rounds.append(results)
@@ -129,7 +167,10 @@ def measure_arm(arguments: argparse.Namespace) -> Result:
         types = {name: getattr(torch, name) for name in ("float32", "bfloat16")}
         measured = {f"{name}_gflops": matmul_gflops(type_, device=arguments.device) for name, type_ in types.items()}
         return measured | ({"int8_gflops": int8_gops()} if arguments.device == "cpu" else {})
-    measure = measure_ours if arguments.arm in (OURS, OURS_FP32) else measure_peer
+    if arguments.arm in (OURS, OURS_FP32):
+        measure = measure_ours
+    else:
+        measure = measure_trl if arguments.arm in (TRL, *TRL_CANDIDATES) else measure_peer
     return measure(arguments) | {"threads": torch.get_num_threads()}
 
 
@@ -153,6 +194,34 @@ def measure_peer(arguments: argparse.Namespace) -> Result:
     else:
         loss = _peft.measure_trainer(model, batches, setup, meter, pad_id=sample.end_of_text, seed=arguments.seed)
     return meter.report(loss=loss, precision=setup.precision)
+
+
+def measure_trl(arguments: argparse.Namespace) -> Result:
+    """One of TRL's arms."""
+    import _network
+    import _trl
+    from _meter import Meter
+    from _sample import random_mrs
+
+    meter = Meter(arguments.warm_up, arguments.seconds)
+    setup = _trl.Setup.named(arguments.trl if arguments.arm == TRL else arguments.arm)
+    examples = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed).examples
+    network = _network.random_gpt2().to(arguments.device, setup.base)
+    if setup.batching != "padded":
+        change = _trl.leaks(network.eval(), *examples[:2])
+        assert change < 0.05, f"examples of one row see each other: the states change by {change:.0%}"
+        network.train()
+    adapter = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "target_modules": list(TARGETS)}
+    loss = _trl.measure(
+        network,
+        examples,
+        setup,
+        meter,
+        adapter=adapter | {"fan_in_fan_out": True},
+        tokenizer=arguments.tokenizer,
+        seed=arguments.seed,
+    )
+    return meter.report(loss=loss, precision=setup.precision) | {"trl": version("trl")}
 
 
 def measure_ours(arguments: argparse.Namespace) -> Result:
@@ -181,6 +250,7 @@ def summarise(rounds: list[dict[str, Result]], arms: Sequence[str], arguments: a
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "peft_best": arguments.best,
+        "trl": arguments.trl,
         "arms": {arm: summarise_arm([results[arm] for results in rounds], limits) for arm in arms},
         "limit": limits,
     }
@@ -203,7 +273,7 @@ def summarise_arm(results: list[Result], limits: Result) -> Result:
         result["gflop_per_example"] = gflop / result["examples"]
         result["gflop_per_update"] = gflop / result["updates"]
         result["gflops"] = result["gflop_per_update"] / result["seconds_per_update"]
-    summary = {key: median(result[key] for result in results) for key in results[0] if key != "precision"}
+    summary = {key: median(result[key] for result in results) for key in results[0] if key not in ("precision", "trl")}
     limit = limits[f"{results[0]['precision']}_gflops"]
     return summary | {
         "precision": results[0]["precision"],

@@ -155,6 +155,8 @@ class Int8Projections:
 
     def output(self, number: int, x: Tensor) -> Tensor:
         """Return one layer's output, […, in] to […, out]; keep the others' until they get the same tensor."""
+        if len(self.sizes) == 1:  # a split into one part would copy the whole gradient
+            return cast(Tensor, _Product.apply(x, self))  # type: ignore[no-untyped-call]
         if self._input is not x or number not in self._waiting:
             y = _Product.apply(x, self)  # type: ignore[no-untyped-call]
             self._input, self._waiting = x, dict(enumerate(y.split(self.sizes, -1)))
