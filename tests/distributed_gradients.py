@@ -30,7 +30,8 @@ from training_cases import EXAMPLES, METHODS, prepared, settings_of
 FAMILY = "gpt2"
 BATCHES = {
     "uneven": EXAMPLES,
-    "one tree": EXAMPLES[:4],  # all other processes have none
+    "one prompt": EXAMPLES[:4],  # its tree is divided
+    "one example": EXAMPLES[:1],  # all other processes have none
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "one pass": {},
