@@ -34,7 +34,7 @@ def shares(examples: Sequence[Example], number: int, *, head: float = 0.0) -> li
         by_prompt.setdefault(example.prompt, []).append(place)
     whole = [_Tree.of(examples, places, head) for places in by_prompt.values()]
     divided = list(_divided(examples, whole, number, head))
-    best = min((_assigned(trees, number) for trees in (whole, divided)), key=lambda found: max(found[1]))
+    best = min((_assigned(trees, number) for trees in (whole, divided)), key=lambda assigned: max(assigned[1]))
     return [[examples[place] for place in sorted(places)] for places in best[0]]
 
 
