@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tailora import cli
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.training.resume import ResumeFolder, Saver, is_unfinished
 from tailora.training.run import TrainingInterrupted, run
@@ -200,6 +201,26 @@ def test_a_constant_schedule_can_be_longer(tmp_path: Path, monkeypatch: pytest.M
     assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("valid", ["valid", None], ids=["validated", "not validated"])
+def test_what_a_killed_run_saved_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid: str | None
+) -> None:
+    """Its adapter writes texts, is scored and is merged, also before a validation has chosen a state."""
+    changes: dict[str, Any] = {} if valid else {"eval_every": 99}
+    with monkeypatch.context() as patched:
+        kill_at(patched, [3], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "run", precision="fp32", **changes))
+    assert is_unfinished(tmp_path / "run")
+    common = ["--base", "tiny", "--adapter", str(tmp_path / "run")]
+    record = ["--record", "name : Blue Spice"]
+    assert cli.main(["generate", *common, *record, "--output", str(tmp_path / "texts.jsonl")]) == 0
+    scored = ["--input", "restaurants", "--split", "test", "--limit", "2", "--output", str(tmp_path / "scores")]
+    assert cli.main(["evaluate", *common, *scored]) == 0
+    assert cli.main(["merge", *common, "--output", str(tmp_path / "merged")]) == 0
+    assert is_unfinished(tmp_path / "run")
+
+
 CONSTANT: dict[str, Any] = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0, "dropout": 0.2}
 
 
@@ -350,7 +371,7 @@ def test_a_run_that_only_got_worse_leaves_no_adapter(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["lora", "int8", "full"])
+@pytest.mark.parametrize("name", ["lora", "int8", "full", "bitfit", "top2"])
 def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
     changes = {**VARIANTS[name], "epochs": 16}
     flags = {**COMMON, **changes, "output": tmp_path / "killed"}
