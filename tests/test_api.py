@@ -260,6 +260,28 @@ def test_a_data_frame_is_read_as_the_file_that_it_writes(tmp_path: Path) -> None
         tailora.read_records(twice, texts="unused")
 
 
+def test_a_polars_frame_is_read_as_the_file_that_it_writes(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(
+        {
+            "name": ["Ada", "Bob", "Cy"],
+            "short": polars.Series([0.1, 2.5, None], dtype=polars.Float32),
+            "price": [1.1, 0.25, 1.5],
+            "born": [datetime.date(2024, 1, 1), None, datetime.date(2024, 5, 2)],
+            "whole": [1, None, 3],
+            "kind": polars.Series(["x", None, "y"], dtype=polars.Categorical),
+            "is_open": [True, None, False],
+        }
+    )
+    frame.write_csv(tmp_path / "rows.csv")
+    expected = tailora.read_records(tmp_path / "rows.csv", texts="unused")
+    assert tailora.read_records(frame, texts="unused") == expected
+    values = {fact.attribute: fact.value for fact in expected[0].facts}
+    assert (values["short"], values["born"], values["is_open"]) == ("0.1", "2024-01-01", "yes")
+    listed = frame.select("name", polars.concat_list("short").alias("list"))
+    assert [fact.value for fact in tailora.read_records(listed, texts="unused")[0].facts] == ["Ada", "0.1"]
+
+
 def test_data_frames_are_rows() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame([*PAIRS, {"name": "Aromi", "text": "Aromi is there."}])

@@ -35,7 +35,10 @@ TORCH_FREE_COMMANDS = {f"tailora.commands.{name}" for name in ("generate", "eval
 NEED_TORCH = {
     "tailora.engine.backends.torch",
     "tailora.inference.attached",
+    "tailora.inference.conversion",
+    "tailora.inference.merged_model",
     "tailora.inference.probes",
+    "tailora.inference.quantization",
     "tailora.inference.verification",
 }
 # Modules that import an optional package, and are imported where it is chosen.
@@ -67,7 +70,7 @@ LATE_IMPORTS = {
         "tailora.models.load",
     },
 }
-DYNAMIC_IMPORTS = {"tailora", "tailora.commands", "tailora.lora"}
+DYNAMIC_IMPORTS = {"tailora.commands", "tailora.core.lazy"}
 GENERATED = {"tailora.api.options"}
 
 
@@ -222,6 +225,15 @@ def choices_of(tree: ast.Module) -> Iterator[tuple[str | None, frozenset[object]
         if len(members) > 1 and all(isinstance(member, ast.Constant) for member in members):
             values = frozenset(member.value for member in members if isinstance(member, ast.Constant))
             yield names.get(id(node)), values, node.lineno
+
+
+def test_every_class_has_a_name_of_its_own() -> None:
+    places: dict[str, str] = {}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in places, f"{module} and {places[node.name]} both define {node.name}"
+                places[node.name] = module
 
 
 def test_every_set_of_choices_has_one_definition() -> None:

@@ -20,9 +20,10 @@ from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.commands.merge import MergeSettings
 from tailora.commands.merge import run as merge
-from tailora.commands.quantize import QuantizeSettings, _check_losses, run
+from tailora.commands.quantize import QuantizeSettings, run
 from tailora.core.errors import CheckError, ModelError, SettingsError
 from tailora.engine.decoding import Decoding
+from tailora.inference.quantization import Quantization, _check_losses
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
@@ -172,12 +173,12 @@ def test_an_effect_that_is_rounded_away_is_refused(base: Path, tmp_path: Path) -
 )
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], what: str | None) -> None:
     passing = {"perplexity": {"before": 2.0, "after": 2.09}, "against_before": {"largest": 0.1}, "drift": 0.4}
-    settings = QuantizeSettings(to="int8", output=tmp_path)
+    chosen = Quantization(None, None, "int8", tmp_path)
     if what is None:
-        _check_losses({**passing, **change}, settings)
+        _check_losses({**passing, **change}, chosen)
         return
     with pytest.raises(CheckError, match=what):
-        _check_losses({**passing, **change}, settings)
+        _check_losses({**passing, **change}, chosen)
 
 
 def test_what_cannot_be(base: Path, tmp_path: Path) -> None:

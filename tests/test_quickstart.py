@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tailora.commands import quickstart
 from tailora.commands.quickstart import QuickstartSettings, run
+from tailora.experiments import demonstration
 
 
 def test_quickstart_learns_and_merges(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_an_interrupt_after_the_training_names_the_folder(tmp_path: Path, monkey
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quickstart, "write", interrupted)
+    monkeypatch.setattr(demonstration, "write", interrupted)
     output = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match=rf"^interrupted; the trained adapter is in {re.escape(str(output))}"):
         run(QuickstartSettings(output=output, epochs=1, limit=10))

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from tailora.core.errors import SettingsError
 from tailora.core.flags import from_arguments, parser_for
+from tailora.core.problems import nearest
 from tailora.core.settings import Settings, Verbatim
 
 
@@ -341,3 +342,9 @@ def test_each_value_of_a_field_of_several_is_named(tmp_path: Path) -> None:
 
 def test_long_values_are_cut_in_errors() -> None:
     assert len(mistake("--data", "x", "--rank", "x" * 999)) < 160
+
+
+def test_initials_stand_for_the_words_of_a_flag() -> None:
+    assert nearest("--lr", ["--rank", "--learning-rate"], "see --help") == "did you mean --learning-rate?"
+    assert nearest("lr", ["rank", "learning_rate"], "see --help") == "did you mean learning_rate?"
+    assert nearest("--xy", ["--rank"], "see --help") == "see --help"

@@ -14,8 +14,9 @@ replaces loralib. Everything is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tailora.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tailora import lora as lora
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from tailora.core.errors import SettingsError as SettingsError
     from tailora.core.errors import TrainingError as TrainingError
     from tailora.core.errors import UserError as UserError
+    from tailora.data.records import DataWarning as DataWarning
     from tailora.data.values import Fact as Fact
     from tailora.data.values import Record as Record
     from tailora.training.run import TrainingInterrupted as TrainingInterrupted
@@ -71,24 +73,11 @@ _MODULES = {
         "TrainingError",
         "UserError",
     ),
+    "tailora.data.records": ("DataWarning",),
     "tailora.data.values": ("Fact", "Record"),
     "tailora.training.run": ("TrainingInterrupted",),
 }
 _PACKAGES = ("lora", "loralib")
-_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = ["__version__", *_PACKAGES, *(name for names in _MODULES.values() for name in names)]
 
-__all__ = ["__version__", *_PACKAGES, *_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PLACES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES, _PACKAGES)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
+import numpy as np
+
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
 from tailora.data.json_rows import DOUBLE, json_lines
@@ -25,6 +27,9 @@ Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
 """A file, a folder of splits, the name of a data set, or rows in memory.
 
 Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, polars) or a data set of `datasets`."""
+
+_SHORT_FLOATS = {"Float16": np.float16, "Float32": np.float32}
+"""Types of polars whose floats have fewer digits than those of Python."""
 
 
 def read_records(
@@ -122,7 +127,7 @@ def _rows(source: Any) -> Sequence[Any]:
     if is_one_row(source):
         return [source]
     if hasattr(source, "to_dicts"):  # polars
-        return list(source.to_dicts())
+        return _polars_rows(source)
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas
         return _pandas_rows(source)
     if isinstance(source, Iterable):
@@ -150,6 +155,24 @@ def _pandas_rows(frame: Any) -> list[dict[Any, Any]]:
             warnings.warn(f"{what}; convert_dtypes() turns them back", DataWarning, stacklevel=2)
         columns[name] = column.tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _polars_rows(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a polars data frame, with short floats as it writes them to a file."""
+    types = dict(frame.schema)
+    return [{name: _with_short_floats(value, types[name]) for name, value in row.items()} for row in frame.to_dicts()]
+
+
+def _with_short_floats(value: Any, kind: Any) -> Any:
+    """Return a value of a polars type, where each float has the digits of its type, in lists and structures too."""
+    if isinstance(value, float) and str(kind) in _SHORT_FLOATS:
+        return _SHORT_FLOATS[str(kind)](value)
+    if isinstance(value, list):
+        return [_with_short_floats(item, kind.inner) for item in value]
+    if isinstance(value, dict):
+        types = {field.name: field.dtype for field in kind.fields}
+        return {name: _with_short_floats(item, types[name]) for name, item in value.items()}
+    return value
 
 
 def _is_series(value: Any) -> bool:

@@ -60,8 +60,14 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """Return a hint: the known name most like another, or what is said otherwise."""
     names = list(known)
     twin = name.replace(*_TWINS) if _TWINS[0] in name else name.replace(*_TWINS[::-1])
-    close = [twin] if twin != name and twin in names else difflib.get_close_matches(name, names, n=1)
+    likely = [known for known in names if name.strip("-") == _initials(known)]
+    close = [twin] if twin != name and twin in names else likely or difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else otherwise
+
+
+def _initials(name: str) -> str:
+    """Return the first letters of a name's words: "lr" for `--learning-rate`."""
+    return "".join(word[:1] for word in name.replace("_", "-").split("-"))
 
 
 def shown(value: Any) -> str:

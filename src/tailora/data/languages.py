@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from tailora.core.errors import DataError
-from tailora.data.values import Row, Text
+from tailora.data.values import Reference, Row
 
 ALL = "all"
 """In place of a language: use every text, with one record for each language."""
@@ -80,7 +80,7 @@ def _of_language(row: Row, language: str | None) -> Row:
 
 def _by_language(row: Row, spellings: dict[str, str]) -> list[Row]:
     """Return one row for each language of a row's texts."""
-    languages: dict[str | None, list[Text]] = {}
+    languages: dict[str | None, list[Reference]] = {}
     for text in row.texts:
         name = None if text.language is None else spellings[same_tag(text.language)]
         languages.setdefault(name, []).append(text)

@@ -16,7 +16,7 @@ from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts,
 from tailora.data.readers.formats import FORMATS, choose_format
 from tailora.data.text_files import PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
-from tailora.data.values import Fact, Parsed, Record, Row, Text, gather, records_of_rows
+from tailora.data.values import Fact, Parsed, Record, Reference, Row, gather, records_of_rows
 
 __all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "load", "locate", "read", "splits"]
 
@@ -283,7 +283,7 @@ def _usable(rows: list[Row], all_texts: bool, texts: TextUse) -> list[Row]:
     if texts == "required":
         _refuse_blanks(rows)
 
-    def usable(text: Text) -> bool:
+    def usable(text: Reference) -> bool:
         return bool(text.text) and (all_texts or not text.marked)
 
     return [

@@ -67,7 +67,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Reference:
     """A reference as its source has it.
 
     Attributes:
@@ -97,7 +97,7 @@ class Row:
 
     where: str
     facts: tuple[Fact, ...]
-    texts: tuple[Text, ...]
+    texts: tuple[Reference, ...]
     id: str | None = None
     group: str | None = None
     prompt: str | None = None

@@ -14,7 +14,7 @@ from tailora.engine.backend import Backend, Step, TokenScores
 from tailora.engine.decoding import Alternatives, Completion
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.requests import Request, RequestState, Samples, state_of
-from tailora.engine.scheduler import Chunk, Job, Plan, Scheduler
+from tailora.engine.scheduler import Chunk, Plan, ScheduledRequest, Scheduler
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Engine:
             sequences=sequences,
             prefix_cache=prefix_cache,
         )
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, ScheduledRequest] = {}
         self._numbers = itertools.count()
 
     @property
@@ -135,7 +135,7 @@ class Engine:
         """
         state = self._check(request)
         number = next(self._numbers)
-        job = Job(state, number)
+        job = ScheduledRequest(state, number)
         self._jobs[number] = job
         self._scheduler.add(job)
         return number
@@ -205,20 +205,20 @@ class Engine:
                     left.remove(event.number)
                     yield event.number, event.result
 
-    def _advance(self, job: Job) -> list[Event]:
+    def _advance(self, job: ScheduledRequest) -> list[Event]:
         """Let a request choose tokens once the logits of all its sequences are computed."""
         try:
             return self._chosen(job)
         except Exception as error:  # from the decoding or the stop strings of this request: others are not affected
             return [self._end(job, error)]
 
-    def _end(self, job: Job, error: Exception) -> Event:
+    def _end(self, job: ScheduledRequest, error: Exception) -> Event:
         """End a request with an error."""
         self._scheduler.remove(job)
         del self._jobs[job.number]
         return Event(job.number, (), error=error)
 
-    def _chosen(self, job: Job) -> list[Event]:
+    def _chosen(self, job: ScheduledRequest) -> list[Event]:
         state = job.state
         if len(job.rows) < len(state.sequences):
             # The next step overwrites these scores, which have to wait for those of the other sequences.
@@ -273,7 +273,7 @@ class Engine:
         return state
 
 
-def _not_finite(job: Job, place: int) -> ModelError:
+def _not_finite(job: ScheduledRequest, place: int) -> ModelError:
     request = job.state.request
     who = "the model" if request.adapter is None else f"the model with the adapter {request.adapter}"
     what = f"{who} computes logits that are not finite after {place} tokens"

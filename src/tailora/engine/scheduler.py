@@ -21,7 +21,7 @@ SCORED = 64  # largest piece of a scored prompt in a step: each token costs a ro
 
 
 @dataclass(eq=False)
-class Job:
+class ScheduledRequest:
     """A request in the scheduler.
 
     Attributes:
@@ -41,7 +41,7 @@ class Job:
 class Chunk:
     """The next `count` tokens of a sequence; with `last`, the logits after them are needed."""
 
-    job: Job
+    job: ScheduledRequest
     sequence: Sequence
     count: int
     last: bool
@@ -62,7 +62,7 @@ class Plan:
 
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
-    failed: list[tuple[Job, AdapterError]] = field(default_factory=list)
+    failed: list[tuple[ScheduledRequest, AdapterError]] = field(default_factory=list)
 
 
 class Scheduler:
@@ -82,8 +82,8 @@ class Scheduler:
         assert sequences <= tokens
         self.pool, self.adapter_slots = pool, adapter_slots
         self.tokens, self.sequences, self.prefix_cache = tokens, sequences, prefix_cache
-        self.running: list[Job] = []
-        self._queues: dict[str | None, deque[Job]] = {}
+        self.running: list[ScheduledRequest] = []
+        self._queues: dict[str | None, deque[ScheduledRequest]] = {}
         self.preemptions = 0
 
     @property
@@ -91,11 +91,11 @@ class Scheduler:
         """Requests that have not started, or were preempted."""
         return sum(map(len, self._queues.values()))
 
-    def add(self, job: Job) -> None:
+    def add(self, job: ScheduledRequest) -> None:
         """Queue a request behind those of the same adapter."""
         self._queues.setdefault(job.state.request.adapter, deque()).append(job)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: ScheduledRequest) -> None:
         """Remove a request, done or not."""
         if job in self.running:
             self.running.remove(job)
@@ -138,7 +138,7 @@ class Scheduler:
                 for number in range(known, full):
                     self.pool.publish(sequence.blocks[number], sequence.keys[number])
 
-    def branch(self, job: Job, going: Iterable[tuple[int, int]]) -> None:
+    def branch(self, job: ScheduledRequest, going: Iterable[tuple[int, int]]) -> None:
         """Replace a request's sequences by those that continue, each as its parent's number and the next token."""
         before = job.state.sequences
         after = []
@@ -159,7 +159,7 @@ class Scheduler:
     def _used(self, plan: Plan) -> int:
         return sum(chunk.count for chunk in plan.chunks)
 
-    def _continue(self, plan: Plan, job: Job, least: int) -> None:
+    def _continue(self, plan: Plan, job: ScheduledRequest, least: int) -> None:
         """Plan as many tokens as fit for a job's sequences with at least `least` pending tokens."""
         for sequence in job.state.sequences:
             left = self.tokens - self._used(plan)
@@ -167,7 +167,7 @@ class Scheduler:
                 count = min(sequence.pending, left)
                 self._schedule(plan, job, sequence, min(count, SCORED) if job.state.scores_prompt else count)
 
-    def _schedule(self, plan: Plan, job: Job, sequence: Sequence, count: int) -> None:
+    def _schedule(self, plan: Plan, job: ScheduledRequest, sequence: Sequence, count: int) -> None:
         """Plan some tokens of a sequence. If blocks are missing, preempt younger requests, and this one last."""
         while self._lacking(sequence, count) > self.pool.free:
             youngest = max(self.running, key=lambda running: running.number)
@@ -195,7 +195,7 @@ class Scheduler:
             sequence.blocks[at] = own
         sequence.blocks += self.pool.take(self.pool.needed(sequence.computed + count) - len(sequence.blocks))
 
-    def _preempt(self, plan: Plan, job: Job) -> None:
+    def _preempt(self, plan: Plan, job: ScheduledRequest) -> None:
         self.preemptions += 1
         gone = [chunk for chunk in plan.chunks if chunk.job is job]
         plan.chunks = [chunk for chunk in plan.chunks if chunk.job is not job]
@@ -205,7 +205,7 @@ class Scheduler:
         self._release(job)
         self._queues.setdefault(job.state.request.adapter, deque()).appendleft(job)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: ScheduledRequest) -> None:
         for sequence in job.state.sequences:
             self.pool.give_back(sequence.blocks)
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
@@ -214,7 +214,7 @@ class Scheduler:
             self.adapter_slots.release(job.state.request.adapter)
         job.slot = -1
 
-    def _without_adapter(self) -> list[tuple[Job, AdapterError]]:
+    def _without_adapter(self) -> list[tuple[ScheduledRequest, AdapterError]]:
         """Return the waiting requests whose adapter was unregistered. They stay queued until they are removed."""
         failed = []
         for adapter, queue in self._queues.items():
@@ -253,7 +253,7 @@ class Scheduler:
             return True
         return False
 
-    def _find_room(self, plan: Plan, job: Job) -> bool:
+    def _find_room(self, plan: Plan, job: ScheduledRequest) -> bool:
         """Return whether there are blocks for the tokens of a job in this step, and one more for running sequences."""
         left = self.tokens - self._used(plan)
         lacking = 0
@@ -269,7 +269,7 @@ class Scheduler:
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
         return False
 
-    def _find_prefix(self, job: Job, sequence: Sequence) -> None:
+    def _find_prefix(self, job: ScheduledRequest, sequence: Sequence) -> None:
         """Share the blocks of an equal prefix; the last token is always computed, for its logits."""
         if not self.prefix_cache or job.state.scores_prompt:
             return
@@ -279,7 +279,7 @@ class Scheduler:
         sequence.keys = keys[: len(sequence.blocks)]
         sequence.computed = len(sequence.blocks) * self.pool.size
 
-    def _root(self, job: Job) -> bytes:
+    def _root(self, job: ScheduledRequest) -> bytes:
         request = job.state.request
         return (
             b"" if request.adapter is None else f"{self.adapter_slots.key(request.adapter)} {request.scale!r}".encode()

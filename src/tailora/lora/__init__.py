@@ -13,8 +13,9 @@ The names in `__all__` are stable. They are imported, with PyTorch, when they ar
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tailora.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tailora.adapters.adapter import Adapter as Adapter
@@ -38,18 +39,7 @@ _MODULES = {
     "tailora.lora.inject": ("ParameterTable", "attach", "detach", "extract", "parameter_table"),
     "tailora.lora.merging": ("merge", "unmerge"),
 }
-_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*_PLACES]
+__all__ = [*(name for names in _MODULES.values() for name in names)]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PLACES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -12,7 +12,7 @@ from tailora.core.errors import DataError
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
 from tailora.data.trained_reading import TrainedReading
-from tailora.data.values import Fact, Message, Parsed, Record, Row, Text
+from tailora.data.values import Fact, Message, Parsed, Record, Reference, Row
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
@@ -179,7 +179,7 @@ def _conversations(
             Row(
                 at,
                 (),
-                () if conversation.answer is None else (Text(conversation.answer, _name(row, "language", at)),),
+                () if conversation.answer is None else (Reference(conversation.answer, _name(row, "language", at)),),
                 id=_name(row, "id", at),
                 group=_name(row, "group", at),
                 prompt=conversation.messages[-1].content,
@@ -230,7 +230,7 @@ def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
     return Row(
         at,
         facts,
-        tuple(Text(text, language) for text in _texts(row, at)),
+        tuple(Reference(text, language) for text in _texts(row, at)),
         id=_name(row, "id", at),
         group=_name(row, "group", at),
         prompt=prompt,

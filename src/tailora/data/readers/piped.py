@@ -11,7 +11,7 @@ import re
 
 from tailora.core.errors import DataError
 from tailora.data.text_files import lines_of
-from tailora.data.values import Fact, Parsed, Row, Text
+from tailora.data.values import Fact, Parsed, Reference, Row
 
 _TEXT_MARK = re.compile(r"(?<!\\)(?:\\\\)*\|\|")
 _FACT_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\|")
@@ -70,7 +70,7 @@ def parse(text: str, where: str, *, needs_text: bool = False) -> Parsed:
                 ) from error
             if not known[head]:
                 raise DataError("no fact has a value", where=at, hint="give a value, or remove the line")
-        parsed.rows.append(Row(at, known[head], (Text(reference),) if reference else ()))
+        parsed.rows.append(Row(at, known[head], (Reference(reference),) if reference else ()))
     return parsed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tailora.core.errors import DataError
 from tailora.data.readers import json_text
 from tailora.data.text_files import lines_of
-from tailora.data.values import Parsed, Row, Text
+from tailora.data.values import Parsed, Reference, Row
 
 
 def parse(text: str, where: str) -> Parsed:
@@ -22,7 +22,7 @@ def parse(text: str, where: str) -> Parsed:
         values = [(line, _text(value, f"{where}:{line}")) for line, value in json_text.values(text, where)]
     else:
         values = [(line, own.strip()) for line, own in enumerate(lines_of(text), start=1) if own.strip()]
-    return Parsed([Row(f"{where}:{line}", (), (Text(own),), prompt="", entry=True) for line, own in values])
+    return Parsed([Row(f"{where}:{line}", (), (Reference(own),), prompt="", entry=True) for line, own in values])
 
 
 def _text(value: object, where: str) -> str:

@@ -10,7 +10,7 @@ from tailora.data.readers import delimited
 from tailora.data.readers.meaning_representations import looks_like_e2e, parse_mr
 from tailora.data.readers.table_layout import Cell, Layout, columns_of_training, layout_of
 from tailora.data.trained_reading import TrainedReading
-from tailora.data.values import Fact, Parsed, Row, Text
+from tailora.data.values import Fact, Parsed, Reference, Row
 
 _MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
 """Cells that pandas and databases write for a missing value."""
@@ -133,7 +133,7 @@ def _row(
     return Row(
         at,
         facts,
-        tuple(Text(text, language) for text in texts),
+        tuple(Reference(text, language) for text in texts),
         id=None if layout.id is None else _one(row, layout.id, at, "id"),
         group=None if layout.group is None else _one(row, layout.group, at, "group"),
         prompt=prompt,

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 from tailora.core.errors import DataError
 from tailora.data.readers import json_text
-from tailora.data.values import Fact, Parsed, Row, Text
+from tailora.data.values import Fact, Parsed, Reference, Row
 
 SEEN_2017 = frozenset(
     (
@@ -106,7 +106,7 @@ def parse_dart(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"is not a DART entry ({type(error).__name__}: {error})"
             raise DataError(what, where=at, hint="give a DART JSON file") from error
-        rows.append(replace(_row(at, str(number), facts, None), texts=tuple(map(Text, texts))))
+        rows.append(replace(_row(at, str(number), facts, None), texts=tuple(map(Reference, texts))))
     return Parsed(rows)
 
 
@@ -118,7 +118,7 @@ def _with_texts(rows: list[Row], texts: list[list[_Lex]]) -> list[Row]:
     full = []
     for row, lexes in zip(rows, texts, strict=True):
         own = tuple(
-            Text(
+            Reference(
                 lex.text,
                 (lex.language.strip() or _UNNAMED_LANGUAGE) if named else None,
                 judged and _plain(lex.comment) not in _GOOD | {""},
