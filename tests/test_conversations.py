@@ -22,7 +22,7 @@ from tailora.data.prompts import PromptFormat
 from tailora.data.readers import jsonl
 from tailora.data.records import load, parse, read
 from tailora.data.tokenizer import Tokenizer
-from tailora.data.values import Message, Record
+from tailora.data.values import Record, Turn
 from tailora.training import run as run_module
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.prefix_tree import build
@@ -163,7 +163,7 @@ SAME: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("row", SAME.values(), ids=SAME)
 def test_every_form_gives_the_same_record(row: dict[str, Any]) -> None:
     (record,) = records_of(row)
-    assert record.messages == (Message("user", "Blue Spice?"),)
+    assert record.messages == (Turn("user", "Blue Spice?"),)
     assert (record.prompt, record.references, record.facts) == ("Blue Spice?", ("A pub.",), ())
 
 
@@ -180,8 +180,8 @@ def test_alpaca_with_everything() -> None:
 
 def test_developer_and_system_keys() -> None:
     developer = [{"role": "developer", "content": "Be brief."}, *ONE]
-    assert records_of({"messages": developer})[0].messages[0] == Message("system", "Be brief.")
-    assert records_of({"conversations": ONE, "system": "Be brief."})[0].messages[0] == Message("system", "Be brief.")
+    assert records_of({"messages": developer})[0].messages[0] == Turn("system", "Be brief.")
+    assert records_of({"conversations": ONE, "system": "Be brief."})[0].messages[0] == Turn("system", "Be brief.")
 
 
 def test_rows_to_write_about_need_no_answer(tmp_path: Path) -> None:

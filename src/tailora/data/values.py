@@ -22,7 +22,7 @@ class Fact:
     value: str
 
 
-class Message(NamedTuple):
+class Turn(NamedTuple):
     """A message of a conversation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Record:
     prompt: str | None = None
     adapter: str | None = None
     language: str | None = None
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Turn, ...] = ()
 
     @property
     def stated(self) -> tuple[Fact, ...]:
@@ -105,7 +105,7 @@ class Row:
     language: str | None = None
     entry: bool = False
     id_by_name: bool = False
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Turn, ...] = ()
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tailora.core.errors import DataError
-from tailora.data.values import Message
+from tailora.data.values import Turn
 
 KEYS = frozenset(("messages", "conversations"))
 """Keys under which an object holds a conversation."""
@@ -30,7 +30,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 class Conversation(NamedTuple):
     """What precedes an answer, and the answer; None if there is none."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Turn, ...]
     answer: str | None
 
 
@@ -71,7 +71,7 @@ def of_messages(row: Mapping[str, Any], where: str) -> Conversation:
     messages = [_message(value, f"{where}: {key}[{number}]") for number, value in enumerate(listed)]
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0].role != "system":
-        messages.insert(0, Message("system", system))
+        messages.insert(0, Turn("system", system))
     return _split(messages, where)
 
 
@@ -87,21 +87,21 @@ def of_alpaca(row: Mapping[str, Any], where: str) -> Conversation:
     texts = {key: _text(row.get(key), key, where) for key in ("system", "instruction", "input", "output")}
     if not texts["instruction"].strip():
         raise DataError("the instruction is empty", where=where, hint="fill it in, or remove the row")
-    messages = [Message("system", texts["system"])] if texts["system"].strip() else []
+    messages = [Turn("system", texts["system"])] if texts["system"].strip() else []
     for pair in row.get("history") or ():
         if not isinstance(pair, list) or len(pair) != 2:
             hint = "give a list of [instruction, output]"
             raise DataError("'history' is not a list of pairs", where=where, hint=hint)
         messages += [
-            Message("user", _text(pair[0], "history", where)),
-            Message("assistant", _text(pair[1], "history", where), learnt=True),
+            Turn("user", _text(pair[0], "history", where)),
+            Turn("assistant", _text(pair[1], "history", where), learnt=True),
         ]
     question = [text for text in (texts["instruction"], texts["input"]) if text.strip()]
-    messages.append(Message("user", "\n".join(question)))
+    messages.append(Turn("user", "\n".join(question)))
     return Conversation(tuple(messages), texts["output"].strip() if row.get("output") is not None else None)
 
 
-def _split(messages: Sequence[Message], where: str) -> Conversation:
+def _split(messages: Sequence[Turn], where: str) -> Conversation:
     """Divide messages into what precedes the last answer that is learnt, and this answer."""
     last = max((place for place, message in enumerate(messages) if message.learnt), default=None)
     if last is None:
@@ -117,7 +117,7 @@ def _split(messages: Sequence[Message], where: str) -> Conversation:
     return Conversation(tuple(messages[:last]), messages[last].content.strip())
 
 
-def _message(value: Any, where: str) -> Message:
+def _message(value: Any, where: str) -> Turn:
     if not isinstance(value, dict):
         raise DataError("is not an object", where=where, hint='write {"role": …, "content": …}')
     if value.get("tool_calls") or value.get("function_call"):
@@ -129,7 +129,7 @@ def _message(value: Any, where: str) -> Message:
     content = _content(value["content"] if "content" in value else value.get("value"), where)
     if speaker == "user" and not content.strip():
         raise DataError("the user's message is empty", where=where, hint="fill it in, or remove the row")
-    return Message(speaker, content, learnt=speaker == "assistant" and _weight(value, where) != 0)
+    return Turn(speaker, content, learnt=speaker == "assistant" and _weight(value, where) != 0)
 
 
 def _weight(value: Mapping[str, Any], where: str) -> int:

@@ -12,7 +12,7 @@ from tailora.core.errors import DataError
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
 from tailora.data.trained_reading import TrainedReading
-from tailora.data.values import Fact, Message, Parsed, Record, Reference, Row
+from tailora.data.values import Fact, Parsed, Record, Reference, Row, Turn
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
@@ -257,7 +257,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     return [head | {"facts": _facts(record)} | ({"texts": list(record.references)} if record.references else {})]
 
 
-def _message_row(message: Message) -> dict[str, Any]:
+def _message_row(message: Turn) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.content}
     return row | ({"weight": 0} if message.role == "assistant" and not message.learnt else {})
 
