@@ -169,6 +169,14 @@ def test_threads_share_a_model(run: tailora.TrainingRun) -> None:
     assert together == alone * 4 == streamed
 
 
+def test_a_stream_and_a_prompt_take_one_record(run: tailora.TrainingRun) -> None:
+    with tailora.load(adapters={"shop": run}) as model:
+        with pytest.raises(DataError, match="record: contains 3 records; give one record for each call"):
+            model.stream(ROWS)  # type: ignore[arg-type]  # as a user may write it
+        with pytest.raises(DataError, match="record: contains 3 records"):
+            model.prompt_ids(ROWS)  # type: ignore[arg-type]
+
+
 def test_a_stream_that_is_left_is_cancelled(run: tailora.TrainingRun) -> None:
     with tailora.load(adapters={"shop": run}, precision="fp32") as model:
         pieces: Any = model.stream(ROWS[0], max_new_tokens=400)

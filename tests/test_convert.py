@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +281,22 @@ def test_mistakes(tmp_path: Path) -> None:
     formats.save(dataclasses.replace(made, base_name=None), tmp_path / "nameless")
     with pytest.raises(SettingsError, match="does not name its base"):
         run(ConvertSettings(adapter=tmp_path / "nameless", to="gguf", output=tmp_path / "lora.gguf"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+@pytest.mark.parametrize(("to", "name"), [("loralib", "lora.bin"), ("gguf", "lora.gguf"), ("peft", "lora")])
+def test_a_full_disk_is_an_error_with_the_file(tmp_path: Path, to: str, name: str) -> None:
+    """By the limit on the size of files, which fails as a full disk does."""
+    adapter, _ = save_adapter(tmp_path, "gpt2", LoraConfig(rank=64, alpha=8, targets=("all-linear",)))
+    output = tmp_path / "out" / name
+    program = (
+        "import resource, sys; from tailora.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["convert", "--adapter", str(adapter), "--to", to, "--output", str(output)]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"tailora: {output}" in done.stderr
+    assert "File too large; free some space or choose another place" in done.stderr
+    assert list(output.parent.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.core import errors
-from tailora.core.errors import EXIT_CODE, HTTP_STATUS, AdapterError, DataError, OfflineError, UserError
+from tailora.core.errors import (
+    EXIT_CODE,
+    HTTP_STATUS,
+    AdapterError,
+    CheckError,
+    DataError,
+    OfflineError,
+    UserError,
+)
+from tailora.core.problems import InvalidSettingsError, Problem
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UserError)]
 
@@ -47,3 +57,13 @@ def test_narrower_kinds_come_before_wider_ones() -> None:
 
 def test_adapter_and_hub_have_their_own_status() -> None:
     assert (HTTP_STATUS[AdapterError], HTTP_STATUS[OfflineError]) == (409, 503)
+
+
+def test_errors_are_passed_between_processes() -> None:
+    """A process pool pickles the error of its task, and so do joblib and Ray."""
+    problems = InvalidSettingsError([Problem("rank", "is wrong", "correct it")], lambda field: f"--{field}")
+    check = CheckError("it differs", where="model", hint="merge again", result={"drift": 0.5})
+    for error in (DataError("the text is empty", where="x.csv:3", hint="drop the row"), check, problems):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error)
+        assert (str(copy), vars(copy)) == (str(error), vars(error))

@@ -97,3 +97,23 @@ def test_a_killed_process_loses_no_row(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == 9
     with ResumeLog(output, "job") as journal:
         assert journal.rows == {0: "x", 1: "x", 2: "x"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_a_full_disk_is_an_error_with_the_file(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from tailora.core.resume_log import ResumeLog\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    with ResumeLog(Path(sys.argv[1]), 'job') as log:\n"
+        "        for number in range(100):\n"
+        "            log.add(number, 'x' * 100)\n"
+        "except OSError as error:\n"
+        "    print(error.filename)\n"
+    )
+    output = tmp_path / "out.jsonl"
+    shown = subprocess.run([sys.executable, "-c", program, str(output)], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == f"{output}.unfinished"
+    with ResumeLog(output, "job") as log:
+        assert 0 < len(log.rows) < 100

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +398,27 @@ def test_viggo(row: tuple[Any, ...], header: str, tmp_path: Path) -> None:
 def test_a_broken_dialogue_act_is_an_error(mr: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="meaning representation cannot be read"):
         read(saved(tmp_path, "a.csv", f'mr,ref\n"{mr}",A text.\n'))
+
+
+def test_columns_are_found_in_either_unicode_form(tmp_path: Path) -> None:
+    """macOS decomposes letters; a keyboard does not."""
+    header = unicodedata.normalize("NFD", "mã,tên,mô tả")
+    table = saved(tmp_path, "a.csv", f"{header}\n7,Nón lá,Đây là nón lá.\n")
+    columns = {"text": "mô tả", "id": "mã", "facts": ("tên",)}
+    record = load(table, columns={**columns}).records[0]
+    assert record.id == "7"
+    assert [fact.value for fact in record.facts] == ["Nón lá"]
+    assert record.references == ("Đây là nón lá.",)
+
+
+@pytest.mark.parametrize("value", ['{"amount": 3, "currency": "EUR"}', "[[1, 2], [3]]", '[{"a": 1}]'])
+def test_a_value_with_parts_is_not_turned_into_text(tmp_path: Path, value: str) -> None:
+    row = f'{{"name": "Mug", "price": {value}, "sold": "yes", "description": "A mug."}}\n'
+    rows = saved(tmp_path, "a.jsonl", row * 2)
+    for columns in ({"text": "description"}, {"text": "price"}, {"text": "description", "facts": ("name", "price")}):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: the value of 'price' is .*--columns ignore=price"):
+            load(rows, columns=columns)
+    with pytest.raises(DataError, match=r"a\.jsonl:1: has neither .* the value of 'price' is .*ignore=price"):
+        load(rows)
+    read_without = load(rows, columns={"text": "description", "ignore": ("price",)}).records[0]
+    assert [fact.attribute for fact in read_without.facts] == ["name", "sold"]

@@ -425,3 +425,12 @@ def test_a_database_is_left_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for connection in opened:
         with pytest.raises(sqlite3.ProgrammingError):  # which SQLite raises for a closed connection
             connection.total_changes  # noqa: B018
+
+
+def test_the_first_trial_has_the_own_settings_that_lie_in_their_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
+    tune.run(study_settings(tmp_path, ranges={"learning_rate": "1e-4..5e-2", "rank": [2, 4]}, trials=2))
+    assert (seen[0].learning_rate, seen[0].rank in (2, 4)) == (1e-3, True)  # the default rank, 8, is not in its range
+    assert seen[1].learning_rate != 1e-3

@@ -141,7 +141,7 @@ def _user_error(error: BaseException) -> UserError | None:
         return MissingExtraError(f"this command needs the package {package}, which is not installed", hint=hint)
     if not isinstance(error, OSError):
         return None
-    full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    full = error.errno in {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
     forbidden = (error.filename and isinstance(error, PermissionError)) or error.errno == errno.EROFS
     misplaced = error.filename and error.errno in {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
     if not (full or forbidden or misplaced):

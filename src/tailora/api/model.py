@@ -13,7 +13,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, require_base
 from tailora.api.inputs import Place, Row, Source, is_one_row, read_data
 from tailora.core.console import message_console
-from tailora.core.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, DataError, SettingsError
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
@@ -207,8 +207,7 @@ class Model:
         settings = DecodingSettings.from_values(dict(decoding))
         if settings.rerank:
             raise SettingsError("a stream has one candidate", where="rerank", hint="use generate()")
-        (prompt,) = self._prompts(self._rows(record, adapter))
-        return self._pieces(self._begin(prompt, settings), settings.stop)
+        return self._pieces(self._begin(self._one_prompt(record, adapter), settings), settings.stop)
 
     def prompt_ids(self, record: Row, *, adapter: str | None = None) -> list[int]:
         """Return the token ids of the prompt that `generate` uses for a record.
@@ -220,8 +219,7 @@ class Model:
         Raises:
             UserError: the record cannot be read.
         """
-        (prompt,) = self._prompts(self._rows(record, adapter))
-        return list(prompt.tokens)
+        return list(self._one_prompt(record, adapter).tokens)
 
     def add_adapter(self, name: str, adapter: Place) -> None:
         """Add an adapter while the model is in use; see `extra_adapters` of `tailora.load`.
@@ -305,6 +303,12 @@ class Model:
             known = ", ".join([*map(repr, self._setup.adapters), "tailora.BASE"])
             raise SettingsError(f"there is no adapter {adapter!r}", where="adapter", hint=f"choose one of: {known}")
         return [replace(row, adapter=adapter) for row in rows]
+
+    def _one_prompt(self, record: Row, adapter: str | None) -> Prompt:
+        rows = self._rows(record, adapter)
+        if len(rows) > 1:
+            raise DataError(f"contains {len(rows)} records", where="record", hint="give one record for each call")
+        return self._prompts(rows)[0]
 
     def _prompts(self, rows: Sequence[Record]) -> list[Prompt]:
         form, style = self._settings.prompt_form, self._settings.linearization

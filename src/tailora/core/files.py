@@ -15,6 +15,9 @@ from typing import Any
 
 from tailora.core.errors import SettingsError, UserError, unreadable
 
+_PROBE = 1 << 20
+"""Bytes written after a failed write to find out whether the disk is full."""
+
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -31,8 +34,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except BaseException as error:
+        system = _system_error(error, target) or _refused_write(error, temporary, target)
         temporary.unlink(missing_ok=True)
-        if (system := _system_error(error, target)) is not None:
+        if system is not None:
             raise system from error
         raise
 
@@ -106,6 +110,20 @@ def _system_error(error: BaseException, target: Path) -> OSError | None:
     if sys.platform == "win32":
         return OSError(0, str(error), str(target), code)
     return OSError(code, os.strerror(code), str(target))
+
+
+def _refused_write(error: BaseException, temporary: Path, target: Path) -> OSError | None:
+    """The `OSError` behind an exception of torch or numpy, which do not say why a write failed; found by writing on."""
+    if not isinstance(error, RuntimeError) and not (isinstance(error, OSError) and error.errno is None):
+        return None
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refusal:
+        return OSError(refusal.errno, refusal.strerror, str(target))
+    return None
 
 
 def _umask() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,7 +59,8 @@ class ResumeLog:
             if self._behind and not self._file.closed:
                 self._sync()
         finally:
-            self._file.close()
+            with self._named_errors():  # closing writes what a full disk refused once more
+                self._file.close()
 
     def add(self, number: int, row: Any) -> None:
         """Add a row."""
@@ -71,15 +73,28 @@ class ResumeLog:
         self.path.unlink(missing_ok=True)
 
     def _write(self, value: Any) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self._named_errors():
+            self._file.write(line)
+            self._file.flush()
         self._behind = True
         if self._clock() - self._synced >= SYNC_SECONDS:
             self._sync()
 
     def _sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with self._named_errors():
+            os.fsync(self._file.fileno())
         self._synced, self._behind = self._clock(), False
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the file in errors of the system, which an open file does not."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def _take_over(self, job: str) -> None:
         self._file.seek(0)

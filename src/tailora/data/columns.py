@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from tailora.core.errors import SettingsError
 ROLES = ("text", "facts", "ignore", "id", "group", "language", "subject", "prompt", "mr")
 _MANY = ("facts", "ignore")
 _EXAMPLE = "write ROLE=COLUMN, for example text=ref,facts=name+area,ignore=id"
+
+
+def name_key(name: str) -> str:
+    """Return what columns of the same name have in common, whatever the case and the Unicode form of its letters."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def parse_columns(texts: Sequence[str]) -> dict[str, Any]:

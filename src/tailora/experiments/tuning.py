@@ -169,11 +169,10 @@ def _check_value(
 
 
 def _enqueue_own(study: optuna.Study, settings: TrainSettings, ranges: Sequence[Range]) -> None:
-    """Try the user's own settings first if they lie in the ranges."""
+    """Try the user's own settings first, each that lies in its range; the others are sampled."""
     usual = {varied.name: written(getattr(settings, varied.name)) for varied in ranges}
     usual |= {"learning_rate": settings.peak_learning_rate} if "learning_rate" in usual else {}
-    if all(varied.holds(usual[varied.name]) for varied in ranges):
-        study.enqueue_trial(usual, skip_if_exists=True)
+    study.enqueue_trial({varied.name: usual[varied.name] for varied in ranges if varied.holds(usual[varied.name])})
 
 
 def _begun(optuna: Any, study: optuna.Study) -> int:

@@ -26,6 +26,10 @@ RESULTS = ("adapter", "model", "delta.safetensors")
 """Names of a run's results: of method lora, of full, and of bitfit and top2."""
 
 
+_RECORDS = ("run.json", "metrics.jsonl", "loss.svg")
+"""What a run writes beside its results."""
+
+
 class RunFolder(NamedTuple):
     """A run directory that this process has locked.
 
@@ -43,7 +47,8 @@ def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterat
     """Create the run directory, or take over that of an unfinished run with these settings.
 
     The default name is runs/DATA-METHOD-N with the first N that is free or whose run can continue. The folder is
-    created at once, so that runs that start together get different names. It is removed at the end if it is empty.
+    created at once, so that runs that start together get different names. It is removed at the end if it is empty, or
+    if the disk was full before the run could save anything.
     Of several processes, only the first accesses the folder, and the others receive its path.
 
     Raises:
@@ -56,6 +61,11 @@ def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterat
     try:
         with resume:
             yield RunFolder(processes.from_first(lambda: path), resume)
+    except TrainingError as error:
+        if isinstance(error.__cause__, OSError) and not _has_results(path) and not resume.states():
+            for name in _RECORDS:  # the same command starts again
+                (path / name).unlink(missing_ok=True)
+        raise
     finally:
         with contextlib.suppress(OSError):  # not empty
             path.rmdir()
@@ -131,6 +141,10 @@ def writing_to(folder: Path) -> Iterator[None]:
             where=error.filename or folder,
             hint="free some space, or choose another place with --output",
         ) from error
+
+
+def _has_results(folder: Path) -> bool:
+    return any((folder / name).exists() for name in RESULTS)
 
 
 def remove_results(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tailora.core.errors import DataError
+from tailora.data.columns import name_key
 from tailora.data.readers import delimited, json_text, piped
 from tailora.data.readers.meaning_representations import looks_like_e2e
 from tailora.data.text_files import base_suffix, lines_of
@@ -50,8 +51,8 @@ def choose_format(
         if trained.format is not None and any({trained.format, _rough_format(text)} <= own for own in _FAMILIES):
             return trained.format
         delimiter, header = delimited.header_of(text)
-        wanted = {name.casefold() for name in trained.input_columns}
-        if _rough_format(text) == "csv" and wanted and wanted <= {name.casefold() for name in header}:
+        wanted = {name_key(name) for name in trained.input_columns}
+        if _rough_format(text) == "csv" and wanted and wanted <= {name_key(name) for name in header}:
             return "tsv" if delimiter == "\t" else "csv"
     return detect(path, text, columns)
 

@@ -30,6 +30,18 @@ class WrittenNumber(float):
         return number
 
 
+class NestedValue(str):
+    """The JSON text of an object, or of a list in a list, that stands where a plain value belongs.
+
+    A row may have one in a column that is not read.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What it is, for a message."""
+        return "a JSON object" if self.startswith("{") else "a list of objects or lists"
+
+
 def values(text: str, where: str, *, plain_numbers: bool = True) -> Iterator[tuple[int, Any]]:
     """Yield (line on which it begins, value) of each JSON value of a file; of a list, each of its items.
 

@@ -146,10 +146,12 @@ def _table(
                     tuple(v for item in (items if isinstance(items, list) else [items]) if (v := json_text.plain(item)))
                 )
             except TypeError as error:
+                nested = json_text.NestedValue(json.dumps(items, ensure_ascii=False))
                 if unknown:
+                    what = f"has neither 'facts' nor 'prompt', and the value of {key!r} is {nested.kind}"
                     hint = "give one of the two, or say which key is what with --columns"
-                    raise DataError("has neither 'facts' nor 'prompt'", where=f"{where}:{line}", hint=hint) from error
-                cells.append((json.dumps(items, ensure_ascii=False),))
+                    raise DataError(what, where=f"{where}:{line}", hint=f"{hint}; {tables.nested_hint(key)}") from error
+                cells.append((nested,))
         rows.append((line, cells))
     return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained, sparse=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from tailora.core.errors import DataError
-from tailora.data.columns import spell_name
+from tailora.data.columns import name_key, spell_name
 from tailora.data.readers.meaning_representations import (
     E2E_CLEANED_COLUMNS,
     MR_COLUMNS,
@@ -144,7 +144,7 @@ def _columns(names: Sequence[str]) -> str:
 
 
 class _Header:
-    """The names of a table's columns, found as they are written or without regard to case."""
+    """The names of a table's columns, found as they are written or without regard to case and Unicode form."""
 
     def __init__(self, names: Sequence[str], where: str) -> None:
         named = [name for name in names if not is_unnamed(name)]
@@ -163,7 +163,7 @@ class _Header:
         """Return the index of a column; None if no column has this name."""
         if name in self.names:
             return self.names.index(name)
-        places = [place for place, own in enumerate(self.names) if own.casefold() == name.strip().casefold()]
+        places = [place for place, own in enumerate(self.names) if name_key(own) == name_key(name)]
         return places[0] if len(places) == 1 else None
 
     def place(self, name: str, role: str) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tailora.core.errors import DataError
+from tailora.data.columns import spell_name
 from tailora.data.readers import delimited
+from tailora.data.readers.json_text import NestedValue
 from tailora.data.readers.meaning_representations import looks_like_e2e, parse_mr
 from tailora.data.readers.table_layout import Cell, Layout, columns_of_training, layout_of
 from tailora.data.trained_reading import TrainedReading
@@ -98,11 +100,33 @@ def parse_rows(
     if from_training and trained is not None:
         columns, lacking = columns_of_training(trained, names, at_header, sparse=sparse)
     layout, notes = layout_of(names, cells, columns or {}, at_header, needs_text=needs_text, trained=trained)
+    if sparse:
+        _refuse_nested(names, cells, layout, where)
     mrs: dict[str, tuple[Fact, ...]] = {}
     parsed = Parsed([_row(row, f"{where}:{line}", layout, mrs, truths or {}) for line, row in cells], lacking + notes)
     parsed.listed = {name for place, name in layout.facts if any(len(row[place]) > 1 for _, row in cells)}
     parsed.columns_from_training = from_training
     return parsed
+
+
+def nested_hint(name: str) -> str:
+    """Return what to do about a value that is an object or a list of lists."""
+    leave_out = f"leave it out with --columns ignore={spell_name(name)}"
+    return f"a fact is text, a number or a list of them: give its parts keys of their own, or {leave_out}"
+
+
+def _refuse_nested(
+    names: Sequence[str], rows: Iterable[tuple[int, Sequence[Cell]]], layout: Layout, where: str
+) -> None:
+    """Raise `DataError` for an object in a column that is read."""
+    single = (layout.text, layout.id, layout.group, layout.language, layout.subject, layout.prompt, layout.mr)
+    read = {place for place, _ in layout.facts} | {place for place in single if place is not None}
+    for line, row in rows:
+        for place in sorted(read):
+            for value in row[place]:
+                if isinstance(value, NestedValue):
+                    what = f"the value of {names[place]!r} is {value.kind}"
+                    raise DataError(what, where=f"{where}:{line}", hint=nested_hint(names[place]))
 
 
 def _row(
