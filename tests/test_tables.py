@@ -415,7 +415,9 @@ def test_columns_are_found_in_either_unicode_form(tmp_path: Path) -> None:
 def test_a_value_with_parts_is_not_turned_into_text(tmp_path: Path, value: str) -> None:
     row = f'{{"name": "Mug", "price": {value}, "sold": "yes", "description": "A mug."}}\n'
     rows = saved(tmp_path, "a.jsonl", row * 2)
-    for columns in ({"text": "description"}, {"text": "price"}, {"text": "description", "facts": ("name", "price")}):
+    facts_named: dict[str, Any] = {"text": "description", "facts": ("name", "price")}
+    choices: list[dict[str, Any]] = [{"text": "description"}, {"text": "price"}, facts_named]
+    for columns in choices:
         with pytest.raises(DataError, match=r"a\.jsonl:1: the value of 'price' is .*--columns ignore=price"):
             load(rows, columns=columns)
     with pytest.raises(DataError, match=r"a\.jsonl:1: has neither .* the value of 'price' is .*ignore=price"):
