@@ -20,7 +20,7 @@ from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings, parse_record, read_records, run
 from tailora.commands.merge import MergeSettings
 from tailora.commands.merge import run as merge
-from tailora.core.errors import AdapterError, DataError, SettingsError
+from tailora.core.errors import AdapterError, DataError, MissingExtraError, SettingsError
 from tailora.core.files import write_json
 from tailora.core.flags import from_arguments, parser_for
 from tailora.inference import text_job
@@ -157,11 +157,20 @@ def test_a_prompt_over_the_context_names_its_record(base: str) -> None:
         ({"base": "tiny", "input": "a", "num_candidates": 2}, "greedy search has one result"),
         ({"base": "tiny", "input": "a", "beams": 2, "temperature": 1.0}, "beams are not sampled"),
         ({"base": "tiny", "input": "a", "top_p": -0.1}, "top_p"),
+        ({"base": "tiny", "input": "a", "ray_actors": 2}, "ray_actors: has no effect without --ray; add --ray"),
+        ({"base": "tiny", "input": "a", "ray": True, "ray_cpus": 0}, "ray_cpus"),
     ],
 )
 def test_settings_are_checked_before_anything_is_loaded(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         GenerateSettings(**values)
+
+
+def test_ray_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "tailora.inference.ray_texts", raising=False)
+    with pytest.raises(MissingExtraError, match=r"--ray needs packages .* \(ray\); pip install 'tailora\[ray\]'"):
+        run(GenerateSettings(base="tiny", record="name : x", ray=True))
 
 
 def test_rows_name_their_adapters(base: str, tmp_path: Path) -> None:

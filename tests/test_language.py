@@ -43,7 +43,7 @@ SOURCES = sorted(CODE.rglob("*.py"))
 VAGUE = {"told", "found", "given", "made", "each", "held", "account"}
 # Flags of other programs that the pages name.
 FOREIGN = {
-    *("--api-key", "--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras", "--max-num-seqs"),
+    *("--address", "--api-key", "--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras", "--max-num-seqs"),
     *("--constraint", "--editable", "--local-dir", "--lowercase", "--lower", "--model_args", "--no-deps", "--revision"),
     *("--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"),
     *("--shutdown-timeout", "--cpus-per-task", "--nodes", "--ntasks-per-node", "--requeue", "--signal"),

@@ -42,7 +42,7 @@ NEED_TORCH = {
     "tailora.inference.verification",
 }
 # Modules that import an optional package, and are imported where it is chosen.
-NEED_AN_EXTRA = {"tailora.serve.ray"}
+NEED_AN_EXTRA = {"tailora.inference.ray_texts", "tailora.serve.ray"}
 # The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a
 # record, and the fingerprint of the network under an adapter.
 SIDEWAYS = {("metrics", "data"), ("lora", "models")}
@@ -63,7 +63,9 @@ LATE_IMPORTS = {
     "tailora.training.trackers.feed": {"tailora.training.trackers"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
     "tailora.inference.self_check": {"torch", "tailora.models.load"},
+    "tailora.inference.text_job": {"tailora.inference.ray_texts"},
     "tailora.inference.start": {
+        "torch",
         "tailora.inference.attached",
         "tailora.engine.backends.openvino",
         "tailora.engine.backends.torch",

@@ -24,7 +24,7 @@ from tailora.data.linearize import STYLES, linearize
 from tailora.data.prompts import PromptForm
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.values import Record
-from tailora.inference import text_job
+from tailora.inference import writing
 from tailora.inference.setup import prompt_ids
 from tailora.models.load import load_base
 from tailora.serve.server import Server
@@ -124,13 +124,13 @@ def train(folder: Path, name: str, form: Any, style: str) -> tuple[int, ...]:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The prompts that a verb writes texts after."""
     seen: list[tuple[int, ...]] = []
-    write = text_job.generate
+    write = writing.generate
 
     def recorded(running: Any, prompts: Any, *others: Any, **more: Any) -> Any:
         seen.extend(prompt.tokens for prompt in prompts)
         return write(running, prompts, *others, **more)
 
-    monkeypatch.setattr(text_job, "generate", recorded)
+    monkeypatch.setattr(writing, "generate", recorded)
     return seen
 
 

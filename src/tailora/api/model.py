@@ -313,7 +313,7 @@ class Model:
     def _prompts(self, rows: Sequence[Record]) -> list[Prompt]:
         form, style = self._settings.prompt_form, self._settings.linearization
         prompts = prompts_of_records(rows, self._setup, form=form, style=style)
-        check_prompts(rows, prompts, self._running)
+        check_prompts(rows, prompts, self._running.traits)
         return prompts
 
     def _begin(self, prompt: Prompt, settings: DecodingSettings) -> Stream:

@@ -28,7 +28,8 @@ from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.evaluation.training_record import training_settings
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.setup import trained_reading
-from tailora.inference.text_job import TextJob, WritingSettings
+from tailora.inference.text_job import TextJob
+from tailora.inference.writing import WritingSettings
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.metrics.tokenizers import TokenizerName
 from tailora.reports.reproduction import card

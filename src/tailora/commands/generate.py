@@ -15,7 +15,8 @@ from tailora.data.reading import SplitSettings
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.inference.setup import trained_reading
-from tailora.inference.text_job import TextJob, WritingSettings
+from tailora.inference.text_job import TextJob
+from tailora.inference.writing import WritingSettings
 
 
 class GenerateSettings(WritingSettings, SplitSettings):
@@ -56,7 +57,8 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     console, output = message_console(), settings.output
     records = read_records(settings, trained_reading(settings.base, settings.adapters()))
     job = TextJob(records, settings, source=settings.input, console=console)
-    stream = _print_piece if output is None and len(records) == 1 and not settings.rerank else None
+    alone = output is None and len(records) == 1 and not settings.rerank and not settings.ray
+    stream = _print_piece if alone else None
     texts = job.write(output, stream)
     if output is not None:
         console.print(texts.wrote(output), soft_wrap=True, highlight=False, markup=False)

@@ -9,7 +9,7 @@ from typing import Any
 from tailora.core.errors import DataError
 from tailora.data.prompts import PromptForm
 from tailora.data.values import Record
-from tailora.inference.running import Running
+from tailora.inference.running import EngineTraits
 from tailora.inference.setup import Setup
 from tailora.inference.texts import Prompt
 
@@ -49,11 +49,11 @@ def prompts_of_records(
     return [prompts[number] for number in range(len(records))]
 
 
-def check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], running: Running) -> None:
+def check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], engine: EngineTraits) -> None:
     """Raise `DataError` if an engine cannot continue the prompt of a record."""
-    context = running.engine.backend.context
+    context = engine.context
     for record, prompt in zip(records, prompts, strict=True):
-        if running.built_in and prompt.adapter is None:
+        if engine.built_in and prompt.adapter is None:
             raise DataError(
                 "needs the base without the adapter, which is part of this network",
                 where=f"record {record.id}",

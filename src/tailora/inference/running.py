@@ -12,6 +12,32 @@ from tailora.engine.engine import Engine
 from tailora.engine.requests import Request
 
 
+@dataclass(frozen=True)
+class EngineTraits:
+    """What a job has to know of an engine, wherever it runs.
+
+    Attributes:
+        backend: "openvino" or "torch".
+        precision: "int8", "bf16" or "fp32".
+        device: "cpu" or "cuda".
+        context: largest number of tokens of a prompt and its text together.
+        built_in: whether the only adapter is part of the network, so that requests do not name it.
+        timed: the measurements that chose the precision, in words; empty if it was not chosen by time.
+    """
+
+    backend: str
+    precision: str
+    device: str
+    context: int
+    built_in: bool = False
+    timed: str = ""
+
+    @property
+    def description(self) -> str:
+        """Precision and backend in words, with the times that chose them."""
+        return f"{self.precision} on {self.backend}" + (f", {self.timed}" if self.timed else "")
+
+
 @dataclass(frozen=True, eq=False)
 class Running:
     """A started engine with its tokenizer.
@@ -35,9 +61,15 @@ class Running:
     timed: str = ""
 
     @property
+    def traits(self) -> EngineTraits:
+        """The engine's traits."""
+        context = self.engine.backend.context
+        return EngineTraits(self.backend, self.precision, self.device, context, self.built_in, self.timed)
+
+    @property
     def description(self) -> str:
         """Precision and backend in words, with the times that chose them."""
-        return f"{self.precision} on {self.backend}" + (f", {self.timed}" if self.timed else "")
+        return self.traits.description
 
     def request(
         self,

@@ -56,6 +56,7 @@ def start_engine(
     sequences: int = 32,
     cache_tokens: int = 16384,
     capacity: AdapterCapacity | None = None,
+    threads: int | None = None,
 ) -> Running:
     """Start an engine.
 
@@ -69,6 +70,7 @@ def start_engine(
         sequences: largest number of sequences at once.
         cache_tokens: capacity of the key-value cache in tokens.
         capacity: for further adapters of any linear layer of the blocks; by default only those of the setup fit.
+        threads: number of CPU threads; by default that of the machine's cores.
 
     Raises:
         SettingsError: the arguments contradict each other.
@@ -80,7 +82,7 @@ def start_engine(
     started: tuple[Backend, PrecisionTiming, str] | None = None
     if backend == "openvino" or (backend == "auto" and in_slots and _is_for_openvino(device)):
         try:
-            started = _openvino(setup, precision, merged, cache_tokens, capacity)
+            started = _openvino(setup, precision, merged, cache_tokens, capacity, threads)
             backend = "openvino"
         except ModelError as error:
             if backend == "openvino":
@@ -88,7 +90,7 @@ def start_engine(
             log.info("running on torch: %s", error)
     if started is None:
         backend = "torch"
-        started = _torch(setup, precision, device, built_in, merged, cache_tokens, capacity)
+        started = _torch(setup, precision, device, built_in, merged, cache_tokens, capacity, threads)
     network, choice, place = started
     engine = Engine(network, end=setup.ends, sequences=sequences)
     return Running(
@@ -116,20 +118,27 @@ def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: boo
 
 
 def _openvino(
-    setup: Setup, precision: PrecisionName, merged: bool, cache_tokens: int, capacity: AdapterCapacity | None
+    setup: Setup,
+    precision: PrecisionName,
+    merged: bool,
+    cache_tokens: int,
+    capacity: AdapterCapacity | None,
+    threads: int | None,
 ) -> tuple[Backend, PrecisionTiming, str]:
     from tailora.engine.backends.openvino import OpenVinoBackend  # the backend is chosen here
 
     folder, slots = setup.base.folder, {"slots": 0} if merged else _slots(setup, capacity)
+    limit = {} if threads is None else {"threads": threads}
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> OpenVinoBackend:
         adapter = next(iter(setup.adapters.values())) if merged else None
-        return OpenVinoBackend(folder, precision=precision, cache_tokens=cache_tokens, merged=adapter, **slots)
+        options = {**slots, **limit}
+        return OpenVinoBackend(folder, precision=precision, cache_tokens=cache_tokens, merged=adapter, **options)
 
     choice = PrecisionTiming(precision, {})
     if precision == "auto":
         architecture_of(read_config(folder))  # before anything is timed
-        key = {"backend": "openvino", "config": read_config(folder), "slots": slots}
+        key: dict[str, Any] = {"backend": "openvino", "config": read_config(folder), "slots": slots, **limit}
         choice = step_timing.choose(folder, key, ("int8", "bf16", "fp32"), make)
     network, chosen = make(choice.precision, cache_tokens), choice.precision
     if not merged:  # the reference is the base's
@@ -148,7 +157,10 @@ def _torch(
     merged: bool,
     cache_tokens: int,
     capacity: AdapterCapacity | None,
+    threads: int | None,
 ) -> tuple[Backend, PrecisionTiming, str]:
+    import torch
+
     from tailora.engine.backends.torch import TorchBackend
     from tailora.inference.attached import DTYPES, apply_adapter  # the backend is chosen here
     from tailora.models.load import load_base
@@ -156,6 +168,9 @@ def _torch(
     if precision == "int8":
         raise SettingsError("int8 is available on a CPU with OpenVINO only", where="precision", hint="use fp32 or bf16")
     place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, capacity)
+    limit = {} if threads is None else {"threads": threads}
+    if threads is not None:
+        torch.set_num_threads(threads)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:
         base = load_base(setup.base.name, dtype=DTYPES[precision], device=place)
@@ -165,7 +180,7 @@ def _torch(
 
     choice = PrecisionTiming(precision, {})
     if precision == "auto":
-        key = {"backend": "torch", "device": place, "gpu": describe()["gpu"], "slots": slots}
+        key = {"backend": "torch", "device": place, "gpu": describe()["gpu"], "slots": slots, **limit}
         key |= {
             "config": read_config(setup.base.folder),
             "adapter": _attached(setup) if built_in and not merged else [],

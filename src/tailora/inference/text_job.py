@@ -12,25 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
+from tailora.core.errors import MissingExtraError, UserError
 from tailora.core.resume_log import ResumeLog
 from tailora.data.values import Record
-from tailora.inference.decoding_settings import DecodingSettings
-from tailora.inference.model_settings import ModelSettings
 from tailora.inference.outputs import count_texts, output_row, write_outputs
 from tailora.inference.progress import WritingProgress
 from tailora.inference.record_prompts import check_prompts, prompts_of_records
 from tailora.inference.rerank import by_fidelity
-from tailora.inference.running import Running
 from tailora.inference.setup import Setup, resolve_models
-from tailora.inference.start import start_engine
-from tailora.inference.texts import Generation, Prompt, generate
+from tailora.inference.texts import Generation, Prompt
+from tailora.inference.writing import LocalEngine, TextEngine, WritingSettings
 from tailora.metrics.slot_rules import load_rules, vocabulary_of
-
-CACHE_TOKENS = 16384
-
-
-class WritingSettings(DecodingSettings, ModelSettings):
-    """The model that writes texts, and the decoding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +53,7 @@ class WrittenTexts:
 
 
 class TextJob:
-    """Write texts for records with a base and its adapters, through one engine.
+    """Write texts for records with a base and its adapters, by one engine in this process or by several on a cluster.
 
     Args:
         records: what to write about.
@@ -82,8 +74,13 @@ class TextJob:
         self._setup = resolve_models(settings.base, settings.adapters(), force=settings.force)
         form, style = settings.prompt_form, settings.linearization
         self._prompts = prompts_of_records(records, self._setup, form=form, style=style, source=source)
-        self._running = _started(self._setup, self._prompts, settings)
-        check_prompts(records, self._prompts, self._running)
+        self._engine = _text_engine(self._setup, settings, max(len(prompt.tokens) for prompt in self._prompts))
+        self._traits = self._engine.traits
+        try:
+            check_prompts(records, self._prompts, self._traits)
+        except BaseException:
+            self._engine.close()
+            raise
 
     def write(self, output: Path | None = None, stream: Callable[[int, str], None] | None = None) -> WrittenTexts:
         """Write all texts. Records with equal prompts share a text.
@@ -97,6 +94,12 @@ class TextJob:
             UserError: see `inference.texts.generate`.
             KeyboardInterrupt: on Ctrl-C; finished texts are kept if there is an output.
         """
+        try:
+            return self._finish(output, stream)
+        finally:
+            self._engine.close()
+
+    def _finish(self, output: Path | None, stream: Callable[[int, str], None] | None) -> WrittenTexts:
         began = time.perf_counter()
         replaced = None
         count = len(self._records)
@@ -118,7 +121,7 @@ class TextJob:
                 write_outputs(output, (rows[number] for number in range(count)))
                 unfinished.remove()
         summary = {**self._summary(rows, fresh, time.perf_counter() - began), "replaced": replaced}
-        return WrittenTexts([rows[number] for number in range(count)], replaced, summary, self._running.description)
+        return WrittenTexts([rows[number] for number in range(count)], replaced, summary, self._traits.description)
 
     def _write(
         self,
@@ -127,7 +130,7 @@ class TextJob:
         stream: Callable[[int, str], None] | None,
     ) -> None:
         """Write the texts of some records, and pass each row to `keep` as soon as it is complete."""
-        settings, running = self._settings, self._running
+        settings = self._settings
         equal: dict[Prompt, list[int]] = {}
         for number in numbers:
             equal.setdefault(self._prompts[number], []).append(number)
@@ -142,24 +145,27 @@ class TextJob:
                 keep(number, output_row(record.id, prompts[place].adapter, best, logprobs=settings.logprobs))
 
         if stream is not None:
-            generate(running, prompts, self._decoding, stop=settings.stop, done=done, stream=stream)
+            self._engine.write(prompts, done, stream=stream)
             return
         before = len(self._records) - len(numbers)
         with WritingProgress(self._console, before + len(prompts), before) as report:
-            generate(running, prompts, self._decoding, stop=settings.stop, done=done, progress=report)
+            errors = self._engine.write(prompts, done, progress=report)
+        if errors:
+            place = min(errors, key=lambda place: equal[prompts[place]])
+            raise _error_of_records(errors[place], self._records[equal[prompts[place]][0]].id, len(errors))
 
     def _digest(self) -> str:
         """Return a digest of everything that the texts depend on."""
-        settings, running = self._settings, self._running
+        settings, engine = self._settings, self._traits
         adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
         ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
         ways.append(self._rules.name)
-        parts = [self._setup.fingerprint, adapters, running.backend, running.precision, ways, self._prompts]
+        parts = [self._setup.fingerprint, adapters, engine.backend, engine.precision, ways, self._prompts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _summary(self, rows: Mapping[int, dict[str, Any]], fresh: Sequence[int], seconds: float) -> dict[str, Any]:
         """Return the summary of the job; see `WrittenTexts`."""
-        setup, running = self._setup, self._running
+        setup, engine = self._setup, self._traits
         written = {self._prompts[number]: number for number in fresh}.values()  # equal prompts are written once
         tokens = sum(rows[number]["completion_tokens"] for number in written)
         return {
@@ -171,22 +177,26 @@ class TextJob:
             "completion_tokens": sum(row["completion_tokens"] for row in rows.values()),
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-            "backend": running.backend,
-            "precision": running.precision,
-            "device": running.device,
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "device": engine.device,
         }
 
 
-def _started(setup: Setup, prompts: Sequence[Prompt], settings: WritingSettings) -> Running:
-    decoding = settings.decoding()
-    width = max(decoding.num_beams, decoding.num_candidates)
-    longest = max(len(prompt.tokens) for prompt in prompts) + decoding.max_new_tokens
-    return start_engine(
-        setup,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        merged=settings.merged,
-        sequences=width * settings.batch_size,
-        cache_tokens=max(CACHE_TOKENS, width * (longest + 64)),
-    )
+def _text_engine(setup: Setup, settings: WritingSettings, longest: int) -> TextEngine:
+    if not settings.ray:
+        return LocalEngine(setup, settings, longest)
+    try:
+        from tailora.inference.ray_texts import RayTexts
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "tailora":
+            raise
+        what = f"--ray needs packages that are not installed ({error.name})"
+        raise MissingExtraError(what, hint="pip install 'tailora[ray]'") from error
+    return RayTexts(setup, settings, longest)
+
+
+def _error_of_records(error: UserError, record: str, count: int) -> UserError:
+    """Return the error of a record with its id and the number of other texts that failed."""
+    others = "" if count == 1 else f" (and {count - 1} other texts failed)"
+    return type(error)(f"{error.what}{others}", where=f"record {record}", hint=error.hint)
