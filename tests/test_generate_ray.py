@@ -169,7 +169,8 @@ def test_a_driver_that_is_killed_continues_with_the_same_command(alone: list[dic
     flags = ("--output", str(output), "--ray-actors", "2", "--ray-cpus", "1")
     driver = started(*flags)
     wait_for_texts(output, driver)
-    left = descendants(driver.pid)
+    left = actors_of(driver)
+    assert left
     driver.kill()
     driver.wait()
     before = texts_in(output)
@@ -179,7 +180,7 @@ def test_a_driver_that_is_killed_continues_with_the_same_command(alone: list[dic
     assert again.returncode == 0, "and standard output holds one JSON object alone"
     assert json.loads(result)["resumed"] >= before
     assert rows_of(output) == apart_from_rounding(alone)
-    assert not [pid for pid in left if is_running(pid)], "Ray of the killed driver has ended"
+    assert not [pid for pid in left if is_running(pid)], "the engines of the killed driver have ended"
 
 
 def test_actors_that_are_killed_again_and_again_end_the_job(tmp_path: Path) -> None:
