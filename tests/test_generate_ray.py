@@ -54,7 +54,7 @@ def models(tmp_path: Path) -> dict[str, Any]:
 def mixed(tmp_path: Path) -> str:
     """Records that name different adapters or none; some are equal."""
     rows = [
-        {"id": f"r{n}", "facts": {"name": "Blue Spice"[: n % 7 + 2]}, "adapter": ("one", "two", None)[n % 3]}
+        {"id": f"r{n}", "facts": {"name": "BlueSpice"[: n % 7 + 2]}, "adapter": ("one", "two", None)[n % 3]}
         for n in range(40)
     ]
     path = tmp_path / "mixed.jsonl"

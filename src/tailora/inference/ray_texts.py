@@ -12,6 +12,8 @@ import logging
 import os
 import pickle
 import platform
+import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +36,9 @@ STORE = 256 * 2**20
 """Bytes of the object store of a Ray that the job starts, beside what the adapters need."""
 BLOCKS = 8
 """Number of blocks for each actor at which all finish at about the same time; blocks have one to four batches."""
+
+KNOCK_SECONDS = 10
+"""Seconds in which a cluster has to accept a connection."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,25 +130,34 @@ class RayTexts:
         batch, share = self._work.settings.batch_size, -(-len(prompts) // self._actors)
         size = max(min(batch, share), min(4 * batch, share // BLOCKS))
         items = [{"place": place, "prompt": pickle.dumps(prompt)} for place, prompt in enumerate(prompts)]
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        texts = ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map_batches(
-            _Engine,
-            fn_constructor_args=(ray.put(self._work),),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=self._actors, max_tasks_in_flight_per_actor=2),
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-            **self._reserved,
-        )
         try:
-            for batch in texts.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
+            for batch in self._dataset(items, size).iter_batches(
+                batch_size=None, prefetch_batches=0, batch_format="numpy"
+            ):
                 for place, result in zip(batch["place"], batch["result"], strict=True):
                     yield int(place), pickle.loads(result)
         except Exception as error:
             raise _of_the_user(error) or error from None
+
+    def _dataset(self, items: list[dict[str, Any]], size: int) -> ray.data.Dataset:
+        """Return the texts of prompts, which Ray Data writes in blocks of a size when they are read."""
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns of bars that are off
+        with warnings.catch_warnings():
+            # Until Ray 2.64, which the extra excludes: the restarts of actors have no other argument.
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            return ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map_batches(
+                _Engine,
+                fn_constructor_args=(ray.put(self._work),),
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(size=self._actors, max_tasks_in_flight_per_actor=2),
+                max_restarts=RESTARTS,
+                max_task_retries=RESTARTS,
+                **self._reserved,
+            )
 
 
 class _Engine:
@@ -207,12 +221,20 @@ def _join(address: str | None, setup: Setup) -> bool:
         needed = STORE + 2 * sum(branch.a.nbytes + branch.b.nbytes for branch in factors)
         options = {"object_store_memory": needed, "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         hint = "start Ray there with `ray start --head`, or leave out --ray-address"
         raise SettingsError(f"cannot be joined ({reason})", where="--ray-address", hint=hint) from error
     return local
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` if nothing listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "//" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _shares(settings: WritingSettings, local: bool) -> tuple[int, int]:
