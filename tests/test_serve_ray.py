@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def address(models: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)
-        variables["PYTHONPATH"] = str(Path(__file__).parent)
+        variables["PYTHONPATH"] = os.pathsep.join(sys.path)
         ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables})
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     adapters = {name: str(models / name) for name in ("one", "two", "later/three")}
