@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tailora.commands.quickstart import QuickstartSettings, run
-from tailora.experiments import demonstration
+from tailora.experiments import quickstart as demonstration
 
 
 def test_quickstart_learns_and_merges(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tailora.core.console import message_console
 from tailora.core.settings import Settings, Unset
 from tailora.data.reading import Limit
 from tailora.data.values import Record
-from tailora.experiments.demonstration import demonstrate
+from tailora.experiments.quickstart import demonstrate
 
 SHOWN = 3
 
@@ -35,7 +35,7 @@ class QuickstartSettings(Settings):
 
 
 def run(settings: QuickstartSettings) -> dict[str, Any]:
-    """Train, write, score and merge, and print the result; see `demonstration.demonstrate`."""
+    """Train, write, score and merge, and print the result; see `experiments.quickstart.demonstrate`."""
     result, records, texts = demonstrate(settings.task, **settings.model_dump(exclude={"task"}))
     _print(result, records, texts)
     return result
