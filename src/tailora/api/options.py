@@ -99,7 +99,7 @@ class TrainOptions(TypedDict, total=False):
     gradients of several passes."""
     gradient_checkpointing: bool
     """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
-    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
+    gradients are the same; a pass needs less memory and more time."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
@@ -361,7 +361,7 @@ class CompareOptions(TypedDict, total=False):
     gradients of several passes."""
     gradient_checkpointing: bool
     """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
-    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
+    gradients are the same; a pass needs less memory and more time."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
@@ -465,7 +465,7 @@ class TuneOptions(TypedDict, total=False):
     gradients of several passes."""
     gradient_checkpointing: bool
     """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
-    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
+    gradients are the same; a pass needs less memory and more time."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""

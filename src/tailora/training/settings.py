@@ -135,7 +135,7 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     gradients of several passes."""
     gradient_checkpointing: bool = False
     """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
-    gradients are the same, a pass needs much less memory, and an update takes about a third longer."""
+    gradients are the same; a pass needs less memory and more time."""
     precision: TrainingPrecision = "auto"
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
