@@ -162,7 +162,7 @@ class _Feed:
     def _work(self) -> None:
         try:
             tracker = _client(self.name)
-            identity = tracker.open(self._run, self._identity)
+            identity = tracker.connect(self._run, self._identity)
             self._record.set(self.name, identity, self._steps)
             while True:
                 points, status = self._next()

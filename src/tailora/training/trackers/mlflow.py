@@ -26,7 +26,7 @@ class MlflowTracker:
     _client: MlflowClient
     _run: str
 
-    def open(self, run: TrackedRun, identity: str | None) -> str:
+    def connect(self, run: TrackedRun, identity: str | None) -> str:
         """Create a run with the settings as its parameters, or set an earlier one to running again."""
         for name in ("mlflow", "alembic"):  # they report each table that they create
             logging.getLogger(name).setLevel(logging.WARNING)

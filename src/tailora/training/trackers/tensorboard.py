@@ -19,7 +19,7 @@ class TensorBoardTracker:
     def __init__(self) -> None:
         self._writer: Any = None
 
-    def open(self, run: TrackedRun, identity: str | None) -> str:
+    def connect(self, run: TrackedRun, identity: str | None) -> str:
         """Start a further event file; TensorBoard joins the files of a folder."""
         self._writer = SummaryWriter(str(run.folder / FOLDER))
         if identity is None:

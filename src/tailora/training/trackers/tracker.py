@@ -47,7 +47,7 @@ class Point:
 class Tracker(Protocol):
     """A client of a tracker. All calls come from one thread, and any of them may raise."""
 
-    def open(self, run: TrackedRun, identity: str | None) -> str:
+    def connect(self, run: TrackedRun, identity: str | None) -> str:
         """Create a tracked run, or open the one of an earlier start to continue it.
 
         Args:

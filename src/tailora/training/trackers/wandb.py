@@ -18,7 +18,7 @@ class WandbTracker:
     def __init__(self) -> None:
         self._run: Any = None
 
-    def open(self, run: TrackedRun, identity: str | None) -> str:
+    def connect(self, run: TrackedRun, identity: str | None) -> str:
         """Start a run, or a further part of one with the same id."""
         settings = wandb.Settings(
             mode=os.environ.get("WANDB_MODE", "offline"),
