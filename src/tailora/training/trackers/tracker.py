@@ -52,7 +52,7 @@ class Tracker(Protocol):
 
         Args:
             run: the run.
-            identity: what `open` returned at the earlier start; None creates a tracked run.
+            identity: what `connect` returned at the earlier start; None creates a tracked run.
 
         Returns:
             What the tracker calls its run.
