@@ -134,3 +134,23 @@ print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
 """
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal handlers of this kind")
+def test_a_signal_is_handled_after_a_backend_was_dropped_in_another_thread(tmp_path: Path) -> None:
+    """OpenVINO's CPU plugin replaces the stack of signal handlers, and frees it in the thread that drops the plugin."""
+    save_base(tmp_path / "base")
+    program = (
+        "import os, signal, sys, threading\n"
+        "from pathlib import Path\n"
+        "from tailora.engine.backends.openvino import OpenVinoBackend\n"
+        "backends = [OpenVinoBackend(Path(sys.argv[1]), precision='fp32', slots=0)]\n"
+        "thread = threading.Thread(target=backends.clear)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "base")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

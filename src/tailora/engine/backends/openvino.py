@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ class OpenVinoBackend:
         )
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))  # read once, by the first primitive
-        compiled = ov.Core().compile_model(graph.model, "CPU", _settings(precision, threads))
+        compiled = _core().compile_model(graph.model, "CPU", _settings(precision, threads))
         self._request = compiled.create_infer_request()
         self._caches = _allocate(compiled, graph, self.blocks)
         for name, cache in self._caches.items():
@@ -135,6 +136,17 @@ class OpenVinoBackend:
         for source, target in pairs:
             for cache in self._caches.values():
                 cache.data[target] = cache.data[source]
+
+
+@functools.cache
+def _core() -> ov.Core:
+    """Return OpenVINO's core, one for the whole process.
+
+    On CPUs with large registers, its CPU plugin gives the thread that loads it another stack for signal handlers. If
+    the plugin were unloaded in another thread, the first thread would keep a freed stack, and the next signal, such as
+    Ctrl-C, would end the process with a segmentation fault.
+    """
+    return ov.Core()
 
 
 def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
