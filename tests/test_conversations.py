@@ -156,7 +156,7 @@ SAME: dict[str, dict[str, Any]] = {
     "conversations with roles": {"conversations": ONE},
     "alpaca": {"instruction": "Blue Spice?", "input": "", "output": "A pub."},
     "alpaca without input": {"instruction": "Blue Spice?", "output": "A pub."},
-    "alpaca with a whole text": {"instruction": "Blue Spice?", "input": None, "output": "A pub."},
+    "alpaca with null": {"instruction": "Blue Spice?", "input": None, "output": "A pub."},
 }
 
 
@@ -234,8 +234,9 @@ def test_errors_name_the_line(row: dict[str, Any], message: str) -> None:
 
 
 def test_keys_that_are_not_read_are_reported(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": ONE, "source": "x"}) + "\n", encoding="utf-8")
-    assert load(tmp_path / "rows.jsonl").notes == ("the key 'source' next to the conversation is not read",)
+    for row, key in (({"messages": ONE, "input": "x"}, "input"), (SAME["alpaca"] | {"text": "x"}, "text")):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        assert load(tmp_path / "rows.jsonl").notes == (f"the key '{key}' next to the conversation is not read",)
 
 
 def test_a_conversation_needs_a_chat_template(tmp_path: Path) -> None:

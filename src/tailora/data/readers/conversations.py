@@ -13,8 +13,10 @@ from tailora.data.values import Turn
 
 KEYS = frozenset(("messages", "conversations"))
 """Keys under which an object holds a conversation."""
+MESSAGES_KEYS = KEYS | {"prompt", "completion", "system"}
+"""Keys of an object that `of_messages` reads."""
 ALPACA_KEYS = frozenset(("instruction", "input", "output", "system", "history"))
-"""Keys of an object in Alpaca's form."""
+"""Keys of an object that `of_alpaca` reads."""
 
 _SPEAKERS = {
     "system": "system",
@@ -103,15 +105,11 @@ def of_alpaca(row: Mapping[str, Any], where: str) -> Conversation:
 
 def _split(messages: Sequence[Turn], where: str) -> Conversation:
     """Divide messages into what precedes the last answer that is learnt, and this answer."""
+    if messages[-1].role != "assistant":  # a question to which no answer is given
+        return Conversation(tuple(messages), None)
     last = max((place for place, message in enumerate(messages) if message.learnt), default=None)
     if last is None:
-        answered = [message for message in messages if message.role == "assistant"]
-        if messages[-1].role == "assistant":
-            what = "every message of the assistant has the weight 0" if answered else "there is no answer"
-            raise DataError(what, where=where, hint="remove the row")
-        return Conversation(tuple(messages), None)
-    if messages[-1].role == "user":  # a question to which no answer is given
-        return Conversation(tuple(messages), None)
+        raise DataError("every message of the assistant has the weight 0", where=where, hint="remove the row")
     if last == 0:
         raise DataError("the conversation begins with an answer", where=where, hint="put a user message before it")
     return Conversation(tuple(messages[:last]), messages[last].content.strip())

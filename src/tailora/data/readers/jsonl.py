@@ -169,12 +169,15 @@ def _conversations(
     form: Callable[[Mapping[str, Any], str], Conversation],
 ) -> Parsed:
     """Read objects that all hold conversations of one form."""
-    known = {*_KEYS, *conversations.KEYS, *conversations.ALPACA_KEYS} - {"facts", "text", "texts"}
+    is_alpaca = form is conversations.of_alpaca
+    known = {"id", "group", "adapter", "language"} | (
+        conversations.ALPACA_KEYS if is_alpaca else conversations.MESSAGES_KEYS
+    )
     parsed = Parsed([])
     ignored: Counter[str] = Counter()
     for line, row in objects:
         at = f"{where}:{line}"
-        if _conversation_form(row) is not form and not (form is conversations.of_alpaca and "instruction" in row):
+        if _conversation_form(row) is not form and not (is_alpaca and "instruction" in row):
             raise DataError("is not a conversation like the first object", where=at, hint="use one form for all")
         conversation = form(row, at)
         parsed.rows.append(
