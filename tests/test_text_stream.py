@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bases import SENTENCEPIECE, save_sentencepiece
@@ -49,6 +49,8 @@ def sentencepiece(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @given(tokens=st.lists(st.integers(0, 308), max_size=20))
+@example(tokens=[3, 306, 131])  # a byte, an id that the vocabulary lacks, and half of a character
+@example(tokens=[131, 1, 306, 3])
 def test_spaces_and_bytes_of_sentencepiece_come_as_at_once(sentencepiece: Tokenizer, tokens: list[int]) -> None:
     """A space at the front belongs to the text; bytes are decoded together with those beside them."""
     stream = TextStream(sentencepiece, strip=False)

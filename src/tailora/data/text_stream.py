@@ -50,8 +50,9 @@ class TextStream:
         return text[len(before) :]
 
     def _in_bytes(self) -> bool:
-        """Return whether the last token is a byte that may form a character with the next tokens."""
-        seen = (token for token in reversed(self._ids) if token not in self._tokenizer.special_ids)
+        """Return whether the last token with a text is a byte that may form a character with the next tokens."""
+        hidden = self._tokenizer.special_ids
+        seen = (t for t in reversed(self._ids) if t not in hidden and self._tokenizer.token_bytes(t))
         return self._tokenizer.is_byte(next(seen, -1))
 
     def _certain(self, fresh: str, last: bool) -> str:
