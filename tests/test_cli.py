@@ -221,3 +221,11 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
 def test_the_installed_command_is_this_one() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="tailora")
     assert script.load() is cli.main
+
+
+@pytest.mark.parametrize(("command", "field"), [("plot", "runs"), ("schema", "command"), ("completion", "shell")])
+def test_a_missing_value_without_a_flag_is_asked_for_as_such(
+    command: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command]) == 2
+    assert f"tailora: --{field}: is missing; give it after the command" in capsys.readouterr().err

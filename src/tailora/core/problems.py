@@ -48,12 +48,18 @@ class FieldError(ValueError):
         self.hint = hint
 
 
-def problems_of(fields: Mapping[str, FieldInfo], error: ValidationError) -> list[Problem]:
-    """Return one problem for each field that pydantic refused; pydantic reports each member of a union by itself."""
+def problems_of(fields: Mapping[str, FieldInfo], error: ValidationError, first: str | None = None) -> list[Problem]:
+    """Return one problem for each field that pydantic refused; pydantic reports each member of a union by itself.
+
+    Args:
+        fields: the fields of the settings.
+        error: what pydantic raised.
+        first: the field whose value follows the command without a flag, if there is one.
+    """
     by_field: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_field.setdefault(str(details["loc"][0]) if details["loc"] else "", []).append(details)
-    return [_problem(fields, name, details[0]) for name, details in by_field.items()]
+    return [_problem(fields, name, details[0], first) for name, details in by_field.items()]
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -78,8 +84,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _problem(fields: Mapping[str, FieldInfo], name: str, details: ErrorDetails) -> Problem:
+def _problem(fields: Mapping[str, FieldInfo], name: str, details: ErrorDetails, first: str | None) -> Problem:
     kind, value = details["type"], details.get("input")
+    if kind == "missing" and name == first:
+        return Problem(name, "is missing", "give it after the command")
     if kind == "missing":
         return Problem(name, "is missing", f"give {flag(name)} or `{name}:` in the configuration")
     if kind == "extra_forbidden" or name not in fields:

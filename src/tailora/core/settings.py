@@ -68,7 +68,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InvalidSettingsError(problems_of(type(self).model_fields, error)) from None
+            raise InvalidSettingsError(problems_of(type(self).model_fields, error, self.first)) from None
 
     @field_validator("*", mode="before")
     @classmethod
