@@ -30,7 +30,9 @@ TORCH_FREE = {
     *("engine", "inference", "evaluation", "serve"),
 }
 # Commands that an environment without PyTorch runs, on OpenVINO.
-TORCH_FREE_COMMANDS = {f"tailora.commands.{name}" for name in ("generate", "evaluate", "lint", "models", "plot")}
+TORCH_FREE_COMMANDS = {
+    f"tailora.commands.{name}" for name in ("generate", "evaluate", "lint", "clean", "models", "plot")
+}
 # Modules of these packages that exist for PyTorch alone and are imported where they are chosen.
 NEED_TORCH = {
     "tailora.engine.backends.torch",

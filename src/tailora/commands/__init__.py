@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "quantize": Command("Convert", "Store a model in 8 or 16 bits and measure the loss in quality"),
     "verify": Command("Check", "Check that an adapter has an effect, or that a merged model matches base + adapter"),
     "lint": Command("Check", "Describe a data file and report what looks wrong in it"),
+    "clean": Command("Check", "Annotate facts again from the texts, and write the data in the same format"),
     "models": Command("Check", "List the built-in names of base models"),
     "completion": Command("Command line", "Print a script that completes commands and flags in your shell"),
     "schema": Command("Command line", "Print the JSON schema of a command's YAML file"),

@@ -19,7 +19,7 @@ from tailora.core.yaml_file import read_yaml
 S = TypeVar("S", bound=Settings)
 GROUPS = (
     *("data", "model", "adapter", "method", "prompt", "optimisation", "search", "decoding", "sampling", "scoring"),
-    *("checks", "computation", "cluster", "server", "limits", "access", "options", "output"),
+    *("checks", "cleaning", "computation", "cluster", "server", "limits", "access", "options", "output"),
 )
 """The groups of the help, in their order."""
 LEADING = ("data", "input", "record", "base", "adapter", "model", "method", "methods")

@@ -82,11 +82,16 @@ class ReadingSettings(Settings):
 Limit = Annotated[int | None, Field(ge=1, description="Number of records to use, from the first one on."), Unset("all")]
 
 
-class SplitSettings(ReadingSettings):
-    """Which records of a file or data set are used."""
+class ChoiceOfSplit(ReadingSettings):
+    """Which part of a data set is used."""
 
     split: Annotated[SplitName | None, Unset("none")] = None
     """Split to use, if the input is a folder of splits or the name of a data set."""
+
+
+class SplitSettings(ChoiceOfSplit):
+    """Which records of a file or data set are used."""
+
     limit: Limit = None
 
 

@@ -61,6 +61,14 @@ def read_text(path: Path, *, blank: bool = False) -> str:
     return text
 
 
+def packed(text: str, path: Path) -> bytes:
+    """Return a text as the bytes of a file: UTF-8, compressed if the file's name says so (`PACKED`)."""
+    content, suffix = text.encode("utf-8"), path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.compress(content, mtime=0)
+    return {".bz2": bz2.compress, ".xz": lzma.compress}[suffix](content) if suffix in PACKED else content
+
+
 def lines_of(text: str) -> list[str]:
     """Return the lines of a text, ended by \\n, \\r\\n or, where there is no \\n at all, by \\r.
 

@@ -32,12 +32,14 @@ class Rule:
         values: as records write them.
         pattern: what texts say.
         generic: says a value, but is never an added or a repeated one.
+        unsure: what texts say that may or may not mean the values; None for nothing.
     """
 
     usual: str
     values: frozenset[str]
     pattern: RulePattern
     generic: bool
+    unsure: RulePattern | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class AttributeRules:
     def knows(self, value: str) -> bool:
         """Whether a rule describes a value."""
         return any(value in rule.values for rule in self.rules)
+
+    def spellings(self, usual: str) -> tuple[str, ...]:
+        """Return the ways in which data sets write the value that stands for those of a rule."""
+        return _spellings(usual) if self.knows(usual) else (usual,)
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,19 @@ class Rules:
         attribute = self.of(fact.attribute)
         return attribute is not None and attribute.open
 
-    def to_search(self, record: Record) -> list[AttributeRules]:
-        """Return the attributes with rules that such a record can have, in the order of the rules."""
-        names = {fact.attribute for fact in record.facts}
+    def is_name(self, attribute: str) -> bool:
+        """Whether the values of an attribute are names: the rules have the attribute without patterns for values."""
+        own = self.of(attribute)
+        return own is not None and not own.rules
+
+    def to_search(self, record: Record, vocabulary: Vocabulary) -> list[AttributeRules]:
+        """Return the attributes with rules that such a record can have, in the order of the rules.
+
+        Args:
+            record: the record.
+            vocabulary: its attributes are those of the data set.
+        """
+        names = {fact.attribute for fact in record.facts} | vocabulary.keys()
         searched: list[AttributeRules] = []
         for group in self.groups:
             ruled = list({attribute.name: attribute for attribute in group.values() if attribute.rules}.values())
@@ -132,24 +148,40 @@ def _group(path: Path) -> dict[str, AttributeRules]:
 
 def _rule(entry: dict[str, Any]) -> Rule:
     listed = [str(value) for value in entry["values"]]
-    spaced = [value.replace("£", "£ ").replace("-", " - ") for value in listed]  # as the LoRA paper's files have them
-    for pattern in entry["patterns"]:
+    unsure = entry.get("unsure", [])
+    for pattern in (*entry["patterns"], *unsure):
         re.compile(pattern)  # so that a mistake is reported with its own pattern
     return Rule(
         usual=listed[0],
-        values=frozenset([*listed, *spaced]),
-        pattern=RulePattern("|".join(f"(?:{pattern})" for pattern in entry["patterns"])),
+        values=frozenset(written for value in listed for written in _spellings(value)),
+        pattern=_joined(entry["patterns"]),
         generic=bool(entry.get("generic")),
+        unsure=_joined(unsure) if unsure else None,
     )
 
 
+def _joined(patterns: Iterable[str]) -> RulePattern:
+    return RulePattern("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+def _spellings(value: str) -> tuple[str, ...]:
+    """Return a value as it is and, if that differs, as the LoRA paper's files have it."""
+    return tuple(dict.fromkeys((value, value.replace("£", "£ ").replace("-", " - "))))
+
+
 def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Vocabulary:
-    """Return the values of closed attributes in records, without those that a rule describes."""
+    """Return the attributes of records that have rules, and those of their values that no rule describes.
+
+    Values of attributes that are not closed are left out.
+    """
     rules = rules or load_rules()
     occurring: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for fact in record.facts:
             attribute = rules.of(fact.attribute)
-            if attribute is not None and attribute.closed and not attribute.knows(fact.value):
-                occurring[fact.attribute].add(fact.value)
+            if attribute is None:
+                continue
+            values = occurring[fact.attribute]
+            if attribute.closed and not attribute.knows(fact.value):
+                values.add(fact.value)
     return {attribute: frozenset(values) for attribute, values in occurring.items()}

@@ -52,6 +52,7 @@ class SlotReport:
         added: values of known attributes that the text says and the record does not have.
         repeated: facts said more than once, except those that may be, such as names.
         mentions: what it says where, in the order of the text.
+        unsure: missing facts for which the text has words that may say them, according to the rules.
     """
 
     slots: int
@@ -59,6 +60,7 @@ class SlotReport:
     added: tuple[Fact, ...]
     repeated: tuple[Fact, ...]
     mentions: tuple[Mention, ...] = ()
+    unsure: tuple[Fact, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -113,7 +115,7 @@ def slot_report(
         else:
             said[place] = _literal_places(fact, search)
     added: list[tuple[Fact, Span]] = []
-    for attribute in rules.to_search(record):
+    for attribute in rules.to_search(record, vocabulary or {}):
         values = {facts[place].value: place for place in by_rules[attribute.name]}
         for rule in attribute.rules:
             hit = [place for value, place in values.items() if value in rule.values]
@@ -133,7 +135,8 @@ def slot_report(
         Mention(*ends, fact, extra) for fact, span, extra in own + others if (ends := search.origin(span)) is not None
     ]
     unique = tuple(dict.fromkeys(fact for fact, _ in added))
-    return SlotReport(len(facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])))
+    unsure = tuple(fact for fact in missing if _may_be_said(fact, search, rules))
+    return SlotReport(len(facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])), unsure)
 
 
 def slot_reports(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> list[SlotReport]:
@@ -165,6 +168,13 @@ def slot_errors(records: Sequence[Record], texts: Sequence[str], rules: Rules | 
 
 def _per_slot(sums: Doubles) -> Doubles:
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def _may_be_said(fact: Fact, search: ValueSearch, rules: Rules) -> bool:
+    """Whether what is left of a text has words that may say a fact."""
+    attribute = rules.of(fact.attribute)
+    own = [rule.unsure for rule in attribute.rules if fact.value in rule.values] if attribute is not None else []
+    return any(pattern is not None and search.has_rule(pattern) for pattern in own)
 
 
 def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:

@@ -80,12 +80,19 @@ class ValueSearch:
 
     def take_rule(self, pattern: RulePattern) -> list[Span]:
         """Return where a pattern of the rules matches, and remove those places."""
-        compiled = pattern.spaceless if self._scripts else pattern.spaced
-        matches = (match.span() for match in compiled.finditer(self.rest))
-        places = [place for place in matches if not _cuts_letter(self.rest, place)]
+        places = self._matches(pattern)
         for place in places:
             self._remove(place)
         return places
+
+    def has_rule(self, pattern: RulePattern) -> bool:
+        """Whether a pattern of the rules matches."""
+        return bool(self._matches(pattern))
+
+    def _matches(self, pattern: RulePattern) -> list[Span]:
+        compiled = pattern.spaceless if self._scripts else pattern.spaced
+        matches = (match.span() for match in compiled.finditer(self.rest))
+        return [place for place in matches if not _cuts_letter(self.rest, place)]
 
     def origin(self, place: Span) -> Span | None:
         """Return a place's position in the text itself; None for an empty one."""

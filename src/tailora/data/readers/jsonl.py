@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tailora.core.errors import DataError
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
+from tailora.data.readers.table_layout import Cell
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, Turn
 
@@ -134,11 +135,27 @@ def _table(
     trained: TrainedReading | None,
 ) -> Parsed:
     """Objects as rows of a table; a list is a cell with several values."""
+    header, rows = cells_of(objects, where, unknown=columns is None and not (trained and trained.columns))
+    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained, sparse=True)
+
+
+def cells_of(
+    objects: Sequence[tuple[int, Mapping[str, Any]]], where: str, *, unknown: bool
+) -> tuple[list[str], list[tuple[int, list[Cell]]]]:
+    """Return objects as the header and the rows of a table; a list is a cell with several values.
+
+    Args:
+        objects: (line, object) of each row.
+        where: the file's name, for messages.
+        unknown: no roles of columns are known, so that a value with parts is an error.
+
+    Raises:
+        DataError: a value has parts.
+    """
     header = list(dict.fromkeys(key for _, row in objects for key in row))
-    unknown = columns is None and not (trained and trained.columns)
     rows = []
     for line, row in objects:
-        cells = []
+        cells: list[Cell] = []
         for key in header:
             items = row.get(key)
             try:
@@ -153,7 +170,7 @@ def _table(
                     raise DataError(what, where=f"{where}:{line}", hint=f"{hint}; {tables.nested_hint(key)}") from error
                 cells.append((nested,))
         rows.append((line, cells))
-    return tables.parse_rows(header, rows, where, where, columns, needs_text=needs_text, trained=trained, sparse=True)
+    return header, rows
 
 
 def _conversation_form(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], Conversation] | None:

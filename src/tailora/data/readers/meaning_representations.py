@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tailora.data.values import DIALOGUE_ACT, Fact
 
@@ -40,6 +40,24 @@ def parse_mr(mr: str) -> tuple[Fact, ...]:
     if not facts:
         raise ValueError("no slot has a value")
     return facts
+
+
+def written_mr(facts: Iterable[Fact]) -> str:
+    """Return facts as a meaning representation that `parse_mr` reads back."""
+    act = None
+    values: dict[str, list[str]] = {}
+    slots: list[tuple[str, str]] = []
+    for fact in facts:
+        if fact.attribute == DIALOGUE_ACT:
+            act = fact.value
+        elif fact.attribute in _LISTS and act is not None:
+            values.setdefault(fact.attribute, []).append(fact.value)
+            if len(values[fact.attribute]) == 1:
+                slots.append((fact.attribute, ""))
+        else:
+            slots.append((fact.attribute, "" if act is not None and fact.value == _ASKED else fact.value))
+    inner = ", ".join(f"{name}[{', '.join(values[name]) if name in values else value}]" for name, value in slots)
+    return inner if act is None else f"{act}({inner})"
 
 
 def _slots(mr: str) -> Iterator[tuple[str, str]]:

@@ -53,7 +53,7 @@ def parse(
     if e2e and not (columns and "mr" in columns) and not looks_like_e2e(names):
         what = f"the header is {','.join(header)!r} and has no column 'mr'"
         raise DataError(what, where=f"{where}:{first}", hint="give an E2E file, or name the column: --columns mr=NAME")
-    rows = ((line, [_cell(cell) for cell in cells]) for line, cells in lines)
+    rows = ((line, [cell_of(cell) for cell in cells]) for line, cells in lines)
     truths = _TRUTHS if trained is None or trained.plain_values else {}
     at = f"{where}:{first}"
     return parse_rows(names, rows, where, at, columns, needs_text=needs_text, trained=trained, truths=truths)
@@ -172,7 +172,13 @@ def _one(row: Sequence[Cell], place: int, at: str, what: str) -> str | None:
     return row[place][0] if row[place] else None
 
 
-def _cell(text: str) -> Cell:
+def value_of(text: str) -> str:
+    """Return the value of a fact's cell, with truth values as yes and no; "" if there is none."""
+    return next((_TRUTHS.get(value, value) for value in cell_of(text)), "")
+
+
+def cell_of(text: str) -> Cell:
+    """Return the value in a cell of a text with delimiters; none if it is empty or marks a missing value."""
     value = text.strip()
     return () if not value or value in _MISSING else (value,)
 

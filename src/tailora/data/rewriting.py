@@ -1,0 +1,209 @@
+"""Writing a data file again in the format in which it was read, with other facts in some of its rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tailora.core.errors import DataError
+from tailora.data.linearize import linearize
+from tailora.data.readers import delimited, json_text, jsonl, tables
+from tailora.data.readers.meaning_representations import written_mr
+from tailora.data.readers.table_layout import Layout, layout_of
+from tailora.data.records import DataFile
+from tailora.data.text_files import lines_of, read_text
+from tailora.data.values import Fact, Record
+
+WRITABLE = ("e2e", "csv", "tsv", "piped", "jsonl", "json")
+"""The formats that can be written."""
+
+_SEPARATOR_LINE = re.compile(r'"?sep=.\"?\r?\n', re.IGNORECASE)
+_NUMBER = re.compile(r'"\ue000(.*?)\ue001"')
+
+
+class Version(NamedTuple):
+    """A row of the new file.
+
+    Attributes:
+        facts: its facts.
+        texts: its texts.
+    """
+
+    facts: tuple[Fact, ...]
+    texts: tuple[str, ...]
+
+
+Versions = Sequence[Version] | None
+"""What becomes of a row: rows to write in its place, none to leave it out, or None to keep it as it is."""
+
+
+class Rewriter(NamedTuple):
+    """How a file is written again.
+
+    Attributes:
+        attributes: those that the file has a place for; None for any.
+        single: an attribute can have one value only.
+        write: returns the content of the new file from what becomes of each row.
+    """
+
+    attributes: frozenset[str] | None
+    single: bool
+    write: Callable[[Sequence[Versions]], str]
+
+
+def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rewriter:
+    """Return what writes a file again.
+
+    Args:
+        data: the file as it was read, with one record for each of its rows.
+        columns: the roles of columns with which it was read.
+
+    Raises:
+        DataError: the format cannot be written.
+    """
+    if data.format not in WRITABLE or data.path.suffix.lower() in (".parquet", ".arrow", ".feather"):
+        what = (
+            f"files of the format {data.format} cannot be written"
+            if data.format not in WRITABLE
+            else ("Parquet and Arrow files cannot be written")
+        )
+        hint = f"convert the data to one of {', '.join(WRITABLE)} first"
+        raise DataError(what, where=data.path, hint=hint)
+    text, where = read_text(data.path), str(data.path)
+    if data.format == "piped":
+        return Rewriter(None, False, lambda rows: _piped(text, rows))
+    if data.format in ("jsonl", "json"):
+        return _of_json(text, where, columns)
+    return _of_table(text, where, data.format, columns)
+
+
+def _piped(text: str, rows: Sequence[Versions]) -> str:
+    lines = [line for line in lines_of(text) if line.strip()]
+    written = []
+    for line, versions in zip(lines, rows, strict=True):
+        if versions is None:
+            written.append(line)
+        for version in versions or ():
+            head = linearize(Record("", version.facts, ()))
+            written += [f"{head}||{own}" for own in version.texts]
+    return "".join(f"{line}\n" for line in written)
+
+
+def _of_table(text: str, where: str, kind: str, columns: Mapping[str, Any] | None) -> Rewriter:
+    delimiter = "\t" if kind == "tsv" and "\t" in delimited.first_line(text) else None
+    lines = delimited.rows(text, where, delimiter)
+    first, header = next(lines)
+    raw = [(line, list(cells)) for line, cells in lines]
+    cells = [(line, [tables.cell_of(cell) for cell in row]) for line, row in raw]
+    names = [name.strip() for name in header]
+    layout, _ = layout_of(names, cells, columns or {}, f"{where}:{first}", needs_text=True)
+
+    def write(rows: Sequence[Versions]) -> str:
+        stream = io.StringIO()
+        separator = _SEPARATOR_LINE.match(text)
+        stream.write(separator[0] if separator else "")
+        ending = "\r\n" if "\r\n" in text[:100_000] else "\n"
+        writer = csv.writer(stream, delimiter=delimited.header_of(text, delimiter)[0], lineterminator=ending)
+        writer.writerow(header)
+        for (_, own), versions in zip(raw, rows, strict=True):
+            writer.writerows([own] if versions is None else [_table_row(own, layout, version) for version in versions])
+        return stream.getvalue()
+
+    columns_of_facts = frozenset(attribute for _, attribute in layout.facts)
+    return Rewriter(None if layout.mr is not None else columns_of_facts, layout.mr is None, write)
+
+
+def _table_row(own: Sequence[str], layout: Layout, version: Version) -> list[str]:
+    cells = list(own)
+    left = list(version.facts)
+    for place, attribute in layout.facts:
+        value = next((fact.value for fact in left if fact.attribute == attribute), "")
+        left = [fact for fact in left if fact.attribute != attribute]
+        if tables.value_of(cells[place]) != value:
+            cells[place] = value
+    if layout.mr is not None:
+        cells[layout.mr] = written_mr(left)
+    return cells
+
+
+def _of_json(text: str, where: str, columns: Mapping[str, Any] | None) -> Rewriter:
+    objects = [(line, value) for line, value in json_text.values(text, where)]
+    in_list = text.lstrip().startswith("[")
+    layout: Layout | None = None
+    header: list[str] = []
+    if columns or not any("facts" in row for _, row in objects):
+        header, cells = jsonl.cells_of(objects, where, unknown=not columns)
+        layout, _ = layout_of(header, cells, columns or {}, where, needs_text=True)
+
+    def write(rows: Sequence[Versions]) -> str:
+        written: list[str] = []
+        for (_, own), versions in zip(objects, rows, strict=True):
+            for number, version in enumerate([None] if versions is None else versions):
+                row = own if version is None else _json_row(own, header, layout, version)
+                if number and row.get("id") is not None:  # two rows of different content cannot share an id
+                    row = row | {"id": f"{json_text.plain(row['id'])}-{number + 1}"}
+                written.append(_NUMBER.sub(r"\1", json.dumps(_spelled(row), ensure_ascii=False)))
+        return "[\n" + ",\n".join(written) + "\n]\n" if in_list else "".join(f"{line}\n" for line in written)
+
+    if layout is None or layout.mr is not None:
+        return Rewriter(None, False, write)
+    return Rewriter(frozenset(attribute for _, attribute in layout.facts), False, write)
+
+
+def _json_row(own: Mapping[str, Any], header: Sequence[str], layout: Layout | None, version: Version) -> dict[str, Any]:
+    row = dict(own)
+    if layout is None:
+        row["facts"] = _json_facts(own["facts"], version.facts)
+        key = next(key for key in ("text", "texts", "completion") if row.get(key))
+    else:
+        left = list(version.facts)
+        for place, attribute in layout.facts:
+            values = [fact.value for fact in left if fact.attribute == attribute]
+            left = [fact for fact in left if fact.attribute != attribute]
+            if not values:
+                row.pop(header[place], None)
+            elif values != _plain_values(row.get(header[place])):
+                row[header[place]] = values[0] if len(values) == 1 else values
+        if layout.mr is not None:
+            row[header[layout.mr]] = written_mr(left)
+        assert layout.text is not None  # layout_of needs a text
+        key = header[layout.text]
+    row[key] = list(version.texts) if isinstance(row[key], list) else version.texts[0]
+    return row
+
+
+def _json_facts(old: Any, facts: Sequence[Fact]) -> Any:
+    """Return facts in the form that a row had: an object, or a list of lists."""
+    if isinstance(old, dict):
+        spelled = {(name, value): item for name, items in old.items() for value, item in _items(items)}
+        by_attribute: dict[str, list[Any]] = {}
+        for fact in facts:
+            by_attribute.setdefault(fact.attribute, []).append(spelled.get((fact.attribute, fact.value), fact.value))
+        return {
+            name: values if len(values) > 1 or isinstance(old.get(name), list) else values[0]
+            for name, values in by_attribute.items()
+        }
+    width = max(map(len, old))
+    heads = [("" if fact.subject is None else fact.subject,) if width == 3 else () for fact in facts]
+    return [[*head, fact.attribute, fact.value] for head, fact in zip(heads, facts, strict=True)]
+
+
+def _items(items: Any) -> list[tuple[str | None, Any]]:
+    return [(json_text.plain(item), item) for item in (items if isinstance(items, list) else [items])]
+
+
+def _plain_values(items: Any) -> list[str]:
+    return [value for value, _ in _items(items) if value is not None]
+
+
+def _spelled(value: Any) -> Any:
+    """Return a JSON value whose numbers are marked texts of their spelling, since `json` would write 1.50 as 1.5."""
+    if isinstance(value, json_text.WrittenNumber):
+        return f"\ue000{value.written}\ue001"
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    return [_spelled(item) for item in value] if isinstance(value, list) else value

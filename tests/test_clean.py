@@ -1,0 +1,187 @@
+"""Cleaning: facts are annotated again from the texts, and the file keeps its format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailora.commands.clean import CleanSettings, run
+from tailora.core.errors import DataError, SettingsError
+from tailora.data.records import load
+
+LAST = "name[The Mill], eatType[pub], area[city centre]"
+E2E = """mr,ref
+"name[The Eagle], eatType[pub], food[English], area[riverside]","The Eagle is a pub by the river, French food, ""ok""."
+"name[The Eagle], eatType[pub]",The Eagle is a pub.
+"name[The Eagle], eatType[pub], priceRange[cheap]",The Eagle is a pub.
+"name[The Mill], eatType[pub], area[city centre]",The Mill is a pub in the city centre. It is family friendly.
+"name[The Mill], eatType[pub], area[city centre], familyFriendly[yes]",The Mill is a pub in the city centre.
+"""
+
+
+def clean(tmp_path: Path, content: str, name: str = "a.csv", **settings: Any) -> tuple[dict[str, Any], str]:
+    (tmp_path / name).write_bytes(content.encode())
+    output = tmp_path / f"clean-{name}"
+    result = run(CleanSettings(data=str(tmp_path / name), output=output, **settings))
+    return result, output.read_bytes().decode()
+
+
+def test_e2e(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    result, written = clean(tmp_path, E2E, report=report)
+    assert written.splitlines() == [
+        "mr,ref",
+        '"name[The Eagle], eatType[pub], food[French], area[riverside]",'
+        '"The Eagle is a pub by the river, French food, ""ok""."',
+        '"name[The Eagle], eatType[pub]",The Eagle is a pub.',
+        '"name[The Mill], eatType[pub], area[city centre], familyFriendly[yes]",'
+        "The Mill is a pub in the city centre. It is family friendly.",
+        '"name[The Mill], eatType[pub], area[city centre]",The Mill is a pub in the city centre.',
+    ]
+    assert (result["texts"], result["unchanged"], result["changed"], result["duplicate"]) == (5, 1, 3, 1)
+    assert result["before"]["attributes"]["priceRange"] == {"facts": 1, "missing": 1, "added": 0}
+    assert result["after"]["error_rate"] == 0
+    lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    assert (lines[0]["dropped"], lines[0]["added"]) == ([["food", "English"]], [["food", "French"]])
+
+
+@pytest.mark.parametrize(
+    ("only", "first", "last"),
+    [
+        (
+            "missing",
+            "name[The Eagle], eatType[pub], area[riverside]",
+            "name[The Mill], eatType[pub], area[city centre]",
+        ),
+        (
+            "added",
+            "name[The Eagle], eatType[pub], food[English], food[French], area[riverside]",
+            "name[The Mill], eatType[pub], area[city centre], familyFriendly[yes]",
+        ),
+    ],
+)
+def test_only_one_kind_of_error(tmp_path: Path, only: Any, first: str, last: str) -> None:
+    _, written = clean(tmp_path, E2E, only=only, keep_duplicates=True)
+    rows = written.splitlines()
+    assert [row.split('"')[1] for row in (rows[1], rows[-1])] == [first, last]
+
+
+def test_a_cleaned_file_stays_as_it_is(tmp_path: Path) -> None:
+    _, once = clean(tmp_path, E2E)
+    result, twice = clean(tmp_path, once, "b.csv")
+    assert twice == once
+    assert result["changed"] == 0
+
+
+def test_rows_of_the_test_set_are_left_out_whatever_the_names(tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    test.write_text('mr,ref\n"name[Cotto], eatType[pub], food[Indian]",Cotto is a pub.\n', encoding="utf-8")
+    result, written = clean(tmp_path, E2E, against=(str(test),))
+    assert result["overlap"] == 1
+    assert "The Eagle is a pub.\n" not in written
+
+
+def test_piped(tmp_path: Path) -> None:
+    lines = (
+        "name : The Eagle | Type : pub | price : less than £ 20||The Eagle is a pub . \n"
+        "name : The Mill | Type : pub||The Mill is a pub with prices of less than £ 20 .\n"
+    )
+    _, written = clean(tmp_path, lines, "a.txt")
+    assert written == (
+        "name : The Eagle | Type : pub||The Eagle is a pub .\n"
+        "name : The Mill | Type : pub | price : less than £ 20||The Mill is a pub with prices of less than £ 20 .\n"
+    )
+
+
+def test_json_keeps_keys_numbers_and_untouched_rows(tmp_path: Path) -> None:
+    rows = (
+        '{"id": "a", "score": 1.50, "facts": {"name": "The Eagle", "eatType": "pub", "seats": 1.50}, '
+        '"texts": ["The Eagle is a pub with 1.50 seats.", "The Eagle has 1.50 seats."]}\n'
+        '{"id": "b", "facts": [["name", "The Mill"], ["food", "Thai"]], "text": "The Mill has Thai food."}\n'
+    )
+    _, written = clean(tmp_path, rows, "a.jsonl")
+    assert written.splitlines() == [
+        '{"id": "a", "score": 1.50, "facts": {"name": "The Eagle", "eatType": "pub", "seats": 1.50}, '
+        '"texts": ["The Eagle is a pub with 1.50 seats."]}',
+        '{"id": "a-2", "score": 1.50, "facts": {"name": "The Eagle", "seats": 1.50}, '
+        '"texts": ["The Eagle has 1.50 seats."]}',
+        '{"id": "b", "facts": [["name", "The Mill"], ["food", "Thai"]], "text": "The Mill has Thai food."}',
+    ]
+    listed = "[" + ", ".join(rows.splitlines()) + "]"
+    _, written = clean(tmp_path, listed, "a.json")
+    assert len(json.loads(written)) == 3
+
+
+def test_a_table_keeps_its_columns_and_reports_what_has_no_place(tmp_path: Path) -> None:
+    table = (
+        "no;name;eatType;familyFriendly;text\r\n"
+        "1;The Eagle;pub;True;The Eagle is a family friendly pub.\r\n"
+        "2;The Mill;pub;True;The Mill is by the riverside.\r\n"
+        "3;Cotto;;;Cotto is a pub in the city centre.\r\n"
+    )
+    result, written = clean(tmp_path, table, columns={"text": "text", "ignore": ("no",)})
+    assert written == (
+        "no;name;eatType;familyFriendly;text\r\n"
+        "1;The Eagle;pub;True;The Eagle is a family friendly pub.\r\n"
+        "2;The Mill;;;The Mill is by the riverside.\r\n"
+        "3;Cotto;pub;;Cotto is a pub in the city centre.\r\n"
+    )
+    assert result["undecided"] == 2
+
+
+def test_plain_json_objects(tmp_path: Path) -> None:
+    rows = '{"name": "The Eagle", "eatType": "pub", "area": "riverside", "text": "The Eagle, city centre."}\n'
+    _, written = clean(tmp_path, rows, "a.jsonl")
+    assert json.loads(written) == {"name": "The Eagle", "area": "city centre", "text": "The Eagle, city centre."}
+
+
+def test_values_that_texts_say_in_other_words_are_undecided_and_kept(tmp_path: Path) -> None:
+    rows = [{"facts": {"name": f"Bus {n}", "changes": "none"}, "text": f"Bus {n} is direct."} for n in range(5)]
+    result, written = clean(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "a.jsonl")
+    assert [json.loads(line) for line in written.splitlines()] == rows
+    assert result["undecided"] == 5
+
+
+def test_viggo(tmp_path: Path) -> None:
+    table = 'mr,ref\n"inform(name[Celeste], genres[platformer, indie], esrb[T])",Celeste is an indie platformer.\n'
+    _, written = clean(tmp_path, table + table.splitlines()[1].replace(", esrb[T]", "") + "\n")
+    assert written.splitlines()[1].startswith('"inform(name[Celeste], genres[platformer, indie]')
+
+
+def test_compressed(tmp_path: Path) -> None:
+    _, written = clean(tmp_path, E2E, "a.csv")
+    path = tmp_path / "b.csv.gz"
+    path.write_bytes(gzip.compress(E2E.encode()))
+    run(CleanSettings(data=str(path), output=tmp_path / "c.csv.gz"))
+    assert gzip.decompress((tmp_path / "c.csv.gz").read_bytes()).decode() == written
+    assert load(tmp_path / "c.csv.gz").format == "e2e"
+
+
+WEBNLG = (
+    '<benchmark><entries><entry category="City" eid="1" size="1"><modifiedtripleset><mtriple>Cork | country | Ireland'
+    '</mtriple></modifiedtripleset><lex comment="good">Cork is in Ireland.</lex></entry></entries></benchmark>'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xml", WEBNLG, "webnlg-xml cannot be written; convert the data to one of e2e, csv"),
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n', "records without facts"),
+        ("a.csv", "name,text\nThe Eagle,It is there.\n", "no row would be left"),
+    ],
+)
+def test_what_cannot_be_cleaned(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        clean(tmp_path, content, name)
+    assert not (tmp_path / f"clean-{name}").exists()
+
+
+def test_the_output_must_be_new(tmp_path: Path) -> None:
+    clean(tmp_path, E2E)
+    with pytest.raises(SettingsError, match="already exists"):
+        clean(tmp_path, E2E)
