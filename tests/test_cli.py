@@ -218,6 +218,16 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_the_help_of_a_command_does_not_load_a_framework(command: str) -> None:
+    program = (
+        f"import sys; from tailora.cli import main; main(['{command}', '--help'])\n"
+        "print(sorted({'torch', 'transformers', 'openvino', 'fastapi', 'optuna', 'ray'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_installed_command_is_this_one() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="tailora")
     assert script.load() is cli.main

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tailora.adapters.formats import ExportFormat
 from tailora.core.console import message_console
-from tailora.inference.conversion import ExportFormat, convert
 from tailora.models.settings import BaseSettings
 
 
@@ -26,6 +26,8 @@ class ConvertSettings(BaseSettings):
 
 def run(settings: ConvertSettings) -> dict[str, Any]:
     """Convert an adapter and print what was written; see `conversion.convert` for result and errors."""
+    from tailora.inference.conversion import convert  # loads PyTorch, which help does not need
+
     result = convert(settings.adapter, settings.to, settings.output, base=settings.base, force=settings.force)
     message_console().print(
         f"wrote {settings.output}: {result['layers']} layers, {result['bytes'] / 2**20:.1f} MB",

@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 
 from tailora.core.console import message_console
 from tailora.core.settings import Unset, Verbatim
-from tailora.inference.merged_model import write_merged
 from tailora.models.settings import BaseSettings
 
 
@@ -35,7 +34,9 @@ class MergeSettings(BaseSettings):
 
 
 def run(settings: MergeSettings) -> dict[str, Any]:
-    """Merge adapters, write the model and print what it is; see `write_merged` for result and errors."""
+    """Merge adapters, write the model and print what it is; see `merged_model.write_merged` for result and errors."""
+    from tailora.inference.merged_model import write_merged  # loads PyTorch, which help does not need
+
     result = write_merged(
         settings.adapter,
         settings.output,

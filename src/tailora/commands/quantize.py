@@ -12,9 +12,8 @@ from rich.table import Table
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
-from tailora.inference.probes import ProbeSettings
-from tailora.inference.quantization import TOLERANCE, Quantization, quantize
-from tailora.models.save import QuantizedType
+from tailora.inference.probe_settings import LARGEST_RISE, ProbeSettings
+from tailora.models.settings import QuantizedType
 
 
 class QuantizeSettings(ProbeSettings):
@@ -28,7 +27,7 @@ class QuantizeSettings(ProbeSettings):
     """Merge the adapter in fp32 before rounding."""
     to: QuantizedType
     """Type of the stored weights. int8 has one scale per output channel."""
-    tolerance: float = Field(TOLERANCE, gt=0)
+    tolerance: float = Field(LARGEST_RISE, gt=0)
     """Largest accepted rise of the perplexity, as a fraction."""
     output: Path
     """Folder to write. It must not exist, or be empty."""
@@ -42,6 +41,11 @@ class QuantizeSettings(ProbeSettings):
 
 def run(settings: QuantizeSettings) -> dict[str, Any]:
     """Quantise a model and print the differences; see `quantization.quantize` for result and errors."""
+    from tailora.inference.quantization import (
+        Quantization,
+        quantize,
+    )  # loads PyTorch, which help does not need
+
     quantization = Quantization(
         settings.base,
         settings.adapter,

@@ -13,7 +13,6 @@ from tailora.core.console import message_console
 from tailora.core.settings import Settings, Unset
 from tailora.data.reading import Limit
 from tailora.data.values import Record
-from tailora.experiments.quickstart import demonstrate
 
 SHOWN = 3
 
@@ -36,6 +35,8 @@ class QuickstartSettings(Settings):
 
 def run(settings: QuickstartSettings) -> dict[str, Any]:
     """Train, write, score and merge, and print the result; see `experiments.quickstart.demonstrate`."""
+    from tailora.experiments.quickstart import demonstrate  # loads PyTorch, which help does not need
+
     result, records, texts = demonstrate(settings.task, **settings.model_dump(exclude={"task"}))
     _print(result, records, texts)
     return result

@@ -19,6 +19,6 @@ def run(settings: TrainSettings) -> dict[str, Any]:
         UserError: the data, the model or the settings cannot be trained with.
         KeyboardInterrupt: on Ctrl-C, once the run directory is complete.
     """
-    from tailora.training.run import run as train  # loads PyTorch, which help and mistakes do not need
+    from tailora.training.run import run as train  # loads PyTorch, which help does not need
 
     return train(settings)

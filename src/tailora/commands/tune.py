@@ -13,8 +13,7 @@ from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.plural import plural
 from tailora.core.settings import Unset
-from tailora.experiments.ranges import Range, written
-from tailora.experiments.tuning import Tuning, listed, tune
+from tailora.experiments.ranges import Range, listed, written
 from tailora.training.settings import TrainSettings
 
 _SHOWN = 10
@@ -57,6 +56,8 @@ def run(settings: TuneSettings) -> dict[str, Any]:
         UserError: see `experiments.tuning.tune`.
         KeyboardInterrupt: on Ctrl-C; the next start repeats the unfinished trial.
     """
+    from tailora.experiments.tuning import Tuning, tune  # loads PyTorch, which help does not need
+
     console = message_console()
     output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-tune"
     own = set(TuneSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}

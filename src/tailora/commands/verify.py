@@ -14,9 +14,8 @@ from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
 from tailora.data.trained_reading import TrainedReading
-from tailora.inference.probes import ProbeSettings
+from tailora.inference.probe_settings import LARGEST_DRIFT, ProbeSettings
 from tailora.inference.setup import trained_reading
-from tailora.inference.verification import TOLERANCE, verify
 from tailora.models.settings import BASE
 
 
@@ -34,7 +33,7 @@ class VerifySettings(ProbeSettings):
     """Merged, quantised or converted model to compare with base and adapter."""
     base_only: bool = False
     """Compare the model with its base only, without the adapter that was merged into it."""
-    tolerance: float = Field(TOLERANCE, gt=0)
+    tolerance: float = Field(LARGEST_DRIFT, gt=0)
     """Largest accepted drift: the distance between the model and base + adapter, relative to the adapter's effect."""
 
 
@@ -48,6 +47,8 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         CheckError: the adapter or the model has no effect, or the model deviates too much from base + adapter.
         UserError: a model, an adapter or the records cannot be read, or do not belong together.
     """
+    from tailora.inference.verification import verify  # loads PyTorch, which help does not need
+
     adapter, base = _subject(settings)
     result = verify(
         adapter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import yaml
@@ -130,3 +131,10 @@ def _number(text: str) -> Any:
 def written(value: Any) -> Any:
     """Return a setting's value in the form of a choice: several targets as attention+mlp."""
     return "+".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
+def listed(settings: Mapping[str, Any]) -> str:
+    """Return settings and their values in one line."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )

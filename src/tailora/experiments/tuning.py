@@ -30,7 +30,7 @@ from tailora.core.files import write_json, write_text
 from tailora.core.plural import plural
 from tailora.data.values import Record
 from tailora.experiments import studies
-from tailora.experiments.ranges import Range, written
+from tailora.experiments.ranges import Range, listed, written
 from tailora.lora.attachment import attachment_of
 from tailora.lora.inject import detach
 from tailora.models.load import Base, load_base
@@ -294,10 +294,3 @@ def _why(trial: optuna.trial.FrozenTrial) -> str | None:
     if trial.state.name == "PRUNED":
         return str(trial.user_attrs.get("why", f"its process was killed {plural(studies.TRIES, 'time')}"))
     return None
-
-
-def listed(settings: Mapping[str, Any]) -> str:
-    """Return settings and their values in one line."""
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    )

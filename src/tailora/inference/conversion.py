@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing
 from tailora.adapters.arithmetic import difference, folded
-from tailora.adapters.formats import gguf, loralib
+from tailora.adapters.formats import ExportFormat, gguf, loralib
 from tailora.core.errors import AdapterError, CheckError, SettingsError
 from tailora.core.files import require_new, write_json
 from tailora.inference.verification import verify
@@ -22,7 +22,6 @@ from tailora.models.config import read_config
 from tailora.models.fingerprint import canonical_name, fingerprint_folder
 from tailora.models.weights import stored_tensors
 
-ExportFormat = Literal["peft", "loralib", "gguf", "openvino-genai"]
 ROUNDING = 1e-5
 """Largest accepted difference of updates relative to the largest number of a layer: rounding in fp32."""
 

@@ -20,17 +20,17 @@ from tailora.data.trained_reading import TrainedReading
 from tailora.inference.attached import apply_adapter, load_adapted
 from tailora.inference.decoding_speed import measure_speed
 from tailora.inference.model_settings import PrecisionName
-from tailora.inference.probes import ProbeSettings, Reading, distance, probes_of, reading_of
+from tailora.inference.probe_settings import LARGEST_RISE, ProbeSettings
+from tailora.inference.probes import Reading, distance, probes_of, reading_of
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt
 from tailora.models.load import Base, fingerprint_module, load_base
 from tailora.models.provenance import training_metadata
-from tailora.models.save import QuantizedType, save_quantized
+from tailora.models.save import save_quantized
+from tailora.models.settings import QuantizedType
 from tailora.models.weights import weight_files
 
-TOLERANCE = 0.05
-"""Largest accepted rise of the perplexity, as a fraction."""
 ROUNDED_AWAY = 0.5
 """Drift relative to a merged adapter's effect above which the effect counts as lost."""
 _RUNS_IN: dict[QuantizedType, PrecisionName] = {"int8": "int8", "bf16": "bf16", "fp16": "fp32"}
@@ -55,7 +55,7 @@ class Quantization:
     to: QuantizedType
     output: Path
     merged: bool = False
-    tolerance: float = TOLERANCE
+    tolerance: float = LARGEST_RISE
     force: bool = False
 
 

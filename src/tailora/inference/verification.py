@@ -17,14 +17,13 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import CheckError, SettingsError
 from tailora.data.values import Record
 from tailora.inference.attached import load_adapted
+from tailora.inference.probe_settings import LARGEST_DRIFT
 from tailora.inference.probes import Reading, distance, probes_of, reading_of
 from tailora.models.load import load_base
 from tailora.models.provenance import training_metadata
 
 NOTHING = 1e-6
 """Change of the logits, relative to their size, that counts as none: rounding in fp32."""
-TOLERANCE = 0.05
-"""Largest accepted drift: mean distance from base and adapter, over the mean effect of the adapter."""
 
 
 def verify(
@@ -33,7 +32,7 @@ def verify(
     model: str | None,
     *,
     records: Sequence[Record] = (),
-    tolerance: float = TOLERANCE,
+    tolerance: float = LARGEST_DRIFT,
     new_tokens: int = 32,
     force: bool = False,
 ) -> dict[str, Any]:

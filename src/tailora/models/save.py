@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from tailora.families import family_of
 from tailora.models.config import QUANTIZATION_METHOD, read_config
 from tailora.models.load import Base, quiet_transformers
 from tailora.models.rounding import packed
+from tailora.models.settings import QuantizedType
 from tailora.models.weights import INDEX_FILE, PACKED_FILE, stored_tensors, weight_files
 
-QuantizedType = Literal["int8", "bf16", "fp16"]
 SMALLEST_SIDE = 32
 """Rows and columns from which a matrix is rounded to 8 bits; smaller ones keep their type."""
 _DTYPE = {"int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

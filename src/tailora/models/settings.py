@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ BASE = (
 DeviceName = Annotated[
     str, Field(description="Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU).")
 ]
+QuantizedType = Literal["int8", "bf16", "fp16"]
 
 
 class BaseSettings(Settings):

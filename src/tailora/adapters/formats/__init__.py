@@ -10,6 +10,7 @@ from tailora.adapters.adapter import Adapter
 from tailora.core.errors import AdapterError, SettingsError
 
 Format = Literal["peft", "loralib"]
+ExportFormat = Literal["peft", "loralib", "gguf", "openvino-genai"]
 _STATE_DICTS = (".bin", ".pt", ".pth")
 _PLACES = "name an adapter folder, a run directory, or a loralib .bin or .pt file"
 
