@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -375,3 +376,23 @@ def test_rows_are_read_with_the_columns_of_training(tmp_path: Path) -> None:
         expected = model.generate({"name": "Ada"}, max_new_tokens=8)
         assert model.generate(rows[0], max_new_tokens=8) == expected
         assert model.generate(rows[0], adapter="shop", max_new_tokens=8) == expected
+
+
+@pytest.mark.parametrize("command", [tailora.train, tailora.lint, tailora.compare, tailora.tune])
+def test_an_error_about_a_row_in_memory_names_the_row(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"name": "A", "text": "A is."}, {"name": {"first": "B"}, "text": "B is."}]
+    more: dict[str, Any] = {"ranges": {"rank": "2|4"}} if command is tailora.tune else {}
+    with pytest.raises(tailora.DataError) as caught:
+        command(rows, **more)
+    assert caught.value.where == "data[1]"
+    with pytest.raises(tailora.DataError) as caught:
+        tailora.read_records(rows)
+    assert caught.value.where == "records[1]"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(tailora.DataError) as caught:
+        command(path, **more)
+    assert caught.value.where == f"{path}:2"

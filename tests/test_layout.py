@@ -58,6 +58,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.commands.serve": {"tailora.serve.server"},
     "tailora.data.readers.columnar": {"pyarrow"},
+    "tailora.commands.compare": {"tailora.experiments.comparison"},
     "tailora.commands.convert": {"tailora.inference.conversion"},
     "tailora.commands.merge": {"tailora.inference.merged_model"},
     "tailora.commands.quantize": {"tailora.inference.quantization"},

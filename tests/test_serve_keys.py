@@ -15,7 +15,7 @@ from live_server import get, post, save_models, served, settings_for
 from tailora.commands.key import KeySettings, run
 from tailora.core.errors import DataError, SettingsError
 from tailora.serve.keys import VARIABLE, KeyRing, read_keys
-from tailora.serve.server import Server
+from tailora.serve.server import Server, _greeting
 
 
 def make(path: Path, name: str, **more: Any) -> str:
@@ -161,3 +161,17 @@ def test_a_key_is_added_to_a_file_that_holds_none(tmp_path: Path, text: str) -> 
     file.write_text(text, encoding="utf-8")
     key = run(KeySettings(name="first", output=file))["key"]
     assert read_keys(file, {}).find(key) is not None
+
+
+@pytest.mark.parametrize("loads_more", [False, True])
+def test_a_key_for_a_model_that_does_not_exist_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loads_more: bool
+) -> None:
+    make(tmp_path / "keys.yaml", "shop", model=("one", "onne"))
+    models = save_models(tmp_path)
+    more = {"adapter_folder": models} if loads_more else {}
+    with served(settings_for(models, **more), read_keys(tmp_path / "keys.yaml", {})) as server:
+        greeting = _greeting(server, settings_for(models, **more), 1.0)
+    warning = "WARNING: API key 'shop' is for 'onne', which is not a model of this server"
+    assert (warning in greeting) is not loads_more
+    assert "'one'," not in greeting

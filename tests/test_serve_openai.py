@@ -363,7 +363,7 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
         ({"prompt": []}, "prompt", "the prompt is empty"),
         ({"prompt": [400_000]}, "prompt", "token ids must be from 0 to 256"),
         ({"prompt": "x" * 61}, "prompt", "61 tokens, and this server accepts 60"),
-        ({"stop": [""]}, "", "none of them empty"),
+        ({"stop": [""]}, "", "contains an empty string"),
         ({"echo": True, "logprobs": 1, "stream": True}, "echo", "not streamed"),
         ({"extra_body": {"frobnicate": 1}}, "frobnicate", "this field does not exist; remove it"),
         ({"presence_penalty": 2.1}, "presence_penalty", "must be at most 2"),

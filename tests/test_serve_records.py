@@ -89,6 +89,21 @@ def test_texts_are_those_of_generate(server: Server, models: Path, tmp_path: Pat
     assert [each["logprob"] for each in got] == pytest.approx([row["logprob"] for row in wanted], abs=1e-4)
 
 
+def test_attributes_that_the_adapter_was_not_trained_on_are_reported(tmp_path: Path) -> None:
+    known = ["food", "name"]
+    folder = save_models(tmp_path, meta={**META, "reading": READING, "attributes": known, "linearization": "paper"})
+    with served(settings_for(folder)) as server:
+        records: list[Any] = [FACTS, {"name": "Z", "colour": "red", "size": "big"}]
+        trained, renamed = ask(server, records=records)["data"]
+        ends = [event for event in stream(server, records=records) if "text" in event]
+    assert "warnings" not in trained
+    assert renamed["warnings"] == ["one was not trained on 'colour', 'size'"]
+    assert [event.get("warnings") for event in sorted(ends, key=lambda event: event["index"])] == [
+        None,
+        renamed["warnings"],
+    ]
+
+
 def test_facts_may_be_pairs_and_triples(server: Server) -> None:
     pairs = ask(server, facts=[["name", "Blue"], ["food", "y"]])["data"][0]
     assert pairs["text"] == ask(server, facts=FACTS)["data"][0]["text"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tailora.api.inputs import Place, Source, as_place
+from tailora.api.inputs import Place, Source, places_of
 from tailora.commands import compare as compare_command
 from tailora.commands import convert as convert_command
 from tailora.commands import lint as lint_command
@@ -105,7 +105,8 @@ def compare(data: Source, *, valid: Source | None = None, **settings: Unpack[opt
     Raises:
         UserError: see `tailora.train`.
     """
-    return compare_command.run(compare_command.CompareSettings.from_values(_with_data(data, valid, settings)))
+    with places_of(_folder_for_rows(settings.get("output")), data=data, valid=valid) as places:
+        return compare_command.run(compare_command.CompareSettings.from_values({**settings, **places}))
 
 
 def tune(data: Source, *, valid: Source | None = None, **settings: Unpack[options.TuneOptions]) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def tune(data: Source, *, valid: Source | None = None, **settings: Unpack[option
     Raises:
         UserError: see `tailora.train`.
     """
-    return tune_command.run(tune_command.TuneSettings.from_values(_with_data(data, valid, settings)))
+    with places_of(_folder_for_rows(settings.get("output")), data=data, valid=valid) as places:
+        return tune_command.run(tune_command.TuneSettings.from_values({**settings, **places}))
 
 
 def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any]:
@@ -139,11 +141,9 @@ def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any
         DataError: the data cannot be read.
         CheckError: there are findings that `allow` does not name; `.result` has them all.
     """
-    chosen = lint_command.LintSettings.from_values({**settings, "data": as_place(data, Path("runs") / "data")})
-    return lint_command.run(chosen)
+    with places_of(Path("runs") / "data", data=data) as places:
+        return lint_command.run(lint_command.LintSettings.from_values({**settings, **places}))
 
 
-def _with_data(data: Source, valid: Source | None, settings: Any) -> dict[str, Any]:
-    folder = (Path("runs") if settings.get("output") is None else Path(settings["output"]).parent) / "data"
-    values = {**settings, "data": as_place(data, folder)}
-    return values if valid is None else values | {"valid": as_place(valid, folder)}
+def _folder_for_rows(output: Place | None) -> Path:
+    return (Path("runs") if output is None else Path(output).parent) / "data"

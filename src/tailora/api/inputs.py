@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
@@ -28,6 +29,7 @@ Source: TypeAlias = str | os.PathLike[str] | Row | Iterable[Row] | Any
 
 Rows are dictionaries, `Record`s, rows of a data frame, a data frame (pandas, polars) or a data set of `datasets`."""
 
+_ROWS = "records"
 _SHORT_FLOATS = {"Float16": np.float16, "Float32": np.float32}
 """Types of polars whose floats have fewer digits than those of Python."""
 
@@ -71,25 +73,49 @@ def read_data(
     if split is not None:
         raise DataError("rows in memory have no splits", where="split", hint="leave it out")
     text = as_json_lines(source)
-    data = parse(text, Path("records"), texts=texts, trained=trained, **reading.reader_options())
+    with _rows_named(_ROWS, _ROWS):
+        data = parse(text, Path(_ROWS), texts=texts, trained=trained, **reading.reader_options())
     announce(data, texts)
     return data
 
 
-def as_place(source: Source, folder: Path) -> str:
-    """The path or name of a source, for settings that name their data.
+@contextmanager
+def places_of(folder: Path, **sources: Source | None) -> Iterator[dict[str, str]]:
+    """Yield the path or name of each source, for settings that name their data; a source that is None has none.
 
     Rows in memory are first written to a file in `folder`, under a name made of their content: the run directory that
-    names the file stays valid, and the same rows are written once.
+    names the file stays valid, and the same rows are written once. An error about such a file names the row instead.
     """
-    if is_place(source):
-        return os.fspath(source)
+    with ExitStack() as stack:
+        places = {}
+        for name, source in sources.items():
+            if is_place(source):
+                places[name] = os.fspath(source)
+            elif source is not None:
+                places[name] = _stored(source, folder)
+                stack.enter_context(_rows_named(places[name], name))
+        yield places
+
+
+def _stored(source: Source, folder: Path) -> str:
     text = as_json_lines(source)
     path = folder / f"records-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     return str(path)
+
+
+@contextmanager
+def _rows_named(place: str, name: str) -> Iterator[None]:
+    """Name rows in memory in errors about the file of JSON lines that holds them: `records[2]` for its third line."""
+    try:
+        yield
+    except DataError as error:
+        file, _, line = str(error.where).rpartition(":")
+        if file == place and line.isdecimal():
+            error.where = f"{name}[{int(line) - 1}]"
+        raise
 
 
 def is_place(source: Source) -> TypeGuard[str | os.PathLike[str]]:

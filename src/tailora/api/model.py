@@ -222,7 +222,10 @@ class Model:
         return list(self._one_prompt(record, adapter).tokens)
 
     def add_adapter(self, name: str, adapter: Place) -> None:
-        """Add an adapter while the model is in use; see `extra_adapters` of `tailora.load`.
+        """Add an adapter while the model is in use.
+
+        Its rank in a layer may be up to the largest of the adapters given to `tailora.load`; with `extra_adapters` also
+        up to `max_rank`, if that is larger.
 
         Args:
             name: what to call it.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tailora.api.inputs import Place, Source, as_place
+from tailora.api.inputs import Place, Source, places_of
 from tailora.commands.plot import PlotSettings, curves_of_runs
 from tailora.commands.train import TrainSettings
 from tailora.commands.train import run as train_run
@@ -124,10 +124,8 @@ def train(data: Source, *, valid: Source | None = None, **settings: Unpack[Train
     """
     output = settings.get("output")
     folder = (Path("runs") if output is None else Path(output).parent) / "data"
-    values: dict[str, Any] = {**settings, "data": as_place(data, folder)}
-    if valid is not None:
-        values["valid"] = as_place(valid, folder)
-    result = train_run(TrainSettings.from_values(values))
+    with places_of(folder, data=data, valid=valid) as places:
+        result = train_run(TrainSettings.from_values({**settings, **places}))
     return TrainingRun(Path(result["run"]), {name: value for name, value in result.items() if name != "run"})
 
 

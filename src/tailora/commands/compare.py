@@ -13,7 +13,6 @@ from rich.table import Table
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
-from tailora.experiments.comparison import Comparison, compare
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.reports.comparison import sheet
 from tailora.training.settings import LEARNING_RATE, Method, RunSettings, TrainSettings
@@ -97,6 +96,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues from there.
     """
+    from tailora.experiments.comparison import Comparison, compare  # loads PyTorch, which help does not need
+
     console = message_console()
     output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-compare"
     own = set(CompareSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}

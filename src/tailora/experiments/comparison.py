@@ -34,6 +34,7 @@ from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
 from tailora.reports.tables import as_markdown
+from tailora.training.run_data import read_records
 from tailora.training.settings import Method, TrainSettings
 
 
@@ -76,10 +77,12 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
 
     Raises:
         SettingsError: the folder contains runs with other settings, data or weights.
+        DataError: the data cannot be read.
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues.
     """
     output, training = comparison.output, comparison.training
+    read_records(training)  # so that a mistake in the data is reported once, and before the first run
     output.mkdir(parents=True, exist_ok=True)
     base = resolve(training.base)
     _check_sources(comparison, base)
@@ -107,10 +110,7 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
 
 
 def _check_sources(comparison: Comparison, base: Resolved) -> None:
-    """Reject a folder whose runs used other data or weights of the same names; keep the digests of what is used.
-
-    Data that cannot be found is left to the training to report.
-    """
+    """Reject a folder whose runs used other data or weights of the same names; keep the digests of what is used."""
     training, path = comparison.training, comparison.output / "sources.json"
     files = {"training data": _split_file(training.data, "train")}
     if training.valid is not None:

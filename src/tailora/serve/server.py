@@ -82,7 +82,7 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
             app = build_app(service, settings, keys, template, ServerMetrics(worker))
-            yield Server(app, service, listener, drain=settings.drain, needs_key=len(keys) > 0)
+            yield Server(app, service, listener, keys, drain=settings.drain)
         finally:
             worker.close(patience=LAST_SECONDS)
     finally:
@@ -119,21 +119,19 @@ class Server(uvicorn.Server):
         app: application.
         service: engine of the application.
         listener: socket that is bound and does not listen yet.
+        keys: API keys that are accepted; an empty ring asks for none.
         drain: seconds that open requests have to end.
-        needs_key: whether requests need an API key.
 
     Attributes:
         address: URL of the server.
         greeting: message for stderr once the server answers.
     """
 
-    def __init__(
-        self, app: FastAPI, service: Service, listener: socket.socket, *, drain: float, needs_key: bool
-    ) -> None:
+    def __init__(self, app: FastAPI, service: Service, listener: socket.socket, keys: KeyRing, *, drain: float) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
         config.timeout_graceful_shutdown = 1  # connections are aborted before; see `shutdown`
         super().__init__(config)
-        self.service, self.needs_key = service, needs_key
+        self.service, self.keys = service, keys
         self._listener, self._drain, self._deadline = listener, drain, 0.0
         self.address = _address(listener)
         self.greeting = ""
@@ -202,9 +200,21 @@ def _greeting(server: Server, settings: ServeSettings, seconds: float) -> str:
     names = ", ".join(model.name for model in service.registry if model.name != base) or "no adapter"
     text = f"serving {base} with {names} at {server.address} ({running.description}, "
     text += f"ready after {seconds:.1f} s); press Ctrl-C to stop"
-    if not server.needs_key and settings.host not in _LOCAL:
+    if not len(server.keys) and settings.host not in _LOCAL:
         text += "\nWARNING: no API key is required at this address; create one with `tailora key`"
-    return text
+    return "\n".join([text, *(f"WARNING: {line}" for line in _idle_keys(server, settings))])
+
+
+def _idle_keys(server: Server, settings: ServeSettings) -> list[str]:
+    """Name the models of API keys that the server does not have, unless an administrator can still load them."""
+    if settings.adapter_folder is not None:
+        return []
+    return [
+        f"API key {key.name!r} is for {model!r}, which is not a model of this server"
+        for key in server.keys
+        for model in key.models or ()
+        if server.service.registry.find(model) is None
+    ]
 
 
 def _log_to_stderr() -> None:

@@ -148,6 +148,9 @@ class RecordsAnswer(Answer):
         if body.rerank:
             generation = fewest_errors_first(generation, reports)
         entry = _text(generation, reports[generation.text])
+        unknown = self.model.prompts.unknown_attributes([self._records[number]])
+        if unknown:
+            entry["warnings"] = [f"{body.model} was not trained on {', '.join(map(repr, unknown))}"]
         if body.n > 1:
             candidates = generation.candidates[: body.n]
             entry["candidates"] = [_text(candidate, reports[candidate.text]) for candidate in candidates]

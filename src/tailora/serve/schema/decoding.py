@@ -91,8 +91,10 @@ class Sampling(ClientDefaults):
     @model_validator(mode="after")
     def _check_decoding(self) -> Self:
         stops = self.stops
-        if len(stops) > 16 or not all(stops):
-            raise ValueError("stop must be up to 16 strings, none of them empty")
+        if len(stops) > 16:
+            raise ValueError(f"stop has {len(stops)} strings, and the limit is 16; remove some")
+        if not all(stops):
+            raise ValueError("stop contains an empty string, which would end every text; remove it")
         if self.stop_token_ids and not all(0 <= token < 2**31 for token in self.stop_token_ids):
             raise ValueError("stop_token_ids must be token ids from 0 to 2147483647")
         if self.use_beam_search and self.temperature:

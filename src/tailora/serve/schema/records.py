@@ -83,7 +83,7 @@ class RecordsBody(Body):
         if (self.facts is None) == (self.records is None):
             raise ValueError("send either facts (one record) or records (several)")
         if not all(self.stop):
-            raise ValueError("stop must not contain an empty string")
+            raise ValueError("stop contains an empty string, which would end every text; remove it")
         if self.rerank and max(self.beams, self.n) == 1:
             raise ValueError("rerank needs several texts to choose from; raise beams, or n with a temperature")
         return self
