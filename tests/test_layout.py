@@ -44,7 +44,7 @@ NEED_TORCH = {
     "tailora.inference.verification",
 }
 # Modules that import an optional package, and are imported where it is chosen.
-NEED_AN_EXTRA = {"tailora.inference.ray_texts", "tailora.serve.ray"}
+NEED_AN_EXTRA = {"tailora.data.hub_data_sets", "tailora.inference.ray_texts", "tailora.serve.ray"}
 # The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a
 # record, and the fingerprint of the network under an adapter.
 SIDEWAYS = {("metrics", "data"), ("lora", "models")}
@@ -57,6 +57,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.commands.serve": {"tailora.serve.server"},
+    "tailora.data.hub_sources": {"tailora.data.hub_data_sets"},
     "tailora.data.readers.columnar": {"pyarrow"},
     "tailora.commands.compare": {"tailora.experiments.comparison"},
     "tailora.commands.convert": {"tailora.inference.conversion"},

@@ -13,6 +13,7 @@ from rich.table import Table
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
+from tailora.data.hub_names import short_name
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.reports.comparison import sheet
 from tailora.training.settings import LEARNING_RATE, Method, RunSettings, TrainSettings
@@ -99,7 +100,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     from tailora.experiments.comparison import Comparison, compare  # loads PyTorch, which help does not need
 
     console = message_console()
-    output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-compare"
+    output = settings.output or Path("runs") / f"{short_name(settings.data)}-compare"
     own = set(CompareSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
     comparison = Comparison(
         training=TrainSettings(**settings.model_dump(mode="json", exclude_unset=True, exclude=own)),

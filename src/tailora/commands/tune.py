@@ -13,6 +13,7 @@ from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.plural import plural
 from tailora.core.settings import Unset
+from tailora.data.hub_names import short_name
 from tailora.experiments.ranges import Range, listed, written
 from tailora.training.settings import TrainSettings
 
@@ -59,7 +60,7 @@ def run(settings: TuneSettings) -> dict[str, Any]:
     from tailora.experiments.tuning import Tuning, tune  # loads PyTorch, which help does not need
 
     console = message_console()
-    output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-tune"
+    output = settings.output or Path("runs") / f"{short_name(settings.data)}-tune"
     own = set(TuneSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
     training = TrainSettings(**settings.model_dump(mode="json", exclude_unset=True, exclude=own))
     tuning = Tuning(training, settings.ranges, settings.trials, output, settings.storage, settings.study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,28 +12,36 @@ from typing import Any, Literal, NoReturn
 from tailora.core.errors import DataError
 from tailora.data import download
 from tailora.data.columns import check_columns
+from tailora.data.hub_sources import hub_name, named_split, open_hub, usual_splits
 from tailora.data.languages import in_language
 from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts, tables, triples
 from tailora.data.readers.formats import FORMATS, choose_format
+from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName
 from tailora.data.text_files import PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, gather, records_of_rows
 
-__all__ = ["FORMATS", "SAMPLES", "DataFile", "DataWarning", "Fact", "Record", "load", "locate", "read", "splits"]
+__all__ = [
+    "FORMATS",
+    "SAMPLES",
+    "DataFile",
+    "DataWarning",
+    "Fact",
+    "Record",
+    "SplitName",
+    "digest",
+    "load",
+    "locate",
+    "read",
+    "splits",
+]
 
 SAMPLES = Path(__file__).parent / "samples"
 
-SplitName = Literal["train", "valid", "test"]
 TextUse = Literal["required", "optional", "unused"]
 """Whether records need texts: `required` for training and scoring, `optional` for looking at them, `unused` for
 writing about them."""
 
-_SPLIT_STEMS = {
-    "train": ("train", "trainset", "training"),
-    "valid": ("valid", "dev", "devset", "validation", "val"),
-    "test": ("test", "testset_w_refs", "testset"),
-}
-_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xml", ".txt", *columnar.SUFFIXES)
 _SHOWN = 5  # rows named in an error
 _OTHER_FOLDERS = (
     ("run.json", "the directory of a training run", "give records; use the run with --adapter"),
@@ -105,7 +114,8 @@ def load(
 
     Args:
         source: a file (plain or compressed), a folder with a file for each split, or, if no such path exists, the name
-            of a bundled sample (`restaurants`) or of a known data set (`e2e`, fetched once and kept).
+            of a bundled sample (`restaurants`), of a known data set (`e2e`, fetched once and kept) or of a data set on
+            the hub (`organisation/name`, see `HubName`).
         format: one of `FORMATS`; by default recognised by the content, and by the name where the content is ambiguous.
         columns: column roles, for tables and lists of plain objects; see `readers.tables.parse_rows`.
         split: `train`, `valid` or `test`, of a folder or a name; a single file has no splits.
@@ -120,15 +130,20 @@ def load(
             texts are required. Nothing is dropped silently.
         SettingsError: the column mapping cannot be read.
     """
-    path = locate(source, split)
-    if columnar.is_columnar(path):
-        if format not in (None, *columnar.FORMATS):
-            what = f"is a Parquet or Arrow file, to which the format {format} does not apply"
-            raise DataError(what, where=path, hint="leave out --format")
-        text = columnar.read_as_json_lines(path)
+    notes: tuple[str, ...] = ()
+    if (name := hub_name(source)) is not None:
+        path = Path(str(source))
+        _require_columnar(format, path, "a data set of the hub")
+        data_set = open_hub(name)
+        text, notes = data_set.read_as_json_lines(named_split(data_set, split))
     else:
-        text = read_text(path)
-    return parse(
+        path = locate(source, split)
+        if columnar.is_columnar(path):
+            _require_columnar(format, path, "a Parquet or Arrow file")
+            text = columnar.read_as_json_lines(path)
+        else:
+            text = read_text(path)
+    data = parse(
         text,
         path,
         format=format,
@@ -138,6 +153,7 @@ def load(
         texts=texts,
         trained=trained,
     )
+    return replace(data, notes=(*notes, *data.notes))
 
 
 def parse(
@@ -205,9 +221,15 @@ def _renamed(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
 
 
 def splits(source: str | Path) -> tuple[str, ...]:
-    """Return the names of the splits that `source` has; none for a single file."""
+    """Return which of the splits train, valid and test `source` has; none for a single file.
+
+    Raises:
+        UserError: the data set is not known, or the hub cannot be reached.
+    """
+    if (name := hub_name(source)) is not None:
+        return () if name.split else tuple(usual_splits(open_hub(name)))
     folder = _folder(source)
-    return tuple(name for name in _SPLIT_STEMS if folder.is_dir() and _split_files(folder, name))
+    return tuple(name for name in SPLIT_STEMS if folder.is_dir() and _split_files(folder, name))
 
 
 def locate(source: str | Path, split: str | None = None) -> Path:
@@ -223,8 +245,8 @@ def locate(source: str | Path, split: str | None = None) -> Path:
         return path
     if split is None or not splits(path):
         _refuse_folder(path)
-    if split not in _SPLIT_STEMS:
-        raise DataError(f"there is no split {split!r}", where=path, hint=f"use one of {', '.join(_SPLIT_STEMS)}")
+    if split not in SPLIT_STEMS:
+        raise DataError(f"there is no split {split!r}", where=path, hint=f"use one of {', '.join(SPLIT_STEMS)}")
     files = _split_files(path, split)
     if not files:
         expected = f"{split}.jsonl, {split}.csv or the like"
@@ -233,6 +255,29 @@ def locate(source: str | Path, split: str | None = None) -> Path:
         names = ", ".join(file.name for file in files)
         raise DataError(f"has several files of the split {split!r} ({names})", where=path, hint="name the file itself")
     return files[0]
+
+
+def digest(source: str | Path, split: str | None = None) -> str | None:
+    """Return what identifies the content of a source and split: a SHA-256, or a commit of the hub; None without a file.
+
+    Raises:
+        DataError: see `locate`.
+    """
+    if (name := hub_name(source)) is not None:
+        data = open_hub(name)
+        return data.digest(named_split(data, split))
+    path = locate(source, split)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_columnar(format: str | None, path: Path, what: str) -> None:
+    """Raise `DataError` for a format that rows of columns cannot have."""
+    if format not in (None, *columnar.FORMATS):
+        problem = f"is {what}, to which the format {format} does not apply"
+        raise DataError(problem, where=path, hint="leave out --format")
 
 
 def _refuse_folder(path: Path) -> NoReturn:
@@ -328,8 +373,8 @@ def _sample_names() -> list[str]:
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """Return the split's files under its most usual stem that has any."""
-    for stem in _SPLIT_STEMS[split]:
-        names = {stem + suffix + packed for suffix in _SUFFIXES for packed in ("", *PACKED)}
+    for stem in SPLIT_STEMS[split]:
+        names = {stem + suffix + packed for suffix in DATA_SUFFIXES for packed in ("", *PACKED)}
         files = sorted(file for file in folder.iterdir() if file.name.lower() in names and file.is_file())
         if files:
             return files

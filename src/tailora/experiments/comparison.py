@@ -6,7 +6,6 @@ process, so that the peak memory is that of the method. Finished runs of an earl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
@@ -112,13 +111,13 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
 def _check_sources(comparison: Comparison, base: Resolved) -> None:
     """Reject a folder whose runs used other data or weights of the same names; keep the digests of what is used."""
     training, path = comparison.training, comparison.output / "sources.json"
-    files = {"training data": _split_file(training.data, "train")}
+    digests = {"training data": _split_digest(training.data, "train")}
     if training.valid is not None:
-        files["validation data"] = _split_file(training.valid, "valid")
+        digests["validation data"] = _split_digest(training.valid, "valid")
     elif "valid" in record_files.splits(training.data):
-        files["validation data"] = _split_file(training.data, "valid")
+        digests["validation data"] = _split_digest(training.data, "valid")
     sources = {"base": fingerprint_folder(base.folder)}
-    sources |= {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+    sources |= {name: digest for name, digest in digests.items() if digest is not None}
     kept = read_json_object(path, SettingsError, hint="name another folder with --output", optional=True)
     changed = [name for name in kept if sources.get(name) != kept[name]]
     if changed:
@@ -127,8 +126,8 @@ def _check_sources(comparison: Comparison, base: Resolved) -> None:
     write_json(path, sources)
 
 
-def _split_file(source: str, split: SplitName) -> Path:
-    return record_files.locate(source, split if record_files.splits(source) else None)
+def _split_digest(source: str, split: SplitName) -> str | None:
+    return record_files.digest(source, split if record_files.splits(source) else None)
 
 
 def _report(result: Mapping[str, Any], output: Path) -> None:

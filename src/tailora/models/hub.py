@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -15,6 +13,7 @@ from huggingface_hub.errors import (
 )
 
 from tailora.core.errors import ModelError, OfflineError
+from tailora.core.hub_connection import hub_problem
 from tailora.models.weights import weight_files
 
 CONNECT_TIMEOUT = 6.0
@@ -27,7 +26,6 @@ _FILES = (
 )
 # A lost connection raises an error of the library's transport, which is requests or httpx by its version.
 _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
-_HUB_DOWN = (500, 502, 503, 504)
 
 
 def cached(repository: str, revision: str | None = None) -> Path | None:
@@ -58,7 +56,8 @@ def download(name: str, repository: str, revision: str | None = None) -> Path:
     """
     if constants.HF_HUB_OFFLINE:
         raise _offline(name, "HF_HUB_OFFLINE is set, and it is not in the hub's cache")
-    _require_answer(name)
+    if (problem := hub_problem(constants.ENDPOINT, CONNECT_TIMEOUT)) is not None:
+        raise _offline(name, problem)
     try:
         place = snapshot_download(
             repository, revision=revision, allow_patterns=list(_FILES), etag_timeout=CONNECT_TIMEOUT
@@ -85,19 +84,6 @@ def _is_complete(folder: Path) -> bool:
         return False
     tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
     return (folder / "config.json").is_file() and tokenizer
-
-
-def _require_answer(name: str) -> None:
-    """Check that the hub answers a request, because its library would retry for minutes before it gives up."""
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "tailora"})
-    try:
-        urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT).close()
-    except urllib.error.HTTPError as error:
-        if error.code in _HUB_DOWN:
-            raise _offline(name, f"{constants.ENDPOINT} answers with status {error.code}") from error
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _offline(name, f"{constants.ENDPOINT} cannot be reached ({reason})") from error
 
 
 def _offline(name: str, why: str) -> OfflineError:

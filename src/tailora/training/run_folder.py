@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.core.files import output_exists
+from tailora.data.hub_names import short_name
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.resume import (
     ResumeFolder,
@@ -103,7 +104,7 @@ def _becomes_longer(path: Path, settings: TrainSettings) -> bool:
 
 
 def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
-    name = Path(settings.data).name.split(".")[0] or "data"
+    name = short_name(settings.data)
     number = 1
     while True:
         path = Path("runs") / f"{name}-{settings.method}-{number}"

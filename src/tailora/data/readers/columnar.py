@@ -12,9 +12,6 @@ import numpy as np
 from tailora.core.errors import DataError
 from tailora.data.json_rows import json_lines
 
-SUFFIXES = (".parquet", ".arrow", ".feather")
-"""Usual suffixes of these files."""
-
 FORMATS = ("webnlg-json", "dart", "jsonl", "json", "text")
 """Formats that the rows of these files may have."""
 
@@ -49,7 +46,7 @@ def read_as_json_lines(path: Path) -> str:
         raise DataError("is a Parquet or Arrow file, and pyarrow is not installed", where=path, hint=hint) from error
     try:
         with path.open("rb") as file:
-            parts = [json_lines(_rows(batch, path)) for batch in _batches(file)]
+            parts = [json_lines(rows_of(batch, path)) for batch in _batches(file)]
     except (pyarrow.ArrowException, OSError) as error:
         what = f"the Parquet or Arrow file cannot be read ({_first_line(error)})"
         raise DataError(what, where=path, hint="fetch or write it again") from error
@@ -74,10 +71,14 @@ def _batches(file: BinaryIO) -> Iterator[Any]:
         yield from ipc.open_stream(file)
 
 
-def _rows(batch: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a record batch as dictionaries."""
+def rows_of(batch: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a record batch as dictionaries.
+
+    Raises:
+        DataError: a column holds bytes, or two columns have one name.
+    """
     for field in batch.schema:
-        if _holds_bytes(field.type):
+        if holds_bytes(field.type):
             what = f"the column {field.name!r} holds bytes, not text or numbers"
             raise DataError(what, where=path, hint="remove the column, or write it as text")
     names = [name for name in batch.schema.names if not _INDEX.fullmatch(name)]
@@ -119,15 +120,15 @@ def _value(value: Any, kind: Any) -> Any:
     return value
 
 
-def _holds_bytes(kind: Any) -> bool:
+def holds_bytes(kind: Any) -> bool:
     """Return whether a type is, or contains, bytes that are not text."""
     from pyarrow import types
 
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return True
     if types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+        return holds_bytes(kind.value_type)
+    return any(holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def _first_line(error: Exception) -> str:

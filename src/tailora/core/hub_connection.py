@@ -1,0 +1,28 @@
+"""Whether the Hugging Face hub answers, because its libraries retry for minutes before they give up."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+HUB_DOWN = (500, 502, 503, 504)
+"""HTTP statuses of a hub that cannot be used."""
+
+
+def hub_problem(endpoint: str, timeout: float) -> str | None:
+    """Return in a clause why the hub cannot be used; None if it answers.
+
+    Args:
+        endpoint: the address of the hub.
+        timeout: seconds to wait for its answer.
+    """
+    request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "tailora"})
+    try:
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError as error:
+        if error.code in HUB_DOWN:
+            return f"{endpoint} answers with status {error.code}"
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"{endpoint} cannot be reached ({reason})"
+    return None
