@@ -66,7 +66,8 @@ def packed(text: str, path: Path) -> bytes:
     content, suffix = text.encode("utf-8"), path.suffix.lower()
     if suffix == ".gz":
         return gzip.compress(content, mtime=0)
-    return {".bz2": bz2.compress, ".xz": lzma.compress}[suffix](content) if suffix in PACKED else content
+    packers: Mapping[str, Callable[[bytes], bytes]] = {".bz2": bz2.compress, ".xz": lzma.compress}
+    return packers[suffix](content) if suffix in packers else content
 
 
 def lines_of(text: str) -> list[str]:
