@@ -144,6 +144,31 @@ def test_training_s_groups_are_read_as_the_records_are(tmp_path: Path) -> None:
     assert [result[part]["rouge_l"]["value"] for part in ("seen", "unseen")] == [1, 0]
 
 
+def test_training_data_from_elsewhere(tmp_path: Path) -> None:
+    folder = tables(tmp_path / "tables")
+    (folder / "train.csv").rename(tmp_path / "elsewhere.csv")
+    columns = {"text": "ref", "group": "cat"}
+    texts = written(tmp_path, ["The pub is a pub .", "It is the shop ."])
+    common = {"split": "test", "columns": columns, "texts": texts}
+    assert "seen" not in evaluate(tmp_path, folder, **common, metrics=("rouge_l",))
+    train = str(tmp_path / "elsewhere.csv")
+    result = evaluate(tmp_path, folder, **common, train=train, metrics=("rouge_l", "parent_c", "parent", "msttr"))
+    assert result["seen"]["rouge_l"]["value"] == 1
+    assert result["seen"]["parent_c"]["value"] == pytest.approx(1)
+    assert result["all"]["parent_c"]["value"] != result["all"]["parent"]["value"]
+    assert "|entailment:cooccurrence:1|" in result["all"]["parent_c"]["signature"]
+    with pytest.raises(DataError, match=r"PARENT-C needs training data.*--train"):
+        evaluate(tmp_path, folder, **common, metrics=("parent_c",))
+
+
+@pytest.mark.parametrize("name", ["parent", "copied", "slots"])
+def test_scores_that_need_facts_are_refused_without_them(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "A pub", "completion": "It is a pub ."}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=f"needs facts.*leave {name} out"):
+        evaluate(tmp_path, path, texts=written(tmp_path, ["It is a pub ."]), metrics=(name,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailora.metrics.rouge import _common, rouge_l
+from tailora.metrics.rouge import common_length, rouge_l
 
 
 def plain(first: Any, second: Any) -> Any:
@@ -21,7 +21,7 @@ def plain(first: Any, second: Any) -> Any:
 
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abcd")))
 def test_longest_common_subsequence(first: Any, second: Any) -> None:
-    assert _common(first, second) == plain(first, second)
+    assert common_length(first, second) == plain(first, second)
 
 
 def test_best_precision_and_best_recall_may_come_from_two_references() -> None:

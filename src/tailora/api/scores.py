@@ -21,7 +21,7 @@ from tailora.core.plural import plural
 from tailora.data.reading import ReadingSettings
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
-from tailora.evaluation.parts import parts_of
+from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.metrics.statistics import Score
@@ -94,6 +94,7 @@ def evaluate(
     metrics: Sequence[MetricName] | MetricName = (),
     tokenizer: TokenizerName | None = None,
     slot_rules: str | os.PathLike[str] | None = None,
+    train: str | os.PathLike[str] | None = None,
     draws: int = 1000,
     show: int = 50,
     **reading: Any,
@@ -109,6 +110,8 @@ def evaluate(
         metrics: names; by default those that the field reports of such records.
         tokenizer: a sacrebleu tokenizer for the metrics that count tokens; by default the official scripts' own.
         slot_rules: file of rules on how texts express values, in addition to the bundled ones.
+        train: data that the system was trained on, for "parent_c" and for seen and unseen parts; by default the train
+            split of the records' source, if it has one.
         draws: resamples of the records that the 95% intervals come from.
         show: texts in the report page, the worst first.
         reading: `format`, `columns`, `language` and `all_texts`; see `tailora.read_records`.
@@ -127,10 +130,11 @@ def evaluate(
         raise DataError(f"there is no metric {unknown[0]!r}", where="metrics", hint=f"choose from {', '.join(METRICS)}")
     rules = None if slot_rules is None else Path(slot_rules)
     scored, rows = list(data.records), InputRows.of(data)
-    scoring = Scoring(scored, names, tokenizer=tokenizer, slot_rules=rules, draws=draws)
-    parts = {"all": list(range(len(scored)))}
-    if is_place(records):
-        parts = parts_of(scored, os.fspath(records), ReadingSettings.from_values(reading))
+    source, elsewhere = os.fspath(records) if is_place(records) else None, None if train is None else os.fspath(train)
+    training = TrainingData(source, ReadingSettings.from_values(reading), train=elsewhere)
+    known = training.examples if "parent_c" in names and training.is_known else None
+    scoring = Scoring(scored, names, tokenizer=tokenizer, slot_rules=rules, draws=draws, training=known)
+    parts = parts_of(scored, training)
     first = _texts(texts, scored, rows, "texts")
     second = None if against is None else _texts(against, scored, rows, "against")
     if len(first) != len(scored) or (second is not None and len(second) != len(scored)):

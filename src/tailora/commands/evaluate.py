@@ -22,7 +22,7 @@ from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
-from tailora.evaluation.parts import parts_of
+from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.evaluation.training_record import training_settings
@@ -41,7 +41,7 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """Settings of `tailora evaluate`."""
 
     heading = "scoring"
-    headings: ClassVar = {"input": "data", "output": "output", "show": "output"}
+    headings: ClassVar = {"input": "data", "train": "data", "output": "output", "show": "output"}
     input: str
     """Records with references: a file, a folder of splits, or a data set's name. JSON lines may name an adapter."""
     texts: Annotated[Path | None, Unset("write the texts")] = None
@@ -52,6 +52,9 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """Texts of another system for the same records, to compare with."""
     against_key: Annotated[str | None, Unset("the usual names")] = None
     """Key of the text in the rows of --against."""
+    train: Annotated[str | None, Unset("the train split of the input, if it has one")] = None
+    """Data that the system was trained on, for scores of seen and unseen parts and for parent_c: a file, a folder of
+    splits, or a data set's name."""
     metrics: Annotated[tuple[MetricName, ...], Unset("those usually reported for such data")] = ()
     """Metrics to compute, separated by commas."""
     tokenizer: Annotated[TokenizerName | None, Unset("the tokenizer of each metric's official script")] = None
@@ -96,17 +99,19 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
     data = settings.load(settings.input, settings.split, trained=trained)
     records = _with_references(data, settings)
+    training = TrainingData(settings.input, settings, trained, settings.train)
     scoring = Scoring(
         records,
         settings.metrics,
         tokenizer=settings.tokenizer,
         slot_rules=settings.slot_rules,
         draws=settings.draws,
+        training=training.examples if "parent_c" in settings.metrics and training.is_known else None,
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
     # Anything that can fail is done before texts are written, which may take hours.
-    parts, used = parts_of(records, settings.input, settings, trained), _used(settings)
+    parts, used = parts_of(records, training), _used(settings)
     check_writable(settings.output)
     rows = InputRows.of(data, settings.limit)
     ids = [record.id for record in records]

@@ -3,31 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from tailora.data.reading import ReadingSettings
-from tailora.data.records import splits
+from tailora.data.records import TextUse, splits
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 
 
-def parts_of(
-    records: Sequence[Record], source: str, reading: ReadingSettings, trained: TrainedReading | None = None
-) -> dict[str, list[int]]:
+class TrainingData:
+    """The data that a system was trained on: read when it is needed, and read once.
+
+    Args:
+        source: the source of the records to score; its `train` split is the default.
+        reading: the settings for reading both.
+        trained: how the data was read in the adapter's training; used for settings that `reading` leaves open.
+        train: the training data if it is elsewhere: a file, a folder of splits, or a data set's name.
+    """
+
+    def __init__(
+        self,
+        source: str | None,
+        reading: ReadingSettings,
+        trained: TrainedReading | None = None,
+        train: str | None = None,
+    ) -> None:
+        self._reading, self._trained = reading, trained
+        self._source = train or source
+        has_split = self._source is not None and "train" in splits(self._source)
+        self._split = "train" if has_split else None
+        self.is_known = has_split or train is not None
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The training records; their texts do not matter.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        return self._read("unused")
+
+    @cached_property
+    def examples(self) -> list[Record]:
+        """The training records with their references.
+
+        Raises:
+            DataError: they cannot be read, or lack references.
+        """
+        return self._read("required")
+
+    def _read(self, texts: TextUse) -> list[Record]:
+        assert self._source is not None
+        return list(self._reading.load(self._source, self._split, texts=texts, trained=self._trained).records)
+
+
+def parts_of(records: Sequence[Record], training: TrainingData) -> dict[str, list[int]]:
     """Return the numbers of the records in each part: "all", and "seen" and "unseen" if there are both.
 
     Args:
         records: the records to score.
-        source: the source of the records; the groups of its `train` split are the seen ones.
-        reading: the settings for reading the source.
-        trained: how the data was read in the adapter's training; used for settings that `reading` leaves open.
+        training: the groups of the training data are the seen ones.
 
     Raises:
-        DataError: the train split cannot be read.
+        DataError: the training data cannot be read.
     """
     parts = {"all": list(range(len(records)))}
-    if all(record.group is None for record in records) or "train" not in splits(source):
+    if all(record.group is None for record in records) or not training.is_known:
         return parts
-    known = {record.group for record in reading.load(source, "train", texts="unused", trained=trained).records}
+    known = {record.group for record in training.records}
     seen = [number for number, record in enumerate(records) if record.group in known]
     unseen = [number for number, record in enumerate(records) if record.group not in known]
     return parts | {"seen": seen, "unseen": unseen} if seen and unseen else parts

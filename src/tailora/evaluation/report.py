@@ -8,7 +8,7 @@ from typing import Any
 from tailora.data.values import Record
 from tailora.evaluation.scoring import Evaluation, score_texts
 from tailora.metrics.slots import SlotReport, slot_reports
-from tailora.metrics.statistics import Statistics
+from tailora.metrics.statistics import Measurement
 from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import Item, ScoreRow, page
 from tailora.reports.tables import Table
@@ -70,7 +70,7 @@ _OF_SINGLE_TEXTS = (
 )
 
 
-def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
+def _by_text(statistics: Mapping[str, Measurement]) -> list[float]:
     """Return one figure per text to sort by, higher is better: that of the first metric that scores single texts."""
     for name in _OF_SINGLE_TEXTS:
         if name in statistics:
@@ -79,7 +79,7 @@ def _by_text(statistics: Mapping[str, Statistics]) -> list[float]:
     return [-float(value) if first.lower_is_better else float(value) for value in first.by_text]
 
 
-def _note(statistics: Mapping[str, Statistics], number: int) -> str:
+def _note(statistics: Mapping[str, Measurement], number: int) -> str:
     names = ("rouge_l", "cider", "meteor", "webnlg_meteor", "ter", "webnlg_ter", "chrf")
     shown = [name for name in names if name in statistics]
     return ", ".join(

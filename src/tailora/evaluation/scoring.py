@@ -11,7 +11,7 @@ from tailora.core.errors import DataError
 from tailora.data.values import Record
 from tailora.metrics.slot_rules import Rules, load_rules
 from tailora.metrics.statistics import Score, compare, interval
-from tailora.metrics.suite import METRICS, Measured, MetricName, measure, unavailable, usual
+from tailora.metrics.suite import METRICS, NEED_FACTS, Measured, MetricName, measure, unavailable, usual
 from tailora.metrics.tokenizers import TokenizerName, sacrebleu_tokenizer
 
 
@@ -57,18 +57,19 @@ class Scoring:
     Everything that can be checked without texts is checked here, because writing texts may take hours.
 
     Args:
-        records: the records with references, and with facts for the metric "slots".
+        records: the records with references, and with facts for the metrics that compare texts with them.
         metrics: names; by default those usually reported for such records.
         tokenizer: see `metrics.suite.measure`.
         slot_rules: file of rules for how texts express values, besides the bundled ones.
         draws: bootstrap resamples for the intervals.
+        training: records that the systems were trained on, for "parent_c".
 
     Attributes:
         names: the metrics.
         unavailable: the metrics whose programs are not installed, with the error of each.
 
     Raises:
-        DataError: slot errors are requested and no record has facts, or the rules cannot be read.
+        DataError: a requested metric needs facts that records lack, or training data; or the rules cannot be read.
         MissingExtraError: none of the requested metrics can be computed, or the tokenizer's package is not installed.
     """
 
@@ -80,18 +81,30 @@ class Scoring:
         tokenizer: TokenizerName | None = None,
         slot_rules: Path | None = None,
         draws: int = 1000,
+        training: Sequence[Record] | None = None,
     ) -> None:
         self.names: Sequence[str] = metrics or usual(records)
-        if "slots" in self.names and not any(record.facts for record in records):
-            raise DataError(
-                "slot errors need facts, and the records have none", where="metrics", hint="leave slots out"
-            )
+        self._check_needs(records, training)
         self._rules, self._tokenizer, self._draws = load_rules(slot_rules), tokenizer, draws
+        self._training = training
         self.unavailable = unavailable(self.names)
         if metrics and set(metrics) <= set(self.unavailable):
             raise self.unavailable[metrics[0]]
         if tokenizer is not None:
             sacrebleu_tokenizer(tokenizer)
+
+    def _check_needs(self, records: Sequence[Record], training: Sequence[Record] | None) -> None:
+        """Raise `DataError` if facts or training data are missing."""
+        lacking = [record.id for record in records if not record.stated]
+        for name in self.names:
+            # Slot errors and copied values of a record without facts are none; PARENT is not defined.
+            if name in NEED_FACTS and len(lacking) >= (1 if name.startswith("parent") else max(len(records), 1)):
+                whose = "the records have none" if len(lacking) == len(records) else f"record {lacking[0]!r} has none"
+                what = f"{METRICS[name].label} needs facts, and {whose}"
+                raise DataError(what, where="metrics", hint=f"leave {name} out")
+        if "parent_c" in self.names and training is None:
+            hint = "name the data that the system was trained on with --train"
+            raise DataError("PARENT-C needs training data", where="metrics", hint=hint)
 
     def evaluate(
         self,
@@ -112,7 +125,7 @@ class Scoring:
             DataError: a record lacks a reference, or the numbers differ.
         """
         parts = {"all": range(len(records))} if parts is None else parts
-        measured = measure(records, texts, self.names, self._rules, self._tokenizer)
+        measured = measure(records, texts, self.names, self._rules, self._tokenizer, self._training)
         scores = {
             part: {
                 name: interval(statistics.of(numbers), draws=self._draws)
@@ -122,7 +135,8 @@ class Scoring:
         }
         against = None
         if others is not None:
-            against = self._compared(measured, measure(records, others, self.names, self._rules, self._tokenizer))
+            second = measure(records, others, self.names, self._rules, self._tokenizer, self._training)
+            against = self._compared(measured, second)
         return Evaluation(records, texts, scores, measured, against, self._rules)
 
     def _compared(self, first: Measured, second: Measured) -> dict[str, Any]:

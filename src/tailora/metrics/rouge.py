@@ -40,7 +40,7 @@ def rouge_l(
 def _score(text: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     # In the scripts, a text without tokens is one empty token, which equals that of another such text.
     text, references = text or ("",), [reference or ("",) for reference in references]
-    common = [_common(text, reference) for reference in references]
+    common = [common_length(text, reference) for reference in references]
     precision = max(common) / len(text)
     recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
     if not precision or not recall:
@@ -48,7 +48,7 @@ def _score(text: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 
-def _common(first: Sequence[str], second: Sequence[str]) -> int:
+def common_length(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence, a column of the table in the bits of a number (Hyyrö 2004)."""
     where: dict[str, int] = {}
     for place, token in enumerate(first):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,49 @@ from tailora.core.plural import plural
 Doubles = NDArray[np.float64]
 
 
+Test = Literal["bootstrap", "randomisation"]
+"""A test of the difference between two systems: paired bootstrap, or approximate randomisation."""
+
+
+class Measurement(Protocol):
+    """What a metric measured on the texts of a system."""
+
+    @property
+    def name(self) -> str:
+        """Name of the metric, as tables show it."""
+
+    @property
+    def signature(self) -> str:
+        """How it was computed, `key:value|…`."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether it counts errors."""
+
+    @property
+    def value(self) -> float:
+        """The score of all texts together."""
+
+    @property
+    def by_text(self) -> Doubles:
+        """[texts], the score of each text alone."""
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+
+    def of(self, texts: Sequence[int]) -> Self:
+        """Return the measurement of some texts, by their numbers."""
+
+    def interval(self, draws: int, seed: int, level: float) -> tuple[float, float, str]:
+        """Return the ends of the score's interval, and how they were computed, as a part of a signature."""
+
+    def difference(self, other: Self, draws: int, seed: int, test: Test) -> Difference:
+        """Return the difference from another system's score on the same records."""
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """The counts of a metric.
+    """The counts of a metric whose score is a function of sums over texts.
 
     Attributes:
         name: of the metric, as tables show it.
@@ -48,14 +89,35 @@ class Statistics:
         """[texts], the score of each text alone."""
         return np.asarray(self.total(self.rows))
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def of(self, texts: Sequence[int]) -> Statistics:
         """Return the statistics of some texts, by their numbers."""
         return Statistics(self.name, self.signature, self.rows[list(texts)], self.total, self.lower_is_better)
 
+    def interval(self, draws: int, seed: int, level: float) -> tuple[float, float, str]:
+        """Return the percentile bootstrap interval, and the number of draws and the seed as a part of a signature."""
+        scores = self.total(_drawn(len(self.rows), draws, seed) @ self.rows)
+        low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high), f"bs:{draws}|seed:{seed}"
+
+    def difference(self, other: Statistics, draws: int, seed: int, test: Test) -> Difference:
+        """Return the difference from another system's score on the same records; see `compare`."""
+        drawn = _drawn(len(self.rows), draws, seed)
+        differences = self.total(drawn @ self.rows) - other.total(drawn @ other.rows)
+        value = self.value - other.value
+        low, high = np.quantile(differences, [0.025, 0.975])
+        deviations = differences - differences.mean()
+        if test == "randomisation":
+            change = swaps(len(self.rows), draws, seed) @ (other.rows - self.rows)
+            deviations = self.total(self.rows.sum(0) + change) - self.total(other.rows.sum(0) - change)
+        return Difference(value, float(low), float(high), p_value(deviations, value))
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score with its bootstrap interval and its signature."""
+    """A score with its interval and its signature."""
 
     value: float
     low: float
@@ -63,18 +125,18 @@ class Score:
     signature: str
 
 
-def interval(measured: Statistics, *, draws: int = 1000, seed: int = 12345, level: float = 0.95) -> Score:
-    """Return a score with its percentile bootstrap interval.
+def interval(measured: Measurement, *, draws: int = 1000, seed: int = 12345, level: float = 0.95) -> Score:
+    """Return a score with its interval: percentile bootstrap for scores that are functions of sums over texts.
 
     Args:
-        measured: the counts of one system.
+        measured: of one system.
         draws: number of resamples.
         seed: of the resampling.
         level: share of the resamples within the interval.
     """
-    scores = measured.total(_drawn(len(measured.rows), draws, seed) @ measured.rows)
-    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
-    return Score(measured.value, float(low), float(high), measured.signature)
+    low, high, how = measured.interval(draws, seed, level)
+    settings, mark, version = measured.signature.partition("|version:")
+    return Score(measured.value, low, high, f"{settings}|{how}{mark}{version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +145,8 @@ class Difference:
 
     Attributes:
         value: the first's score minus the second's.
-        low, high: its 95% bootstrap interval.
-        p: share of resamples in which the choice of records alone makes a difference at least as large.
+        low, high: its 95% interval.
+        p: probability of a difference at least as large, in either direction, if the systems do not differ.
     """
 
     value: float
@@ -93,28 +155,58 @@ class Difference:
     p: float
 
 
-def compare(first: Statistics, second: Statistics, *, draws: int = 1000, seed: int = 12345) -> Difference:
-    """Compare two systems on the same records by paired bootstrap (Koehn 2004).
+def compare(
+    first: Measurement, second: Measurement, *, draws: int = 1000, seed: int = 12345, test: Test = "bootstrap"
+) -> Difference:
+    """Compare two systems on the same records.
 
-    p is the share of resamples whose difference deviates from their mean by at least the difference itself, in either
-    direction; a system against itself has p = 1. (sacrebleu takes absolute values before the mean, which gives about
-    half of it.)
+    With paired bootstrap (Koehn 2004), p is the share of resamples whose difference deviates from their mean by at
+    least the difference itself, in either direction; a system against itself has p = 1. (sacrebleu takes absolute
+    values before the mean, which gives about half of it.) With approximate randomisation (Noreen 1989; Riezler and
+    Maxwell 2005), p is the share of draws in which texts that are swapped between the systems, each with probability
+    1/2, differ at least as much. Scores of diversity are always tested by randomisation: see `Diversity`.
 
     Raises:
         DataError: the systems were not scored on the same number of texts, or not in the same way.
     """
-    if first.signature != second.signature or len(first.rows) != len(second.rows):
+    if first.signature != second.signature or len(first) != len(second):
         raise DataError(
-            f"{first.name} of {len(first.rows)} texts ({first.signature}) cannot be compared with "
-            f"{second.name} of {len(second.rows)} ({second.signature})",
+            f"{first.name} of {len(first)} texts ({first.signature}) cannot be compared with "
+            f"{second.name} of {len(second)} ({second.signature})",
             hint="score both systems on the same records",
         )
-    drawn = _drawn(len(first.rows), draws, seed)
-    differences = first.total(drawn @ first.rows) - second.total(drawn @ second.rows)
-    value = first.value - second.value
-    extreme = np.count_nonzero(np.abs(differences - differences.mean()) >= abs(value))
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return Difference(value, float(low), float(high), float((extreme + 1) / (draws + 1)))
+    return first.difference(second, draws, seed, test)
+
+
+def p_value(deviations: Doubles, difference: float) -> float:
+    """Return the share of draws, one of them the observed one, that deviate at least as much as the difference.
+
+    Args:
+        deviations: [draws], differences that are distributed as if the systems did not differ.
+        difference: the observed difference.
+    """
+    # Swapped counts are added up in another order than the observed ones.
+    extreme = np.count_nonzero(np.abs(deviations) >= abs(difference) * (1 - 1e-9))
+    return float((extreme + 1) / (len(deviations) + 1))
+
+
+def swaps(texts: int, draws: int, seed: int) -> Doubles:
+    """[draws, texts]: 1 where the texts of two systems are swapped, otherwise 0."""
+    return np.random.default_rng(seed).integers(0, 2, (draws, texts)).astype(np.float64)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979): the chance of any false finding stays below the level.
+
+    Args:
+        p_values: of all tests of a family.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -133,7 +225,12 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def signature(settings: str, references: Sequence[Sequence[str]]) -> str:
-    """Return how a score is computed: settings `key:value|…`, the number of references per record, and the version."""
+    """Return how a score is computed: settings `key:value|…`, the number of references per record, and the version.
+
+    Without references, as for scores of diversity, their number is left out.
+    """
+    if not references:
+        return f"{settings}|version:tailora-{__version__}"
     numbers = {len(own) for own in references}
     counted = f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)}-{max(numbers)}"
     return f"{settings}|refs:{counted}|version:tailora-{__version__}"

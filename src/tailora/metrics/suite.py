@@ -6,6 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from tailora.core.errors import MissingExtraError
@@ -13,12 +14,15 @@ from tailora.data.values import Record
 from tailora.metrics.bleu import bleu, multi_bleu
 from tailora.metrics.chrf import chrf, chrf_pp, webnlg_chrf
 from tailora.metrics.cider import cider
+from tailora.metrics.copied import copied
+from tailora.metrics.diversity import Diversity, distinct, msttr
 from tailora.metrics.meteor import jar, meteor, webnlg_meteor
 from tailora.metrics.nist import nist
+from tailora.metrics.parent import parent, parent_c
 from tailora.metrics.rouge import rouge_l
 from tailora.metrics.slot_rules import Rules
 from tailora.metrics.slots import slot_errors
-from tailora.metrics.statistics import Statistics
+from tailora.metrics.statistics import Measurement, Statistics
 from tailora.metrics.ter import ter, webnlg_ter
 from tailora.metrics.tokenizers import choose, sacrebleu_tokenizer
 
@@ -35,6 +39,13 @@ MetricName = Literal[
     "ter",
     "chrf",
     "chrf_pp",
+    "parent",
+    "parent_c",
+    "copied",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "msttr",
     "slots",
 ]
 
@@ -59,8 +70,17 @@ METRICS: Mapping[str, Metric] = {
     "ter": Metric("TER", 100),
     "chrf": Metric("chrF", 100),
     "chrf_pp": Metric("chrF++", 100),
+    "parent": Metric("PARENT", 100),
+    "parent_c": Metric("PARENT-C", 100),
+    "copied": Metric("values copied", 100),
+    "distinct_1": Metric("distinct-1", 100),
+    "distinct_2": Metric("distinct-2", 100),
+    "distinct_3": Metric("distinct-3", 100),
+    "msttr": Metric("MSTTR", 100),
     "slots": Metric("slot errors", 100),
 }
+NEED_FACTS = frozenset({"parent", "parent_c", "copied", "slots"})
+"""Metrics that compare texts with the facts of their records."""
 
 
 class _Tokenised(Protocol):
@@ -85,6 +105,12 @@ _OTHERS: Mapping[str, Callable[[Sequence[str], Sequence[Sequence[str]]], Statist
     "chrf": chrf,
     "chrf_pp": chrf_pp,
 }
+_DIVERSITY: Mapping[str, Callable[..., Diversity]] = {
+    "distinct_1": partial(distinct, order=1),
+    "distinct_2": partial(distinct, order=2),
+    "distinct_3": partial(distinct, order=3),
+    "msttr": msttr,
+}
 # These compare words separated by spaces, with rules or dictionaries of English.
 _NEED_SPACES = {
     "meteor": "its stems, synonyms and paraphrases are English",
@@ -95,7 +121,7 @@ _NEED_SPACES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """The counts of several metrics on the same texts.
+    """What several metrics measured on the same texts.
 
     Attributes:
         statistics: by the metrics' names.
@@ -103,7 +129,7 @@ class Measured:
         note: one sentence about the tokenizer if it was chosen by the records' language or by the caller, else "".
     """
 
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, Measurement]
     missing: Mapping[str, str]
     note: str = ""
 
@@ -134,33 +160,39 @@ def measure(
     names: Sequence[str],
     rules: Rules | None = None,
     tokenizer: str | None = None,
+    training: Sequence[Record] | None = None,
 ) -> Measured:
     """Score one text for each record.
 
     Args:
-        records: with references; with facts for "slots".
+        records: with references; with facts for the metrics of `NEED_FACTS`.
         texts: in their order.
         names: of `METRICS`.
         rules: how texts say values; by default the bundled ones.
         tokenizer: a name of `tokenizers.NAMES` for all metrics that count tokens. By default, the official scripts'
             own, or sacrebleu's for the language of the records if it has no spaces between words.
+        training: records that the system was trained on, for "parent_c".
 
     Raises:
-        DataError: a record lacks a reference, or the numbers differ.
+        DataError: a record lacks a reference or facts, or the numbers differ.
         MissingExtraError: the package of the tokenizer is not installed.
     """
     references = [record.references for record in records]
     choice = choose([record.language for record in records], references, tokenizer)
     if tokenizer is not None:
         sacrebleu_tokenizer(tokenizer)
-    statistics: dict[str, Statistics] = {}
+    statistics: dict[str, Measurement] = {}
     missing: dict[str, str] = {}
     with _no_collection():
         for name in names:
-            if name == "slots":
-                statistics[name] = slot_errors(records, texts, rules)
+            if name == "parent_c" and training is None:
+                missing[name] = "needs training data; name it with --train"
             elif name in _NEED_SPACES and choice.language is not None:
                 missing[name] = f"does not apply to {choice.language}: {_NEED_SPACES[name]}"
+            elif name in NEED_FACTS:
+                statistics[name] = _of_facts(name, records, texts, rules, choice.name, training or ())
+            elif name in _DIVERSITY:
+                statistics[name] = _DIVERSITY[name](texts, tokenizer=choice.name)
             elif name in _TOKENISED:
                 statistics[name] = _TOKENISED[name](texts, references, tokenizer=choice.name)
             else:
@@ -169,6 +201,23 @@ def measure(
                 except MissingExtraError as error:
                     missing[name] = str(error)
     return Measured(statistics, missing, choice.note)
+
+
+def _of_facts(
+    name: str,
+    records: Sequence[Record],
+    texts: Sequence[str],
+    rules: Rules | None,
+    tokenizer: str | None,
+    training: Sequence[Record],
+) -> Statistics:
+    if name == "slots":
+        return slot_errors(records, texts, rules)
+    if name == "copied":
+        return copied(records, texts)
+    if name == "parent":
+        return parent(records, texts, tokenizer=tokenizer)
+    return parent_c(records, texts, training, tokenizer=tokenizer)
 
 
 @contextlib.contextmanager
