@@ -78,7 +78,7 @@ def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int
     adapter_slots = running.engine.backend.adapter_slots
     fills = []
     for _ in range(times):
-        for name, adapter in setup.adapters.items():
+        for name, adapter in setup.lora.items():
             adapter_slots.unregister(name)  # so that it is in no slot
             adapter_slots.register(name, adapter)
             began = time.perf_counter()

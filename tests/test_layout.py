@@ -17,7 +17,7 @@ LAYERS = (
     {"core"},
     {"families"},
     {"adapters", "data", "metrics", "reports"},
-    {"lora", "models", "loralib"},
+    {"lora", "inserts", "models", "loralib"},
     {"training", "engine"},
     {"inference"},
     {"evaluation", "experiments", "serve"},
@@ -47,7 +47,7 @@ NEED_TORCH = {
 NEED_AN_EXTRA = {"tailora.data.hub_data_sets", "tailora.inference.ray_texts", "tailora.serve.ray"}
 # The only steps sideways between packages of a layer, in one direction each: scores that need the facts of a
 # record, and the fingerprint of the network under an adapter.
-SIDEWAYS = {("metrics", "data"), ("lora", "models")}
+SIDEWAYS = {("metrics", "data"), ("lora", "models"), ("inserts", "models")}
 # Modules that may import inside a function, and what: optional packages, and backends where they are chosen.
 LATE_IMPORTS = {
     "tailora.cli": {"tailora.core.flags"},

@@ -22,6 +22,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "bitfit": {"method": "bitfit"},
     "top2": {"method": "top2"},
+    "adapter-h": {"method": "adapter-h", "bottleneck": 6},
+    "adapter-l": {"method": "adapter-l", "bottleneck": 6},
 }
 EXAMPLES = [
     *(Example("1", (1, 2, 3), (4, 5, *end, 6, 0)) for end in ((), (7,), (7, 8), (9, 9, 9))),

@@ -140,7 +140,14 @@ def show(lora: dict[str, float], full: dict[str, float]) -> None:
 def summarise(lora: dict[str, float], full: dict[str, float], options: argparse.Namespace) -> None:
     """Write both comparisons to a file; the runs of the second are kept in comparison/ and reused by the next call."""
     head, *rows = lines(lora, full)
-    recipe = {"targets": ["all-linear"], "rank": 16, "alpha": 32, "epochs": 1, "learning_rates": RATES}
+    recipe = {
+        "targets": ["all-linear"],
+        "rank": 16,
+        "alpha": 32,
+        "epochs": 1,
+        "methods": list(RATES),
+        "learning_rates": RATES,
+    }
     folder = options.summary.absolute().parent / "comparison"
     result = compare.run(compare.CompareSettings(data="restaurants", base="tiny", output=folder, **recipe))
     measured = sheet(result, METRICS)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,23 @@ def changes_nothing(adapter: Adapter) -> bool:
     return not any(branch.scale and branch.a.any() and branch.b.any() for branch in branches)
 
 
-def require_base(adapter: Adapter, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
+class TrainedOnBase(Protocol):
+    """What is known of the base that something was trained on; see `Adapter` for the attributes."""
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """See `Adapter`."""
+
+    @property
+    def base_name(self) -> str | None:
+        """See `Adapter`."""
+
+    @property
+    def unknown_base_reported(self) -> bool:
+        """See `Adapter`."""
+
+
+def require_base(adapter: TrainedOnBase, *, fingerprint: str, base_name: str, place: str, force: bool) -> None:
     """Check that an adapter was trained on a base's weights; warn if that is unknown.
 
     Args:

@@ -79,6 +79,8 @@ class TrainOptions(TypedDict, total=False):
     lora_plus_ratio: float | None
     """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
     adapted embeddings at 1e-6."""
+    bottleneck: int
+    """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -105,8 +107,9 @@ class TrainOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
-    method: Literal["lora", "full", "bitfit", "top2"]
-    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
+    method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
+    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
     learning_rate: float | None
     """Peak learning rate."""
     output: str | PathLike[str] | None
@@ -341,6 +344,8 @@ class CompareOptions(TypedDict, total=False):
     lora_plus_ratio: float | None
     """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
     adapted embeddings at 1e-6."""
+    bottleneck: int
+    """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -445,6 +450,8 @@ class TuneOptions(TypedDict, total=False):
     lora_plus_ratio: float | None
     """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
     adapted embeddings at 1e-6."""
+    bottleneck: int
+    """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -471,8 +478,9 @@ class TuneOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
-    method: Literal["lora", "full", "bitfit", "top2"]
-    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
+    method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
+    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
     learning_rate: float | None
     """Peak learning rate."""
     output: str | PathLike[str] | None

@@ -60,7 +60,7 @@ class TrainingRun:
 
     @property
     def adapter(self) -> Path:
-        """The folder of the adapter, in PEFT's form; of the methods full, bitfit and top2, of what they saved."""
+        """The folder of the adapter, in PEFT's form; of the other methods, of what they saved."""
         return self.folder / str(self.result["saved"])
 
     @property

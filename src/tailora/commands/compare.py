@@ -1,4 +1,4 @@
-"""`tailora compare`: LoRA, full fine-tuning, biases only and the top two blocks, measured on the same data."""
+"""`tailora compare`: LoRA and other ways to fine-tune, measured on the same data."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
 from tailora.reports.tables import as_markdown
 from tailora.training.run_data import read_records
-from tailora.training.settings import Method, TrainSettings
+from tailora.training.settings import FROZEN_BASE, Method, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Pa
     """Return the base model and the adapter of a row of the comparison."""
     if run is None:
         return comparison.training.base, None
-    if name == "lora":
+    if name in FROZEN_BASE:
         return comparison.training.base, run / "adapter"
     return str(run / "model" if name == "full" else comparison.output / "models" / name), None
 

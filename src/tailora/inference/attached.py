@@ -9,10 +9,12 @@ import torch
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, require_base
+from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.engine import Engine
 from tailora.inference.running import Running
+from tailora.inserts import attachment as inserts
 from tailora.lora import inject, merging
 from tailora.models.load import Base, load_base
 
@@ -74,16 +76,20 @@ def load_adapted(
     return Adapted(loaded, value)
 
 
-def apply_adapter(base: Base, adapter: Adapter, *, merged: bool) -> None:
+def apply_adapter(base: Base, adapter: AnyAdapter, *, merged: bool) -> None:
     """Attach an adapter to a base, or merge it into its weights, in place.
 
     Raises:
         AdapterError: the adapter does not fit the network.
     """
     device = base.model.get_input_embeddings().weight.device
-    inject.attach(base.model, adapter.config, adapter, model_type=base.model_type)
-    if merged:
-        merging.merge(base.model)
+    if isinstance(adapter, Insert):
+        assert not merged, "no weights of the base can express it"
+        inserts.attach(base.model, adapter, model_type=base.model_type)
+    else:
+        inject.attach(base.model, adapter.config, adapter, model_type=base.model_type)
+        if merged:
+            merging.merge(base.model)
     base.model.to(device).eval()
 
 

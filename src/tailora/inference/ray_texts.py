@@ -217,7 +217,7 @@ def _join(address: str | None, setup: Setup) -> bool:
     local = address == "local"
     options: dict[str, Any] = {}
     if local:
-        factors = [branch for a in setup.adapters.values() for layer in a.layers.values() for branch in layer.branches]
+        factors = [branch for a in setup.lora.values() for layer in a.layers.values() for branch in layer.branches]
         needed = STORE + 2 * sum(branch.a.nbytes + branch.b.nbytes for branch in factors)
         options = {"object_store_memory": needed, "include_dashboard": False}
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, require_base
+from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
@@ -29,14 +30,14 @@ class Setup:
         base: the base model's name and folder.
         tokenizer: the tokenizer of the base.
         fingerprint: fingerprint of the base's weights.
-        adapters: the adapters by the names that requests use.
+        adapters: the adapters by the names that requests use; inserts of other methods count as adapters.
         force: whether adapters trained on other weights are accepted.
     """
 
     base: Resolved
     tokenizer: Tokenizer
     fingerprint: str
-    adapters: Mapping[str, Adapter]
+    adapters: Mapping[str, AnyAdapter]
     force: bool = False
 
     def training_metadata(self, adapter: str | None) -> Mapping[str, Any]:
@@ -72,6 +73,11 @@ class Setup:
         return PromptFormat.of_meta(metadata, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
 
     @property
+    def lora(self) -> dict[str, Adapter]:
+        """The adapters that are LoRA's; any other is part of the network."""
+        return {name: adapter for name, adapter in self.adapters.items() if isinstance(adapter, Adapter)}
+
+    @property
     def reading(self) -> TrainedReading | None:
         """How the data was read in the training of the only adapter, or of the one merged into the base."""
         if len(self.adapters) > 1:
@@ -98,9 +104,9 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
         AdapterError: an adapter cannot be read, changes nothing, or belongs to another base.
         ModelError: the base cannot be loaded or read.
     """
-    loaded = {name: formats.load(formats.adapter_place(path)) for name, path in adapters.items()}
+    loaded = {name: formats.load_any(formats.adapter_place(path)) for name, path in adapters.items()}
     for name, adapter in loaded.items():
-        if changes_nothing(adapter):
+        if adapter.changes_nothing if isinstance(adapter, Insert) else changes_nothing(adapter):
             what = "the adapter changes nothing: all its updates are zero"
             raise AdapterError(what, where=adapters[name], hint="train it again")
     if base is None:

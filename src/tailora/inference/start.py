@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tailora.adapters.adapter import Adapter
+from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, ModelError, SettingsError
 from tailora.core.hardware.devices import choose_device
 from tailora.core.hardware.machine import describe
@@ -107,9 +107,12 @@ def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: boo
     why_not = _not_in_graph(setup.adapters, merged)
     if why_not and len(setup.adapters) > 1:
         name, reason = why_not
-        raise AdapterError(
-            f"{reason} and cannot run together with other adapters", where=name, hint="merge it with `tailora merge`"
-        )
+        alone = isinstance(setup.adapters[name], Insert)
+        hint = "run it alone" if alone else "merge it with `tailora merge`"
+        raise AdapterError(f"{reason} and cannot run together with other adapters", where=name, hint=hint)
+    if merged and len(setup.lora) != 1:
+        name, reason = why_not or ("adapter", "")
+        raise AdapterError(f"{reason}, which no weights of the base can express", where=name, hint="leave out --merged")
     if backend == "openvino" and why_not:
         raise AdapterError(why_not[1], where=why_not[0], hint="run it with --backend torch")
     if backend == "openvino" and device not in ("auto", "cpu"):
@@ -131,7 +134,7 @@ def _openvino(
     limit = {} if threads is None else {"threads": threads}
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> OpenVinoBackend:
-        adapter = next(iter(setup.adapters.values())) if merged else None
+        adapter = next(iter(setup.lora.values())) if merged else None
         options = {**slots, **limit}
         return OpenVinoBackend(folder, precision=precision, cache_tokens=cache_tokens, merged=adapter, **options)
 
@@ -212,6 +215,8 @@ def _architecture_errors(setup: Setup) -> Iterator[None]:
 def _attached(setup: Setup) -> list[str]:
     """The layers that the only adapter changes, with their ranks."""
     (adapter,) = setup.adapters.values()
+    if isinstance(adapter, Insert):
+        return [f"{adapter.kind} {adapter.size}"]
     return [f"{path} {[branch.rank for branch in layer.branches]}" for path, layer in adapter.layers.items()]
 
 
@@ -221,13 +226,13 @@ def _identity(setup: Setup) -> list[Any]:
 
 
 def _register(network: Backend, setup: Setup, built_in: bool) -> None:
-    for name, adapter in {} if built_in else setup.adapters.items():
+    for name, adapter in {} if built_in else setup.lora.items():
         network.adapter_slots.register(name, adapter, force=setup.force)
 
 
 def _slots(setup: Setup, capacity: AdapterCapacity | None) -> dict[str, Any]:
     """Slots, rank and layers for the adapters of the setup and for those that come later."""
-    layers = [(path, layer) for adapter in setup.adapters.values() for path, layer in adapter.layers.items()]
+    layers = [(path, layer) for adapter in setup.lora.values() for path, layer in adapter.layers.items()]
     ends = {_end(path) for path, _ in layers}
     if capacity is not None:
         family = family_of(read_config(setup.base.folder).get("model_type"))
@@ -247,9 +252,11 @@ def _end(path: str) -> str:
     return place[1] if place else path.rpartition(".")[2]
 
 
-def _not_in_graph(adapters: Mapping[str, Adapter], merged: bool) -> tuple[str, str] | None:
+def _not_in_graph(adapters: Mapping[str, AnyAdapter], merged: bool) -> tuple[str, str] | None:
     """The first adapter that no slot can express, and the reason; None if slots can express all."""
     for name, adapter in adapters.items():
+        if isinstance(adapter, Insert):
+            return name, f"contains {adapter.description}"
         if adapter.biases:
             return name, "has trained biases"
         for path, layer in adapter.layers.items():

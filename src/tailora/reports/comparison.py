@@ -15,8 +15,24 @@ from tailora.core.plural import plural
 from tailora.reports.html_page import html_page
 from tailora.reports.tables import Sheet, Table, table_html
 
-NAMES = {"lora": "LoRA", "full": "full fine-tuning", "bitfit": "biases only", "top2": "top two blocks", "base": "base"}
-_COLOURS = {"lora": "#b3352b", "full": "#35618f", "bitfit": "#6b8e3d", "top2": "#c08a2d", "base": "#888888"}
+NAMES = {
+    "lora": "LoRA",
+    "full": "full fine-tuning",
+    "bitfit": "biases only",
+    "top2": "top two blocks",
+    "adapter-h": "Houlsby's adapters",
+    "adapter-l": "Lin's adapters",
+    "base": "base",
+}
+_COLOURS = {
+    "lora": "#b3352b",
+    "full": "#35618f",
+    "bitfit": "#6b8e3d",
+    "top2": "#c08a2d",
+    "adapter-h": "#7a4f9e",
+    "adapter-l": "#2f8f83",
+    "base": "#888888",
+}
 _NONE = "–"
 _MIB = 2**20
 _CURVES = "<figcaption>Thin lines: training loss. Dots: validation loss.</figcaption>"

@@ -21,6 +21,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, require_base
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
+from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
@@ -157,14 +158,15 @@ class Registry:
             self._retire(model)
             return True
 
-    def _model(self, name: str, engine_name: str | None, adapter: Adapter, prompts: PromptFormat) -> ServedModel:
-        ranks = [[branch.rank for branch in layer.branches] for layer in adapter.layers.values()]
+    def _model(self, name: str, engine_name: str | None, adapter: AnyAdapter, prompts: PromptFormat) -> ServedModel:
+        layers = () if isinstance(adapter, Insert) else adapter.layers.values()
+        ranks = [[branch.rank for branch in layer.branches] for layer in layers]
         rank = max((rank for of_layer in ranks for rank in of_layer), default=0)
         slot_rank = max(map(sum, ranks), default=0)
         fingerprint = self._system_fingerprint(adapter)
         return ServedModel(name, engine_name, adapter.meta, prompts, fingerprint, rank=rank, slot_rank=slot_rank)
 
-    def _system_fingerprint(self, adapter: Adapter | None) -> str:
+    def _system_fingerprint(self, adapter: AnyAdapter | None) -> str:
         running = self._running
         weights = (self._setup.fingerprint, "" if adapter is None else adapter.content_hash)
         text = " ".join((__version__, running.backend, running.precision, running.device, *weights))

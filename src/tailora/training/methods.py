@@ -1,4 +1,4 @@
-"""The training methods (lora, full, bitfit, top2): which parameters learn, and what is saved."""
+"""The training methods: which parameters learn, and what is saved."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tailora.adapters.config import matches
 from tailora.core.errors import ModelError, TrainingError
 from tailora.core.files import atomic_folder, atomic_path, write_json
 from tailora.families import family_of
+from tailora.inserts import attachment as inserts
 from tailora.lora import inject
 from tailora.models.load import Base, load_base
 from tailora.models.save import save_model
@@ -27,16 +28,21 @@ from tailora.training.settings import TrainSettings
 
 
 def prepare(base: Base, settings: TrainSettings) -> None:
-    """Set `requires_grad` of the base's parameters for a method; method lora attaches an adapter first.
+    """Set `requires_grad` of the base's parameters for a method, after attaching what the method adds to the base.
 
     Raises:
         TrainingError: the base has no parameter that the method trains.
         SettingsError: a target matches no layer.
+        ModelError: the architecture has no place for what the method adds.
     """
     model = base.model
     if settings.method == "lora":
         generator = torch.Generator().manual_seed(settings.seed)
         inject.attach(model, settings.lora_config(), model_type=base.model_type, generator=generator)
+    elif settings.method in ("adapter-h", "adapter-l"):
+        generator = torch.Generator().manual_seed(settings.seed)
+        size = settings.bottleneck
+        inserts.attach_new(model, settings.method, size, model_type=base.model_type, generator=generator)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(_learns(name, settings.method, base))
@@ -134,10 +140,19 @@ def save_result(
             inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
         )
         if changes_nothing(adapter):
-            # Either the updates had no effect, or every validation was worse than the one at the start.
-            hint = "raise the learning rate, or lower it if the validation loss rose from the start"
-            raise TrainingError("the adapter is still all zero after training", hint=hint)
+            raise _unchanged()
         formats.save(adapter, run / "adapter")
+        return run / "adapter"
+    if settings.method in ("adapter-h", "adapter-l"):
+        insert = replace(
+            inserts.extract(base.model, settings.method),
+            base_fingerprint=base.fingerprint,
+            base_name=base.name,
+            meta=dict(meta),
+        )
+        if insert.changes_nothing:
+            raise _unchanged()
+        formats.save_insert(insert, run / "adapter")
         return run / "adapter"
     if settings.method == "full":
         with atomic_folder(run / "model") as folder:
@@ -149,3 +164,9 @@ def save_result(
     with atomic_path(run / DELTA) as temporary:
         save_file(tensors, temporary)
     return run / DELTA
+
+
+def _unchanged() -> TrainingError:
+    """Either the updates had no effect, or every validation was worse than the one at the start."""
+    hint = "raise the learning rate, or lower it if the validation loss rose from the start"
+    return TrainingError("the adapter is still all zero after training", hint=hint)

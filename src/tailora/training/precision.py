@@ -14,7 +14,7 @@ from torch import nn
 from tailora.core.errors import SettingsError
 from tailora.core.hardware.devices import choose_device
 from tailora.training import int8
-from tailora.training.settings import TrainSettings
+from tailora.training.settings import FROZEN_BASE, TrainSettings
 from tailora.training.trees.loss import FrozenHead
 from tailora.training.trees.prefix_tree import TreeBatch
 
@@ -89,7 +89,7 @@ def apply(model: nn.Module, precision: str, settings: TrainSettings, sample: Tre
         return Arithmetic(precision, products=_tf32)
     if precision == "fp32":
         return Arithmetic(precision)
-    if settings.method == "lora" and settings.bias == "none":
+    if settings.method in FROZEN_BASE and (settings.method != "lora" or settings.bias == "none"):
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)

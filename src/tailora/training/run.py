@@ -24,6 +24,7 @@ from tailora.core.hardware.memory import peak_rss
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import attach, parameter_table
+from tailora.models.blocks import blocks_of
 from tailora.models.load import Base, load_base
 from tailora.reports.plots import loss_plot
 from tailora.training.distributed import LostProcessError, Processes, joined, own_device
@@ -44,7 +45,7 @@ from tailora.training.shared_state import check_processes, load_state
 from tailora.training.trackers.feed import Trackers, check_installed
 from tailora.training.trackers.tracker import TrackedRun
 from tailora.training.trees.check import ROUNDED, check_trees
-from tailora.training.trees.forward import TreeModel, blocks_of
+from tailora.training.trees.forward import TreeModel
 from tailora.training.trees.prefix_tree import build
 
 

@@ -16,13 +16,19 @@ from tailora.data.prompts import PromptForm
 from tailora.data.reading import Limit, ReadingSettings
 from tailora.models.settings import BASE, DeviceName
 
-Method = Literal["lora", "full", "bitfit", "top2"]
+Method = Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
 Schedule = Literal["linear", "cosine", "constant"]
 Resume = Literal["auto", "never"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
-LEARNING_RATE: dict[Method, float] = {"lora": 1e-3, "full": 5e-5, "bitfit": 1e-3, "top2": 1e-4}
+LEARNING_RATE: dict[Method, float] = {
+    **dict.fromkeys(("lora", "bitfit", "adapter-h", "adapter-l"), 1e-3),
+    "top2": 1e-4,
+    "full": 5e-5,
+}
+FROZEN_BASE: tuple[Method, ...] = ("lora", "adapter-h", "adapter-l")
+"""The methods that leave the base as it is; with `bias`, lora trains biases of the base as well."""
 
 
 class TrainingDataSettings(ReadingSettings):
@@ -38,7 +44,7 @@ class TrainingDataSettings(ReadingSettings):
 
 
 class AdapterSettings(Settings):
-    """The adapter that method lora trains."""
+    """The adapter that methods lora, adapter-h and adapter-l train."""
 
     heading = "adapter"
     rank: int = Field(8, ge=1)
@@ -63,8 +69,11 @@ class AdapterSettings(Settings):
     """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
     adapted embeddings at 1e-6."""
 
+    bottleneck: int = Field(64, ge=1)
+    """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
+
     def lora_config(self) -> LoraConfig:
-        """Return the configuration of the adapter."""
+        """Return the configuration of the adapter of method lora."""
         return LoraConfig(
             rank=self.rank,
             alpha=self.alpha,
@@ -155,10 +164,11 @@ class TrainSettings(RunSettings):
     heading = "method"
     headings: ClassVar = {"save_every": "output", "resume": "output", "track": "output"}
     method: Method = "lora"
-    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit) or the top two blocks (top2)."""
-    learning_rate: Annotated[
-        float | None, Field(gt=0), Unset("1e-3 for lora and bitfit, 1e-4 for top2, 5e-5 for full")
-    ] = None
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
+    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
+    learning_rate: Annotated[float | None, Field(gt=0), Unset("5e-5 for full, 1e-4 for top2, 1e-3 for the others")] = (
+        None
+    )
     """Peak learning rate."""
     output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None
     """Run directory to create, or that of an unfinished run to continue."""
@@ -175,7 +185,7 @@ class TrainSettings(RunSettings):
     def _combination(self) -> Self:
         if self.precision == "int8" and self.method != "lora":
             hint = "use --method lora, or another precision"
-            raise SettingsError("int8 is for frozen weights", where="precision", hint=hint)
+            raise SettingsError("int8 is available for method lora only", where="precision", hint=hint)
         return self
 
     @property

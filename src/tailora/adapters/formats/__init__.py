@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tailora.adapters.adapter import Adapter
+from tailora.adapters.insert import DESCRIPTIONS, AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 
 Format = Literal["peft", "loralib"]
@@ -19,12 +20,16 @@ def load(path: str | PathLike[str]) -> Adapter:
     """Read an adapter: a folder as PEFT writes it, or a loralib state dict (`.bin`, `.pt`, `.pth`).
 
     Raises:
-        AdapterError: the path does not exist, or does not hold a whole adapter.
+        AdapterError: the path does not exist, or does not hold a whole LoRA adapter.
     """
-    from tailora.adapters.formats import loralib, peft  # the backend is chosen here
+    from tailora.adapters.formats import inserts, loralib, peft  # the backend is chosen here
 
     path = Path(path)
     if path.is_dir():
+        kind = inserts.kind_of_folder(path)
+        if kind is not None:
+            what = f"contains {DESCRIPTIONS[kind]}, which cannot be merged, converted or combined like a LoRA adapter"
+            raise AdapterError(what, where=path, hint="use the folder itself, with generate, evaluate or serve")
         return peft.load(path)
     if not path.is_file():
         raise AdapterError("no such adapter", where=path, hint=_PLACES)
@@ -34,6 +39,31 @@ def load(path: str | PathLike[str]) -> Adapter:
         return peft.load(path.parent)
     what = "is not in a known adapter format"
     raise AdapterError(what, where=path, hint=_PLACES)
+
+
+def load_any(path: str | PathLike[str]) -> AnyAdapter:
+    """Read an adapter as `load` does, or an insert of another method.
+
+    Raises:
+        AdapterError: the path does not exist, or does not hold a whole adapter.
+    """
+    from tailora.adapters.formats import inserts  # the backend is chosen here
+
+    folder = Path(path)
+    if folder.is_dir() and inserts.kind_of_folder(folder) is not None:
+        return inserts.load(folder)
+    return load(folder)
+
+
+def save_insert(insert: Insert, path: str | PathLike[str]) -> None:
+    """Write an insert as a folder.
+
+    Raises:
+        AdapterError: it contains values that are not finite.
+    """
+    from tailora.adapters.formats import inserts  # the backend is chosen here
+
+    inserts.save(insert, Path(path))
 
 
 def save(adapter: Adapter, path: str | PathLike[str], format: str = "peft") -> None:

@@ -17,6 +17,7 @@ from tailora.core.errors import ModelError
 from tailora.core.hardware.memory import keep_freed_memory
 from tailora.data.examples import Example
 from tailora.lora.layers import LoraLayer
+from tailora.models.blocks import blocks_of
 from tailora.models.load import quiet_transformers
 from tailora.training.fused import fuse
 from tailora.training.sharded import computed
@@ -121,23 +122,6 @@ class TreeModel:
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a transformers causal language model, in order.
-
-    Raises:
-        ModelError: the model has no list of blocks.
-    """
-    count = cast(Any, model).config.num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise ModelError(
-        "has no list of blocks, which gradient checkpointing and sharding work on",
-        where=type(model).__name__,
-        hint="train without --gradient-checkpointing and in one process",
-    )
 
 
 def _checkpointed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
