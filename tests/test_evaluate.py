@@ -18,11 +18,8 @@ from tailora.core.files import write_json
 from tailora.data import records as record_files
 from tailora.data.reading import ReadingSettings
 from tailora.evaluation.training_record import training_settings
-from tailora.inference.rerank import by_fidelity
-from tailora.inference.texts import Candidate, generation_from
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
-from tailora.metrics.slot_rules import load_rules
 from tailora.metrics.suite import METRICS
 from tailora.reports.evaluation import _marked
 from tailora.reports.reproduction import card
@@ -232,18 +229,6 @@ def test_marks_stand_where_they_are_and_none_within_another() -> None:
         '<mark class=invented title="eatType: pub">pub</mark> &amp; more'
     )
     assert _marked("", []) == "(no text)"
-
-
-def test_fidelity_goes_before_likelihood(data: Path) -> None:
-    record = record_files.read(data)[0]
-    likely = Candidate((1,), (-0.1,), "stop", text="The Mill .")
-    faithful = Candidate((2,), (-2.0,), "stop", text="The Mill is a pub .")
-    also = Candidate((3,), (-3.0,), "stop", text="The Mill , a pub .")
-    made = generation_from((likely, faithful, also), 5)
-    chosen = by_fidelity(record, made, {}, load_rules())
-    assert chosen.text == faithful.text
-    assert chosen.candidates == (faithful, also, likely)
-    assert chosen.token_ids == (2,)
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
+from typing import TYPE_CHECKING, Final, Self, Unpack, overload
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, require_base
 from tailora.api.inputs import Place, Row, Source, is_one_row, read_data
 from tailora.core.console import message_console
-from tailora.core.errors import AdapterError, DataError, SettingsError
+from tailora.core.errors import AdapterError, DataError, SettingsError, UserError
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.engine.decoding import Decoding
 from tailora.engine.worker import Stream, Worker
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.model_settings import ModelSettings
 from tailora.inference.progress import WritingProgress
 from tailora.inference.record_prompts import check_prompts, prompts_of_records
-from tailora.inference.rerank import by_fidelity
+from tailora.inference.rerank import Chosen, Judge, write_chosen
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.start import AdapterCapacity, start_engine
 from tailora.inference.texts import Candidate, Generation, Prompt, generation_of
-from tailora.metrics.slot_rules import load_rules, vocabulary_of
 
 if TYPE_CHECKING:
     from tailora.api.options import DecodingOptions, EngineOptions
@@ -48,6 +49,7 @@ class Text(str):
         finish_reason: "stop", or "length" where the text was cut at `max_new_tokens`.
         adapter: the name of the adapter that wrote it; None for the base model.
         candidates: all texts for the record, the best first; empty where there is one.
+        slot_errors: its slot errors in words, if it was written with `faithful`; else empty.
     """
 
     token_ids: tuple[int, ...]
@@ -56,6 +58,7 @@ class Text(str):
     finish_reason: str
     adapter: str | None
     candidates: tuple[Text, ...]
+    slot_errors: tuple[str, ...]
 
     @classmethod
     def of(cls, candidate: Candidate, adapter: str | None, candidates: tuple[Text, ...] = ()) -> Text:
@@ -63,7 +66,15 @@ class Text(str):
         text = cls(candidate.text)
         text.token_ids, text.logprobs = candidate.token_ids, candidate.logprobs
         text.logprob, text.finish_reason = candidate.logprob, candidate.finish_reason
-        text.adapter, text.candidates = adapter, candidates
+        text.adapter, text.candidates, text.slot_errors = adapter, candidates, ()
+        return text
+
+    @classmethod
+    def chosen(cls, chosen: Chosen, adapter: str | None) -> Text:
+        """The text that was chosen among the candidates of a record."""
+        several = chosen.generation.candidates if len(chosen.generation.candidates) > 1 else ()
+        text = cls.of(chosen.generation, adapter, tuple(cls.of(candidate, adapter) for candidate in several))
+        text.slot_errors = chosen.slot_errors or ()
         return text
 
 
@@ -177,16 +188,15 @@ class Model:
         settings = DecodingSettings.from_values(dict(decoding))
         rows = self._rows(records, adapter)
         prompts = self._prompts(rows)
-        with WritingProgress(message_console(quiet=not progress or len(rows) == 1), len(rows), 0) as report:
-            generations = self._write(prompts, settings, report)
-        texts = []
-        rules = load_rules(settings.slot_rules)
-        vocabulary = vocabulary_of(rows, rules)
-        for row, prompt, generation in zip(rows, prompts, generations, strict=True):
-            best = by_fidelity(row, generation, vocabulary, rules) if settings.rerank else generation
-            several = best.candidates if len(best.candidates) > 1 else ()
-            texts.append(Text.of(best, prompt.adapter, tuple(Text.of(one, prompt.adapter) for one in several)))
-        return texts[0] if is_one_row(records) else texts
+        texts: dict[int, Text] = {}
+
+        def done(number: int, chosen: Chosen) -> None:
+            texts[number] = Text.chosen(chosen, prompts[number].adapter)
+
+        different = len(dict.fromkeys(prompts))
+        with WritingProgress(message_console(quiet=not progress or len(rows) == 1), different, 0) as report:
+            write_chosen(rows, prompts, Judge(settings, rows), partial(self._write, settings, report), done)
+        return texts[0] if is_one_row(records) else [texts[number] for number in range(len(rows))]
 
     def stream(self, record: Row, *, adapter: str | None = None, **decoding: Unpack[DecodingOptions]) -> Iterator[str]:
         """Write a text for one record, piece by piece.
@@ -205,9 +215,11 @@ class Model:
             UserError: see `generate`; before the first piece is asked for.
         """
         settings = DecodingSettings.from_values(dict(decoding))
-        if settings.rerank:
-            raise SettingsError("a stream has one candidate", where="rerank", hint="use generate()")
-        return self._pieces(self._begin(self._one_prompt(record, adapter), settings), settings.stop)
+        for name in ("rerank", "faithful"):
+            if getattr(settings, name):
+                raise SettingsError("a stream has one candidate", where=name, hint="use generate()")
+        stream = self._begin(self._one_prompt(record, adapter), settings.decoding(), settings.stop)
+        return self._pieces(stream, settings.stop)
 
     def prompt_ids(self, record: Row, *, adapter: str | None = None) -> list[int]:
         """Return the token ids of the prompt that `generate` uses for a record.
@@ -319,28 +331,38 @@ class Model:
         check_prompts(rows, prompts, self._running.traits)
         return prompts
 
-    def _begin(self, prompt: Prompt, settings: DecodingSettings) -> Stream:
+    def _begin(self, prompt: Prompt, decoding: Decoding, stop: Sequence[str]) -> Stream:
         if not self._worker.alive:
             raise SettingsError("the model is closed", hint="load it again")
-        request = self._running.request(prompt.tokens, settings.decoding(), prompt.adapter, settings.stop)
+        request = self._running.request(prompt.tokens, decoding, prompt.adapter, stop)
         return self._worker.submit(request)
 
-    def _write(self, prompts: Sequence[Prompt], settings: DecodingSettings, report: Any) -> list[Generation]:
-        """Return the completions of each prompt; equal prompts are computed once."""
-        streams: dict[Prompt, Stream] = {}
-        generations: dict[Prompt, Generation] = {}
+    def _write(
+        self,
+        settings: DecodingSettings,
+        report: Callable[[int, int], None],
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        done: Callable[[int, Generation], None],
+    ) -> dict[int, UserError]:
+        """Write texts after prompts; see `inference.rerank.Write`. An error of one of them is raised."""
+        counted = decoding == settings.decoding()  # further candidates are of the same prompts
+        streams: list[Stream] = []
+        finished = 0
         try:
-            for prompt in dict.fromkeys(prompts):
-                streams[prompt] = self._begin(prompt, settings)
-            for prompt, stream in streams.items():
-                generation = generation_of(self._running.tokenizer, len(prompt.tokens), stream.result(), settings.stop)
-                generations[prompt] = generation
-                report(prompts.count(prompt), generation.completion_tokens)
+            for prompt in prompts:
+                streams.append(self._begin(prompt, decoding, settings.stop))
+            for place, stream in enumerate(streams):
+                length = len(prompts[place].tokens)
+                generation = generation_of(self._running.tokenizer, length, stream.result(), settings.stop)
+                finished += 1
+                done(place, generation)
+                report(int(counted), generation.completion_tokens)
         finally:
-            for prompt in streams.keys() - generations.keys():
+            for stream in streams[finished:]:
                 with contextlib.suppress(RuntimeError):  # the worker is closed
-                    streams[prompt].cancel()
-        return [generations[prompt] for prompt in prompts]
+                    stream.cancel()
+        return {}
 
     def _pieces(self, stream: Stream, stop: Sequence[str]) -> Iterator[str]:
         text = TextStream(self._running.tokenizer, stop)

@@ -181,6 +181,11 @@ class DecodingOptions(TypedDict, total=False):
     rerank: Literal["fidelity"] | None
     """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
     unless the number of candidates is set."""
+    faithful: bool
+    """Take the most likely candidate without slot errors, as with --rerank fidelity, and sample further candidates for
+    a record if there is none. A text that still has slot errors has them in the field `slot_errors` of its row."""
+    faithful_candidates: int
+    """Maximum number of further candidates for a record, with --faithful."""
     slot_rules: str | PathLike[str] | None
     """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool

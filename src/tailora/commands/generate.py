@@ -57,7 +57,8 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     console, output = message_console(), settings.output
     records = read_records(settings, trained_reading(settings.base, settings.adapters()))
     job = TextJob(records, settings, source=settings.input, console=console)
-    alone = output is None and len(records) == 1 and not settings.rerank and not settings.ray
+    chooses = settings.rerank or settings.faithful
+    alone = output is None and len(records) == 1 and not chooses and not settings.ray
     stream = _print_piece if alone else None
     texts = job.write(output, stream)
     if output is not None:

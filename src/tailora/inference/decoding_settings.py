@@ -54,6 +54,11 @@ class DecodingSettings(Settings):
     rerank: Annotated[Literal["fidelity"] | None, Unset("off")] = None
     """Choose among a record's candidates: fidelity takes the one with the fewest slot errors. All beams are candidates
     unless the number of candidates is set."""
+    faithful: bool = False
+    """Take the most likely candidate without slot errors, as with --rerank fidelity, and sample further candidates for
+    a record if there is none. A text that still has slot errors has them in the field `slot_errors` of its row."""
+    faithful_candidates: int = Field(32, ge=0)
+    """Maximum number of further candidates for a record, with --faithful."""
     slot_rules: Annotated[Path | None, Unset("the bundled rules for E2E")] = None
     """YAML file of rules for how texts express values, in addition to the bundled ones. See docs/evaluate.md."""
     logprobs: bool = False
@@ -82,7 +87,7 @@ class DecodingSettings(Settings):
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
-        if self.rerank and max(self.beams, self.num_candidates) == 1:
+        if self.rerank and not self.faithful and max(self.beams, self.num_candidates) == 1:
             raise SettingsError("there is only one candidate to choose from", where="rerank", hint="raise --beams")
         self.decoding()
         return self
@@ -93,10 +98,11 @@ class DecodingSettings(Settings):
         Raises:
             SettingsError: options contradict each other.
         """
-        same = set(DecodingSettings.model_fields) - {"preset", "beams", "stop", "logprobs", "rerank", "slot_rules"}
+        own = {"preset", "beams", "stop", "logprobs", "rerank", "faithful", "faithful_candidates", "slot_rules"}
+        same = set(DecodingSettings.model_fields) - own
         chosen = {name: getattr(self, name) for name in same}
         chosen["logit_bias"] = tuple(sorted(self.logit_bias.items()))
-        if self.rerank and "num_candidates" not in self.model_fields_set:
+        if (self.rerank or self.faithful) and "num_candidates" not in self.model_fields_set:
             chosen["num_candidates"] = self.beams
         try:
             return Decoding(num_beams=self.beams, **chosen)

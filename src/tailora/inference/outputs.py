@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tailora.core.files import write_text
-from tailora.inference.texts import Candidate, Generation
+from tailora.inference.rerank import Chosen
+from tailora.inference.texts import Candidate
 
 
-def output_row(
-    record_id: str, adapter: str | None, generation: Generation, *, logprobs: bool = False
-) -> dict[str, Any]:
-    """Return a generation as a row of outputs.jsonl, with the log-probability of each token if requested."""
+def output_row(record_id: str, adapter: str | None, chosen: Chosen, *, logprobs: bool = False) -> dict[str, Any]:
+    """Return a text as a row of outputs.jsonl, with the log-probability of each token if requested."""
+    generation = chosen.generation
     row: dict[str, Any] = {
         "id": record_id,
         "adapter": adapter,
@@ -22,6 +22,8 @@ def output_row(
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
     }
+    if chosen.slot_errors is not None:
+        row["slot_errors"] = list(chosen.slot_errors)
     if len(generation.candidates) > 1:
         row["candidates"] = [_values(candidate, logprobs) for candidate in generation.candidates]
     return row

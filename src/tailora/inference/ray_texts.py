@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError
 
 from tailora.core.errors import ModelError, SettingsError, UserError
 from tailora.core.plural import plural
+from tailora.engine.decoding import Decoding
 from tailora.inference.running import EngineTraits, Running
 from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.texts import Generation, Prompt, generate
@@ -95,6 +96,7 @@ class RayTexts:
     def write(
         self,
         prompts: Sequence[Prompt],
+        decoding: Decoding,
         done: Callable[[int, Generation], None],
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -107,7 +109,7 @@ class RayTexts:
         """
         errors: dict[int, UserError] = {}
         seen: set[int] = set()
-        for place, result in self._results(prompts):
+        for place, result in self._results(prompts, decoding):
             if place in seen:  # the block of a lost actor, whose texts had arrived
                 continue
             seen.add(place)
@@ -124,14 +126,14 @@ class RayTexts:
         if self._stops:
             ray.shutdown()
 
-    def _results(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation | UserError]]:
+    def _results(self, prompts: Sequence[Prompt], decoding: Decoding) -> Iterator[tuple[int, Generation | UserError]]:
         if not prompts:
             return
         batch, share = self._work.settings.batch_size, -(-len(prompts) // self._actors)
         size = max(min(batch, share), min(4 * batch, share // BLOCKS))
         items = [{"place": place, "prompt": pickle.dumps(prompt)} for place, prompt in enumerate(prompts)]
         try:
-            for batch in self._dataset(items, size).iter_batches(
+            for batch in self._dataset(items, decoding, size).iter_batches(
                 batch_size=None, prefetch_batches=0, batch_format="numpy"
             ):
                 for place, result in zip(batch["place"], batch["result"], strict=True):
@@ -139,7 +141,7 @@ class RayTexts:
         except Exception as error:
             raise _of_the_user(error) or error from None
 
-    def _dataset(self, items: list[dict[str, Any]], size: int) -> ray.data.Dataset:
+    def _dataset(self, items: list[dict[str, Any]], decoding: Decoding, size: int) -> ray.data.Dataset:
         """Return the texts of prompts, which Ray Data writes in blocks of a size when they are read."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -152,6 +154,7 @@ class RayTexts:
             return ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map_batches(
                 _Engine,
                 fn_constructor_args=(ray.put(self._work),),
+                fn_kwargs={"decoding": decoding},
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=self._actors, max_tasks_in_flight_per_actor=2),
                 max_restarts=RESTARTS,
@@ -167,16 +170,16 @@ class _Engine:
         self._work: Work = ray.get(work)
         self._running = _started(self._work)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any], decoding: Decoding) -> dict[str, Any]:
         prompts: list[Prompt] = [pickle.loads(prompt) for prompt in batch["prompt"]]
         results: dict[int, Generation | UserError] = {}
         try:
-            self._write(prompts, range(len(prompts)), results)
+            self._write(prompts, decoding, range(len(prompts)), results)
         except UserError:
             for place in range(len(prompts)):  # alone, so that an error concerns no other text
                 if place not in results:
                     try:
-                        self._write(prompts, [place], results)
+                        self._write(prompts, decoding, [place], results)
                     except UserError as error:
                         results[place] = error
         column = np.empty(len(prompts), dtype=object)
@@ -184,14 +187,17 @@ class _Engine:
         return {"place": batch["place"], "result": column}
 
     def _write(
-        self, prompts: Sequence[Prompt], places: Sequence[int], results: dict[int, Generation | UserError]
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        places: Sequence[int],
+        results: dict[int, Generation | UserError],
     ) -> None:
         def done(number: int, generation: Generation) -> None:
             results[places[number]] = generation
 
-        settings = self._work.settings
         chosen = [prompts[place] for place in places]
-        generate(self._running, chosen, settings.decoding(), stop=settings.stop, done=done)
+        generate(self._running, chosen, decoding, stop=self._work.settings.stop, done=done)
 
 
 def _traits(work: Work) -> EngineTraits:

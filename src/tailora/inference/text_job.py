@@ -12,17 +12,18 @@ from typing import Any
 
 from rich.console import Console
 
+from tailora.core.console import message_console
 from tailora.core.errors import MissingExtraError, UserError
 from tailora.core.resume_log import ResumeLog
 from tailora.data.values import Record
+from tailora.engine.decoding import Decoding
 from tailora.inference.outputs import count_texts, output_row, write_outputs
 from tailora.inference.progress import WritingProgress
 from tailora.inference.record_prompts import check_prompts, prompts_of_records
-from tailora.inference.rerank import by_fidelity
+from tailora.inference.rerank import Chosen, Judge, write_chosen
 from tailora.inference.setup import Setup, resolve_models
 from tailora.inference.texts import Generation, Prompt
 from tailora.inference.writing import LocalEngine, TextEngine, WritingSettings
-from tailora.metrics.slot_rules import load_rules, vocabulary_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,12 @@ class WrittenTexts:
         """Return a line that reports what was written."""
         counts = self.summary
         before = f" ({counts['resumed']} of them before the restart)" if counts["resumed"] else ""
+        unfaithful = counts.get("texts_with_slot_errors")
+        named = "" if not unfaithful else f"; {unfaithful:,} with slot errors, which `slot_errors` of their rows names"
         replaced = "" if self.replaced is None else f"; replaced {self.replaced:,} earlier texts"
         return (
             f"wrote {output}: {len(self.rows)} texts{before}, {counts['completion_tokens']:,} tokens in "
-            f"{counts['seconds']:.1f} s ({counts['tokens_per_second']:,} tokens/s, {self.engine}){replaced}"
+            f"{counts['seconds']:.1f} s ({counts['tokens_per_second']:,} tokens/s, {self.engine}){named}{replaced}"
         )
 
 
@@ -70,7 +73,7 @@ class TextJob:
     ) -> None:
         self._records, self._settings, self._console = records, settings, console
         self._decoding = settings.decoding()
-        self._rules = load_rules(settings.slot_rules)
+        self._judge = Judge(settings, records)
         self._setup = resolve_models(settings.base, settings.adapters(), force=settings.force)
         form, style = settings.prompt_form, settings.linearization
         self._prompts = prompts_of_records(records, self._setup, form=form, style=style, source=source)
@@ -130,36 +133,43 @@ class TextJob:
         stream: Callable[[int, str], None] | None,
     ) -> None:
         """Write the texts of some records, and pass each row to `keep` as soon as it is complete."""
-        settings = self._settings
-        equal: dict[Prompt, list[int]] = {}
-        for number in numbers:
-            equal.setdefault(self._prompts[number], []).append(number)
-        prompts = list(equal)
-        vocabulary = vocabulary_of(self._records, self._rules)
+        records = [self._records[number] for number in numbers]
+        prompts = [self._prompts[number] for number in numbers]
 
-        def done(place: int, generation: Generation) -> None:
-            for number in equal[prompts[place]]:
-                record, best = self._records[number], generation
-                if settings.rerank:
-                    best = by_fidelity(record, generation, vocabulary, self._rules)
-                keep(number, output_row(record.id, prompts[place].adapter, best, logprobs=settings.logprobs))
+        def done(place: int, chosen: Chosen) -> None:
+            row = output_row(records[place].id, prompts[place].adapter, chosen, logprobs=self._settings.logprobs)
+            keep(numbers[place], row)
 
-        if stream is not None:
-            self._engine.write(prompts, done, stream=stream)
-            return
-        before = len(self._records) - len(numbers)
-        with WritingProgress(self._console, before + len(prompts), before) as report:
-            errors = self._engine.write(prompts, done, progress=report)
+        before, total = len(self._records) - len(numbers), len(dict.fromkeys(prompts))
+        console = self._console if stream is None else message_console(quiet=True)
+        with WritingProgress(console, before + total, before) as report:
+
+            def write(
+                asked: Sequence[Prompt], decoding: Decoding, take: Callable[[int, Generation], None]
+            ) -> Mapping[int, UserError]:
+                counted = decoding == self._decoding  # further candidates are of the same prompts
+                progress = report if counted else lambda _, tokens: report(0, tokens)
+                return self._engine.write(asked, decoding, take, progress=progress, stream=stream)
+
+            errors = write_chosen(records, prompts, self._judge, write, done)
         if errors:
-            place = min(errors, key=lambda place: equal[prompts[place]])
-            raise _error_of_records(errors[place], self._records[equal[prompts[place]][0]].id, len(errors))
+            place = min(errors)
+            raise _error_of_records(errors[place], records[place].id, len(errors))
+
+    def _with_slot_errors(self, rows: Mapping[int, dict[str, Any]]) -> dict[str, int]:
+        """Return the number of texts that still have slot errors, if they were looked for."""
+        if not self._settings.faithful:
+            return {}
+        return {"texts_with_slot_errors": sum(bool(row["slot_errors"]) for row in rows.values())}
 
     def _digest(self) -> str:
         """Return a digest of everything that the texts depend on."""
         settings, engine = self._settings, self._traits
         adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
         ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
-        ways.append(self._rules.name)
+        ways.append(self._judge.rules)
+        if settings.faithful:
+            ways.append(settings.faithful_candidates)
         parts = [self._setup.fingerprint, adapters, engine.backend, engine.precision, ways, self._prompts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -173,6 +183,7 @@ class TextJob:
             "adapter": list(setup.adapters) if len(setup.adapters) > 1 else next(iter(setup.adapters), None),
             "records": len(rows),
             "resumed": len(rows) - len(fresh),
+            **self._with_slot_errors(rows),
             "cut_at_max_new_tokens": sum(row["finish_reason"] == "length" for row in rows.values()),
             "completion_tokens": sum(row["completion_tokens"] for row in rows.values()),
             "seconds": round(seconds, 3),

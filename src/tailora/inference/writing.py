@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 
 from tailora.core.errors import SettingsError, UserError
 from tailora.core.settings import Settings, Unset
+from tailora.engine.decoding import Decoding
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.model_settings import ModelSettings
+from tailora.inference.rerank import ROUND
 from tailora.inference.running import EngineTraits, Running
 from tailora.inference.setup import Setup
 from tailora.inference.start import start_engine
@@ -56,6 +58,7 @@ class TextEngine(Protocol):
     def write(
         self,
         prompts: Sequence[Prompt],
+        decoding: Decoding,
         done: Callable[[int, Generation], None],
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -94,15 +97,15 @@ class LocalEngine:
     def write(
         self,
         prompts: Sequence[Prompt],
+        decoding: Decoding,
         done: Callable[[int, Generation], None],
         *,
         progress: Callable[[int, int], None] | None = None,
         stream: Callable[[int, str], None] | None = None,
     ) -> dict[int, UserError]:
         """See `TextEngine`."""
-        settings = self._settings
-        ways: dict[str, Any] = {"stop": settings.stop, "done": done, "progress": progress, "stream": stream}
-        generate(self._running, prompts, settings.decoding(), **ways)
+        ways: dict[str, Any] = {"stop": self._settings.stop, "done": done, "progress": progress, "stream": stream}
+        generate(self._running, prompts, decoding, **ways)
         return {}
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ def start_writing_engine(
         UserError: see `inference.start.start_engine`.
     """
     decoding = settings.decoding()
-    width = max(decoding.num_beams, decoding.num_candidates)
+    width = max(decoding.num_beams, decoding.num_candidates, ROUND if settings.faithful else 1)
     return start_engine(
         setup,
         backend=settings.backend,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.inference.rerank import candidate_reports, fewest_errors_first
+from tailora.inference.rerank import Search, further_decoding
 from tailora.inference.texts import Candidate, generation_of
 from tailora.metrics.slot_rules import Rules, Vocabulary, vocabulary_of
 from tailora.metrics.slots import SlotReport
@@ -95,8 +96,11 @@ class RecordsAnswer(Answer):
         rules: Rules,
     ) -> None:
         super().__init__(model, stats, requests, streamed=body.stream)
-        self._service, self._body, self._records, self._rules = service, body, records, rules
-        self._vocabulary: Vocabulary = vocabulary_of(records, rules)
+        self._service, self._body, self._records = service, body, records
+        vocabulary: Vocabulary = vocabulary_of(records, rules)
+        penalty = body.length_penalty
+        self._searches = [Search(record, vocabulary, rules, length_penalty=penalty) for record in records]
+        self._tokens = [0] * len(records)
         self._streams = [TextStream(service.tokenizer, body.stop) for _ in requests]
         self._head = {
             "id": f"rec-{stats.id}",
@@ -112,41 +116,71 @@ class RecordsAnswer(Answer):
 
     async def whole(self, results: list[tuple[Completion, ...]], pending: PendingTexts) -> dict[str, Any]:
         """See `Answer`."""
-        data = []
-        for number, result in enumerate(results):
-            entry = await self._entry(number, result, pending)
-            self.written[number] = entry["text"]
-            data.append({"index": number, **entry})
+        data: dict[int, dict[str, Any]] = {}
+        numbers = list(range(len(results)))
+        while numbers:
+            further = []
+            for number, result in zip(numbers, results, strict=True):
+                place, entry = await self._entry(number, result, pending)
+                if entry is None:
+                    further.append(number + len(self.requests))
+                else:
+                    self.written[place] = entry["text"]
+                    data[place] = {"index": place, **entry}
+            numbers = further
+            results = await pending.results()
         stats = self.stats
         counts = usage(stats.prompt_tokens, stats.completion_tokens, sum(stats.cached_tokens.values()))
-        return {**self._head, "object": "records", "data": data, "usage": counts}
+        return {**self._head, "object": "records", "data": [data[place] for place in sorted(data)], "usage": counts}
 
     async def chunks(self, number: int, event: Event, pending: PendingTexts) -> list[dict[str, Any]]:
         """See `Answer`."""
-        head = {**self._head, "object": "record.chunk", "index": number}
-        piece = self._streams[number].add(event.tokens)
+        place = number % len(self.requests)
+        head = {**self._head, "object": "record.chunk", "index": place}
+        piece = "" if self._body.faithful else self._streams[place].add(event.tokens)
         if event.result is None:
-            self.written[number] += piece
+            self.written[place] += piece
             return [{**head, "delta": piece}] if piece else []
-        piece += self._streams[number].end()
-        entry = await self._entry(number, event.result, pending)
-        self.written[number] = entry["text"]
+        place, entry = await self._entry(number, event.result, pending)
+        if entry is None:
+            return []
+        piece = entry["text"] if self._body.faithful else piece + self._streams[place].end()
+        self.written[place] = entry["text"]
         return [{**head, "delta": piece, **entry}]
 
-    async def _entry(self, number: int, result: tuple[Completion, ...], pending: PendingTexts) -> dict[str, Any]:
-        return await pending.unless_ended(self._judged_aside(number, result))
+    async def _entry(
+        self, number: int, result: tuple[Completion, ...], pending: PendingTexts
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Return the place of a text's record, and its entry; None if further texts of the record are written first.
 
-    async def _judged_aside(self, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
+        Those have numbers that are larger by multiples of the number of records.
+        """
+        rounds, place = divmod(number, len(self.requests))
+        await pending.unless_ended(self._judge_aside(place, result))
+        search, request = self._searches[place], self.requests[place]
+        if self._body.faithful and not search.is_faithful:
+            following = further_decoding(request.decoding, search.further, self._body.faithful_candidates)
+            if following is not None:
+                further = replace(request, decoding=following)
+                await pending.start((rounds + 1) * len(self.requests) + place, self.model, further)
+                return place, None
+        return place, self._finished(place)
+
+    async def _judge_aside(self, place: int, result: tuple[Completion, ...]) -> None:
         async with self._service.search_lock:
-            return await asyncio.to_thread(self._judged, number, result)
+            await asyncio.to_thread(self._judge, place, result)
 
-    def _judged(self, number: int, result: tuple[Completion, ...]) -> dict[str, Any]:
-        """The entry of a record; slow where many facts are searched for in many texts, so called in a thread."""
-        body, prompt_tokens = self._body, len(self.requests[number].prompt)
-        generation = generation_of(self._service.tokenizer, prompt_tokens, result, body.stop)
-        reports = candidate_reports(self._records[number], generation, self._vocabulary, self._rules)
-        if body.rerank:
-            generation = fewest_errors_first(generation, reports)
+    def _judge(self, place: int, result: tuple[Completion, ...]) -> None:
+        """Judge texts of a record; slow where many facts are searched for in many texts, so called in a thread."""
+        self._tokens[place] += sum(len(completion.token_ids) for completion in result)
+        prompt_tokens = len(self.requests[place].prompt)
+        self._searches[place].add(generation_of(self._service.tokenizer, prompt_tokens, result, self._body.stop))
+
+    def _finished(self, number: int) -> dict[str, Any]:
+        """Return the entry of a record."""
+        body, search, prompt_tokens = self._body, self._searches[number], len(self.requests[number].prompt)
+        reports = search.reports
+        generation = search.ordered() if body.chooses else search.first
         entry = _text(generation, reports[generation.text])
         unknown = self.model.prompts.unknown_attributes([self._records[number]])
         if unknown:
@@ -154,8 +188,7 @@ class RecordsAnswer(Answer):
         if body.n > 1:
             candidates = generation.candidates[: body.n]
             entry["candidates"] = [_text(candidate, reports[candidate.text]) for candidate in candidates]
-        written = sum(len(completion.token_ids) for completion in result)
-        return {**entry, "usage": usage(prompt_tokens, written, self.stats.cached_tokens.get(number, 0))}
+        return {**entry, "usage": usage(prompt_tokens, self._tokens[number], self.stats.cached_tokens.get(number, 0))}
 
 
 def _text(candidate: Candidate, report: SlotReport) -> dict[str, Any]:

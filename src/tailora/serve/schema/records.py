@@ -51,6 +51,10 @@ class RecordsBody(Body):
     """Number of texts for each record, from 1 to 64: the best beams, or samples."""
     rerank: Literal["fidelity"] | None = None
     """"fidelity" orders the texts of a record by their number of slot errors, the fewest first."""
+    faithful: bool = False
+    """Put the most likely text without slot errors first, and sample further texts for a record if there is none."""
+    faithful_candidates: int = Field(32, ge=0, le=128)
+    """Maximum number of further texts for a record, with faithful, from 0 to 128."""
     length_penalty: float = Field(1.0, ge=-10, le=10)
     """Exponent of the length in the score of a beam, which is log-probability / tokens ** length_penalty; values above
     1 favour long texts."""
@@ -84,9 +88,14 @@ class RecordsBody(Body):
             raise ValueError("send either facts (one record) or records (several)")
         if not all(self.stop):
             raise ValueError("stop contains an empty string, which would end every text; remove it")
-        if self.rerank and max(self.beams, self.n) == 1:
+        if self.rerank and not self.faithful and max(self.beams, self.n) == 1:
             raise ValueError("rerank needs several texts to choose from; raise beams, or n with a temperature")
         return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the texts of a record are ordered by their slot errors."""
+        return self.rerank is not None or self.faithful
 
     @property
     def all_facts(self) -> list[Facts]:
@@ -118,7 +127,7 @@ class RecordsBody(Body):
         Raises:
             SettingsError: a combination without a meaning.
         """
-        candidates = max(self.n, self.beams if self.rerank else 1)
+        candidates = max(self.n, self.beams if self.chooses else 1)
         greedy = self.temperature < COLD or self.top_p == 0
         if self.beams == 1 and greedy:
             candidates = 1  # greedy search has one text; others would be copies
