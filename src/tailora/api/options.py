@@ -522,4 +522,6 @@ class LintOptions(TypedDict, total=False):
     allow: Sequence[str]
     """Kinds of findings to accept, by their names in the table and separated by commas, or all."""
     show: int
-    """Number of findings to print for each kind."""
+    """Number of findings to print for each kind, and of examples in the HTML report."""
+    html: str | PathLike[str] | None
+    """File for an HTML report with the counts and examples of each kind of finding."""

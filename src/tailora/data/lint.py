@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from tailora.core.plural import plural
+from tailora.data.near_duplicates import LEAST_SIMILARITY, near_duplicates
 from tailora.data.suspects import HOLDS_TEXTS, long_texts, suspicion
 from tailora.data.values import Fact, Record, content_key
 
@@ -36,17 +37,20 @@ class Finding:
             without a text the split.
         detail: what was noticed.
         count: how many records the finding covers.
+        text: the text of the record that it is about; None where it is about the record.
     """
 
     kind: str
     record: str
     detail: str
     count: int = 1
+    text: str | None = None
 
 
 KINDS = {
     "duplicate record": "two records have the same facts",
     "duplicate text": "a record has the same text twice",
+    "near duplicate": f"two records have nearly the same text, with {LEAST_SIMILARITY:.0%} or more of its phrases",
     "empty fact": "a value is empty",
     "placeholder": "a value looks like a placeholder for a missing value; leave the cell empty or use null",
     "odd attribute": "an attribute looks like row numbers, ids, web addresses, splits or texts, not like a fact",
@@ -108,19 +112,47 @@ def lint(
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
     for split, members in splits.items():
         for record in members:
-            name = record.id if splits is not records else f"{split}: {record.id}"
-            key = content_key(replace(record, group=None, adapter=None))
-            if record.prompt == "":  # a text without a record
-                key = (*key, record.references)
+            name = record_name(record, split if splits is records else None)
+            key = _facts_key(record)
             if key in first_seen:
                 other_split, other = first_seen[key]
                 kind = "duplicate record" if split == other_split else "leak"
                 findings.append(Finding(kind, name, f"same facts as {other}"))
             else:
                 first_seen[key] = split, name
-            findings += [Finding(kind, name, detail) for kind, detail in _look(record, codes, sentences, listed)]
+            findings += [
+                Finding(kind, name, detail, text=text) for kind, detail, text in _look(record, codes, sentences, listed)
+            ]
         findings += _without_text(split, members)
+    findings += _near_duplicates(splits, named=splits is records)
     return LintReport(tuple(findings), len(everything), len(texts), _lengths(texts))
+
+
+def record_name(record: Record, split: str | None = None) -> str:
+    """Return the name of a record in findings: "split: id", or "id" where there are no splits."""
+    return record.id if split is None else f"{split}: {record.id}"
+
+
+def _facts_key(record: Record) -> tuple[object, ...]:
+    """Return what records with the same facts have in common."""
+    key = content_key(replace(record, group=None, adapter=None))
+    return (*key, record.references) if record.prompt == "" else key  # a text without a record
+
+
+def _near_duplicates(splits: Mapping[str, Sequence[Record]], *, named: bool) -> list[Finding]:
+    """One finding for each record with a text that is nearly equal to one of an earlier record with other facts."""
+    members = [(split if named else None, record) for split, records in splits.items() for record in records]
+    texts = [text for _, record in members for text in record.references]
+    numbers = {_facts_key(record): number for number, (_, record) in reversed(list(enumerate(members)))}
+    owners = [number for number, (_, record) in enumerate(members) for _ in record.references]
+    same_facts = [numbers[_facts_key(members[owner][1])] for owner in owners]
+    findings: dict[int, Finding] = {}
+    for near in near_duplicates(texts, same_facts):
+        (split, record), (other_split, other) = members[owners[near.text]], members[owners[near.earlier]]
+        like = f"{near.similarity:.0%} like {record_name(other, other_split)}: {_short(texts[near.earlier])}"
+        finding = Finding("near duplicate", record_name(record, split), like, text=texts[near.text])
+        findings.setdefault(owners[near.text], finding)
+    return list(findings.values())
 
 
 def _without_text(split: str, records: Sequence[Record]) -> list[Finding]:
@@ -141,28 +173,34 @@ def _is_finished(text: str) -> bool:
     return _FINISHED.search(text) is not None
 
 
-def _look(record: Record, codes: Set[Fact], sentences: bool, listed: Container[str]) -> list[tuple[str, str]]:
-    """Return (kind, detail) of each finding in a single record."""
-    noticed = [("empty fact", fact.attribute) for fact in record.facts if not fact.value.strip()]
-    noticed += [
-        ("placeholder", f"{fact.attribute}: {fact.value}") for fact in record.facts if _is_placeholder(fact.value)
-    ]
-    noticed += [("conflict", detail) for detail in _conflicts(record.facts, listed)]
+def _look(
+    record: Record, codes: Set[Fact], sentences: bool, listed: Container[str]
+) -> list[tuple[str, str, str | None]]:
+    """Return (kind, detail, text) of each finding in a single record; the text is None for one about the facts."""
+    noticed: list[tuple[str, str, str | None]] = []
+    asks = record.stated != record.facts  # a dialogue act may ask for a value, which is "?"
+    for fact in record.facts:
+        if not fact.value.strip():
+            noticed.append(("empty fact", fact.attribute, None))
+        elif _is_placeholder(fact.value) and not (asks and fact.value == "?"):
+            noticed.append(("placeholder", f"{fact.attribute}: {fact.value}", None))
+        if match := _MISDECODED.search(fact.value):
+            noticed.append(("mis-decoded", f"{match[0]!r} in {_short(fact.value)}", None))
+    noticed += [("conflict", detail, None) for detail in _conflicts(record.facts, listed)]
     for text, count in Counter(record.references).items():
         if count > 1:
-            noticed.append(("duplicate text", f"{count} times {_short(text)}"))
+            noticed.append(("duplicate text", f"{count} times {_short(text)}", text))
         if sentences and not _is_finished(text):
-            noticed.append(("unfinished text", f"ends in {text[-20:]!r}"))
+            noticed.append(("unfinished text", f"ends in {text[-20:]!r}", text))
         if match := _LINE_END.search(text):
-            noticed.append(("line end or tab", f"{match[0]!r} in {_short(text)}"))
+            noticed.append(("line end or tab", f"{match[0]!r} in {_short(text)}", text))
         if len(text) > LONG_TEXT:
-            noticed.append(("long text", f"{len(text):,} characters"))
-    for text in (*record.references, *(fact.value for fact in record.facts)):
+            noticed.append(("long text", f"{len(text):,} characters", text))
         if match := _MISDECODED.search(text):
-            noticed.append(("mis-decoded", f"{match[0]!r} in {_short(text)}"))
+            noticed.append(("mis-decoded", f"{match[0]!r} in {_short(text)}", text))
     if record.references:
         unsaid = [fact for fact in _unsaid(record) if _plain(fact) not in codes]
-        noticed += [("unsaid value", f"{fact.attribute}: {_short(fact.value)}") for fact in unsaid]
+        noticed += [("unsaid value", f"{fact.attribute}: {_short(fact.value)}", None) for fact in unsaid]
     return noticed
 
 
@@ -199,14 +237,14 @@ def _conflicts(facts: Sequence[Fact], listed: Container[str]) -> list[str]:
 def _unsaid(record: Record) -> list[Fact]:
     """Return the facts none of whose words occurs in a text, ignoring case and order."""
     said = {word for text in record.references for word in _words(text)}
-    values = [(fact, _words(fact.value)) for fact in record.facts]
+    values = [(fact, _words(fact.value)) for fact in record.stated]
     return [fact for fact, words in values if words and not words & {"yes", "no", "true", "false"} and not words & said]
 
 
 def _codes(records: Sequence[Record]) -> set[Fact]:
     """Return the values that most texts express in other words ("changes: none" as "direct"), without subjects."""
     written = [record for record in records if record.references]
-    all_uses = Counter(_plain(fact) for record in written for fact in record.facts)
+    all_uses = Counter(_plain(fact) for record in written for fact in record.stated)
     unsaid = Counter(_plain(fact) for record in written for fact in _unsaid(record))
     return {fact for fact, count in unsaid.items() if count >= _CODE_AFTER and 2 * count > all_uses[fact]}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tailora.data.values import Record
+from tailora.evaluation.marked_items import marked_item
 from tailora.evaluation.scoring import Evaluation, score_texts
-from tailora.metrics.slots import SlotReport, slot_reports
+from tailora.metrics.slots import slot_reports
 from tailora.metrics.statistics import Measurement
 from tailora.metrics.suite import METRICS
-from tailora.reports.evaluation import Item, ScoreRow, page
+from tailora.reports.evaluation import ScoreRow, page
 from tailora.reports.tables import Table
 
 
@@ -39,11 +39,10 @@ def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Ta
     quality = _by_text(statistics)
     order = sorted(range(len(records)), key=lambda number: (-reports[number].errors, quality[number], number))
     items = [
-        Item(
-            id=records[number].id,
-            text=texts[number],
-            facts=_facts(records[number], reports[number]),
-            marks=[(m.start, m.end, f"{m.fact.attribute}: {m.fact.value}", m.added) for m in reports[number].mentions],
+        marked_item(
+            records[number],
+            texts[number],
+            reports[number],
             references=records[number].references[:3],
             note=_note(statistics, number),
         )
@@ -85,9 +84,3 @@ def _note(statistics: Mapping[str, Measurement], number: int) -> str:
     return ", ".join(
         f"{METRICS[name].label} {METRICS[name].scale * float(statistics[name].by_text[number]):.1f}" for name in shown
     )
-
-
-def _facts(record: Record, report: SlotReport) -> list[tuple[str, str, str]]:
-    states = {**dict.fromkeys(report.repeated, "repeated"), **dict.fromkeys(report.missing, "missing")}
-    own = [(fact.attribute, fact.value, states.get(fact, "said")) for fact in record.facts]
-    return own + [(fact.attribute, fact.value, "added") for fact in report.added]

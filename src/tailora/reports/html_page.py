@@ -8,7 +8,7 @@ from html import escape
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; font-size: 1.8rem; }
+h1 { line-height: 1.2; font-size: 1.8rem; overflow-wrap: anywhere; }
 h2 { line-height: 1.3; font-size: 1.3rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }

@@ -42,6 +42,12 @@ def parse_mr(mr: str) -> tuple[Fact, ...]:
     return facts
 
 
+def listed_attributes(facts: Iterable[Fact]) -> set[str]:
+    """Return the attributes to which a meaning representation with a dialogue act gives a list of values."""
+    names = [fact.attribute for fact in facts]
+    return {name for name in _LISTS if names.count(name) > 1} if DIALOGUE_ACT in names else set()
+
+
 def written_mr(facts: Iterable[Fact]) -> str:
     """Return facts as a meaning representation that `parse_mr` reads back."""
     act = None

@@ -9,7 +9,7 @@ from tailora.core.errors import DataError
 from tailora.data.columns import spell_name
 from tailora.data.readers import delimited
 from tailora.data.readers.json_text import NestedValue
-from tailora.data.readers.meaning_representations import looks_like_e2e, parse_mr
+from tailora.data.readers.meaning_representations import listed_attributes, looks_like_e2e, parse_mr
 from tailora.data.readers.table_layout import Cell, Layout, columns_of_training, layout_of
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Reference, Row
@@ -105,6 +105,7 @@ def parse_rows(
     mrs: dict[str, tuple[Fact, ...]] = {}
     parsed = Parsed([_row(row, f"{where}:{line}", layout, mrs, truths or {}) for line, row in cells], lacking + notes)
     parsed.listed = {name for place, name in layout.facts if any(len(row[place]) > 1 for _, row in cells)}
+    parsed.listed.update(name for facts in mrs.values() for name in listed_attributes(facts))
     parsed.columns_from_training = from_training
     return parsed
 
