@@ -18,7 +18,7 @@ def record(id: str, text: str, **facts: str) -> Record:
     return Record(id, tuple(Fact(None, name, value) for name, value in facts.items()), (text,))
 
 
-def write(path: Path, *rows: dict[str, object]) -> Path:
+def write(path: Path, *rows: dict[str, str]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

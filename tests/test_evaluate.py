@@ -21,7 +21,7 @@ from tailora.evaluation.training_record import training_settings
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.suite import METRICS
-from tailora.reports.evaluation import _marked
+from tailora.reports.marked_texts import _marked
 from tailora.reports.reproduction import card
 
 ROWS = [

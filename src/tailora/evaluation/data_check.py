@@ -14,7 +14,7 @@ from tailora.data.values import Record
 from tailora.evaluation.marked_items import marked_item
 from tailora.metrics.said_values import said_shares
 from tailora.metrics.slots import slot_report
-from tailora.reports.data_check import Example, FindingKind, data_check_page
+from tailora.reports.data_check import FindingExample, FindingKind, data_check_page
 from tailora.reports.tables import Table
 
 ALL = "all"
@@ -138,14 +138,14 @@ def _first(report: LintReport, kind: str, show: int) -> list[Finding]:
     return [finding for finding in report.findings if finding.kind == kind][:show]
 
 
-def _example(finding: Finding, records: Mapping[str, Record]) -> Example:
+def _example(finding: Finding, records: Mapping[str, Record]) -> FindingExample:
     record = records.get(finding.record)
     if record is None or not (record.facts or record.references):
-        return Example(finding.record, finding.detail, None)
+        return FindingExample(finding.record, finding.detail, None)
     text = finding.text if finding.text is not None else next(iter(record.references), "")
     others = [other for other in record.references if other != text][:2] if finding.text is None else []
     item = marked_item(record, text, slot_report(record, text), references=others, note=finding.detail)
-    return Example(finding.record, finding.detail, item)
+    return FindingExample(finding.record, finding.detail, item)
 
 
 def _percent(share: float | None) -> str:

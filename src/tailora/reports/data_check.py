@@ -23,7 +23,7 @@ h3 { margin: 1.5rem 0 .3rem; font-size: 1.1rem; }
 
 
 @dataclass(frozen=True)
-class Example:
+class FindingExample:
     """A finding to show.
 
     Attributes:
@@ -51,7 +51,7 @@ class FindingKind:
     name: str
     count: int
     meaning: str
-    examples: Sequence[Example]
+    examples: Sequence[FindingExample]
 
 
 def data_check_page(
@@ -103,7 +103,7 @@ def _bars(lengths: Mapping[str, int]) -> str:
     return f"<h2>Words per text</h2><div class=bars>{bars}</div>"
 
 
-def _example(example: Example) -> str:
+def _example(example: FindingExample) -> str:
     if example.item is None:
         return f"<article><p>{escape(example.where)}: {escape(example.detail)}</p></article>"
     return article(example.item)
