@@ -21,7 +21,7 @@ from tailora.evaluation.training_record import training_settings
 from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.suite import METRICS
-from tailora.reports.marked_texts import _marked
+from tailora.reports.marked_texts import marked
 from tailora.reports.reproduction import card
 
 ROWS = [
@@ -223,12 +223,12 @@ def test_the_field_s_usual_scores(data: Path) -> None:
 
 def test_marks_stand_where_they_are_and_none_within_another() -> None:
     marks = [(0, 3, "name: <Ada>", False), (2, 5, "near: x", False), (9, 12, "eatType: pub", True)]
-    told = _marked("Ada is a pub & more", marks)
+    told = marked("Ada is a pub & more", marks)
     assert told == (
         '<mark title="name: &lt;Ada&gt;">Ada</mark> is a '
         '<mark class=invented title="eatType: pub">pub</mark> &amp; more'
     )
-    assert _marked("", []) == "(no text)"
+    assert marked("", []) == "(no text)"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
-"""`tailora evaluate`: write texts for records, score them with intervals, and report the worst ones."""
+"""`tailora evaluate`: write texts for records, score them with intervals, and report the worst ones.
+
+Several systems are scored side by side, with a test of every pair.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,22 +21,28 @@ from tailora.core.errors import DataError, SettingsError
 from tailora.core.fields import flag
 from tailora.core.files import check_writable, write_text
 from tailora.core.plural import plural
-from tailora.core.settings import Unset
+from tailora.core.settings import Unset, Verbatim
 from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
 from tailora.data.system_texts import InputRows, read_texts
+from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
+from tailora.evaluation.systems import files_of, read_files, reading_of, systems_of
+from tailora.evaluation.systems_comparison import compare_systems
+from tailora.evaluation.systems_report import SystemsReport
 from tailora.evaluation.training_record import training_settings
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob
 from tailora.inference.writing import WritingSettings
+from tailora.metrics.statistics import Test
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.metrics.tokenizers import TokenizerName
 from tailora.reports.reproduction import card
+from tailora.reports.systems import letter
 from tailora.reports.tables import Sheet, as_markdown
 from tailora.reports.tables import Table as CardTable
 
@@ -42,12 +52,16 @@ class EvaluateSettings(WritingSettings, SplitSettings):
 
     heading = "scoring"
     headings: ClassVar = {"input": "data", "train": "data", "output": "output", "show": "output"}
+    first = "systems"
+    systems: Annotated[tuple[str, ...], Verbatim(), Unset("the one of --texts, --adapter or --base")] = ()
+    """Systems to score: files of texts, run directories, adapters, models, or output folders of evaluations, optionally
+    named, as NAME=PATH. Models write their texts. Several systems are compared in one report."""
     input: str
     """Records with references: a file, a folder of splits, or a data set's name. JSON lines may name an adapter."""
     texts: Annotated[Path | None, Unset("write the texts")] = None
     """Texts to score: JSON Lines, a JSON list, or one text per line. They replace writing with a model."""
     text_key: Annotated[str | None, Unset("the usual names")] = None
-    """Key of the text in the rows of --texts. a.0.b addresses nested values."""
+    """Key of the text in the rows of --texts and of systems. a.0.b addresses nested values."""
     against: Annotated[Path | None, Unset("none")] = None
     """Texts of another system for the same records, to compare with."""
     against_key: Annotated[str | None, Unset("the usual names")] = None
@@ -63,9 +77,12 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     card: Annotated[Literal["e2e", "webnlg", "dart"] | None, Unset("none")] = None
     """Write card.md: the scores next to the published ones for this task, with every setting that differs."""
     draws: int = Field(1000, ge=100)
-    """Number of bootstrap samples of the records for the confidence intervals."""
-    show: int = Field(50, ge=0)
-    """Number of texts in the report, the worst first."""
+    """Number of bootstrap samples of the records for the confidence intervals and the tests of differences."""
+    test: Test = "bootstrap"
+    """Test of differences between systems: paired bootstrap, or approximate randomisation. Scores of diversity are
+    always tested by randomisation."""
+    show: Annotated[int | None, Unset("50, and up to 1,000 for several systems")] = Field(None, ge=0)
+    """Number of records whose texts are in the report, the worst first."""
     output: Path
     """Folder for the scores, the report and the texts that are written."""
 
@@ -76,14 +93,48 @@ class EvaluateSettings(WritingSettings, SplitSettings):
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
+        if self.systems:
+            alone = ("texts", "adapter") if len(self.systems) == 1 else ("texts", "adapter", "against", "card")
+            for name in alone:
+                if getattr(self, name):
+                    what = f"{flag(name)} cannot be combined with {plural(len(self.systems), 'system')}"
+                    raise SettingsError(what, where="systems", hint=f"leave out {flag(name)}, or name it as a system")
+            return self
         if self.texts is None:
             self.check_model()
             return self
+        self.check_written()
+        return self
+
+    def check_written(self) -> None:
+        """Raise `SettingsError` if a setting is about writing texts, for texts that are already written."""
         writing = self.model_fields_set & set(WritingSettings.model_fields) - {"slot_rules"}
         if writing:
             what = f"{min(writing)} has no effect on texts that are already written"
-            raise SettingsError(what, where="texts", hint=f"leave out --texts or {flag(min(writing))}")
-        return self
+            where = "systems" if self.systems else "texts"
+            raise SettingsError(what, where=where, hint=f"leave out {flag(where)} or {flag(min(writing))}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What systems are scored on.
+
+    Attributes:
+        records: with references.
+        rows: of the input, which the records were gathered from.
+        scoring: the metrics.
+        parts: numbers of the records in each part of the data.
+    """
+
+    records: list[Record]
+    rows: InputRows
+    scoring: Scoring
+    parts: dict[str, list[int]]
+
+    @property
+    def ids(self) -> list[str]:
+        """The records' ids."""
+        return [record.id for record in self.records]
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
@@ -96,7 +147,37 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         UserError: records, texts, adapter or base cannot be read or do not match.
     """
     console = message_console()
+    if len(settings.systems) > 1:
+        return _run_several(settings, console)
+    if settings.systems:
+        (system,) = systems_of(settings.systems)
+        settings = settings.model_copy(update={"systems": (), **system.settings})
+        if system.kind == "texts":
+            settings.check_written()
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
+    prepared = _prepared(settings, trained, console)
+    records, parts, rows = prepared.records, prepared.parts, prepared.rows
+    used, ids = _used(settings), prepared.ids
+    others = None
+    if settings.against is not None:
+        others = read_texts(settings.against, ids, key=settings.against_key, rows=rows)
+    if settings.texts is not None:
+        texts = read_texts(settings.texts, ids, key=settings.text_key, rows=rows)
+    else:
+        texts = _written(records, settings, console)
+    if len(texts) != len(records) or (others is not None and len(others) != len(records)):
+        # Rows of one record have different texts: each is scored against all references of its record.
+        texts, others = rows.spread(texts), None if others is None else rows.spread(others)
+        records, parts = rows.spread(records), {name: rows.numbers(numbers) for name, numbers in parts.items()}
+    evaluation = prepared.scoring.evaluate(records, texts, parts, others, test=settings.test)
+    cards = [] if settings.card is None else _cards(settings.card, evaluation, used)
+    result = _save(evaluation, cards, settings)
+    _print(console, evaluation, cards)
+    return result
+
+
+def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, console: Console) -> _Prepared:
+    """Read and check everything that can fail before texts are written, which may take hours."""
     data = settings.load(settings.input, settings.split, trained=trained)
     records = _with_references(data, settings)
     training = TrainingData(settings.input, settings, trained, settings.train)
@@ -110,27 +191,48 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
-    # Anything that can fail is done before texts are written, which may take hours.
-    parts, used = parts_of(records, training), _used(settings)
+    parts = parts_of(records, training)
     check_writable(settings.output)
-    rows = InputRows.of(data, settings.limit)
-    ids = [record.id for record in records]
-    others = None
-    if settings.against is not None:
-        others = read_texts(settings.against, ids, key=settings.against_key, rows=rows)
-    if settings.texts is not None:
-        texts = read_texts(settings.texts, ids, key=settings.text_key, rows=rows)
-    else:
-        texts = _written(records, settings, console)
-    if len(texts) != len(records) or (others is not None and len(others) != len(records)):
-        # Rows of one record have different texts: each is scored against all references of its record.
-        texts, others = rows.spread(texts), None if others is None else rows.spread(others)
+    return _Prepared(records, InputRows.of(data, settings.limit), scoring, parts)
+
+
+def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
+    """Score several systems, and write their report, tables and texts."""
+    systems = systems_of(settings.systems)
+    if all(system.kind == "texts" for system in systems):
+        settings.check_written()
+    prepared = _prepared(settings, reading_of(systems, settings.base), console)
+    records, parts, rows = prepared.records, prepared.parts, prepared.rows
+    texts = read_files(systems, prepared.ids, rows, settings.text_key)
+    for system, file in files_of(systems).items():
+        console.print(f"{system.name}: {system.path}", highlight=False, markup=False, soft_wrap=True)
+        alone = settings.model_copy(update=system.settings)
+        texts[system.name] = _written(records, alone, console, settings.output / file)
+    texts = {system.name: texts[system.name] for system in systems}
+    if any(len(own) != len(records) for own in texts.values()):
+        texts = {name: rows.spread(own) for name, own in texts.items()}
         records, parts = rows.spread(records), {name: rows.numbers(numbers) for name, numbers in parts.items()}
-    evaluation = scoring.evaluate(records, texts, parts, others)
-    cards = [] if settings.card is None else _cards(settings.card, evaluation, used)
-    result = _save(evaluation, cards, settings)
-    _print(console, evaluation, cards)
-    return result
+    comparison = compare_systems(prepared.scoring, records, texts, parts, test=settings.test)
+    report = SystemsReport(comparison)
+    about = [_about_records(records, settings), *_notes(next(iter(comparison.systems.values())))]
+    about.append("; ".join(f"{system.name}: {system.path}" for system in systems) + ".")
+    page = report.save(settings.output, about, 1000 if settings.show is None else settings.show)
+    _print_several(console, report)
+    return {**comparison.as_json(), "records": len(records), "output": str(settings.output), "report": str(page)}
+
+
+def _print_several(console: Console, report: SystemsReport) -> None:
+    for scores in report.score_tables():
+        table = Table(title=scores.title)
+        table.add_column("score")
+        for place, name in enumerate(scores.systems):
+            table.add_column(f"{letter(place)}. {escape(name)}", justify="right")
+        for label, cells in scores.rows:
+            values = [f"{cell.value} [{cell.beats}]" if cell.beats else cell.value for cell in cells]
+            table.add_row(label, *map(escape, values))
+        console.print(table)
+    note = f"Letters in brackets name the systems that score significantly worse ({report.test}). {report.warning}"
+    console.print(note.strip(), highlight=False, markup=False)
 
 
 def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]:
@@ -144,8 +246,10 @@ def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]
     return records
 
 
-def _written(records: Sequence[Record], settings: EvaluateSettings, console: Console) -> list[str]:
-    output = settings.output / "outputs.jsonl"
+def _written(
+    records: Sequence[Record], settings: EvaluateSettings, console: Console, output: Path | None = None
+) -> list[str]:
+    output = output or settings.output / "outputs.jsonl"
     written = TextJob(records, settings, source=settings.input, console=console).write(output)
     console.print(written.wrote(output), soft_wrap=True, highlight=False, markup=False)
     return [row["text"] for row in written.rows]
@@ -162,16 +266,23 @@ def _save(evaluation: Evaluation, cards: Sequence[CardTable], settings: Evaluate
     if cards:
         write_text(settings.output / "card.md", as_markdown(Sheet(f"Reproduction card: {settings.card}", [], cards)))
     report = settings.output / "report.html"
-    write_text(report, report_html(evaluation, _about(evaluation, settings), cards, settings.show))
+    write_text(
+        report,
+        report_html(evaluation, _about(evaluation, settings), cards, 50 if settings.show is None else settings.show),
+    )
     return {**result, "records": len(evaluation.records), "output": str(settings.output), "report": str(report)}
 
 
+def _about_records(records: Sequence[Record], settings: EvaluateSettings) -> str:
+    return f"{len(records)} records of {settings.input}" + (f", {settings.split}" if settings.split else "")
+
+
+def _notes(evaluation: Evaluation) -> list[str]:
+    return [evaluation.measured.note] if evaluation.measured.note else []
+
+
 def _about(evaluation: Evaluation, settings: EvaluateSettings) -> list[str]:
-    about = [
-        f"{len(evaluation.records)} records of {settings.input}" + (f", {settings.split}" if settings.split else "")
-    ]
-    if evaluation.measured.note:
-        about.append(evaluation.measured.note)
+    about = [_about_records(evaluation.records, settings), *_notes(evaluation)]
     if settings.texts is not None:
         about.append(f"Texts of {settings.texts}.")
     else:

@@ -10,7 +10,7 @@ from typing import Any
 from tailora.core.errors import DataError
 from tailora.data.values import Record
 from tailora.metrics.slot_rules import Rules, load_rules
-from tailora.metrics.statistics import Score, compare, interval
+from tailora.metrics.statistics import Score, Test, compare, interval
 from tailora.metrics.suite import METRICS, NEED_FACTS, Measured, MetricName, measure, unavailable, usual
 from tailora.metrics.tokenizers import TokenizerName, sacrebleu_tokenizer
 
@@ -66,6 +66,7 @@ class Scoring:
 
     Attributes:
         names: the metrics.
+        draws: bootstrap resamples for the intervals and the differences.
         unavailable: the metrics whose programs are not installed, with the error of each.
 
     Raises:
@@ -85,7 +86,7 @@ class Scoring:
     ) -> None:
         self.names: Sequence[str] = metrics or usual(records)
         self._check_needs(records, training)
-        self._rules, self._tokenizer, self._draws = load_rules(slot_rules), tokenizer, draws
+        self._rules, self._tokenizer, self.draws = load_rules(slot_rules), tokenizer, draws
         self._training = training
         self.unavailable = unavailable(self.names)
         if metrics and set(metrics) <= set(self.unavailable):
@@ -112,6 +113,8 @@ class Scoring:
         texts: Sequence[str],
         parts: Mapping[str, Sequence[int]] | None = None,
         others: Sequence[str] | None = None,
+        *,
+        test: Test = "bootstrap",
     ) -> Evaluation:
         """Score one text for each record.
 
@@ -120,6 +123,7 @@ class Scoring:
             texts: in their order.
             parts: numbers of the records in each part of the data, including "all"; by default "all" only.
             others: another system's texts to compare with.
+            test: of the difference from them.
 
         Raises:
             DataError: a record lacks a reference, or the numbers differ.
@@ -128,7 +132,7 @@ class Scoring:
         measured = measure(records, texts, self.names, self._rules, self._tokenizer, self._training)
         scores = {
             part: {
-                name: interval(statistics.of(numbers), draws=self._draws)
+                name: interval(statistics.of(numbers), draws=self.draws)
                 for name, statistics in measured.statistics.items()
             }
             for part, numbers in parts.items()
@@ -136,14 +140,14 @@ class Scoring:
         against = None
         if others is not None:
             second = measure(records, others, self.names, self._rules, self._tokenizer, self._training)
-            against = self._compared(measured, second)
+            against = self._compared(measured, second, test)
         return Evaluation(records, texts, scores, measured, against, self._rules)
 
-    def _compared(self, first: Measured, second: Measured) -> dict[str, Any]:
+    def _compared(self, first: Measured, second: Measured, test: Test) -> dict[str, Any]:
         """Return by how much the texts score better than the others, by metric."""
         both = [name for name in first.statistics if name in second.statistics]
         differences = {
-            name: compare(first.statistics[name], second.statistics[name], draws=self._draws) for name in both
+            name: compare(first.statistics[name], second.statistics[name], draws=self.draws, test=test) for name in both
         }
         return {
             name: {"difference": d.value, "low": d.low, "high": d.high, "p": d.p} for name, d in differences.items()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 from tailora.core.plural import plural
+from tailora.reports.filters import STYLE as FILTERS_STYLE
+from tailora.reports.filters import script, toolbar
 from tailora.reports.html_page import html_page
 from tailora.reports.marked_texts import LEGEND, STYLE, Item, article
 from tailora.reports.tables import Table, table_html
@@ -52,9 +54,11 @@ def page(
     if items:
         parts += [
             f"<h2>Texts, the worst first</h2><p class=note>{plural(len(items), 'text')}. {LEGEND}</p>",
+            toolbar(),
             *map(article, items),
+            script(),
         ]
-    return html_page(title, about, parts, STYLE)
+    return html_page(title, about, parts, STYLE + FILTERS_STYLE)
 
 
 def _table(name: str, rows: Sequence[ScoreRow]) -> str:

@@ -10,6 +10,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; font-size: 1.8rem; overflow-wrap: anywhere; }
 h2 { line-height: 1.3; font-size: 1.3rem; margin-top: 2rem; }
+p { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }

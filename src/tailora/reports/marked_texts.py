@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tailora.reports.filters import kinds_of
+
 STYLE = """
 :root { --said: #2a7d2a; --wrong: #c22e2e; }
+@media (prefers-color-scheme: dark) { :root { --said: #5fc25f; --wrong: #ff8080; } }
 details { margin: .5rem 0; }
 details code { overflow-wrap: anywhere; font-size: .85rem; }
 article { border-top: 1px solid var(--line); padding: .8rem 0; }
@@ -60,13 +63,14 @@ def article(item: Item) -> str:
     references = "".join(f"<li>{escape(text)}</li>" for text in item.references)
     listed = f"<ul class=note>{references}</ul>" if references else ""
     note = "; ".join(filter(None, [f"record {item.id}", item.note]))
+    kinds = kinds_of([state for _, _, state in item.facts])
     return (
-        f"<article><p>{facts}</p><p class=text>{_marked(item.text, item.marks)}</p>{listed}"
-        f"<p class=note>{escape(note)}</p></article>"
+        f'<article class="version" data-kinds="{kinds}"><p>{facts}</p>'
+        f"<p class=text>{marked(item.text, item.marks)}</p>{listed}<p class=note>{escape(note)}</p></article>"
     )
 
 
-def _marked(text: str, marks: Sequence[tuple[int, int, str, bool]]) -> str:
+def marked(text: str, marks: Sequence[tuple[int, int, str, bool]]) -> str:
     """Return the text as HTML with its mentions of facts marked; of two that overlap, the first."""
     parts, end = [], 0
     for first, last, fact, added in marks:
