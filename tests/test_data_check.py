@@ -65,7 +65,7 @@ def test_the_report_shows_each_kind_with_examples(tmp_path: Path) -> None:
         "known": {"test": 1.0},
     }
     html = page.read_text(encoding="utf-8")
-    assert html.count("<article>") == 2 + 2 + 1  # near duplicates, unsaid values, and the leak
+    assert html.count("<article ") == 2 + 2 + 1  # near duplicates, unsaid values, and the leak
     assert "<b>0</b>" not in html
     assert "like train: 1" in html
     assert "2 of 6 shown" in html
