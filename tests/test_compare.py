@@ -62,7 +62,9 @@ def settings(tmp_path: Path, data: Path, kind: str = "gpt2", **others: Any) -> C
     base = tmp_path / kind
     if not base.exists():
         save_base(base, kind)
-    rates = {name: [1e-2] for name in ("full", "bitfit", "top2", "adapter-h", "adapter-l")} | {"lora": [1e-2, 3e-2]}
+    rates = {name: [1e-2] for name in ("full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix")} | {
+        "lora": [1e-2, 3e-2]
+    }
     values: dict[str, Any] = {
         "epochs": 1,
         "max_new_tokens": 4,
@@ -76,7 +78,7 @@ def settings(tmp_path: Path, data: Path, kind: str = "gpt2", **others: Any) -> C
 def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -> None:
     result = compare.run(settings(tmp_path, data))
     rows = result["methods"]
-    assert list(rows) == ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "base"]
+    assert list(rows) == ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix", "base"]
     for name, row in rows.items():
         assert row["scores"]["bleu"]["low"] <= row["scores"]["bleu"]["value"] <= row["scores"]["bleu"]["high"]
         assert row["decoding"]["records"] == 2
@@ -226,5 +228,5 @@ def test_in_processes_of_their_own(tmp_path: Path, data: Path) -> None:
     held = np.ones(2**31, np.int8)
     result = compare.run(settings(tmp_path, data))
     memory = {name: row["peak_memory_bytes"] for name, row in result["methods"].items() if "run" in row}
-    assert set(memory) == {"lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"}
+    assert set(memory) == {"lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"}
     assert all(2**26 < peak < held.nbytes for peak in memory.values())

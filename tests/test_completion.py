@@ -40,9 +40,9 @@ def ask_bash(script: str, folder: Path, *words: str) -> list[str]:
     [
         (("tailora", "qua"), ["quantize"]),
         (("tailora", "train", "--meth"), ["--method"]),
-        (("tailora", "train", "--method", ""), ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]),
+        (("tailora", "train", "--method", ""), ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]),
         (("tailora", "train", "--method", "=", "b"), ["bitfit"]),
-        (("tailora", "train", "--method", "="), ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]),
+        (("tailora", "train", "--method", "="), ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]),
         (("tailora", "train", "--rank", ""), []),
         (("tailora", "train", "--data", "reco"), ["records.csv"]),
         (("tailora", "train", "config.y"), ["config.yaml"]),
@@ -73,7 +73,7 @@ def test_bash_offers_every_command_and_every_flag(scripts: dict[str, str], tmp_p
     [
         ("tailora qua", {"quantize"}),
         ("tailora train --meth", {"--method"}),
-        ("tailora train --method ", {"lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"}),
+        ("tailora train --method ", {"lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"}),
         ("tailora completion z", {"zsh"}),
     ],
 )

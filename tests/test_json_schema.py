@@ -85,7 +85,15 @@ def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> No
     result = run(SchemaSettings(command="train"))
     assert json.loads(capsys.readouterr().out) == result
     assert result["properties"]["rank"]["minimum"] == 1
-    assert result["properties"]["method"]["enum"] == ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+    assert result["properties"]["method"]["enum"] == [
+        "lora",
+        "full",
+        "bitfit",
+        "top2",
+        "adapter-h",
+        "adapter-l",
+        "prefix",
+    ]
 
 
 def test_an_unknown_command_is_an_error() -> None:

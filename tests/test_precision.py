@@ -83,7 +83,9 @@ def test_losses_and_gradients_are_those_of_the_plain_forward_pass(
     if layout == "side by side":  # padded to common sizes, as on a GPU
         filled = forward._filled
         monkeypatch.setattr(forward, "_filled", lambda values, _, device: filled(values, 128, device))
-        monkeypatch.setattr(forward, "tree_masks", lambda *given, rows: masks_side_by_side(*given, rows=128))
+        monkeypatch.setattr(
+            forward, "tree_masks", lambda *given, rows, prefix: masks_side_by_side(*given, rows=128, prefix=prefix)
+        )
     settings = settings_of(method)
     model = prepared(family, settings)
     exact_loss, exact = plain(model, Arithmetic("fp32"))

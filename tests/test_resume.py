@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "top2": {"method": "top2", "learning_rate": 1e-3, "precision": "fp32"},
     "adapter-h": {"method": "adapter-h", "precision": "fp32"},
     "adapter-l": {"method": "adapter-l", "precision": "fp32"},
+    "prefix": {"method": "prefix", "precision": "fp32"},
     "patience": {"patience": 2, "learning_rate": 0.02, "epochs": 6, "eval_every": 1, "precision": "fp32"},
     "no validation": {"valid": None, "precision": "fp32"},
 }

@@ -134,7 +134,9 @@ def test_as_on_a_gpu_side_by_side_and_filled_up(name: str, monkeypatch: pytest.M
     expected, slopes = loss_and_gradients()
     filled = forward._filled
     monkeypatch.setattr(forward, "_filled", lambda values, _, device: filled(values, 128, device))
-    monkeypatch.setattr(forward, "tree_masks", lambda *given, rows: masks_side_by_side(*given, rows=128))
+    monkeypatch.setattr(
+        forward, "tree_masks", lambda *given, rows, prefix: masks_side_by_side(*given, rows=128, prefix=prefix)
+    )
     loss, same = loss_and_gradients()
     assert loss == pytest.approx(expected, rel=1e-12)
     assert (same - slopes).norm() <= 1e-9 * slopes.norm()

@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "top2": {"method": "top2"},
     "adapter-h": {"method": "adapter-h", "bottleneck": 6},
     "adapter-l": {"method": "adapter-l", "bottleneck": 6},
+    "prefix": {"method": "prefix", "prefix_tokens": 3},
 }
 EXAMPLES = [
     *(Example("1", (1, 2, 3), (4, 5, *end, 6, 0)) for end in ((), (7,), (7, 8), (9, 9, 9))),

@@ -1,4 +1,4 @@
-"""What methods other than LoRA insert into a network, as a value: bottleneck adapters. No torch, no model."""
+"""What methods other than LoRA insert into a network, as a value: bottleneck adapters or a prefix. No torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ import numpy as np
 
 from tailora.adapters.adapter import Adapter, Floats
 
-InsertKind = Literal["adapter-h", "adapter-l"]
+InsertKind = Literal["adapter-h", "adapter-l", "prefix"]
 """The name of the method that trains the insert."""
 
-DESCRIPTIONS: dict[InsertKind, str] = {"adapter-h": "Houlsby's adapters", "adapter-l": "Lin's adapters"}
+DESCRIPTIONS: dict[InsertKind, str] = {
+    "adapter-h": "Houlsby's adapters",
+    "adapter-l": "Lin's adapters",
+    "prefix": "a prefix of keys and values",
+}
 """Names for messages."""
+
+PREFIX = "prompt_embeddings"
+"""The name of a prefix's only tensor, which is PEFT's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +32,9 @@ class Insert:
 
     Attributes:
         kind: the method that trained it.
-        tensors: float32, by the names of the parameters in the network
-            ("transformer.h.0.mlp.c_proj.adapter_h.up.weight").
+        tensors: float32. Those of adapters have the names of the parameters in the network
+            ("transformer.h.0.mlp.c_proj.adapter_h.up.weight"). A prefix is one tensor under `PREFIX`,
+            [virtual tokens, 2 · layers, heads, width], in which layer n has its keys at 2n and its values at 2n + 1.
         base_fingerprint: SHA-256 of the base's weights; None if another program made it.
         base_name: the name of the base, by which it is found where the user names none.
         meta: the rest of `tailora.json`, as that of `Adapter`.
@@ -51,7 +59,9 @@ class Insert:
 
     @property
     def size(self) -> int:
-        """The width of the bottleneck."""
+        """The width of the bottleneck, or the number of virtual tokens."""
+        if self.kind == "prefix":
+            return len(self.tensors[PREFIX])
         return next((len(tensor) for name, tensor in self.tensors.items() if name.endswith("down.weight")), 0)
 
     @property
@@ -61,7 +71,9 @@ class Insert:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether it has no effect on any base: all that the adapters add is zero."""
+        """Whether it has no effect on any base: all that the adapters add is zero. A prefix always has one."""
+        if self.kind == "prefix":
+            return False
         added = [tensor for name, tensor in self.tensors.items() if ".up." in name]
         return not any(tensor.any() for tensor in added)
 

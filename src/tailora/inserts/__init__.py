@@ -1,1 +1,1 @@
-"""Parts that methods other than LoRA insert into a network: bottleneck adapters."""
+"""Parts that methods other than LoRA insert into a network: bottleneck adapters and prefixes."""

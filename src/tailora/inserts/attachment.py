@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from tailora.adapters.insert import Insert, InsertKind
+from tailora.adapters.insert import PREFIX, Insert, InsertKind
 from tailora.core.errors import AdapterError
 from tailora.inserts.bottleneck import bottlenecks, insert_bottlenecks
+from tailora.inserts.prefix import insert_prefix, prefix_of
 
 
 def attach_new(
@@ -19,7 +20,7 @@ def attach_new(
     Args:
         model: a transformers causal language model.
         kind: the method.
-        size: width of the bottleneck.
+        size: width of the bottleneck, or number of virtual tokens.
         model_type: transformers' name of the architecture.
         generator: draws the initial values.
 
@@ -27,7 +28,10 @@ def attach_new(
         ModelError: the architecture has no place for it.
     """
     model.requires_grad_(False)
-    insert_bottlenecks(model, kind, size, model_type=model_type, generator=generator)
+    if kind == "prefix":
+        insert_prefix(model, size, generator=generator)
+    else:
+        insert_bottlenecks(model, kind, size, model_type=model_type, generator=generator)
 
 
 def attach(model: nn.Module, insert: Insert, *, model_type: str | None) -> None:
@@ -56,7 +60,10 @@ def extract(model: nn.Module, kind: InsertKind) -> Insert:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the insert's parameters by their names in the network."""
+    """Return the insert's parameters by their names in `Insert.tensors`."""
+    prefix = prefix_of(model)
+    if prefix is not None:
+        return {PREFIX: prefix.embedding}
     return {
         f"{path}.{name}": parameter
         for path, adapter in bottlenecks(model).items()

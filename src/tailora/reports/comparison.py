@@ -22,6 +22,7 @@ NAMES = {
     "top2": "top two blocks",
     "adapter-h": "Houlsby's adapters",
     "adapter-l": "Lin's adapters",
+    "prefix": "prefix tuning",
     "base": "base",
 }
 _COLOURS = {
@@ -31,6 +32,7 @@ _COLOURS = {
     "top2": "#c08a2d",
     "adapter-h": "#7a4f9e",
     "adapter-l": "#2f8f83",
+    "prefix": "#c2588b",
     "base": "#888888",
 }
 _NONE = "–"

@@ -39,10 +39,9 @@ def prepare(base: Base, settings: TrainSettings) -> None:
     if settings.method == "lora":
         generator = torch.Generator().manual_seed(settings.seed)
         inject.attach(model, settings.lora_config(), model_type=base.model_type, generator=generator)
-    elif settings.method in ("adapter-h", "adapter-l"):
+    elif settings.method in ("adapter-h", "adapter-l", "prefix"):
         generator = torch.Generator().manual_seed(settings.seed)
-        size = settings.bottleneck
-        inserts.attach_new(model, settings.method, size, model_type=base.model_type, generator=generator)
+        inserts.attach_new(model, settings.method, settings.size, model_type=base.model_type, generator=generator)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(_learns(name, settings.method, base))
@@ -143,7 +142,7 @@ def save_result(
             raise _unchanged()
         formats.save(adapter, run / "adapter")
         return run / "adapter"
-    if settings.method in ("adapter-h", "adapter-l"):
+    if settings.method in ("adapter-h", "adapter-l", "prefix"):
         insert = replace(
             inserts.extract(base.model, settings.method),
             base_fingerprint=base.fingerprint,

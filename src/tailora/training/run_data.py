@@ -67,7 +67,9 @@ def examples_of(
     Raises:
         DataError: an example is too long, or none is left.
     """
-    positions = getattr(base.model.config, "max_position_embeddings", None) or settings.max_length
+    positions = getattr(base.model.config, "max_position_embeddings", None) or settings.max_length + settings.size
+    if settings.method == "prefix":
+        positions -= settings.prefix_tokens  # which have positions as well
     examples, report = build_examples(
         records,
         base.tokenizer,

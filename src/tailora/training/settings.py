@@ -16,7 +16,7 @@ from tailora.data.prompts import PromptForm
 from tailora.data.reading import Limit, ReadingSettings
 from tailora.models.settings import BASE, DeviceName
 
-Method = Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+Method = Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
 Schedule = Literal["linear", "cosine", "constant"]
 Resume = Literal["auto", "never"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -26,8 +26,9 @@ LEARNING_RATE: dict[Method, float] = {
     **dict.fromkeys(("lora", "bitfit", "adapter-h", "adapter-l"), 1e-3),
     "top2": 1e-4,
     "full": 5e-5,
+    "prefix": 1e-2,
 }
-FROZEN_BASE: tuple[Method, ...] = ("lora", "adapter-h", "adapter-l")
+FROZEN_BASE: tuple[Method, ...] = ("lora", "adapter-h", "adapter-l", "prefix")
 """The methods that leave the base as it is; with `bias`, lora trains biases of the base as well."""
 
 
@@ -44,7 +45,7 @@ class TrainingDataSettings(ReadingSettings):
 
 
 class AdapterSettings(Settings):
-    """The adapter that methods lora, adapter-h and adapter-l train."""
+    """The adapter that methods lora, adapter-h and adapter-l train, or the prefix of method prefix."""
 
     heading = "adapter"
     rank: int = Field(8, ge=1)
@@ -71,6 +72,8 @@ class AdapterSettings(Settings):
 
     bottleneck: int = Field(64, ge=1)
     """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
+    prefix_tokens: int = Field(5, ge=1)
+    """Number of virtual tokens of method prefix, whose keys and values are trained."""
 
     def lora_config(self) -> LoraConfig:
         """Return the configuration of the adapter of method lora."""
@@ -165,10 +168,10 @@ class TrainSettings(RunSettings):
     headings: ClassVar = {"save_every": "output", "resume": "output", "track": "output"}
     method: Method = "lora"
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
-    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
-    learning_rate: Annotated[float | None, Field(gt=0), Unset("5e-5 for full, 1e-4 for top2, 1e-3 for the others")] = (
-        None
-    )
+    Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
+    learning_rate: Annotated[
+        float | None, Field(gt=0), Unset("1e-3, but 5e-5 for full, 1e-4 for top2 and 1e-2 for prefix")
+    ] = None
     """Peak learning rate."""
     output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None
     """Run directory to create, or that of an unfinished run to continue."""
@@ -187,6 +190,11 @@ class TrainSettings(RunSettings):
             hint = "use --method lora, or another precision"
             raise SettingsError("int8 is available for method lora only", where="precision", hint=hint)
         return self
+
+    @property
+    def size(self) -> int:
+        """The size of what a method inserts: virtual tokens, or the width of the bottleneck."""
+        return self.prefix_tokens if self.method == "prefix" else self.bottleneck
 
     @property
     def peak_learning_rate(self) -> float:

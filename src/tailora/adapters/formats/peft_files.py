@@ -42,7 +42,7 @@ _CONVERT = (
 _TOKENWISE = ("alora_invocation_tokens", "arrow_config", "monteclora_config", "megatron_config")
 _TASKS = (None, "CAUSAL_LM")
 _OTHER_TASK = "train it for CAUSAL_LM on the language model itself, or use it with PEFT"
-_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
+_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT")
 
 
 class PeftFile(BaseModel):
@@ -205,6 +205,8 @@ def _fault(error: Mapping[str, Any]) -> str:
     place = ".".join(str(step) for step in error["loc"])
     if place == "peft_type":
         kind = error.get("input")
+        if kind == "PREFIX_TUNING":
+            return "is a prefix, which cannot be loaded beside other adapters; name it alone when the model is loaded"
         way = "use it with PEFT, for learnt prompts have no equivalent" if kind in _PROMPTS else MERGE
         return f"peft_type is {kind!r}, and only LoRA adapters can be read; {way}"
     return f"{place}: {error['msg']}" if place else str(error["msg"])

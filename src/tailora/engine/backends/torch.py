@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots, SlotFactors
 from tailora.engine.backend import Step, StepScores
 from tailora.families import ends_in
+from tailora.inserts.prefix import prefix_of
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
 
@@ -52,7 +53,10 @@ class TorchBackend:
         embedding = self._model.get_input_embeddings().weight
         self._device = embedding.device
         self.vocabulary = int(embedding.shape[0])
-        self.context = _context(self._model.config) or cache_tokens
+        self._prefix = prefix_of(self._model)
+        self._before = 0 if self._prefix is None else len(self._prefix)  # virtual tokens before every sequence
+        limit = _context(self._model.config)
+        self.context = cache_tokens if limit is None else limit - self._before
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
@@ -123,15 +127,16 @@ class TorchBackend:
         # Cached tokens are directly to the left of the new ones, so that the order is that of the positions.
         seen = np.arange(past + most) - past
         mask_ST = (seen >= -step.past[:, None]) & (seen < counts[:, None])
+        mask_ST = np.pad(mask_ST, ((0, 0), (self._before, 0)), constant_values=True)
         self._choose(step, rows, columns, (sequences, most))
         output = self._model(
             input_ids=self._there(tokens_SC),
             attention_mask=self._there(mask_ST.astype(np.int64)),
-            position_ids=self._there(positions_SC),
+            position_ids=self._there(positions_SC + self._before),
             past_key_values=self._gathered(step, past),
             use_cache=True,
         )
-        self._keep(step, output.past_key_values, past, rows, columns)
+        self._keep(step, output.past_key_values, self._before + past, rows, columns)
         logits_KV = output.logits[self._there(rows[step.sampled]), self._there(columns[step.sampled])].float()
         best = logits_KV.topk(min(step.best, self.vocabulary)).indices
         log_z = logits_KV.logsumexp(-1)
@@ -169,8 +174,15 @@ class TorchBackend:
         return add
 
     def _gathered(self, step: Step, past: int) -> DynamicCache:
-        """Return the cached keys and values of the step's sequences, [S, heads, past, width], padded at the left."""
+        """Return the cached keys and values of the step's sequences, [S, heads, past, width], padded at the left.
+
+        A prefix comes before them.
+        """
         cache = DynamicCache()
+        if self._prefix is not None:
+            dtype = self._model.dtype
+            for layer, (keys, values) in enumerate(self._prefix.pairs(len(step.past))):
+                cache.update(keys.to(dtype), values.to(dtype), layer)
         if past == 0:
             return cache
         sequences = len(step.past)
@@ -188,7 +200,7 @@ class TorchBackend:
         return cache
 
     def _keep(self, step: Step, cache: Any, past: int, rows: np.ndarray, columns: np.ndarray) -> None:
-        """Copy the new keys and values to their blocks."""
+        """Copy the new keys and values, which come after `past` others, to their blocks."""
         places = step.past[rows] + columns
         blocks = step.blocks[step.block_begins[rows] + places // BLOCK]
         where = self._there(blocks.astype(np.int64)), self._there(places % BLOCK)

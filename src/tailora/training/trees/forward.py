@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tailora.core.errors import ModelError
 from tailora.core.hardware.memory import keep_freed_memory
 from tailora.data.examples import Example
+from tailora.inserts.prefix import prefix_of
 from tailora.lora.layers import LoraLayer
 from tailora.models.blocks import blocks_of
 from tailora.models.load import quiet_transformers
@@ -94,12 +95,12 @@ class TreeModel:
     def hidden(self, batch: TreeBatch) -> Tensor:
         """Return the states of all nodes after the last normalisation, [N, width]."""
         device, dtype = self.device, cast(torch.dtype, self.model.dtype)
-        nodes = len(batch)
+        nodes, prefix = len(batch), prefix_of(self.model)
         rows = nodes if device.type == "cpu" else -(-nodes // GPU_ROWS) * GPU_ROWS
         states = self.body(
             input_ids=_filled(batch.tokens, rows, device)[None],
             position_ids=_filled(batch.positions, rows, device)[None],
-            tree=tree_masks(batch, dtype, device, rows=rows),
+            tree=tree_masks(batch, dtype, device, rows=rows, prefix=0 if prefix is None else len(prefix)),
             use_cache=False,
         ).last_hidden_state
         return cast(Tensor, states[0, :nodes])
