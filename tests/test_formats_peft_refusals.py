@@ -52,7 +52,7 @@ def test_what_peft_makes_and_has_no_equivalent_names_the_field_and_the_way_out(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig", "IA3Config", "PrefixTuningConfig", "PromptTuningConfig"])
+@pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig", "IA3Config", "PromptTuningConfig"])
 @pytest.mark.filterwarnings("ignore")
 def test_other_kinds_of_adapters_are_named_with_their_way_out(tmp_path: Path, kind: str) -> None:
     prompts: dict[str, Any] = (
