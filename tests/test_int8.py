@@ -120,7 +120,7 @@ def test_head_keeps_the_gradient_that_an_all_but_certain_token_leaves() -> None:
     weight = torch.randn(512, 64)
     tokens = torch.arange(100)
     states = 12 * F.normalize(weight[tokens]) / weight[tokens].norm(dim=1, keepdim=True)
-    certain = Scored(tokens, tokens, tokens, torch.ones(100))
+    certain = Scored(tokens, tokens, tokens, torch.ones(100), [(0, 100, slice(0, 100))])
     assert float((states @ weight.t()).softmax(-1).diagonal().median()) > 0.98
 
     def mean_gradient(head: FrozenHead, draws: int) -> torch.Tensor:

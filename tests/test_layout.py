@@ -62,6 +62,7 @@ LATE_IMPORTS = {
     "tailora.commands.compare": {"tailora.experiments.comparison"},
     "tailora.commands.convert": {"tailora.inference.conversion"},
     "tailora.commands.merge": {"tailora.inference.merged_model"},
+    "tailora.commands.plan": {"tailora.training.planning"},
     "tailora.commands.quantize": {"tailora.inference.quantization"},
     "tailora.commands.quickstart": {"tailora.experiments.quickstart"},
     "tailora.commands.train": {"tailora.training.run"},

@@ -20,6 +20,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "quickstart": Command("Train", "Train, score and merge an adapter on the bundled model, offline, in minutes"),
     "train": Command("Train", "Train an adapter, or other parts of a model, on records with texts"),
+    "plan": Command("Train", "Plan the memory and the time of a training run, without loading its base"),
     "tune": Command("Train", "Search for the training settings with the lowest validation loss"),
     "compare": Command("Train", "Compare LoRA with full fine-tuning and other methods, each at its best learning rate"),
     "plot": Command("Train", "Draw the losses of several training runs into one figure"),

@@ -32,20 +32,24 @@ class Bottleneck(nn.Module):
         kind: "adapter-h" has GELU and no norm, "adapter-l" ReLU and a norm.
         generator: draws the initial weights.
         dtype: of the parameters.
+        device: of the parameters.
     """
 
     def __init__(
-        self, width: int, size: int, kind: InsertKind, generator: torch.Generator | None, dtype: torch.dtype
+        self,
+        width: int,
+        size: int,
+        kind: InsertKind,
+        generator: torch.Generator | None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self._activation = F.gelu if kind == "adapter-h" else F.relu
-        self.norm = nn.LayerNorm(width, dtype=dtype) if kind == "adapter-l" else None
-        self.down = nn.Linear(width, size, dtype=dtype, device="meta").to_empty(device="cpu")
-        self.up = nn.Linear(size, width, dtype=dtype, device="meta").to_empty(device="cpu")
-        with torch.no_grad():
-            self.down.weight.uniform_(-(width**-0.5), width**-0.5, generator=generator)
-            for parameter in (self.down.bias, self.up.weight, self.up.bias):
-                parameter.zero_()
+        self.norm = nn.LayerNorm(width, dtype=dtype, device=device) if kind == "adapter-l" else None
+        down = torch.empty(size, width, dtype=dtype).uniform_(-(width**-0.5), width**-0.5, generator=generator)
+        self.down = _linear(down.to(device))
+        self.up = _linear(torch.zeros(width, size, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Adapt […, width]; products are computed in the dtype of the parameters."""
@@ -54,6 +58,14 @@ class Bottleneck(nn.Module):
             y = self.norm(y)
         added: Tensor = self.up(self._activation(self.down(y)))
         return x + added.to(x.dtype)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """Return a layer with a weight, [out, in], and a bias of 0. No random number is drawn."""
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(weight.new_zeros(outputs))
+    return layer
 
 
 def insert_bottlenecks(
@@ -76,7 +88,7 @@ def insert_bottlenecks(
     device = next(model.parameters()).device
     name = kind.replace("-", "_")
     for module in _places(model, kind, model_type):
-        adapter = Bottleneck(config.hidden_size, size, kind, generator, dtype).to(device)
+        adapter = Bottleneck(config.hidden_size, size, kind, generator, dtype, device)
         module.add_module(name, adapter)
         module.register_forward_hook(_adapt)
 

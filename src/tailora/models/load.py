@@ -96,6 +96,28 @@ def load_base(
     )
 
 
+def outline(name_or_path: str, device: str | torch.device = "cpu") -> Base:
+    """Return a base model with tensors in place of its weights, in fp32, and an empty fingerprint.
+
+    Inside `training.pass_memory.without_values` the tensors have no values and take no memory.
+
+    Args:
+        name_or_path: the base's name, path or hub id.
+        device: the device of the tensors.
+
+    Raises:
+        ModelError: the base does not exist, is damaged, or has an architecture that transformers lacks.
+        OfflineError: it has to be downloaded, and the hub cannot be reached.
+    """
+    resolved = resolve(name_or_path)
+    config = read_config(resolved.folder)
+    _require_known(config, resolved.folder)
+    tokenizer = Tokenizer.from_folder(resolved.folder)
+    with _loading(resolved.folder, "its config.json"), torch.device(device):
+        model = _network_of_config(resolved.folder, torch.float32)
+    return Base(model.eval(), tokenizer, resolved.name, "", config["model_type"], resolved.folder)
+
+
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
     """Check that transformers itself has the code of the architecture."""
     if config["model_type"] in CONFIG_MAPPING:
@@ -134,19 +156,24 @@ def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
 
 
 def _load_network(folder: Path, dtype: torch.dtype) -> Any:
-    try:
+    with _loading(folder, "its config.json and weights"):
         model, report = _from_pretrained(folder, dtype)
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"cannot be loaded: {reason}", where=folder, hint="check its config.json and weights"
-        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"weights are missing: {names}", where=folder, hint="fetch the model again")
     _settle_tie(model, folder)
     return model
+
+
+@contextlib.contextmanager
+def _loading(folder: Path, suspects: str) -> Iterator[None]:
+    """Turn transformers' errors on a folder that it cannot load into one that says what to check."""
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"cannot be loaded: {reason}", where=folder, hint=f"check {suspects}") from error
 
 
 def _settle_tie(model: Any, folder: Path) -> None:
@@ -196,11 +223,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, A
 
 def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:
     """Return the network of an 8-bit folder with its weights widened to fp32: the same values at full size."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with quiet_transformers():
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = _network_of_config(folder, dtype)
     values = {canonical_name(name): torch.from_numpy(np.array(tensor.raw)) for name, tensor in stored.items()}
     missing, others = model.load_state_dict(values, strict=False)
     model.tie_weights()
@@ -210,6 +233,15 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
         names = ", ".join([*lacking, *others][:3])
         raise ModelError(f"the weights do not fit config.json: {names}", where=folder, hint="quantise the model again")
     return model
+
+
+def _network_of_config(folder: Path, dtype: torch.dtype) -> Any:
+    """Return a network of a folder's configuration, whose weights are arbitrary."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with quiet_transformers():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 @contextlib.contextmanager

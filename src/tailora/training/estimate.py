@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 
-from tailora.core.hardware.memory import rss
 from tailora.data.examples import Example
 from tailora.lora.targets import head_of
 from tailora.models.load import Base
 from tailora.training.settings import TrainSettings
-from tailora.training.trees.loss import CHUNK
 from tailora.training.trees.prefix_tree import batches, build
 
 SHARE_REACHED = {"fp32": 0.5, "tf32": 0.5, "bf16": 0.5, "int8": 0.95}
@@ -34,12 +32,16 @@ class Workload:
         nodes: number of tree nodes, which are tokens with common prefixes counted once.
         scored: number of nodes that predict a completion token.
         largest_pass: nodes of the largest forward pass, at most `tokens_per_pass` unless one example is longer.
+        largest_update: nodes of the largest update.
+        largest_batch: the examples of that update.
     """
 
     updates: int
     nodes: int
     scored: int
     largest_pass: int
+    largest_update: int
+    largest_batch: Sequence[Example]
 
 
 def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
@@ -48,13 +50,16 @@ def workload(train: Sequence[Example], settings: TrainSettings) -> Workload:
     The order matters, since texts of one record share their prefix only within the same update.
     """
     order = random.Random(settings.seed)
-    updates = batches(train, settings.batch_size, group_size=settings.group_size, rng=order)
+    updates = list(batches(train, settings.batch_size, group_size=settings.group_size, rng=order))
     trees = [build(batch) for batch in updates]
+    sizes = list(map(len, trees))
     return Workload(
         updates=len(trees),
-        nodes=sum(map(len, trees)),
+        nodes=sum(sizes),
         scored=sum(len(set(tree.edge_nodes.tolist())) for tree in trees),
-        largest_pass=min(settings.tokens_per_pass, max(map(len, trees))),
+        largest_pass=min(settings.tokens_per_pass, max(sizes)),
+        largest_update=max(sizes),
+        largest_batch=updates[sizes.index(max(sizes))],
     )
 
 
@@ -86,26 +91,3 @@ def seconds(operations: float, precision: str, device: str) -> float:
         laps += 1
     rate = 2 * 512 * 768 * 3072 / best
     return operations / (rate * SHARE_REACHED[precision])
-
-
-def peak_bytes(model: Any, largest_pass: int, trainable: int) -> int | None:
-    """Estimate the peak memory on a CPU in bytes; None where the process cannot be measured.
-
-    It is the sum of the process's current memory, the activations, one chunk of logits, the gradients and AdamW's
-    two moments.
-
-    Args:
-        model: a transformers causal language model.
-        largest_pass: nodes of the largest forward pass.
-        trainable: number of learning parameters.
-    """
-    resident = rss()
-    if resident is None:
-        return None
-    config = model.config
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
-    # For each node and layer, the inputs and outputs of norms, projections and attention are kept for the gradient.
-    activations = 4 * largest_pass * config.num_hidden_layers * (10 * width + 3 * inner)
-    logits = 3 * 4 * CHUNK * int(model.get_input_embeddings().weight.shape[0])
-    return int(resident + activations + logits + 12 * trainable)

@@ -293,20 +293,7 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
         The vocabulary projection in 8 bits, for `forward.TreeModel`; the network keeps its own, whose weight may be
         the embedding's. None if the projection learns, carries an adapter, or has a bias.
     """
-    head = cast(Any, model).get_output_embeddings()
-    # Rounding to nearest would lose the gradient of an adapted head, and DoRA reads the weight of its base.
-    exact = set(head.modules())
-    exact.update(
-        layer.base for layer in model.modules() if isinstance(layer, LoraLayer) and layer.magnitude is not None
-    )
-    frozen = {
-        child: (module, name)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if child not in exact
-        and kind_of(child) in ("linear", "gpt2_conv1d")
-        and not any(parameter.requires_grad for parameter in child.parameters())
-    }
+    frozen = convertible(model)
     for inputs, layers in _inputs(model, frozen, sample):
         rows = [cast(Tensor, c.weight) if kind_of(c) == "linear" else cast(Tensor, c.weight).t() for c in layers]
         biases = [cast("Tensor | None", getattr(child, "bias", None)) for child in layers]
@@ -317,8 +304,32 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
     for module in model.modules():
         if isinstance(module, nn.GELU):
             module.approximate = "none"
+    head = convertible_head(model)
+    return None if head is None else Int8Head(head.weight)
+
+
+def convertible(model: nn.Module) -> dict[nn.Module, tuple[nn.Module, str]]:
+    """Return the layers that `quantise_frozen` replaces, each with the module that holds it and its name there."""
+    # Rounding to nearest would lose the gradient of an adapted head, and DoRA reads the weight of its base.
+    exact = set(cast(Any, model).get_output_embeddings().modules())
+    exact.update(
+        layer.base for layer in model.modules() if isinstance(layer, LoraLayer) and layer.magnitude is not None
+    )
+    return {
+        child: (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if child not in exact
+        and kind_of(child) in ("linear", "gpt2_conv1d")
+        and not any(parameter.requires_grad for parameter in child.parameters())
+    }
+
+
+def convertible_head(model: nn.Module) -> nn.Linear | None:
+    """Return the vocabulary projection if it has an 8-bit form: it neither learns nor has an adapter or a bias."""
+    head = cast(Any, model).get_output_embeddings()
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-    return Int8Head(head.weight) if plain else None
+    return head if plain else None
 
 
 def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> list[tuple[Tensor, list[nn.Module]]]:

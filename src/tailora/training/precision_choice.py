@@ -24,6 +24,7 @@ from torch import nn
 from tailora.core import machine_cache
 from tailora.core.hardware.devices import gpu_name
 from tailora.data.examples import Example
+from tailora.training.estimate import seconds as product_seconds
 from tailora.training.precision import ORDER, Arithmetic, apply, available
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, evaluation, passes
@@ -42,7 +43,14 @@ PATIENCE = 2.0
 TOO_SLOW = 4.0
 """Factor on a single example from which a precision is left out."""
 
-Reason = Literal["as set", "the only one here", "too short a run to time others", "timed", "timed by an earlier run"]
+Reason = Literal[
+    "as set",
+    "the only one here",
+    "too short a run to time others",
+    "timed",
+    "timed by an earlier run",
+    "the fastest of a few products; the run times whole updates",
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,37 @@ def choose(
         device: the device of the model.
         operations: floating-point operations of the whole run; see `SHORT`.
     """
+    known = _known(model, batch, settings, device, operations)
+    if known is not None:
+        return known
+    seconds, nodes = measure(model, batch, settings, device), _nodes(batch, settings)
+    machine_cache.keep("precision", _key(model, nodes, settings, device), seconds)
+    return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
+
+
+def foreseen(
+    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
+) -> PrecisionChoice:
+    """Return what `choose` is going to choose, as far as that is known without running the network.
+
+    Args:
+        model: the network; its parameters need no values.
+        batch: see `choose`.
+        settings: see `choose`.
+        device: see `choose`.
+        operations: see `choose`.
+    """
+    known = _known(model, batch, settings, device, operations)
+    if known is not None:
+        return known
+    seconds = {name: product_seconds(operations, name, device) for name in available(settings.method, device)}
+    return PrecisionChoice(fastest(seconds), "the fastest of a few products; the run times whole updates")
+
+
+def _known(
+    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
+) -> PrecisionChoice | None:
+    """Return the choice if nothing has to be timed for it."""
     if settings.precision != "auto":
         return PrecisionChoice(settings.precision, "as set")
     names = available(settings.method, device)
@@ -89,14 +128,15 @@ def choose(
         return PrecisionChoice(names[0], "the only one here")
     if operations < SHORT:
         return PrecisionChoice("fp32", "too short a run to time others")
-    nodes = len(next(iter(passes(batch, settings.tokens_per_pass))))
+    nodes = _nodes(batch, settings)
     key = _key(model, nodes, settings, device)
     seconds = machine_cache.recall("precision", key, lambda kept: machine_cache.are_times(kept, names))
-    if seconds is not None:
-        return PrecisionChoice(fastest(seconds), "timed by an earlier run", seconds, nodes)
-    seconds = measure(model, batch, settings, device)
-    machine_cache.keep("precision", key, seconds)
-    return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
+    return None if seconds is None else PrecisionChoice(fastest(seconds), "timed by an earlier run", seconds, nodes)
+
+
+def _nodes(batch: Sequence[Example], settings: TrainSettings) -> int:
+    """Return the number of tree nodes in the pass that is timed."""
+    return len(next(iter(passes(batch, settings.tokens_per_pass))))
 
 
 def fastest(seconds: Mapping[str, float]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,20 +21,18 @@ from tailora.core.hardware.devices import peak_gpu_memory
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.examples import Example
-from tailora.data.prompts import PromptFormat
-from tailora.lora.inject import attach, parameter_table
+from tailora.lora.inject import attach
 from tailora.models.blocks import blocks_of
-from tailora.models.load import Base, load_base
+from tailora.models.load import load_base
 from tailora.reports.plots import loss_plot
 from tailora.training.distributed import LostProcessError, Processes, joined, own_device
-from tailora.training.estimate import arithmetic, peak_bytes, seconds, workload
 from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Observer, Outcome, first_batch, fit
 from tailora.training.methods import learning_parameters, prepare, save_result
+from tailora.training.planning import RunPlan
 from tailora.training.precision import Arithmetic, apply, device_for
 from tailora.training.precision_choice import PrecisionChoice, choose
 from tailora.training.resume import Job, ResumeFolder, RunState, check_same
-from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
 from tailora.training.run_report import RunObserver, SilentObserver, Watch, print_continuation, print_plan, print_result
 from tailora.training.settings import TrainSettings
@@ -128,36 +125,30 @@ class _Training:
         self.settings, self.folder, self.console, self.resume = settings, place.path, console, place.resume
         self.processes = processes
         self.tracking: dict[str, Any] = {}
-        train_records, valid_records = read_records(settings)
+        planned = RunPlan(settings, device, console, processes)
+        self.prompts, self.train, self.valid = planned.prompts, planned.train, planned.valid
         self.base = load_base(settings.base, dtype=torch.float32, device=device)
-        self.prompts: PromptFormat = prompts_of(self.base, settings, [*train_records, *valid_records])
-        self.train = examples_of(train_records, self.base, settings, console, self.prompts)
-        self.valid: list[Example] = []
-        if valid_records:
-            self.valid = examples_of(valid_records, self.base, settings, console, self.prompts)
         prepare(self.base, settings)
         self.base.model.to(device)
         check_trees(self.base.model, [*self.train, *self.valid])
-        self.plan = _plan(self.base, self.train, settings) | {"prompts": self.prompts.meta}
-        choice = self._continue(device)
+        self.plan = planned.summary | {"base_fingerprint": self.base.fingerprint}
+        choice = self._continue(planned)
         self.arithmetic = self._apply(choice.precision)
-        self.plan |= {"precision": choice.precision, "device": device, "choice": dataclasses.asdict(choice)}
-        self.plan |= {"processes": processes.size, "threads": torch.get_num_threads()}
-        self.plan["estimate"] = _estimate(self.base, self.plan, choice, device)
+        self.plan |= planned.announcement(choice)
         print_plan(console, self.plan, choice)
 
-    def _continue(self, device: str) -> PrecisionChoice:
+    def _continue(self, planned: RunPlan) -> PrecisionChoice:
         """Load the state of an unfinished run, if there is one; return that run's precision, else choose one.
 
         Raises:
             SettingsError: the run has other settings or data, or the processes differ in them.
         """
-        settings, plan = self.settings, self.plan
+        settings = self.settings
         self.job = Job(
             settings=settings.model_dump(mode="json"),
-            data={"training": plan["data_fingerprint"], "validation": _digest(self.valid)},
+            data=planned.data,
             base=self.base.fingerprint,
-            steps=plan["steps"],
+            steps=planned.steps,
             threads=torch.get_num_threads(),
         )
         check_processes(self.job, self.processes)
@@ -166,8 +157,8 @@ class _Training:
         self.has_best = self.state is not None and self.state.progress["best_step"] > 0
         if loaded is None:
             batch = own_share(self.base.model, first_batch(self.train, settings), self.processes)
-            operations = plan["operations"] / self.processes.size
-            choice = self.processes.from_first(lambda: choose(self.base.model, batch, settings, device, operations))
+            model, operations = self.base.model, planned.operations / self.processes.size
+            choice = self.processes.from_first(lambda: choose(model, batch, settings, planned.device, operations))
         else:
             before, state = loaded
             check_same(before, self.job, self.folder)
@@ -284,51 +275,6 @@ class _Training:
             "scores": {"validation_loss": loss},
         }
         return save_result(self.base, self.settings, meta, self.folder, values)
-
-
-def _plan(base: Base, train: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
-    """Return what is known about the run before its first update: the content of `account` in run.json."""
-    table = parameter_table(base.model)
-    work = workload(train, settings)
-    steps = settings.epochs * work.updates
-    return {
-        "base": base.name,
-        "base_fingerprint": base.fingerprint,
-        "data_fingerprint": _digest(train),
-        "parameters": {"total": table.total, "trainable": table.trainable, "percent": table.percent},
-        "examples": len(train),
-        "steps": min(steps, settings.max_steps or steps),
-        "operations": arithmetic(base, work, settings) * min(steps, settings.max_steps or steps) / work.updates,
-        "tokens_per_epoch": {
-            "sequences": sum(map(len, train)),
-            "trees": work.nodes,
-            "scored": work.scored,
-            "completion": sum(len(example.learnt) for example in train),
-        },
-        "largest_pass": work.largest_pass,
-        "nodes": work.nodes * min(steps, settings.max_steps or steps) / work.updates,
-    }
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((example.prompt, example.completion, *example.context)).encode())
-    return digest.hexdigest()
-
-
-def _estimate(base: Base, plan: dict[str, Any], choice: PrecisionChoice, device: str) -> dict[str, Any]:
-    """Estimate the seconds of all updates and, on a CPU, the peak memory in bytes."""
-    on_cpu = torch.device(device).type == "cpu"
-    trainable = plan["parameters"]["trainable"]
-    if choice.seconds:
-        duration = choice.seconds[choice.precision] * plan["nodes"] / choice.nodes
-    else:
-        duration = seconds(plan["operations"], choice.precision, device)
-    return {
-        "seconds": duration / plan["processes"],
-        "peak_memory_bytes": peak_bytes(base.model, plan["largest_pass"], trainable) if on_cpu else None,
-    }
 
 
 def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, saved: Path) -> dict[str, Any]:

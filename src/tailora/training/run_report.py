@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from tailora.core import launch
 from tailora.core.console import draws_progress
@@ -22,6 +23,19 @@ from tailora.reports.curves import read_metrics
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import PrecisionChoice
 from tailora.training.resume import Job, RunState
+
+MEMORY = {
+    "learning": "weights that learn",
+    "gradients": "their gradients",
+    "optimizer": "state of AdamW",
+    "best": "copy of the best validation",
+    "activations": "activations, logits and loss of a pass",
+    "process": "Python, libraries and data",
+    "updating": "peak of an update",
+    "loading": "peak while loading",
+    "peak": "peak of the run",
+}
+"""What `memory_plan.MemoryPlan.to_dict` has besides the frozen weights, in words."""
 
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
@@ -64,7 +78,34 @@ def _duration(seconds: float) -> str:
 
 
 def _memory(amount: int | None) -> str:
-    return "" if amount is None else f", {amount / 2**30:.1f} GiB of memory"
+    return "" if amount is None else f", {gib(amount)} of memory"
+
+
+def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
+    """Print a table of what occupies the memory of a run, its peak, and its limit.
+
+    Args:
+        console: where to print.
+        estimate: the content of `account.estimate` in run.json.
+    """
+    memory, limit = estimate["memory"], estimate["memory_limit_bytes"]
+    if memory is None:
+        console.print(f"warning: {estimate['warning']}", style="yellow", highlight=False, soft_wrap=True)
+        return
+    table = Table("memory", box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    rows = {f"frozen weights in {name}": amount for name, amount in memory["weights"].items()}
+    rows |= {label: memory[name] for name, label in MEMORY.items()}
+    rows |= {} if limit is None else {"available": limit}
+    for label, amount in rows.items():
+        if amount:
+            table.add_row(label, gib(amount))
+    console.print(table, highlight=False)
+
+
+def gib(amount: int) -> str:
+    """Return bytes for people, in GiB, or in MiB below half a GiB."""
+    return f"{amount / 2**30:.1f} GiB" if amount >= 2**29 else f"{amount / 2**20:.0f} MiB"
 
 
 def print_continuation(console: Console, folder: Path, state: RunState, before: Job, job: Job) -> None:

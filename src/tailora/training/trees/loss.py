@@ -6,14 +6,16 @@ frozen, the same pass computes the gradient with respect to the hidden states, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -32,18 +34,34 @@ class Scored:
         rows: [E] each edge's index into `nodes`, ascending.
         tokens: [E] each edge's token.
         weights: [E] each edge's weight: how many sequences run through it.
+        chunks: half-open ranges of `nodes`, each with the slice of the edges that start in it.
     """
 
     nodes: Tensor
     rows: Tensor
     tokens: Tensor
     weights: Tensor
+    chunks: Sequence[tuple[int, int, slice]]
 
 
 def scored(batch: TreeBatch, device: torch.device | str = "cpu") -> Scored:
     """Return the scored nodes and edges of a batch as tensors."""
     nodes, rows = np.unique(batch.edge_nodes, return_inverse=True)
-    return Scored(*(torch.from_numpy(a).to(device) for a in (nodes, rows, batch.edge_tokens, batch.edge_weights)))
+    chunks = _chunks(rows, CHUNK if torch.device(device).type == "cpu" else GPU_CHUNK)
+
+    def on_device(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    edges = on_device(batch.edge_tokens), on_device(batch.edge_weights)
+    return Scored(on_device(nodes), on_device(rows), *edges, chunks)
+
+
+def _chunks(rows: NDArray[np.int64], size: int) -> list[tuple[int, int, slice]]:
+    """Return `Scored.chunks` of at most `size` nodes for the ascending row of each edge."""
+    count = int(rows[-1]) + 1 if len(rows) else 0
+    bounds = [*range(0, count, size), count]
+    edges = np.searchsorted(rows, bounds).tolist()
+    return [(low, high, slice(*edges[i : i + 2])) for i, (low, high) in enumerate(pairwise(bounds))]
 
 
 class FrozenHead(Protocol):
@@ -121,7 +139,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         exact = _exact(hidden.dtype)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        for low, high, edges in _chunks(scored):
+        for low, high, edges in scored.chunks:
             nodes = scored.nodes[low:high]
             logits = head.logits(hidden[nodes]).to(exact)
             rows, tokens, weights = scored.rows[edges] - low, scored.tokens[edges], scored.weights[edges].to(exact)
@@ -165,22 +183,10 @@ def general_head_loss(
         return (weights.to(loss.dtype) * loss).sum()
 
     total = torch.zeros((), dtype=_exact(hidden.dtype), device=hidden.device)
-    for low, high, edges in _chunks(scored):
+    for low, high, edges in scored.chunks:
         chunk = (hidden[scored.nodes[low:high]], scored.rows[edges] - low, scored.tokens[edges], scored.weights[edges])
         total = total + checkpoint(chunk_loss, *chunk, use_reentrant=False)
     return total
-
-
-def _chunks(scored: Scored) -> list[tuple[int, int, slice]]:
-    """Return half-open ranges of scored nodes, each with the slice of the edges that start in it."""
-    size = CHUNK if scored.nodes.device.type == "cpu" else GPU_CHUNK
-    bounds = [*range(0, len(scored.nodes), size), len(scored.nodes)]
-    edge = torch.searchsorted(scored.rows, torch.tensor(bounds, device=scored.rows.device)).tolist()
-    return [
-        (bounds[i], bounds[i + 1], slice(edge[i], edge[i + 1]))
-        for i in range(len(bounds) - 1)
-        if bounds[i] < bounds[i + 1]
-    ]
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,169 @@
+"""The memory of a run before it starts: what occupies it, and how much of it the run may use.
+
+Nothing is loaded. Sizes come from the shapes of the base's tensors, and one update is run without values
+(`pass_memory`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tailora.core import launch
+from tailora.core.hardware.memory import memory, rss
+from tailora.models.config import is_quantised, read_config
+from tailora.models.load import Base, outline
+from tailora.models.weights import stored_tensors
+from tailora.training import int8
+from tailora.training.estimate import Workload
+from tailora.training.methods import prepare
+from tailora.training.pass_memory import pass_bytes, without_values
+from tailora.training.precision import apply
+from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import passes
+
+RUNTIME = 100 * 2**20
+"""Bytes of main memory that libraries take while they compute, in addition to those after their import: kernels,
+threads, and memory between tensors that cannot be used."""
+
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The memory of one process of a run, in bytes.
+
+    Attributes:
+        process: the process without the network: Python, libraries, data. On a GPU it is not counted.
+        weights: the frozen weights by type.
+        learning: what learns.
+        gradients: its gradients.
+        optimizer: the state of AdamW.
+        best: a copy of what learns, from the best validation; 0 without validation.
+        activations: what a pass keeps for the gradient and computes, logits and loss included, at its peak.
+        loading: peak while the base is loaded and converted.
+    """
+
+    process: int
+    weights: Mapping[str, int]
+    learning: int
+    gradients: int
+    optimizer: int
+    best: int
+    activations: int
+    loading: int
+
+    @property
+    def updating(self) -> int:
+        """Peak of an update."""
+        training = self.learning + self.gradients + self.optimizer + self.best
+        return self.process + sum(self.weights.values()) + training + self.activations
+
+    @property
+    def peak(self) -> int:
+        """Peak of the run."""
+        return max(self.updating, self.loading)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parts and the peaks, in bytes."""
+        return {**asdict(self), "updating": self.updating, "peak": self.peak}
+
+
+def memory_plan(
+    settings: TrainSettings, work: Workload, precision: str, device: str, *, process: int, validates: bool
+) -> MemoryPlan:
+    """Plan the memory of a run in a precision.
+
+    Args:
+        settings: the settings of the run.
+        work: its data, with the examples of its largest update.
+        precision: one of `precision.ORDER`; that of the settings is not read.
+        device: its device.
+        process: bytes of the process without the network (`process_bytes`).
+        validates: whether there are examples to validate on.
+
+    Raises:
+        ModelError: the network cannot be trained, or needs the values of its weights to be planned.
+    """
+    trees = max(passes(work.largest_batch, settings.tokens_per_pass), key=len)
+    with without_values():
+        base = outline(settings.base, device)
+        whole, stored = _bytes(base.model.parameters()), _bytes_beside(base)
+        prepare(base, settings)
+        model = cast(nn.Module, base.model)
+        learning = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+        # Rounding needs values. Layers in fp32 keep as much for the gradient as rounded ones, which is nothing.
+        arithmetic = apply(model, "fp32" if precision == "int8" else precision, settings, trees)
+        weights = _rounded_weights(model) if precision == "int8" else _frozen_weights(model)
+        several = len(trees) < work.largest_update
+        during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
+    converted = 0 if precision in ("fp32", "tf32") else sum(weights.values())
+    return MemoryPlan(
+        process=process,
+        weights=weights,
+        learning=learning,
+        gradients=learning,
+        optimizer=2 * learning,
+        best=learning if validates else 0,
+        activations=max(during_pass, 2 * learning) - learning,  # a step of AdamW needs a copy of what it updates
+        loading=process + whole + max(stored, converted),
+    )
+
+
+def process_bytes(device: str) -> int:
+    """Return the bytes that this process needs without a network; 0 on a GPU, whose memory is planned instead."""
+    return 0 if torch.device(device).type != "cpu" else (rss() or 0) + RUNTIME
+
+
+def memory_limit(device: str) -> int | None:
+    """Return the bytes that one process of a run may use; None if they are not known.
+
+    The processes on a machine share its main memory. Each has its own GPU.
+    """
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    available = memory().available
+    return None if available is None else available // launch.local_size() + (rss() or 0)
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _frozen_weights(model: nn.Module) -> dict[str, int]:
+    """Return the bytes of the frozen weights by type."""
+    sizes: Counter[str] = Counter()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            sizes[_NAMES.get(parameter.dtype, str(parameter.dtype))] += _bytes([parameter])
+    return dict(sizes)
+
+
+def _rounded_weights(model: nn.Module) -> dict[str, int]:
+    """Return the bytes of the frozen weights by type, once `int8.quantise_frozen` has rounded them.
+
+    A rounded weight is kept for both directions. Each output of a direction has a scale of 4 and a zero of 8 bytes.
+    """
+    rounded = 0
+    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    for layer in int8.convertible(model):
+        weight = cast(nn.Parameter, layer.weight)
+        frozen.pop(id(weight), None)
+        rounded += 2 * weight.numel() + 12 * sum(weight.shape)
+    head = int8.convertible_head(model)
+    if head is not None:  # its own weight stays for the embedding and for single rows; it has as much noise
+        rounded += 2 * head.weight.numel() + 16 * sum(head.weight.shape)
+    return {"fp32": _bytes(frozen.values()), "int8": rounded}
+
+
+def _bytes_beside(base: Base) -> int:
+    """Return the bytes read beside the weights while they load; weights stored in fp32 are the mapped file itself."""
+    if is_quantised(read_config(base.folder)):  # widened to fp32, and copied into the network
+        return _bytes(base.model.parameters())
+    return sum(int(t.raw.nbytes) for t in stored_tensors(base.folder).values() if t.dtype != "F32")

@@ -1,0 +1,104 @@
+"""The memory of a run by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bases import save_base
+from tailora.core.hardware.memory import rss
+from tailora.data.examples import Example
+from tailora.models.load import load_base
+from tailora.training import int8
+from tailora.training.estimate import workload
+from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes
+from tailora.training.methods import prepare
+from tailora.training.precision import apply
+from tailora.training.settings import TrainSettings
+from tailora.training.trees.prefix_tree import build
+from training_cases import METHODS, settings_of
+
+TEXTS = [Example(str(n), (n, 2, 3), (*range(10, 20 + n), 0)) for n in range(4, 12)]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    save_base(folder, request.param)
+    return folder
+
+
+def planned(settings: TrainSettings, precision: str = "fp32", *, validates: bool = True) -> MemoryPlan:
+    work = workload(TEXTS, settings)
+    return memory_plan(settings, work, precision, "cpu", process=1000, validates=validates)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_are_those_of_the_converted_network(base: Path, method: str, precision: str) -> None:
+    settings = settings_of(method, base=str(base))
+    if precision == "int8" and (settings.method != "lora" or not int8.supported()):
+        pytest.skip("int8 needs method lora and an x86 CPU with AVX2")
+    loaded = load_base(str(base), dtype=torch.float32)
+    if loaded.model_type == "llama" and method in ("bitfit", "lora and biases"):
+        pytest.skip("Llama has no biases")
+    prepare(loaded, settings)
+    apply(loaded.model, precision, settings, build(TEXTS))
+    plan = planned(settings, precision)
+    learning = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    assert plan.learning == plan.gradients == plan.best == sum(4 * parameter.numel() for parameter in learning)
+    frozen = [parameter for parameter in loaded.model.parameters() if not parameter.requires_grad]
+    sizes = {"fp32": 0, "bf16": 0}
+    for parameter in frozen:
+        sizes["fp32" if parameter.dtype == torch.float32 else "bf16"] += parameter.numel() * parameter.element_size()
+    projections = {layer.projections for layer in loaded.model.modules() if isinstance(layer, int8.Int8Linear)}
+    sizes["fp32"] += sum(4 * group.bias.numel() for group in projections if group.bias is not None)
+    assert plan.weights.get("fp32", 0) == sizes["fp32"]
+    assert plan.weights.get("bf16", 0) == sizes["bf16"]
+    assert ("int8" in plan.weights) == (precision == "int8")
+
+
+def test_state_of_the_optimizer(base: Path) -> None:
+    plan = planned(settings_of("full", base=str(base)))
+    assert plan.optimizer == 2 * plan.learning
+    assert plan.weights == {}
+    assert plan.peak >= 1000 + 4 * plan.learning + plan.activations
+    assert planned(settings_of("full", base=str(base)), validates=False).best == 0
+
+
+def test_smaller_passes_and_checkpointing_need_less(base: Path) -> None:
+    whole = planned(settings_of("lora", base=str(base)))
+    smaller = planned(settings_of("lora", base=str(base), tokens_per_pass=32))
+    checkpointed = planned(settings_of("lora", base=str(base), gradient_checkpointing=True))
+    assert smaller.activations < whole.activations / 2
+    assert checkpointed.activations < whole.activations
+
+
+def test_planning_takes_no_memory_for_weights(tmp_path: Path) -> None:
+    save_base(tmp_path / "base", "gpt2")
+    config = (tmp_path / "base" / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "base" / "config.json").write_text(config.replace('"n_embd": 32', '"n_embd": 8192'), encoding="utf-8")
+    settings = settings_of("full", base=str(tmp_path / "base"))
+    planned(settings)
+    before = rss()
+    plan = planned(settings)
+    after = rss()
+    assert before is not None
+    assert after is not None
+    assert plan.learning > 2**32
+    assert after - before < 2**26
+
+
+def test_limit_is_what_is_available_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = memory_limit("cpu")
+    if limit is None:
+        pytest.skip("this system does not report its available memory")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    shared = memory_limit("cpu")
+    assert shared is not None
+    assert shared < limit
+    assert process_bytes("cpu") > 0
+    assert process_bytes("cuda:0") == 0
