@@ -80,7 +80,7 @@ class Search:
         return any(report.errors == 0 for report in self.reports.values())
 
     def ordered(self) -> Generation:
-        """Return all candidates, those with the fewest slot errors first.
+        """Return all candidates, those with the fewest slot errors first, and then those with the fewest repetitions.
 
         Among equals, the first candidates precede further ones and keep their order; further ones are ordered by
         log-probability / tokens ** length_penalty.
@@ -90,13 +90,14 @@ class Search:
             return -candidate.logprob / float(max(1, len(candidate.token_ids)) ** self._length_penalty)
 
         candidates = [*self.first.candidates, *sorted(self._others, key=score)]
-        candidates.sort(key=lambda candidate: self.reports[candidate.text].errors)
+        counts = {text: (report.errors, len(report.repeated)) for text, report in self.reports.items()}
+        candidates.sort(key=lambda candidate: counts[candidate.text])
         return generation_from(tuple(candidates), self.first.prompt_tokens)
 
     def slot_errors(self, text: str) -> tuple[str, ...]:
         """Return the slot errors of a candidate in words, for example "missing food: French"."""
         report = self.reports[text]
-        kinds = {"missing": report.missing, "added": report.added, "repeated": report.repeated}
+        kinds = {"missing": report.missing, "added": report.added}
         return tuple(f"{kind} {_in_words(fact)}" for kind, facts in kinds.items() for fact in facts)
 
 

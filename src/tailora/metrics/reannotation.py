@@ -102,6 +102,9 @@ class Annotator:
         added: list[Fact] = []
         for own in report.added if self._only != "missing" else ():
             fact = self._as_in_data(own, record)
+            if own in report.doubtful:
+                undecided.append(Undecided(fact, UNSURE_WORDING, False))
+                continue
             taken = {other.attribute for other in (*record.facts, *added) if other not in dropped}
             if (possible is not None and fact.attribute not in possible) or (single and fact.attribute in taken):
                 undecided.append(Undecided(fact, NO_PLACE, False))

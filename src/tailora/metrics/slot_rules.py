@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,47 @@ import yaml
 
 from tailora.core.errors import DataError, unreadable
 from tailora.data.values import Fact, Record
-from tailora.metrics.value_search import RulePattern
+from tailora.metrics.scripts import is_spaceless
+from tailora.metrics.spelling import without_accents
+from tailora.metrics.value_search import RulePattern, normalise
 
+_WORD = re.compile(r"\w+")
+_ARTICLES = frozenset(("the", "a", "an", ",", "."))
 _RULES_FILE = Path(__file__).with_name("e2e_slots.yaml")
+
 
 Vocabulary = Mapping[str, frozenset[str]]
 """Values by attribute."""
+
+
+class ValueIndex(dict[str, frozenset[str]]):
+    """Values of a data set by attribute, and which of them a text may contain."""
+
+    def candidates(self, text: str) -> list[Fact]:
+        """Return the values whose first word a normalised text has, and those in scripts without spaces."""
+        index = self._by_word
+        words = _words(text)
+        return [fact for word in ("", *words, *(word[:-1] for word in words)) for fact in index.get(word, ())]
+
+    @cached_property
+    def _by_word(self) -> Mapping[str, Sequence[Fact]]:
+        index: dict[str, list[Fact]] = defaultdict(list)
+        for attribute, values in self.items():
+            for value in sorted(values):
+                text = normalise(value)
+                words = [word for word in text.split() if word not in _ARTICLES] or text.split()
+                first = next(iter(_WORD.findall(_plain(words[0]))), None) if words else None
+                if first is not None:
+                    index["" if any(map(is_spaceless, text)) else first].append(Fact(None, attribute, value))
+        return index
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(_WORD.findall(_plain(text))))
+
+
+def _plain(text: str) -> str:
+    return without_accents(text)[0].replace("ı", "i")
 
 
 @dataclass(frozen=True)
@@ -32,6 +67,7 @@ class Rule:
         values: as records write them.
         pattern: what texts say.
         generic: says a value, but is never an added or a repeated one.
+        doubtful: matches across words that belong to other values. It counts, but no data is changed because of it.
         unsure: what texts say that may or may not mean the values; None for nothing.
     """
 
@@ -39,6 +75,7 @@ class Rule:
     values: frozenset[str]
     pattern: RulePattern
     generic: bool
+    doubtful: bool = False
     unsure: RulePattern | None = None
 
 
@@ -87,6 +124,11 @@ class Rules:
         """Whether a fact may be said often, as a name is."""
         attribute = self.of(fact.attribute)
         return attribute is not None and attribute.open
+
+    def name_of(self, attribute: str) -> str:
+        """Return what the rules call an attribute; its own name if they do not have it."""
+        own = self.of(attribute)
+        return attribute if own is None else own.name
 
     def is_name(self, attribute: str) -> bool:
         """Whether the values of an attribute are names: the rules have the attribute without patterns for values."""
@@ -156,6 +198,7 @@ def _rule(entry: dict[str, Any]) -> Rule:
         values=frozenset(written for value in listed for written in _spellings(value)),
         pattern=_joined(entry["patterns"]),
         generic=bool(entry.get("generic")),
+        doubtful=bool(entry.get("doubtful")),
         unsure=_joined(unsure) if unsure else None,
     )
 
@@ -169,7 +212,7 @@ def _spellings(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((value, value.replace("£", "£ ").replace("-", " - "))))
 
 
-def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Vocabulary:
+def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> ValueIndex:
     """Return the attributes of records that have rules, and those of their values that no rule describes.
 
     Values of attributes that are not closed are left out.
@@ -184,4 +227,4 @@ def vocabulary_of(records: Iterable[Record], rules: Rules | None = None) -> Voca
             values = occurring[fact.attribute]
             if attribute.closed and not attribute.knows(fact.value):
                 values.add(fact.value)
-    return {attribute: frozenset(values) for attribute, values in occurring.items()}
+    return ValueIndex({attribute: frozenset(values) for attribute, values in occurring.items()})

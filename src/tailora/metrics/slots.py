@@ -9,15 +9,15 @@ are unforeseen wordings, so compare systems with it, and read single texts with 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from tailora.data.values import Fact, Record
-from tailora.metrics.slot_rules import Rules, Vocabulary, load_rules, vocabulary_of
+from tailora.metrics.slot_rules import AttributeRules, Rule, Rules, ValueIndex, Vocabulary, load_rules, vocabulary_of
 from tailora.metrics.spelling import Span
 from tailora.metrics.statistics import Doubles, Statistics, signature
 from tailora.metrics.value_search import ValueSearch, normalise
@@ -53,6 +53,8 @@ class SlotReport:
         repeated: facts said more than once, except those that may be, such as names.
         mentions: what it says where, in the order of the text.
         unsure: missing facts for which the text has words that may say them, according to the rules.
+        doubtful: added facts for which the text has nothing but words that belong to other values.
+        errors: number of missing and added facts; a wrong value in place of the right one counts once.
     """
 
     slots: int
@@ -61,12 +63,8 @@ class SlotReport:
     repeated: tuple[Fact, ...]
     mentions: tuple[Mention, ...] = ()
     unsure: tuple[Fact, ...] = ()
-
-    @property
-    def errors(self) -> int:
-        """Number of missing, added and repeated facts; a wrong value in place of the right one counts once."""
-        missing = {fact.attribute for fact in self.missing}
-        return len(self.missing) + len(self.repeated) + sum(fact.attribute not in missing for fact in self.added)
+    doubtful: tuple[Fact, ...] = ()
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +95,10 @@ def slot_report(
         rules: how texts say values; by default the bundled ones.
     """
     rules, facts = rules or load_rules(), record.stated
+    vocabulary = vocabulary if isinstance(vocabulary, ValueIndex) else ValueIndex(vocabulary or {})
 
     def known() -> Iterator[str]:
-        for values in (vocabulary or {}).values():
+        for values in vocabulary.values():
             yield from values
 
     names = [name for fact in facts for name in (fact.value, fact.subject) if name is not None]
@@ -114,29 +113,61 @@ def slot_report(
             by_rules[attribute.name].append(place)
         else:
             said[place] = _literal_places(fact, search)
-    added: list[tuple[Fact, Span]] = []
-    for attribute in rules.to_search(record, vocabulary or {}):
-        values = {facts[place].value: place for place in by_rules[attribute.name]}
-        for rule in attribute.rules:
-            hit = [place for value, place in values.items() if value in rule.values]
-            for span in search.take_rule(rule.pattern):
-                for place in hit:
-                    if not rule.generic or not said.get(place):
-                        said.setdefault(place, []).append(span)
-                if not hit and not rule.generic:
-                    added.append((Fact(None, attribute.name, rule.usual), span))
-    added += _added_literals(record, search, vocabulary or {})
+    added = _added_literals(record, search, vocabulary)
+    doubtful: list[tuple[Fact, Span]] = []
+    for attribute in rules.to_search(record, vocabulary):
+        places = {facts[place].value: place for place in by_rules[attribute.name]}
+        for rule, span in _matches(attribute, search):
+            own = [place for value, place in places.items() if value in rule.values]
+            for place in own:
+                if not rule.generic or not said.get(place):
+                    said.setdefault(place, []).append(span)
+            if not own and not rule.generic:
+                (doubtful if rule.doubtful else added).append((Fact(None, attribute.name, rule.usual), span))
+    return _report(facts, said, added, doubtful, search, rules)
+
+
+def _matches(attribute: AttributeRules, search: ValueSearch) -> Iterator[tuple[Rule, Span]]:
+    """Yield the matches of an attribute's rules in their order, and remove those that are not doubtful."""
+    for rule in attribute.rules:
+        spans = search.find_rule(rule.pattern) if rule.doubtful else search.take_rule(rule.pattern)
+        yield from ((rule, span) for span in spans)
+
+
+def _report(
+    facts: Sequence[Fact],
+    said: Mapping[int, Sequence[Span]],
+    added: Sequence[tuple[Fact, Span]],
+    doubtful: Sequence[tuple[Fact, Span]],
+    search: ValueSearch,
+    rules: Rules,
+) -> SlotReport:
+    """Return the report on a text in which facts were searched."""
     missing = tuple(fact for place, fact in enumerate(facts) if not said.get(place))
     often = [fact for place, fact in enumerate(facts) if len(said.get(place, ())) > 1]
-    repeated = tuple(fact for fact in often if not rules.is_open(fact))
     own = [(facts[place], span, False) for place, spans in said.items() for span in spans]
-    others = [(fact, span, True) for fact, span in added]
+    others = [(fact, span, True) for fact, span in (*added, *doubtful)]
     mentions = [
         Mention(*ends, fact, extra) for fact, span, extra in own + others if (ends := search.origin(span)) is not None
     ]
-    unique = tuple(dict.fromkeys(fact for fact, _ in added))
-    unsure = tuple(fact for fact in missing if _may_be_said(fact, search, rules))
-    return SlotReport(len(facts), missing, unique, repeated, tuple(sorted(mentions, key=lambda m: m[:2])), unsure)
+    certain = dict.fromkeys(fact for fact, _ in added)
+    less = dict.fromkeys(fact for fact, _ in doubtful if fact not in certain)
+    return SlotReport(
+        slots=len(facts),
+        missing=missing,
+        added=(*certain, *less),
+        repeated=tuple(fact for fact in often if not rules.is_open(fact)),
+        mentions=tuple(sorted(mentions, key=lambda m: m[:2])),
+        unsure=tuple(fact for fact in missing if _may_be_said(fact, search, rules)),
+        doubtful=tuple(less),
+        errors=_errors(missing, (*certain, *less), rules),
+    )
+
+
+def _errors(missing: Iterable[Fact], added: Iterable[Fact], rules: Rules) -> int:
+    """Return the number of missing and added facts, of each attribute the larger one."""
+    lacking, more = (Counter(rules.name_of(fact.attribute) for fact in facts) for facts in (missing, added))
+    return sum((lacking | more).values())
 
 
 def slot_reports(records: Sequence[Record], texts: Sequence[str], rules: Rules | None = None) -> list[SlotReport]:
@@ -187,11 +218,15 @@ def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:
     return search.take_value(fact.value) if has_words else [(0, 0)]
 
 
-def _added_literals(record: Record, search: ValueSearch, vocabulary: Vocabulary) -> list[tuple[Fact, Span]]:
+def _added_literals(record: Record, search: ValueSearch, vocabulary: ValueIndex) -> list[tuple[Fact, Span]]:
+    """Return the values of other records in what is left of a text, and remove them from it; the longest first.
+
+    A value of several attributes is one of an attribute that the record lacks, if there is one.
+    """
     own = {(fact.attribute, fact.value) for fact in record.facts}
-    return [
-        (Fact(None, attribute, value), places[0])
-        for attribute, values in vocabulary.items()
-        for value in sorted(values)
-        if (attribute, value) not in own and (places := search.places(value))
-    ]
+    present = {fact.attribute for fact in record.facts}
+    candidates = [fact for fact in vocabulary.candidates(search.rest) if (fact.attribute, fact.value) not in own]
+    added = []
+    for fact in sorted(candidates, key=lambda fact: (-len(fact.value), fact.attribute in present)):
+        added += [(fact, place) for place in search.take_value(fact.value)[:1]]
+    return added

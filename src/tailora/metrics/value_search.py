@@ -85,14 +85,19 @@ class ValueSearch:
             self._remove(place)
         return places
 
+    def find_rule(self, pattern: RulePattern) -> list[Span]:
+        """Return where a pattern of the rules matches the whole text, with what was removed from it."""
+        return self._matches(pattern, self._spelling.text)
+
     def has_rule(self, pattern: RulePattern) -> bool:
         """Whether a pattern of the rules matches."""
         return bool(self._matches(pattern))
 
-    def _matches(self, pattern: RulePattern) -> list[Span]:
+    def _matches(self, pattern: RulePattern, text: str | None = None) -> list[Span]:
+        text = self.rest if text is None else text
         compiled = pattern.spaceless if self._scripts else pattern.spaced
-        matches = (match.span() for match in compiled.finditer(self.rest))
-        return [place for place in matches if not _cuts_letter(self.rest, place)]
+        matches = (match.span() for match in compiled.finditer(text))
+        return [place for place in matches if not _cuts_letter(text, place)]
 
     def origin(self, place: Span) -> Span | None:
         """Return a place's position in the text itself; None for an empty one."""
@@ -188,6 +193,8 @@ def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     for before, word in itertools.pairwise(words):
         optional = is_spaceless(before[-1]) or is_spaceless(word[0])
         pattern += (r"[\s.,]*" if optional else r"[\s.,]+") + re.escape(word)
+    if len(words[-1]) >= _SHORTEST_FOLDED and words[-1].isascii() and words[-1].isalpha():
+        pattern += "s?"  # a possessive, whose apostrophe is gone
     # Unlike for the rules, a sign may precede it: £20 says the value 20.
     return re.compile(_bounded(pattern, spaceless=spaceless).replace(r"(?<![\w£])", r"(?<!\w)"))
 
