@@ -107,6 +107,43 @@ def test_every_method_is_measured(tmp_path: Path, data: Path, here: list[str]) -
     assert page.count("<svg") == 2
 
 
+def test_each_seed_is_trained_at_the_best_rate_and_reported(tmp_path: Path, data: Path, here: list[str]) -> None:
+    chosen = settings(tmp_path, data, methods=("lora", "top2"), seeds=(3, 1, 2))
+    result = compare.run(chosen)
+    assert here.count("train") == 2 + 1 + 2 * 2  # rates of lora, one of top2, and two further seeds of each
+    for method, row in list(result["methods"].items())[:2]:
+        seeds = row["seeds"]
+        assert [own["seed"] for own in seeds] == [3, 1, 2]
+        assert seeds[0]["run"] == row["run"]
+        assert [own["run"] for own in seeds[1:]] == [f"runs/{method}-seed1", f"runs/{method}-seed2"]
+        if method == "lora":  # the seed of the others is only that of an order, and all examples are in one batch
+            assert len({own["validation_loss"]["after"] for own in seeds}) == 3
+        for own in seeds:
+            run = json.loads((tmp_path / "out" / own["run"] / "run.json").read_text("utf-8"))
+            assert run["settings"]["seed"] == own["seed"]
+            assert run["settings"]["learning_rate"] == row["learning_rate"]
+        losses = [own["validation_loss"]["after"] for own in seeds]
+        bleu = [100 * own["scores"]["bleu"]["value"] for own in seeds]
+        page = (tmp_path / "out" / "compare.md").read_text("utf-8")
+        assert f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f}" in page
+        assert f"{np.mean(bleu):.1f} ± {np.std(bleu, ddof=1):.1f}" in page
+    assert "of 3 seeds (3, 1, 2)" in page
+    assert "seeds" not in result["methods"]["base"]
+    compare.run(chosen)
+    assert here.count("train") == 7
+
+
+def test_a_run_of_a_version_with_fewer_settings_is_used_again(tmp_path: Path, data: Path, here: list[str]) -> None:
+    chosen = settings(tmp_path, data, methods=("bitfit",))
+    first = compare.run(chosen)
+    record = tmp_path / "out" / first["methods"]["bitfit"]["run"] / "run.json"
+    run = json.loads(record.read_text("utf-8"))
+    del run["settings"]["bottleneck"]
+    record.write_text(json.dumps(run), encoding="utf-8")
+    compare.run(chosen)
+    assert here.count("train") == 1
+
+
 def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Path, data: Path, here: list[str]) -> None:
     chosen = settings(tmp_path, data, methods=("lora", "bitfit"))
     first = compare.run(chosen)
@@ -168,6 +205,8 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
         ({"method": "full"}, r"no such setting; did you mean methods\?"),
         ({"learning_rate": 1.0}, r"no such setting; did you mean learning_rates\?"),
         ({"methods": []}, "no method to compare"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": [1, 2], "seed": 3}, "give one of --seeds and --seed"),
         ({"metrics": ["blue"]}, "each value must be bleu, .*, not 'blue'"),
         ({"learning_rates": {"lorra": [1]}}, "'lorra' is not a method"),
         ({"learning_rates": {"lora": "a|b"}}, "is not a list of numbers"),

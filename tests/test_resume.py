@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -224,6 +225,24 @@ def test_what_a_killed_run_saved_can_be_used(
     assert is_unfinished(tmp_path / "run")
 
 
+def test_a_state_of_a_version_with_fewer_settings_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = settings(tmp_path / "run", precision="fp32")
+    run(wanted.model_copy(update={"output": tmp_path / "whole"}))
+    kill_at(monkeypatch, [2], "step")
+    with pytest.raises(Killed):
+        run(wanted)
+    with ResumeFolder(tmp_path / "run") as states:
+        loaded = states.load()
+        assert loaded is not None
+        job, state = loaded
+        earlier = {name: value for name, value in job.settings.items() if name not in ("bottleneck", "prefix_tokens")}
+        states.save(dataclasses.replace(job, settings=earlier), state)
+    with pytest.raises(SettingsError, match="bottleneck was 64 and is 8"):
+        run(wanted.model_copy(update={"bottleneck": 8}))
+    run(wanted)
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+
+
 CONSTANT: dict[str, Any] = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0, "dropout": 0.2}
 
 
@@ -374,7 +393,7 @@ def test_a_run_that_only_got_worse_leaves_no_adapter(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["lora", "int8", "full", "bitfit", "top2"])
+@pytest.mark.parametrize("name", ["lora", "int8", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"])
 def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
     changes = {**VARIANTS[name], "epochs": 16}
     flags = {**COMMON, **changes, "output": tmp_path / "killed"}

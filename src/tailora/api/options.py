@@ -387,6 +387,9 @@ class CompareOptions(TypedDict, total=False):
     """Learning rates to try, as METHOD=RATE|RATE|…, or as lists in the configuration."""
     grid_limit: int | None
     """Number of training records for trying the learning rates. The best rate is then trained with all records."""
+    seeds: int | Sequence[int]
+    """Seeds, separated by commas. The learning rates are tried with the first one, and the best is trained with each.
+    Losses and scores are then reported as mean and standard deviation."""
     test: str | None
     """Records to write about and to score."""
     test_limit: int | None

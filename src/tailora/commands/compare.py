@@ -26,7 +26,7 @@ class CompareSettings(RunSettings):
 
     heading = "scoring"
     headings: ClassVar = {
-        **dict.fromkeys(("methods", "learning_rates", "grid_limit"), "method"),
+        **dict.fromkeys(("methods", "learning_rates", "grid_limit", "seeds"), "method"),
         **dict.fromkeys(("test", "test_limit"), "data"),
         "max_new_tokens": "decoding",
         "output": "output",
@@ -39,6 +39,9 @@ class CompareSettings(RunSettings):
     """Learning rates to try, as METHOD=RATE|RATE|…, or as lists in the configuration."""
     grid_limit: Annotated[int | None, Field(ge=1), Unset("all, and the best run is the result")] = None
     """Number of training records for trying the learning rates. The best rate is then trained with all records."""
+    seeds: Annotated[tuple[int, ...], Unset("that of --seed")] = ()
+    """Seeds, separated by commas. The learning rates are tried with the first one, and the best is trained with each.
+    Losses and scores are then reported as mean and standard deviation."""
     test: Annotated[str | None, Unset("the split `test` of the data, or else the validation records")] = None
     """Records to write about and to score."""
     test_limit: Annotated[int | None, Field(ge=1), Unset("all")] = None
@@ -60,6 +63,10 @@ class CompareSettings(RunSettings):
             raise SettingsError(
                 "there is no method to compare", where="methods", hint=f"choose from {', '.join(METHODS)}"
             )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SettingsError("names a seed twice", where="seeds", hint="name each seed once")
+        if self.seeds and "seed" in self.model_fields_set:
+            raise SettingsError("excludes --seed", where="seeds", hint="give one of --seeds and --seed")
         for name in self.learning_rates:
             if name not in get_args(Method):
                 raise SettingsError(
@@ -102,8 +109,10 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     console = message_console()
     output = settings.output or Path("runs") / f"{short_name(settings.data)}-compare"
     own = set(CompareSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
+    stated = settings.model_dump(mode="json", exclude_unset=True, exclude=own)
+    first, *others = settings.seeds or (settings.seed,)
     comparison = Comparison(
-        training=TrainSettings(**settings.model_dump(mode="json", exclude_unset=True, exclude=own)),
+        training=TrainSettings(**stated | ({"seed": first} if settings.seeds else {})),
         rates={method: settings.rates(method) for method in settings.methods},
         output=output,
         grid_limit=settings.grid_limit,
@@ -114,6 +123,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         draws=settings.draws,
         tasks=settings.tasks,
         stated=settings.model_dump(mode="json", exclude_unset=True, exclude={"output"}),
+        seeds=others,
     )
     result = compare(comparison, console)
     _print(console, sheet(result, METRICS).tables[0], output)

@@ -33,8 +33,9 @@ from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
 from tailora.reports.tables import as_markdown
+from tailora.training.resume import completed
 from tailora.training.run_data import read_records
-from tailora.training.settings import FROZEN_BASE, Method, TrainSettings
+from tailora.training.settings import Method, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Comparison:
         draws: bootstrap resamples for the intervals.
         tasks: number of tasks for which the report estimates the disk space.
         stated: the settings that the user set, for compare.json.
+        seeds: seeds of further runs of each method at its best learning rate; that of `training` is the first.
     """
 
     training: TrainSettings
@@ -66,13 +68,15 @@ class Comparison:
     draws: int = 1000
     tasks: int = 10
     stated: Mapping[str, Any] | None = None
+    seeds: Sequence[int] = ()
 
 
 def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     """Train with every method, write and score texts, and write compare.json, compare.md and compare.html.
 
     Returns:
-        The content of compare.json: for each method its grid, sizes, times, memory, losses and scores.
+        The content of compare.json: for each method its grid, sizes, times, memory, losses and scores. With several
+        seeds, these are those of the first one, and `seeds` has the loss and the scores of each.
 
     Raises:
         SettingsError: the folder contains runs with other settings, data or weights.
@@ -169,7 +173,28 @@ def _measured(method: Method, comparison: Comparison, console: Console) -> dict[
             _trained(folder, _training(method, best["learning_rate"], comparison, training.limit))
         except CommandError as error:
             return {"failed": str(error), "grid": _plain(grid)}
-    return {"grid": _plain(grid), **_figures(folder, output), **_texts(method, folder, comparison, console)}
+    row = {"grid": _plain(grid), **_figures(folder, output), **_texts(method, method, folder, comparison, console)}
+    return row | _repeated(method, row, comparison, console)
+
+
+def _repeated(method: Method, row: dict[str, Any], comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Run a method with the other seeds, and return the figures of all seeds under `seeds`; nothing if there is one."""
+    training, output = comparison.training, comparison.output
+    if not comparison.seeds:
+        return {}
+    figures = {training.seed: row}
+    for seed in comparison.seeds:
+        name = f"{method}-seed{seed}"
+        folder = output / "runs" / name
+        wanted = _training(method, row["learning_rate"], comparison, training.limit)
+        try:
+            run = _trained(folder, wanted.model_copy(update={"seed": seed}))
+        except CommandError as error:
+            return {"failed": f"seed {seed}: {error}"}
+        console.print(f"  seed {seed}: validation loss {_loss(run):.4f} in {run['seconds']:.0f} s", highlight=False)
+        figures[seed] = _figures(folder, output) | _texts(method, name, folder, comparison, console)
+    shown = ("run", "validation_loss", "scores", "seconds")
+    return {"seeds": [{"seed": seed} | {key: own[key] for key in shown} for seed, own in figures.items()]}
 
 
 def _plain(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -197,7 +222,7 @@ def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
     if record.is_file():
         run: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         # The output is compared separately: its path depends on the working directory.
-        if {**run["settings"], "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
+        if {**completed(run["settings"]), "output": None} != {**wanted.model_dump(mode="json"), "output": None}:
             raise SettingsError(
                 "contains a run with other settings", where=folder, hint="name another folder with --output"
             )
@@ -239,23 +264,24 @@ def _figures(folder: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def _texts(method: Method, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Write and score texts with a trained model."""
+def _texts(method: Method, name: str, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Write and score texts with a trained model; `name` is that of their files."""
     if method in ("bitfit", "top2"):
-        whole = comparison.output / "models" / method
+        whole = comparison.output / "models" / name
         shutil.rmtree(whole, ignore_errors=True)
         base = comparison.training.base
         run_command("merge", "--adapter", str(run), "--base", base, "--output", str(whole))
-    return _written(method, comparison, console, run)
+    return _written(name, comparison, console, run)
 
 
 def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Path | None]:
-    """Return the base model and the adapter of a row of the comparison."""
+    """Return the base model and the adapter of a run, or of the base alone."""
     if run is None:
         return comparison.training.base, None
-    if name in FROZEN_BASE:
+    if (run / "adapter").is_dir():
         return comparison.training.base, run / "adapter"
-    return str(run / "model" if name == "full" else comparison.output / "models" / name), None
+    whole = run / "model"
+    return str(whole if whole.is_dir() else comparison.output / "models" / name), None
 
 
 def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def sheet(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
         "memory is shown. All figures are measured, except the disk space of several tasks, which is computed from "
         "measured sizes.",
     ]
+    seeds = next((row["seeds"] for row in trained if "seeds" in row), ())
+    if seeds:
+        about.append(
+            f"Losses after training and scores are mean ± standard deviation of {len(seeds)} seeds "
+            f"({', '.join(str(own['seed']) for own in seeds)}), each trained at the learning rate that was the best "
+            "with the first one. Scores of the base have 95% intervals. All other figures are those of the first seed."
+        )
     failed = [f"Not trained: {NAMES[name]} ({row['failed']})." for name, row in rows.items() if "failed" in row]
     edges = [
         f"For {NAMES[name]}, the {'highest' if edge == max else 'lowest'} learning rate tried was the best; "
@@ -104,13 +112,13 @@ def _main(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
         ["seconds per update (median)", *trained(lambda row: f"{row['seconds_per_step']:.3g}")],
         ["examples/s", *trained(lambda row: f"{row['examples_per_second']:.1f}")],
         ["validation loss before", *trained(lambda row: f"{row['validation_loss']['before']:.3f}")],
-        ["validation loss after", *trained(lambda row: f"{row['validation_loss']['after']:.3f}")],
+        ["validation loss after", *trained(_last_loss)],
     ]
     table += _speeds(rows)
     scored = dict.fromkeys(name for row in rows.values() for name in row["scores"])
     for name in scored:
         label, scale = scores[name]
-        table.append([label, *(_score(row["scores"].get(name), scale) for row in rows.values())])
+        table.append([label, *(_score_of(row, name, scale) for row in rows.values())])
     return ("Measurements", ["", *(NAMES[name] for name in rows)], table)
 
 
@@ -209,6 +217,23 @@ def bar_plot(result: Mapping[str, Any], target: Path) -> None:
                           ha="center", va="bottom", fontsize=8)  # fmt: skip
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, target)
+
+
+def _last_loss(row: Mapping[str, Any]) -> str:
+    if "seeds" in row:
+        return _spread([own["validation_loss"]["after"] for own in row["seeds"]], 3)
+    return f"{row['validation_loss']['after']:.3f}"
+
+
+def _score_of(row: Mapping[str, Any], name: str, scale: float) -> str:
+    """Return a score with its interval, or with several seeds their mean and standard deviation."""
+    scores = [own["scores"].get(name) for own in row.get("seeds", ())]
+    values = [scale * score["value"] for score in scores if score is not None and score["value"] is not None]
+    return _spread(values, 2 if scale == 1 else 1) if len(values) > 1 else _score(row["scores"].get(name), scale)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _score(score: Mapping[str, Any] | None, scale: float) -> str:

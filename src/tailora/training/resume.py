@@ -86,10 +86,11 @@ class Job:
 
     def differences(self, other: Job) -> list[str]:
         """Return the reasons why a run of this job cannot be continued as the other, as clauses."""
+        before = completed(self.settings)
         differences = [
-            f"{name} was {self.settings.get(name)!r} and is {value!r}"
+            f"{name} was {before[name]!r} and is {value!r}"
             for name, value in other.settings.items()
-            if name not in _FREE | _LENGTH | {"warmup_steps"} and value != self.settings.get(name)
+            if name not in _FREE | _LENGTH | {"warmup_steps"} and value != before[name]
         ]
         changed = [name for name in self.data if self.data[name] != other.data.get(name)]
         differences += [f"the {name} data has changed" for name in changed]
@@ -310,10 +311,15 @@ def settings_of(run: Path) -> Mapping[str, Any] | None:
     return None if loaded is None else loaded[0].settings
 
 
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with the defaults of those that it lacks, since its version did not have them."""
+    return {**TrainSettings(data=str(settings["data"])).model_dump(mode="json"), **settings}
+
+
 def is_same_run(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:
     """Return whether settings are the same, except for those that may differ when a run is continued."""
-    other = wanted.model_dump(mode="json")
-    return all(settings.get(name) == value for name, value in other.items() if name not in _FREE | _LENGTH)
+    other, kept = wanted.model_dump(mode="json"), completed(settings)
+    return all(kept[name] == value for name, value in other.items() if name not in _FREE | _LENGTH)
 
 
 def _read(path: Path) -> tuple[Job, RunState]:
