@@ -21,6 +21,7 @@ from tailora.core.plural import plural
 from tailora.data.reading import ReadingSettings
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.values import Record
+from tailora.evaluation.groups import Division, groups_of, spread
 from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
@@ -41,11 +42,13 @@ class Scores(Mapping[str, Score]):
         records: how many texts were scored.
         result: the content of scores.json.
         against: metric to the difference from another system's texts; None where there are none.
+        groups: the content of groups.json: scores of groups of records, by "category", "facts" and "entities".
     """
 
     records: int
     result: dict[str, Any]
     against: Mapping[str, Any] | None
+    groups: Mapping[str, Any]
     _scores: Mapping[str, Score]
     _table: tuple[tuple[str, str, str], ...]
     _page: str
@@ -95,6 +98,7 @@ def evaluate(
     tokenizer: TokenizerName | None = None,
     slot_rules: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
+    by: Sequence[Division] | None = None,
     draws: int = 1000,
     show: int = 50,
     **reading: Any,
@@ -112,6 +116,7 @@ def evaluate(
         slot_rules: file of rules on how texts express values, in addition to the bundled ones.
         train: data that the system was trained on, for "parent_c" and for seen and unseen parts; by default the train
             split of the records' source, if it has one.
+        by: divisions of the records whose groups are scored separately, as `--by`; by default all that the data have.
         draws: resamples of the records that the 95% intervals come from.
         show: texts in the report page, the worst first.
         reading: `format`, `columns`, `language` and `all_texts`; see `tailora.read_records`.
@@ -134,14 +139,15 @@ def evaluate(
     training = TrainingData(source, ReadingSettings.from_values(reading), train=elsewhere)
     known = training.examples if "parent_c" in names and training.is_known else None
     scoring = Scoring(scored, names, tokenizer=tokenizer, slot_rules=rules, draws=draws, training=known)
-    parts = parts_of(scored, training)
+    parts, groups = parts_of(scored, training), groups_of(scored, training, by)
     first = _texts(texts, scored, rows, "texts")
     second = None if against is None else _texts(against, scored, rows, "against")
     if len(first) != len(scored) or (second is not None and len(second) != len(scored)):
         # Rows of one record have different texts: each is scored against all references of its record.
         first, second = rows.spread(first), None if second is None else rows.spread(second)
         scored, parts = rows.spread(scored), {name: rows.numbers(numbers) for name, numbers in parts.items()}
-    evaluation = scoring.evaluate(scored, first, parts, second)
+        groups = spread(groups, rows)
+    evaluation = scoring.evaluate(scored, first, parts, second, groups=groups)
     return _scores(evaluation, report_html(evaluation, [f"{len(scored)} records"], [], show))
 
 
@@ -168,6 +174,7 @@ def _scores(evaluation: Evaluation, page: str) -> Scores:
         len(evaluation.records),
         evaluation.as_json()["all"],
         evaluation.against,
+        evaluation.groups_as_json(),
         evaluation.scores["all"],
         table,
         page,

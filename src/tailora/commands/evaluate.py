@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -27,8 +27,9 @@ from tailora.data.records import DataFile
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.evaluation.groups import Division, Group, groups_of, spread
 from tailora.evaluation.parts import TrainingData, parts_of
-from tailora.evaluation.report import report_html, score_rows
+from tailora.evaluation.report import group_tables, report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.evaluation.systems import files_of, read_files, reading_of, systems_of
 from tailora.evaluation.systems_comparison import compare_systems
@@ -71,6 +72,12 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     splits, or a data set's name."""
     metrics: Annotated[tuple[MetricName, ...], Unset("those usually reported for such data")] = ()
     """Metrics to compute, separated by commas."""
+    by: Annotated[
+        tuple[Division | Literal["none"], ...],
+        Unset("all that the data have, entities only for triples or with known training data"),
+    ] = ()
+    """Divisions of the records whose groups are scored separately: by category, by the number of facts, or by entities
+    (subjects and values) of which all, some or none occur in training. none turns them off."""
     tokenizer: Annotated[TokenizerName | None, Unset("the tokenizer of each metric's official script")] = None
     """sacrebleu tokenizer for BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. For records in Chinese, Japanese, Korean,
     Thai, Lao, Khmer, Burmese or Tibetan the default is their language's tokenizer."""
@@ -124,12 +131,20 @@ class _Prepared:
         rows: of the input, which the records were gathered from.
         scoring: the metrics.
         parts: numbers of the records in each part of the data.
+        groups: of the records.
     """
 
     records: list[Record]
     rows: InputRows
     scoring: Scoring
     parts: dict[str, list[int]]
+    groups: list[Group]
+
+    def spread(self) -> _Prepared:
+        """Return the same for rows: those of one record have different texts, and each is scored for its record."""
+        parts = {name: self.rows.numbers(numbers) for name, numbers in self.parts.items()}
+        groups = spread(self.groups, self.rows)
+        return replace(self, records=self.rows.spread(self.records), parts=parts, groups=groups)
 
     @property
     def ids(self) -> list[str]:
@@ -156,8 +171,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
             settings.check_written()
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
     prepared = _prepared(settings, trained, console)
-    records, parts, rows = prepared.records, prepared.parts, prepared.rows
-    used, ids = _used(settings), prepared.ids
+    records, rows, used, ids = prepared.records, prepared.rows, _used(settings), prepared.ids
     others = None
     if settings.against is not None:
         others = read_texts(settings.against, ids, key=settings.against_key, rows=rows)
@@ -166,10 +180,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     else:
         texts = _written(records, settings, console)
     if len(texts) != len(records) or (others is not None and len(others) != len(records)):
-        # Rows of one record have different texts: each is scored against all references of its record.
         texts, others = rows.spread(texts), None if others is None else rows.spread(others)
-        records, parts = rows.spread(records), {name: rows.numbers(numbers) for name, numbers in parts.items()}
-    evaluation = prepared.scoring.evaluate(records, texts, parts, others, test=settings.test)
+        prepared = prepared.spread()
+    ways: dict[str, Any] = {"test": settings.test, "groups": prepared.groups}
+    evaluation = prepared.scoring.evaluate(prepared.records, texts, prepared.parts, others, **ways)
     cards = [] if settings.card is None else _cards(settings.card, evaluation, used)
     result = _save(evaluation, cards, settings)
     _print(console, evaluation, cards)
@@ -192,8 +206,10 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
     parts = parts_of(records, training)
+    chosen = [by for by in settings.by if by != "none"]
+    groups = groups_of(records, training, chosen if settings.by else None)
     check_writable(settings.output)
-    return _Prepared(records, InputRows.of(data, settings.limit), scoring, parts)
+    return _Prepared(records, InputRows.of(data, settings.limit), scoring, parts, groups)
 
 
 def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
@@ -202,7 +218,7 @@ def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]
     if all(system.kind == "texts" for system in systems):
         settings.check_written()
     prepared = _prepared(settings, reading_of(systems, settings.base), console)
-    records, parts, rows = prepared.records, prepared.parts, prepared.rows
+    records, rows = prepared.records, prepared.rows
     texts = read_files(systems, prepared.ids, rows, settings.text_key)
     for system, file in files_of(systems).items():
         console.print(f"{system.name}: {system.path}", highlight=False, markup=False, soft_wrap=True)
@@ -210,15 +226,20 @@ def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]
         texts[system.name] = _written(records, alone, console, settings.output / file)
     texts = {system.name: texts[system.name] for system in systems}
     if any(len(own) != len(records) for own in texts.values()):
-        texts = {name: rows.spread(own) for name, own in texts.items()}
-        records, parts = rows.spread(records), {name: rows.numbers(numbers) for name, numbers in parts.items()}
-    comparison = compare_systems(prepared.scoring, records, texts, parts, test=settings.test)
+        texts, prepared = {name: rows.spread(own) for name, own in texts.items()}, prepared.spread()
+    ways: dict[str, Any] = {"test": settings.test, "groups": prepared.groups}
+    comparison = compare_systems(prepared.scoring, prepared.records, texts, prepared.parts, **ways)
     report = SystemsReport(comparison)
-    about = [_about_records(records, settings), *_notes(next(iter(comparison.systems.values())))]
+    about = [_about_records(prepared.records, settings), *_notes(next(iter(comparison.systems.values())))]
     about.append("; ".join(f"{system.name}: {system.path}" for system in systems) + ".")
     page = report.save(settings.output, about, 1000 if settings.show is None else settings.show)
     _print_several(console, report)
-    return {**comparison.as_json(), "records": len(records), "output": str(settings.output), "report": str(page)}
+    return {
+        **comparison.as_json(),
+        "records": len(prepared.records),
+        "output": str(settings.output),
+        "report": str(page),
+    }
 
 
 def _print_several(console: Console, report: SystemsReport) -> None:
@@ -261,6 +282,9 @@ def _save(evaluation: Evaluation, cards: Sequence[CardTable], settings: Evaluate
     for part, scores in result.items():
         name = "scores.json" if part == "all" else f"scores.{part}.json"
         write_text(settings.output / name, json.dumps(scores, indent=2) + "\n")
+    if evaluation.groups:
+        result["groups"] = evaluation.groups_as_json()
+        write_text(settings.output / "groups.json", json.dumps(result["groups"], indent=2) + "\n")
     if evaluation.against is not None:
         result["against"] = evaluation.against
     if cards:
@@ -319,7 +343,7 @@ def _print(console: Console, evaluation: Evaluation, cards: Sequence[CardTable])
         console.print(table)
     if evaluation.measured.note:
         console.print(evaluation.measured.note, highlight=False, markup=False)
-    for title, head, rows in cards:
+    for title, head, rows in [*group_tables(evaluation), *cards]:
         table = Table(title=title)
         for heading in head:
             table.add_column(heading, justify="right" if table.columns else "left")

@@ -19,6 +19,10 @@ class TrainingData:
         reading: the settings for reading both.
         trained: how the data was read in the adapter's training; used for settings that `reading` leaves open.
         train: the training data if it is elsewhere: a file, a folder of splits, or a data set's name.
+
+    Attributes:
+        is_known: whether there are training data.
+        is_named: whether the user named them.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class TrainingData:
         has_split = self._source is not None and "train" in splits(self._source)
         self._split = "train" if has_split else None
         self.is_known = has_split or train is not None
+        self.is_named = train is not None
 
     @cached_property
     def records(self) -> list[Record]:

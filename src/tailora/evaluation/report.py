@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tailora.evaluation.groups import TITLES
 from tailora.evaluation.marked_items import marked_item
 from tailora.evaluation.scoring import Evaluation, score_texts
 from tailora.metrics.slots import slot_reports
@@ -23,6 +24,17 @@ def score_rows(evaluation: Evaluation, part: str) -> list[ScoreRow]:
         elif name in missing:
             rows.append(ScoreRow(metric.label, "–", "", missing[name]))
     return rows
+
+
+def group_tables(evaluation: Evaluation) -> list[Table]:
+    """Return a table for each division of the records: groups in rows, scores in columns."""
+    names = [name for name in METRICS if name in evaluation.measured.statistics]
+    head = ["group", "records", *(METRICS[name].label for name in names)]
+    rows: dict[str, list[list[str]]] = {}
+    for group in evaluation.groups:
+        values = [score_texts(name, group.scores[name])[0] for name in names]
+        rows.setdefault(group.by, []).append([group.name, f"{group.records:,}", *values])
+    return [(TITLES[by], head, own) for by, own in rows.items()]
 
 
 def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Table], show: int) -> str:
@@ -50,7 +62,7 @@ def report_html(evaluation: Evaluation, about: Sequence[str], cards: Sequence[Ta
     ]
     tables = [(part if part != "all" else "Scores", score_rows(evaluation, part)) for part in evaluation.scores]
     compared = [] if evaluation.against is None else [_against(evaluation.against)]
-    return page("Evaluation", about, tables, items, [*compared, *cards])
+    return page("Evaluation", about, tables, items, [*group_tables(evaluation), *compared, *cards])
 
 
 def _against(differences: Mapping[str, Any]) -> Table:

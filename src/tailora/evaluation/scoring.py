@@ -9,6 +9,7 @@ from typing import Any
 
 from tailora.core.errors import DataError
 from tailora.data.values import Record
+from tailora.evaluation.groups import Group, GroupScores, score_groups
 from tailora.metrics.slot_rules import Rules, load_rules
 from tailora.metrics.statistics import Score, Test, compare, interval
 from tailora.metrics.suite import METRICS, NEED_FACTS, Measured, MetricName, measure, unavailable, usual
@@ -26,6 +27,7 @@ class Evaluation:
         measured: the statistics of the metrics on all records.
         against: differences from another system's texts by metric, as JSON values; None without such texts.
         rules: rules for how texts express values.
+        groups: the scores of groups of records.
     """
 
     records: Sequence[Record]
@@ -34,6 +36,15 @@ class Evaluation:
     measured: Measured
     against: Mapping[str, Any] | None
     rules: Rules
+    groups: Sequence[GroupScores] = ()
+
+    def groups_as_json(self) -> dict[str, dict[str, Any]]:
+        """Return the content of groups.json: the groups of each division, with their scores."""
+        divisions: dict[str, dict[str, Any]] = {}
+        for group in self.groups:
+            scores = {name: _as_json(score) for name, score in group.scores.items()}
+            divisions.setdefault(group.by, {})[group.name] = {"records": group.records, "scores": scores}
+        return divisions
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Return the content of scores.json for each part, with the reason for a metric that could not be computed."""
@@ -42,11 +53,7 @@ class Evaluation:
             for name, why in self.measured.missing.items()
         }
         return {
-            part: {
-                name: {"value": s.value, "low": s.low, "high": s.high, "signature": s.signature}
-                for name, s in scores.items()
-            }
-            | missing
+            part: {name: _as_json(score) for name, score in scores.items()} | missing
             for part, scores in self.scores.items()
         }
 
@@ -115,6 +122,7 @@ class Scoring:
         others: Sequence[str] | None = None,
         *,
         test: Test = "bootstrap",
+        groups: Sequence[Group] = (),
     ) -> Evaluation:
         """Score one text for each record.
 
@@ -124,24 +132,24 @@ class Scoring:
             parts: numbers of the records in each part of the data, including "all"; by default "all" only.
             others: another system's texts to compare with.
             test: of the difference from them.
+            groups: further groups of the records to score.
 
         Raises:
             DataError: a record lacks a reference, or the numbers differ.
         """
         parts = {"all": range(len(records))} if parts is None else parts
         measured = measure(records, texts, self.names, self._rules, self._tokenizer, self._training)
-        scores = {
-            part: {
-                name: interval(statistics.of(numbers), draws=self.draws)
-                for name, statistics in measured.statistics.items()
-            }
-            for part, numbers in parts.items()
-        }
+
+        def score(numbers: Sequence[int]) -> dict[str, Score]:
+            return {name: interval(own.of(numbers), draws=self.draws) for name, own in measured.statistics.items()}
+
+        scores = {part: score(numbers) for part, numbers in parts.items()}
         against = None
         if others is not None:
             second = measure(records, others, self.names, self._rules, self._tokenizer, self._training)
             against = self._compared(measured, second, test)
-        return Evaluation(records, texts, scores, measured, against, self._rules)
+        by_group = score_groups(groups, score)
+        return Evaluation(records, texts, scores, measured, against, self._rules, by_group)
 
     def _compared(self, first: Measured, second: Measured, test: Test) -> dict[str, Any]:
         """Return by how much the texts score better than the others, by metric."""
@@ -152,6 +160,10 @@ class Scoring:
         return {
             name: {"difference": d.value, "low": d.low, "high": d.high, "p": d.p} for name, d in differences.items()
         }
+
+
+def _as_json(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "low": score.low, "high": score.high, "signature": score.signature}
 
 
 def score_texts(name: str, score: Score) -> tuple[str, str]:

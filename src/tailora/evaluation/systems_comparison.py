@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tailora.data.values import Record
+from tailora.evaluation.groups import Group
 from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.metrics.statistics import Difference, Test, compare, holm
 
@@ -84,7 +85,9 @@ class SystemsComparison:
             for pair in self.differences
         ]
         systems = {name: evaluation.as_json() for name, evaluation in self.systems.items()}
-        return {"systems": systems, "differences": differences, "test": self.test, "draws": self.draws}
+        groups = {name: evaluation.groups_as_json() for name, evaluation in self.systems.items()}
+        how = {"test": self.test, "draws": self.draws}
+        return {"systems": systems, "differences": differences, "groups": groups, **how}
 
 
 def compare_systems(
@@ -94,6 +97,7 @@ def compare_systems(
     parts: Mapping[str, Sequence[int]],
     *,
     test: Test = "bootstrap",
+    groups: Sequence[Group] = (),
 ) -> SystemsComparison:
     """Score several systems, and test the differences of every pair of them.
 
@@ -106,11 +110,12 @@ def compare_systems(
         texts: by system, one for each record.
         parts: numbers of the records in each part of the data, including "all".
         test: of the differences.
+        groups: further groups of the records to score.
 
     Raises:
         DataError: a record lacks a reference, or the numbers differ.
     """
-    systems = {name: scoring.evaluate(records, own, parts) for name, own in texts.items()}
+    systems = {name: scoring.evaluate(records, own, parts, groups=groups) for name, own in texts.items()}
     differences: list[PairDifference] = []
     pairs = list(itertools.combinations(systems, 2))
     for metric in scoring.names:

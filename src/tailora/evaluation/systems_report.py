@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tailora.core.files import write_text
 from tailora.data.values import Fact
+from tailora.evaluation.groups import TITLES
 from tailora.evaluation.scoring import score_texts
 from tailora.evaluation.systems_comparison import LEVEL, PairDifference, SystemsComparison, too_few_draws
 from tailora.metrics.slots import SlotReport, slot_reports
@@ -57,6 +58,7 @@ class SystemsReport:
             "scores.json": json.dumps(self._comparison.as_json(), indent=2) + "\n",
             "scores.csv": self.scores_csv(),
             "differences.csv": self.differences_csv(),
+            "groups.csv": self.groups_csv(),
             "texts.csv": self.texts_csv(),
             "scores.tex": self.tex(),
             "report.html": self.html(about, show),
@@ -72,7 +74,8 @@ class SystemsReport:
             about: paragraphs at the top.
             show: number of records whose texts are shown, the most errors first.
         """
-        tables = [self._differences(), *([self._errors()] if self._has_facts else [])]
+        errors = [self._errors()] if self._has_facts else []
+        tables = [*errors, *self._groups(), self._differences()]
         notes = [*about, self.note]
         return systems_page(
             "Evaluation", notes, self._names, self.score_tables(), tables, self._signatures, self._items(show)
@@ -163,6 +166,19 @@ class SystemsReport:
         head = ["score, systems", "difference", "95% interval", "p", "p, Holm", "significant"]
         return ("Differences", head, rows)
 
+    def _groups(self) -> list[Table]:
+        """Return a table for each division of the records: groups in rows, systems in columns, with one score each."""
+        evaluations = list(self._comparison.systems.values())
+        shown = next((name for name in METRICS if name in evaluations[0].measured.statistics), None)
+        if shown is None:
+            return []
+        head = ["group", "records", *(f"{self._letters[name]}. {name}" for name in self._names)]
+        rows: dict[str, list[list[str]]] = {}
+        for groups in zip(*(evaluation.groups for evaluation in evaluations), strict=True):
+            values = [score_texts(shown, group.scores[shown])[0] if shown in group.scores else "–" for group in groups]
+            rows.setdefault(groups[0].by, []).append([groups[0].name, f"{groups[0].records:,}", *values])
+        return [(f"{TITLES[by]}, {METRICS[shown].label}", head, own) for by, own in rows.items()]
+
     def _errors(self) -> Table:
         rows = []
         for name, reports in self._reports.items():
@@ -204,6 +220,16 @@ class SystemsReport:
             for name, score in scores.items()
         )
         return _csv(["system", "part", "metric", "value", "low", "high", "signature"], rows)
+
+    def groups_csv(self) -> str:
+        """Return groups.csv: a row for each system, group of records and score."""
+        rows = (
+            [system, group.by, group.name, group.records, name, score.value, score.low, score.high]
+            for system, evaluation in self._comparison.systems.items()
+            for group in evaluation.groups
+            for name, score in group.scores.items()
+        )
+        return _csv(["system", "by", "group", "records", "metric", "value", "low", "high"], rows)
 
     def differences_csv(self) -> str:
         """Return differences.csv: a row for each pair of systems and score."""
