@@ -61,6 +61,7 @@ LATE_IMPORTS = {
     "tailora.data.readers.columnar": {"pyarrow"},
     "tailora.commands.compare": {"tailora.experiments.comparison"},
     "tailora.commands.convert": {"tailora.inference.conversion"},
+    "tailora.commands.learning_curve": {"tailora.experiments.learning_curve"},
     "tailora.commands.merge": {"tailora.inference.merged_model"},
     "tailora.commands.plan": {"tailora.training.planning"},
     "tailora.commands.quantize": {"tailora.inference.quantization"},

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from tailora.commands.compare import CompareSettings
 from tailora.commands.convert import ConvertSettings
+from tailora.commands.learning_curve import LearningCurveSettings
 from tailora.commands.lint import LintSettings
 from tailora.commands.merge import MergeSettings
 from tailora.commands.quantize import QuantizeSettings
@@ -39,6 +40,7 @@ OPTIONS: dict[str, tuple[type[Settings], set[str]]] = {
     "VerifyOptions": (VerifySettings, set()),
     "CompareOptions": (CompareSettings, {"data", "valid"}),
     "TuneOptions": (TuneSettings, {"data", "valid"}),
+    "LearningCurveOptions": (LearningCurveSettings, {"data", "valid"}),
     "LintOptions": (LintSettings, {"data"}),
 }
 """Each class of options with the settings that it is made of, and those of their fields that are parameters."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tailora.adapters.config import LoraConfig as LoraConfig
     from tailora.api.commands import compare as compare
     from tailora.api.commands import convert as convert
+    from tailora.api.commands import learning_curve as learning_curve
     from tailora.api.commands import lint as lint
     from tailora.api.commands import merge as merge
     from tailora.api.commands import quantize as quantize
@@ -58,7 +59,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "tailora.adapters.adapter": ("Adapter",),
     "tailora.adapters.config": ("LoraConfig",),
-    "tailora.api.commands": ("compare", "convert", "lint", "merge", "quantize", "tune", "verify"),
+    "tailora.api.commands": ("compare", "convert", "learning_curve", "lint", "merge", "quantize", "tune", "verify"),
     "tailora.api.inputs": ("read_records",),
     "tailora.api.model": ("BASE", "Model", "Text", "load"),
     "tailora.api.scores": ("Scores", "evaluate"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from tailora.api.inputs import Place, Source, places_of
 from tailora.commands import compare as compare_command
 from tailora.commands import convert as convert_command
+from tailora.commands import learning_curve as learning_curve_command
 from tailora.commands import lint as lint_command
 from tailora.commands import merge as merge_command
 from tailora.commands import quantize as quantize_command
@@ -125,6 +126,27 @@ def tune(data: Source, *, valid: Source | None = None, **settings: Unpack[option
     """
     with places_of(_folder_for_rows(settings.get("output")), data=data, valid=valid) as places:
         return tune_command.run(tune_command.TuneSettings.from_values({**settings, **places}))
+
+
+def learning_curve(
+    data: Source, *, valid: Source | None = None, **settings: Unpack[options.LearningCurveOptions]
+) -> dict[str, Any]:
+    """Train on parts of the data, and estimate what more data would bring.
+
+    Args:
+        data: see `tailora.train`.
+        valid: see `tailora.train`.
+        settings: percentages, repeats, …; see `tailora learning-curve --help`.
+
+    Returns:
+        The losses, the fitted law and the conclusion, as `tailora learning-curve --json` prints them.
+
+    Raises:
+        UserError: see `tailora.train`.
+    """
+    with places_of(_folder_for_rows(settings.get("output")), data=data, valid=valid) as places:
+        chosen = learning_curve_command.LearningCurveSettings.from_values({**settings, **places})
+        return learning_curve_command.run(chosen)
 
 
 def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any]:

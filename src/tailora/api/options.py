@@ -517,6 +517,111 @@ class TuneOptions(TypedDict, total=False):
     """Name of the study in its storage."""
 
 
+class LearningCurveOptions(TypedDict, total=False):
+    """Keyword arguments made of `LearningCurveSettings`."""
+
+    batch_size: int
+    """Number of examples in an update."""
+    group_size: int | None
+    """Maximum number of texts of one record that are placed together in an update."""
+    epochs: int
+    """Number of epochs: passes over the training data."""
+    max_steps: int | None
+    """Maximum number of updates."""
+    warmup_steps: int
+    """Number of updates over which the learning rate rises; lowered to a tenth of all updates if it is more."""
+    schedule: Literal["linear", "cosine", "constant"]
+    """Course of the learning rate after the warm-up: it falls linearly, falls along a cosine, or stays constant."""
+    weight_decay: float
+    """Weight decay of AdamW."""
+    max_grad_norm: float
+    """Norm to which gradients are clipped."""
+    label_smoothing: float
+    """Share of the target probability that is spread over the whole vocabulary."""
+    eval_every: int | None
+    """Number of updates between two validations. There is also one before the first and after the last update."""
+    patience: int | None
+    """Number of validations in a row without a better loss after which training stops."""
+    seed: int
+    """Seed of the adapter's initial values, the order of the examples and the dropout."""
+    prompt_form: Literal["paper", "arrow", "chat"] | None
+    """Form of the prompt: paper (facts, end-of-text token), arrow (facts, =>) or chat (the base's chat template)."""
+    linearization: Literal["paper", "plain"]
+    """How facts become a line of text: paper (name : Blue Spice | …) or plain (name: Blue Spice; …)."""
+    max_length: int
+    """Maximum length of prompt and text together, in tokens."""
+    overlong: Literal["error", "drop", "cut"]
+    """What happens to longer examples: an error, or they are dropped, or their text is cut."""
+    rank: int
+    """Rank of the adapter."""
+    alpha: float
+    """Numerator of the adapter's scale, alpha / rank."""
+    targets: Sequence[str]
+    """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
+    rank_pattern: Mapping[str, int]
+    """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
+    alpha_pattern: Mapping[str, float]
+    """Alphas of single layers, as PATTERN=ALPHA. The first pattern that matches counts."""
+    dropout: float
+    """Dropout probability on the input of the adapter."""
+    rslora: bool
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
+    dora: bool
+    """Learn a magnitude for each output as well (DoRA)."""
+    bias: Literal["none", "all", "lora_only"]
+    """Biases to train with the adapter: none, all of the model's, or those of the adapted layers."""
+    lora_plus_ratio: float | None
+    """Ratio of the learning rate of B to that of A (LoRA+). DoRA's magnitudes and biases learn at the rate of B, and
+    adapted embeddings at 1e-6."""
+    bottleneck: int
+    """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    limit: int | None
+    """Number of records to use, from the first one on."""
+    valid_limit: int | None
+    """Number of validation records to use, from the first one on."""
+    base: str
+    """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
+    be followed by @REVISION, a commit, tag or branch of the hub."""
+    tokens_per_pass: int
+    """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
+    gradients of several passes."""
+    gradient_checkpointing: bool
+    """Keep only the input of each block during a forward pass, and compute the block again for its gradient. The
+    gradients are the same; a pass needs less memory and more time."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "int8"]
+    """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
+    precision that the machine supports and uses the fastest."""
+    device: str
+    """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+    """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
+    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
+    learning_rate: float | None
+    """Peak learning rate."""
+    output: str | PathLike[str] | None
+    """Folder for the runs and the curve."""
+    save_every: float
+    """Minutes between two saves of the state from which a run continues after it was killed; 0 saves it after every
+    update. Except with 0, saving takes at most 1% of the running time."""
+    resume: Literal["auto", "never"]
+    """What happens if an unfinished run with the same settings exists: auto continues it, never starts a new run."""
+    track: Sequence[str]
+    """Trackers that also get the figures of metrics.jsonl, separated by commas. Each needs the extra of its name."""
+    percentages: float | Sequence[float]
+    """Parts of the training records to train on, in per cent, at least three, separated by commas."""
+    repeats: int
+    """Number of runs of each part, each on another random part and with another seed. Several make the interval more
+    reliable."""
+
+
 class LintOptions(TypedDict, total=False):
     """Keyword arguments made of `LintSettings`."""
 

@@ -1,7 +1,8 @@
 """The commands: one file for each, with its settings, one call into the packages below and its printed result.
 
-A command NAME is the module `tailora.commands.NAME`, its settings are `NameSettings` there, and `run(settings)` returns
-its result as a dict. Nothing else is imported until a command is asked for, so that help and mistakes take no time.
+A command NAME is the module `tailora.commands.NAME` (with _ for -), its settings are `NameSettings` there, and
+`run(settings)` returns its result as a dict. Nothing else is imported until a command is asked for, so that help and
+mistakes take no time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "plan": Command("Train", "Plan the memory and the time of a training run, without loading its base"),
     "tune": Command("Train", "Search for the training settings with the lowest validation loss"),
     "compare": Command("Train", "Compare LoRA with full fine-tuning and other methods, each at its best learning rate"),
+    "learning-curve": Command("Train", "Train on parts of the data, and estimate what more data would bring"),
     "plot": Command("Train", "Draw the losses of several training runs into one figure"),
     "generate": Command("Use", "Write texts for records with a base model and adapters"),
     "evaluate": Command("Use", "Score texts against references and facts, with confidence intervals and a report"),
@@ -42,9 +44,13 @@ COMMANDS: dict[str, Command] = {
 
 def settings_class(name: str) -> Any:
     """Return the settings class of a command."""
-    return getattr(importlib.import_module(f"tailora.commands.{name}"), f"{name.capitalize()}Settings")
+    return getattr(_module(name), "".join(part.capitalize() for part in name.split("-")) + "Settings")
 
 
 def function(name: str) -> Any:
     """Return the function of a command, from its settings to its result."""
-    return importlib.import_module(f"tailora.commands.{name}").run
+    return _module(name).run
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"tailora.commands.{name.replace('-', '_')}")
