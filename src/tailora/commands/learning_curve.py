@@ -49,8 +49,8 @@ def run(settings: LearningCurveSettings) -> dict[str, Any]:
     table = Table()
     for heading in ("records", "validation loss", "interval"):
         table.add_column(heading, justify="right")
-    for each in result["runs"]:
-        table.add_row(f"{each['records']:,}", f"{each['validation_loss']:.4f}", "measured")
+    for measured in result["runs"]:
+        table.add_row(f"{measured['records']:,}", f"{measured['validation_loss']:.4f}", "measured")
     for row in result["expected"][1:]:
         interval = f"{row['lowest']:.4f} to {row['highest']:.4f}"
         table.add_row(f"{row['records']:,}", f"{row['validation_loss']:.4f}", interval)

@@ -57,7 +57,7 @@ def measure(curve: LearningCurve, console: Console) -> dict[str, Any]:
         losses of more data with their intervals, and the conclusion in one sentence.
 
     Raises:
-        SettingsError: there are too few records for so many different parts or no validation records, or the folder
+        SettingsError: the parts would have equal sizes, there are no validation records, or the folder
             contains runs with other settings or data.
         UserError: the data, the model or the settings cannot be trained with.
         KeyboardInterrupt: on Ctrl-C; the same command continues.
@@ -146,11 +146,11 @@ def _result(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any]:
     rows = [
         {
             "records": round(factor * most),
-            "validation_loss": each.loss,
-            "lowest": each.lowest,
-            "highest": each.highest,
+            "validation_loss": future.loss,
+            "lowest": future.lowest,
+            "highest": future.highest,
         }
-        for factor, each in zip((1.0, *FACTORS), expected, strict=True)
+        for factor, future in zip((1.0, *FACTORS), expected, strict=True)
     ]
     return {
         "runs": list(runs),

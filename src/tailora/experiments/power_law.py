@@ -84,7 +84,7 @@ def forecast(
     drawn = law.at(sizes) + rng.normal(0.0, law.spread, (draws, len(sizes)))
     floor, factor, exponent = _fits(sizes, drawn)
     expected = floor[:, None] + factor[:, None] * targets ** -exponent[:, None]
-    expected += rng.normal(0.0, law.spread, expected.shape)
+    expected = np.maximum(expected + rng.normal(0.0, law.spread, expected.shape), 0.0)
     lowest, highest = np.quantile(expected, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     losses = law.at(targets)
     rows = zip(losses, np.minimum(losses, lowest), np.maximum(losses, highest), strict=True)
@@ -97,7 +97,7 @@ def _fits(sizes: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
     For a given exponent the law is linear; if its best floor or factor is below 0, the best one of those at 0 is taken.
     """
     best = np.full(len(losses), np.inf)
-    found = np.zeros((3, len(losses)))
+    best_fits = np.zeros((3, len(losses)))
     mean = losses.mean(1)
     for exponent in EXPONENTS:
         basis = sizes**-exponent
@@ -110,5 +110,5 @@ def _fits(sizes: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
         error = ((losses - floor[:, None] - factor[:, None] * basis) ** 2).sum(1)
         better = error < best
         best[better] = error[better]
-        found[:, better] = np.stack([floor, factor, np.full_like(floor, exponent)])[:, better]
-    return found[0], found[1], found[2]
+        best_fits[:, better] = np.stack([floor, factor, np.full_like(floor, exponent)])[:, better]
+    return best_fits[0], best_fits[1], best_fits[2]
