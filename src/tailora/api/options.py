@@ -575,6 +575,8 @@ class LearningCurveOptions(TypedDict, total=False):
     adapted embeddings at 1e-6."""
     bottleneck: int
     """Width of the bottlenecks of methods adapter-h and adapter-l, in units."""
+    prefix_tokens: int
+    """Number of virtual tokens of method prefix, whose keys and values are trained."""
     format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
     """Format of the data. See docs/data.md."""
     columns: Mapping[str, Any]
@@ -601,9 +603,9 @@ class LearningCurveOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
-    method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"]
+    method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
-    Houlsby's adapters (adapter-h) or Lin's adapters (adapter-l)."""
+    Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
     learning_rate: float | None
     """Peak learning rate."""
     output: str | PathLike[str] | None
