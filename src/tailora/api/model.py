@@ -195,7 +195,8 @@ class Model:
 
         different = len(dict.fromkeys(prompts))
         with WritingProgress(message_console(quiet=not progress or len(rows) == 1), different, 0) as report:
-            write_chosen(rows, prompts, Judge(settings, rows), partial(self._write, settings, report), done)
+            judge = Judge(settings, rows, self._setup.known_values)
+            write_chosen(rows, prompts, judge, partial(self._write, settings, report), done)
         return texts[0] if is_one_row(records) else [texts[number] for number in range(len(rows))]
 
     def stream(self, record: Row, *, adapter: str | None = None, **decoding: Unpack[DecodingOptions]) -> Iterator[str]:

@@ -195,6 +195,7 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
     data = settings.load(settings.input, settings.split, trained=trained)
     records = _with_references(data, settings)
     training = TrainingData(settings.input, settings, trained, settings.train)
+    adapters = {system.name: system.path for system in systems_of(settings.systems) if system.kind == "adapter"}
     scoring = Scoring(
         records,
         settings.metrics,
@@ -202,6 +203,7 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
         slot_rules=settings.slot_rules,
         draws=settings.draws,
         training=training.examples if "parent_c" in settings.metrics and training.is_known else None,
+        known=training.known_values(settings.base, adapters or settings.adapters()),
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from tailora.core.errors import DataError, SettingsError
 from tailora.data.chat_template import ChatTemplate
+from tailora.data.known_values import KnownValues, known_values, read_known_values
 from tailora.data.linearize import linearize, written_name
 from tailora.data.readers import json_text, piped
 from tailora.data.readers.jsonl import parse_facts
@@ -41,6 +42,7 @@ class PromptFormat:
         trained: whether an adapter or a model was trained on prompts of this format.
         attributes: names of all attributes in the training data, as the style writes them. None if unknown, and if
             facts have subjects, as in WebNLG, whose test set has other relations.
+        known_values: values of the training data by which texts that say something else are recognised.
     """
 
     tokenizer: Tokenizer
@@ -52,6 +54,7 @@ class PromptFormat:
     source: PromptSource | None = None
     trained: bool = False
     attributes: frozenset[str] | None = None
+    known_values: KnownValues = field(default_factory=dict)
 
     @classmethod
     def of_training(
@@ -70,7 +73,7 @@ class PromptFormat:
             form: see the attribute; None chooses one, see `usual_form`.
             style: see the attribute.
             folder: the folder of the base, for its chat template.
-            records: the training records, which determine `source` and `attributes`.
+            records: the training records, which determine `source`, `attributes` and `known_values`.
 
         Raises:
             SettingsError: the form does not exist, or the base has no chat template.
@@ -83,7 +86,8 @@ class PromptFormat:
         facts = [fact for record in records for fact in record.facts]
         known = frozenset(written_name(fact.attribute, style) for fact in facts)
         closed = known and len(known) <= _MOST_ATTRIBUTES and all(fact.subject is None for fact in facts)
-        return replace(base_format, attributes=known if closed else None)
+        values = known_values(records)
+        return replace(base_format, attributes=known if closed else None, known_values=values)
 
     @classmethod
     def of_meta(
@@ -124,7 +128,10 @@ class PromptFormat:
         known = meta.get("attributes")
         same = chosen_format.style == (meta.get("linearization") or "paper")
         attributes = frozenset(map(str, known)) if isinstance(known, list) and same else None
-        chosen_format = replace(chosen_format, source=meta.get("prompt_source"), trained=True, attributes=attributes)
+        values = read_known_values(meta)
+        chosen_format = replace(
+            chosen_format, source=meta.get("prompt_source"), trained=True, attributes=attributes, known_values=values
+        )
         if (own == "chat") != (chosen == "chat"):
             return chosen_format
         bos, end = meta.get("bos_token_ids", ()), meta.get("end_token_id", tokenizer.first_end_id)
@@ -156,6 +163,7 @@ class PromptFormat:
             "end_token_id": self.end,
             "attributes": None if self.attributes is None else sorted(self.attributes),
             **({} if self.template is None else {"chat_template": self.template.source}),
+            **({"known_values": dict(self.known_values)} if self.known_values else {}),
         }
 
     def unknown_attributes(self, records: Sequence[Record]) -> list[str]:

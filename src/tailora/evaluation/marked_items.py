@@ -34,4 +34,5 @@ def marked_item(
 def _facts(record: Record, report: SlotReport) -> list[tuple[str, str, str]]:
     states = {**dict.fromkeys(report.repeated, "repeated"), **dict.fromkeys(report.missing, "missing")}
     own = [(fact.attribute, fact.value, states.get(fact, "said")) for fact in record.facts]
-    return own + [(fact.attribute, fact.value, "added") for fact in report.added]
+    others = [(fact, "added") for fact in report.added] + [(fact, "leaked") for fact in report.leaked]
+    return own + [(fact.attribute, fact.value, state) for fact, state in others]

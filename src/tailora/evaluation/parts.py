@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
+from tailora.data.known_values import KnownValues, joined, known_values
 from tailora.data.reading import ReadingSettings
 from tailora.data.records import TextUse, splits
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.inference.setup import trained_values
 
 
 class TrainingData:
@@ -56,6 +59,19 @@ class TrainingData:
             DataError: they cannot be read, or lack references.
         """
         return self._read("required")
+
+    def known_values(self, base: str | None, adapters: Mapping[str, Path]) -> KnownValues:
+        """Return the values that systems were trained on: those in the adapters, and those of data named for it.
+
+        Args:
+            base: the base model, for adapters that were merged into it.
+            adapters: paths of the adapters by name.
+
+        Raises:
+            DataError: the training data cannot be read.
+        """
+        own = trained_values(base, adapters)
+        return joined((own, known_values(self.records))) if self.is_named else own
 
     def _read(self, texts: TextUse) -> list[Record]:
         assert self._source is not None

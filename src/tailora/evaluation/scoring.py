@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailora.core.errors import DataError
+from tailora.data.known_values import KnownValues
 from tailora.data.values import Record
 from tailora.evaluation.groups import Group, GroupScores, score_groups
 from tailora.metrics.slot_rules import Rules, load_rules
@@ -70,6 +71,7 @@ class Scoring:
         slot_rules: file of rules for how texts express values, besides the bundled ones.
         draws: bootstrap resamples for the intervals.
         training: records that the systems were trained on, for "parent_c".
+        known: values that the systems were trained on; texts that say them although a record lacks them have errors.
 
     Attributes:
         names: the metrics.
@@ -90,10 +92,11 @@ class Scoring:
         slot_rules: Path | None = None,
         draws: int = 1000,
         training: Sequence[Record] | None = None,
+        known: KnownValues | None = None,
     ) -> None:
         self.names: Sequence[str] = metrics or usual(records)
         self._check_needs(records, training)
-        self._rules, self._tokenizer, self.draws = load_rules(slot_rules), tokenizer, draws
+        self._rules, self._tokenizer, self.draws = load_rules(slot_rules).with_known(known or {}), tokenizer, draws
         self._training = training
         self.unavailable = unavailable(self.names)
         if metrics and set(metrics) <= set(self.unavailable):

@@ -24,8 +24,13 @@ _TESTS = {"bootstrap": "paired bootstrap", "randomisation": "approximate randomi
 
 
 def errors_of(report: SlotReport) -> list[tuple[str, Fact]]:
-    """Return the slot errors of a text: (kind, fact), the kind "missing", "added" or "repeated"."""
-    kinds = {"missing": report.missing, "added": report.added, "repeated": report.repeated}
+    """Return the slot errors of a text: (kind, fact), the kind "missing", "added", "leaked" or "repeated"."""
+    kinds = {
+        "missing": report.missing,
+        "added": report.added,
+        "leaked": report.leaked,
+        "repeated": report.repeated,
+    }
     return [(kind, fact) for kind, facts in kinds.items() for fact in facts]
 
 

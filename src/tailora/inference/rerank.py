@@ -97,7 +97,7 @@ class Search:
     def slot_errors(self, text: str) -> tuple[str, ...]:
         """Return the slot errors of a candidate in words, for example "missing food: French"."""
         report = self.reports[text]
-        kinds = {"missing": report.missing, "added": report.added}
+        kinds = {"missing": report.missing, "added": report.added, "leaked": report.leaked}
         return tuple(f"{kind} {_in_words(fact)}" for kind, facts in kinds.items() for fact in facts)
 
 
@@ -127,12 +127,15 @@ class Judge:
     Args:
         settings: the decoding.
         records: all records of the job, whose values are looked for in every text.
+        known: values that the adapters were trained on, which are looked for as well.
     """
 
-    def __init__(self, settings: DecodingSettings, records: Sequence[Record]) -> None:
+    def __init__(
+        self, settings: DecodingSettings, records: Sequence[Record], known: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.settings = settings
         self._chooses = settings.rerank is not None or settings.faithful
-        self._rules = load_rules(settings.slot_rules)
+        self._rules = load_rules(settings.slot_rules).with_known(known or {})
         self._vocabulary: Vocabulary = vocabulary_of(records, self._rules) if self._chooses else {}
 
     @property

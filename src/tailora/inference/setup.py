@@ -12,6 +12,7 @@ from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, require_base
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
+from tailora.data.known_values import KnownValues, joined, read_known_values
 from tailora.data.prompts import PromptForm, PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
@@ -71,6 +72,12 @@ class Setup:
         """Like `prompts`, for the metadata of an adapter's training."""
         usual: PromptForm = "paper" if adapted else "arrow"
         return PromptFormat.of_meta(metadata, self.tokenizer, self.base.folder, usual=usual, form=form, style=style)
+
+    @property
+    def known_values(self) -> KnownValues:
+        """The values that the adapters were trained on, or the model that they were merged into."""
+        names: list[str | None] = [*self.adapters] or [None]
+        return joined(read_known_values(self.training_metadata(name)) for name in names)
 
     @property
     def lora(self) -> dict[str, Adapter]:
@@ -138,12 +145,27 @@ def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedRe
         return None
     if not adapters and base is not None:
         return TrainedReading.of_meta(training_metadata(resolve(base).folder))
-    record = formats.adapter_place(next(iter(adapters.values()))) / "tailora.json"
+    meta = _metadata(next(iter(adapters.values())))
+    return None if meta is None else TrainedReading.of_meta(meta)
+
+
+def trained_values(base: str | None, adapters: Mapping[str, Path]) -> KnownValues:
+    """Return the values that adapters were trained on, or the model that they were merged into.
+
+    None is known of files that cannot be read; `resolve_models` reports them.
+    """
+    if not adapters:
+        return {} if base is None else read_known_values(training_metadata(resolve(base).folder))
+    return joined(read_known_values(_metadata(place) or {}) for place in adapters.values())
+
+
+def _metadata(adapter: Path) -> dict[str, Any] | None:
+    record = formats.adapter_place(adapter) / "tailora.json"
     try:
         meta = json.loads(record.read_text(encoding="utf-8"))["meta"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return TrainedReading.of_meta(meta) if isinstance(meta, dict) else None
+    return meta if isinstance(meta, dict) else None
 
 
 def prompt_ids(

@@ -73,8 +73,8 @@ class TextJob:
     ) -> None:
         self._records, self._settings, self._console = records, settings, console
         self._decoding = settings.decoding()
-        self._judge = Judge(settings, records)
         self._setup = resolve_models(settings.base, settings.adapters(), force=settings.force)
+        self._judge = Judge(settings, records, self._setup.known_values)
         form, style = settings.prompt_form, settings.linearization
         self._prompts = prompts_of_records(records, self._setup, form=form, style=style, source=source)
         self._engine = _text_engine(self._setup, settings, max(len(prompt.tokens) for prompt in self._prompts))

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,25 @@ class Rules:
     Attributes:
         name: for signatures.
         groups: for each group, its attributes by name and by alias.
+        known: values that a system was trained on, which its texts may say although a record lacks them.
     """
 
     name: str
     groups: tuple[Mapping[str, AttributeRules], ...]
+    known: ValueIndex = field(default_factory=lambda: ValueIndex())
+
+    def with_known(self, values: Mapping[str, Iterable[str]]) -> Rules:
+        """Return the rules for a system that was trained on values; those that a rule describes are left out."""
+        known = {name: frozenset(own) - self._described(name, own) for name, own in values.items()}
+        known = {name: own for name, own in known.items() if own}
+        if not known:
+            return self
+        digest = hashlib.sha256(repr([(name, sorted(own)) for name, own in sorted(known.items())]).encode())
+        return replace(self, name=f"{self.name}+known.{digest.hexdigest()[:8]}", known=ValueIndex(known))
+
+    def _described(self, attribute: str, values: Iterable[str]) -> set[str]:
+        own = self.of(attribute)
+        return set() if own is None else {value for value in values if own.knows(value)}
 
     def of(self, attribute: str) -> AttributeRules | None:
         """Return the rules for an attribute, None if there are none."""

@@ -54,7 +54,8 @@ class SlotReport:
         mentions: what it says where, in the order of the text.
         unsure: missing facts for which the text has words that may say them, according to the rules.
         doubtful: added facts for which the text has nothing but words that belong to other values.
-        errors: number of missing and added facts; a wrong value in place of the right one counts once.
+        errors: number of missing, added and leaked facts; a wrong value in place of the right one counts once.
+        leaked: values that the system was trained on, and that the text says and the record does not have.
     """
 
     slots: int
@@ -65,6 +66,7 @@ class SlotReport:
     unsure: tuple[Fact, ...] = ()
     doubtful: tuple[Fact, ...] = ()
     errors: int = 0
+    leaked: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class SlotErrorRate:
     missing: int
     added: int
     repeated: int
+    leaked: int = 0
 
     @property
     def value(self) -> float:
@@ -113,7 +116,7 @@ def slot_report(
             by_rules[attribute.name].append(place)
         else:
             said[place] = _literal_places(fact, search)
-    added = _added_literals(record, search, vocabulary)
+    added, leaked = _other_values(record, search, vocabulary, rules.known)
     doubtful: list[tuple[Fact, Span]] = []
     for attribute in rules.to_search(record, vocabulary):
         places = {facts[place].value: place for place in by_rules[attribute.name]}
@@ -124,7 +127,7 @@ def slot_report(
                     said.setdefault(place, []).append(span)
             if not own and not rule.generic:
                 (doubtful if rule.doubtful else added).append((Fact(None, attribute.name, rule.usual), span))
-    return _report(facts, said, added, doubtful, search, rules)
+    return _report(facts, said, added, doubtful, leaked, search, rules)
 
 
 def _matches(attribute: AttributeRules, search: ValueSearch) -> Iterator[tuple[Rule, Span]]:
@@ -139,6 +142,7 @@ def _report(
     said: Mapping[int, Sequence[Span]],
     added: Sequence[tuple[Fact, Span]],
     doubtful: Sequence[tuple[Fact, Span]],
+    leaked: Sequence[tuple[Fact, Span]],
     search: ValueSearch,
     rules: Rules,
 ) -> SlotReport:
@@ -146,12 +150,13 @@ def _report(
     missing = tuple(fact for place, fact in enumerate(facts) if not said.get(place))
     often = [fact for place, fact in enumerate(facts) if len(said.get(place, ())) > 1]
     own = [(facts[place], span, False) for place, spans in said.items() for span in spans]
-    others = [(fact, span, True) for fact, span in (*added, *doubtful)]
+    others = [(fact, span, True) for fact, span in (*added, *doubtful, *leaked)]
     mentions = [
         Mention(*ends, fact, extra) for fact, span, extra in own + others if (ends := search.origin(span)) is not None
     ]
     certain = dict.fromkeys(fact for fact, _ in added)
     less = dict.fromkeys(fact for fact, _ in doubtful if fact not in certain)
+    more = dict.fromkeys(fact for fact, _ in leaked)
     return SlotReport(
         slots=len(facts),
         missing=missing,
@@ -160,12 +165,13 @@ def _report(
         mentions=tuple(sorted(mentions, key=lambda m: m[:2])),
         unsure=tuple(fact for fact in missing if _may_be_said(fact, search, rules)),
         doubtful=tuple(less),
-        errors=_errors(missing, (*certain, *less), rules),
+        errors=_errors(missing, (*certain, *less, *more), rules),
+        leaked=tuple(more),
     )
 
 
 def _errors(missing: Iterable[Fact], added: Iterable[Fact], rules: Rules) -> int:
-    """Return the number of missing and added facts, of each attribute the larger one."""
+    """Return the number of missing and of added or leaked facts, of each attribute the larger one."""
     lacking, more = (Counter(rules.name_of(fact.attribute) for fact in facts) for facts in (missing, added))
     return sum((lacking | more).values())
 
@@ -185,6 +191,7 @@ def slot_error_rate(records: Sequence[Record], texts: Sequence[str], rules: Rule
         missing=sum(len(report.missing) for report in reports),
         added=sum(len(report.added) for report in reports),
         repeated=sum(len(report.repeated) for report in reports),
+        leaked=sum(len(report.leaked) for report in reports),
     )
 
 
@@ -218,15 +225,30 @@ def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:
     return search.take_value(fact.value) if has_words else [(0, 0)]
 
 
-def _added_literals(record: Record, search: ValueSearch, vocabulary: ValueIndex) -> list[tuple[Fact, Span]]:
-    """Return the values of other records in what is left of a text, and remove them from it; the longest first.
+def _other_values(
+    record: Record, search: ValueSearch, vocabulary: ValueIndex, known: ValueIndex
+) -> tuple[list[tuple[Fact, Span]], list[tuple[Fact, Span]]]:
+    """Return the values of other records and the known values in what is left of a text; the longest first.
 
-    A value of several attributes is one of an attribute that the record lacks, if there is one.
+    They are removed from the text. A value of several attributes is one of an attribute that the record lacks, if
+    there is one. Known values within a subject of the record are its own.
     """
     own = {(fact.attribute, fact.value) for fact in record.facts}
     present = {fact.attribute for fact in record.facts}
-    candidates = [fact for fact in vocabulary.candidates(search.rest) if (fact.attribute, fact.value) not in own]
-    added = []
+    trained = dict.fromkeys(known.candidates(search.rest)) if known else {}
+    candidates = [
+        fact
+        for fact in dict.fromkeys((*trained, *vocabulary.candidates(search.rest)))
+        if (fact.attribute, fact.value) not in own
+    ]
+    subjects = {fact.subject for fact in record.facts if fact.subject is not None} if trained else set()
+    covered = {position for subject in subjects for place in search.places(subject) for position in range(*place)}
+    added: list[tuple[Fact, Span]] = []
+    leaked: list[tuple[Fact, Span]] = []
     for fact in sorted(candidates, key=lambda fact: (-len(fact.value), fact.attribute in present)):
-        added += [(fact, place) for place in search.take_value(fact.value)[:1]]
-    return added
+        for place in search.take_whole(fact.value)[:1]:
+            if fact not in trained:
+                added.append((fact, place))
+            elif not covered & set(range(*place)):
+                leaked.append((fact, place))
+    return added, leaked

@@ -13,6 +13,7 @@ from tailora.metrics.spelling import Span, Spelling, is_mark, spell, without_acc
 
 _GONE = "\x00"  # replaces each letter of a mention; no pattern matches across it
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
+_ARTICLES = ("the", "a", "an")
 _SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
 
 
@@ -61,6 +62,16 @@ class ValueSearch:
     def take_value(self, value: str) -> list[Span]:
         """Return where the text says a value, and remove those places."""
         places = self.places(value)
+        for place in places:
+            self._remove(place)
+        return sorted(places)
+
+    def take_whole(self, value: str) -> list[Span]:
+        """Return where the text says a value with its first article, if it has one, and remove those places."""
+        first, _, more = normalise(value).partition(" ")
+        places = self.places(value)
+        if more and first in _ARTICLES:
+            places = [place for place in places if self.rest[: place[0]].endswith(f"{first} ")]
         for place in places:
             self._remove(place)
         return sorted(places)
@@ -185,7 +196,7 @@ def _bounded(pattern: str, *, spaceless: bool) -> str:
 def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     """Return a pattern for a normalised value, with any commas and full stops, with or without its first article."""
     words = [word for word in value.split() if word not in (",", ".")]
-    if len(words) > 1 and words[0] in ("the", "a", "an"):
+    if len(words) > 1 and words[0] in _ARTICLES:
         words = words[1:]
     if not words:
         return None

@@ -55,6 +55,7 @@ _SCRIPT = """
 KINDS: Mapping[str, str] = {
     "missing": "facts left out",
     "added": "facts added",
+    "leaked": "values leaked from training",
     "repeated": "facts repeated",
     "none": "no error",
 }

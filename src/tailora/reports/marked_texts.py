@@ -20,7 +20,7 @@ article ul { margin: .3rem 0; padding-left: 1.2rem; }
 .fact { display: inline-block; border: 1px solid var(--line); border-radius: .6rem; font-size: .85rem; }
 .fact { padding: 0 .5rem; margin: .1rem .2rem .1rem 0; }
 .missing { border-color: var(--wrong); text-decoration: line-through; }
-.added, .repeated { border: 2px dashed var(--wrong); }
+.added, .leaked, .repeated { border: 2px dashed var(--wrong); }
 mark { background: none; color: inherit; border-bottom: 2px solid var(--said); }
 mark.invented { border-bottom: 2px dashed var(--wrong); }
 """
@@ -28,7 +28,8 @@ mark.invented { border-bottom: 2px dashed var(--wrong); }
 
 LEGEND = (
     "Underlined: the text says a fact of the record; dashed: a fact that the record does not have. "
-    "Facts that the text leaves out are struck through; facts that it adds or repeats have a dashed border."
+    "Facts that the text leaves out are struck through; facts that it adds or repeats, and values that leaked from "
+    "training, have a dashed border."
 )
 """What the marks mean."""
 
@@ -40,7 +41,7 @@ class Item:
     Attributes:
         id: of the record.
         text: as the system wrote it.
-        facts: (attribute, value, state), the state "said", "missing", "repeated" or "added".
+        facts: (attribute, value, state), the state "said", "missing", "repeated", "added" or "leaked".
         marks: (start, end, fact, whether the record lacks it) of each mention in the text, in their order.
         references: some of the record's references.
         note: the text's own scores, as a string.

@@ -74,7 +74,7 @@ class SystemText:
 
     Attributes:
         text: as the system wrote it.
-        errors: (kind, fact) of each slot error, the kind "missing", "added" or "repeated".
+        errors: (kind, fact) of each slot error, the kind "missing", "added", "leaked" or "repeated".
         marks: (start, end, fact, whether the record lacks it) of each mention in the text, in their order.
     """
 

@@ -98,6 +98,7 @@ class RecordsAnswer(Answer):
         super().__init__(model, stats, requests, streamed=body.stream)
         self._service, self._body, self._records = service, body, records
         vocabulary: Vocabulary = vocabulary_of(records, rules)
+        rules = rules.with_known(model.prompts.known_values)
         penalty = body.length_penalty
         self._searches = [Search(record, vocabulary, rules, length_penalty=penalty) for record in records]
         self._tokens = [0] * len(records)
@@ -206,6 +207,7 @@ def _text(candidate: Candidate, report: SlotReport) -> dict[str, Any]:
             "missing": [_fact(fact) for fact in report.missing],
             "added": [_fact(fact) for fact in report.added],
             "repeated": [_fact(fact) for fact in report.repeated],
+            "leaked": [_fact(fact) for fact in report.leaked],
             "mentions": mentions,
         },
     }

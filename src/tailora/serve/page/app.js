@@ -556,7 +556,7 @@ function showEnd(run) {
   showSpeed(run, usage?.completion_tokens);
   setText(run.card.fidelity, fidelity ? fidelityWords(fidelity) : 'facts were not checked');
   showChips(run.card.missing, 'Missing', fidelity?.missing);
-  showChips(run.card.added, 'Invented', fidelity?.added);
+  showChips(run.card.added, 'Invented', fidelity && [...fidelity.added, ...fidelity.leaked]);
   showChips(run.card.repeated, 'Repeated', fidelity?.repeated);
   announce(`${modelTitle(run.model)}, ${run.card.state.textContent}: ${text} ${run.card.fidelity.textContent}`);
 }
@@ -569,9 +569,9 @@ function showSpeed(run, tokens) {
   setText(run.card.speed, `${first}${written} in ${run.seconds.toFixed(2)} s${speed}`);
 }
 
-function fidelityWords({ slots, missing, added, repeated }) {
+function fidelityWords({ slots, missing, added, leaked, repeated }) {
   const said = `${slots - missing.length} of ${count(slots, 'fact')} stated`;
-  const others = [[missing, 'missing'], [added, 'invented'], [repeated, 'repeated']];
+  const others = [[missing, 'missing'], [added, 'invented'], [leaked, 'leaked from training'], [repeated, 'repeated']];
   const counted = others.filter(([facts]) => facts.length).map(([facts, word]) => `${facts.length} ${word}`);
   return [said, ...counted].join(', ');
 }
