@@ -639,5 +639,8 @@ class LintOptions(TypedDict, total=False):
     """Kinds of findings to accept, by their names in the table and separated by commas, or all."""
     show: int
     """Number of findings to print for each kind, and of examples in the HTML report."""
+    sample: int
+    """Number of rows to check of each larger Parquet, Arrow or JSON-lines file or data set of the hub, drawn at random.
+    Files of up to 100,000 rows are always checked as a whole."""
     html: str | PathLike[str] | None
     """File for an HTML report with the counts and examples of each kind of finding."""

@@ -24,6 +24,7 @@ from tailora.core.plural import plural
 from tailora.core.settings import Unset, Verbatim
 from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
+from tailora.data.row_selection import FirstRecords
 from tailora.data.system_texts import InputRows, read_texts
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
@@ -192,7 +193,9 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, console: Console) -> _Prepared:
     """Read and check everything that can fail before texts are written, which may take hours."""
-    data = settings.load(settings.input, settings.split, trained=trained)
+    reads_texts = settings.texts is not None or settings.systems
+    first = None if settings.limit is None or reads_texts else FirstRecords(settings.limit)
+    data = settings.load(settings.input, settings.split, trained=trained, selection=first)
     records = _with_references(data, settings)
     training = TrainingData(settings.input, settings, trained, settings.train)
     adapters = {system.name: system.path for system in systems_of(settings.systems) if system.kind == "adapter"}

@@ -12,6 +12,7 @@ from tailora.core.errors import DataError, SettingsError
 from tailora.core.settings import Unset
 from tailora.data.readers import json_text, jsonl, piped
 from tailora.data.reading import SplitSettings
+from tailora.data.row_selection import FirstRecords
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
 from tailora.inference.setup import trained_reading
@@ -78,7 +79,8 @@ def read_records(settings: GenerateSettings, trained: TrainedReading | None = No
     if settings.record is not None:
         return [parse_record(settings.record)]
     assert settings.input is not None
-    data = settings.load(settings.input, settings.split, texts="unused", trained=trained)
+    first = None if settings.limit is None else FirstRecords(settings.limit)
+    data = settings.load(settings.input, settings.split, texts="unused", trained=trained, selection=first)
     output = settings.output
     if output is not None and output.exists() and data.path.exists() and output.samefile(data.path):
         raise SettingsError("is the input itself", where=output, hint="name another file with --output")

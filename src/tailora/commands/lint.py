@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -18,6 +19,7 @@ from tailora.data.linearize import linearize
 from tailora.data.lint import KINDS
 from tailora.data.reading import ReadingSettings
 from tailora.data.records import splits as splits_of
+from tailora.data.row_selection import WHOLE, RowSample
 from tailora.evaluation.data_check import ALL, DataCheck, check_data, check_html
 
 _BAR = 40  # characters of the longest bar
@@ -36,6 +38,9 @@ class LintSettings(ReadingSettings):
     """Kinds of findings to accept, by their names in the table and separated by commas, or all."""
     show: int = Field(5, ge=0)
     """Number of findings to print for each kind, and of examples in the HTML report."""
+    sample: int = Field(WHOLE, ge=1)
+    """Number of rows to check of each larger Parquet, Arrow or JSON-lines file or data set of the hub, drawn at random.
+    Files of up to 100,000 rows are always checked as a whole."""
     html: Annotated[Path | None, Unset("none")] = None
     """File for an HTML report with the counts and examples of each kind of finding."""
 
@@ -59,7 +64,9 @@ def run(settings: LintSettings) -> dict[str, Any]:
         DataError: the data cannot be read.
     """
     names: tuple[str | None, ...] = splits_of(settings.data) or (None,)
-    check = check_data({name or ALL: settings.load(settings.data, name, texts="optional") for name in names})
+    sample = RowSample(settings.sample, seed=0)
+    load = functools.partial(settings.load, settings.data, texts="optional", selection=sample)
+    check = check_data({name or ALL: load(name) for name in names})
     result, counts = check.as_json(), check.report.counts()
     _show(check, settings.show)
     if settings.html is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,6 @@ from huggingface_hub.file_download import repo_folder_name
 from tailora.core.errors import DataError, OfflineError
 from tailora.core.hub_connection import hub_problem
 from tailora.data.hub_names import HubName
-from tailora.data.json_rows import json_lines
 from tailora.data.readers import columnar
 
 log = logging.getLogger(__name__)
@@ -49,33 +48,50 @@ class HubDataSet:
         """Return what identifies the content of a split."""
         return f"{self.name.repository}:{self._builder.config.name}@{self.commit}#{split}"
 
-    def read_as_json_lines(self, split: str) -> tuple[str, tuple[str, ...]]:
-        """Return the rows of a split as JSON lines, and notes for the user. What is not cached is downloaded.
-
-        Numbers that stand for classes become the names of the classes. Columns of bytes (images, sounds) are left out.
+    def rows(self, split: str) -> HubRows:
+        """Return the rows of a split. What the cache does not have is downloaded.
 
         Raises:
-            DataError: the data cannot be read, or there is no row.
+            DataError: the data cannot be read.
             OfflineError: they have to be downloaded, and the download failed.
         """
         data = _translated(self.name, lambda: self._prepared(split))
-        kept = [column.name for column in data.data.schema if not columnar.holds_bytes(column.type)]
-        left_out = [name for name in data.column_names if name not in kept]
-        notes = tuple(f"the column {name!r} holds bytes and is not read" for name in left_out)
-        classes = {name: feature for name, feature in data.features.items() if _has_classes(feature)}
-        where = Path(f"{self.name.repository}#{split}")
-        parts = [
-            json_lines(_with_class_names(columnar.rows_of(batch, where), classes))
-            for table in data.select_columns(kept).with_format("arrow").iter(batch_size=_ROWS)
-            for batch in table.to_batches()
-        ]
-        if not parts:
-            raise DataError("the split has no row", where=where, hint="choose another split")
-        return "".join(parts), notes
+        return HubRows(Path(f"{self.name.repository}#{split}"), data)
 
     def _prepared(self, split: str) -> Any:
         self._builder.download_and_prepare()
         return self._builder.as_dataset(split=split)
+
+
+class HubRows:
+    """The rows of a split of a data set.
+
+    Attributes:
+        path: the name of the data set and of the split.
+        count: number of rows.
+        notes: on columns that are left out, which are those of bytes (images, sounds).
+    """
+
+    def __init__(self, path: Path, data: Any) -> None:
+        kept = [column.name for column in data.data.schema if not columnar.holds_bytes(column.type)]
+        left_out = [name for name in data.column_names if name not in kept]
+        self.path, self.count = path, len(data)
+        self.notes = tuple(f"the column {name!r} holds bytes and is not read" for name in left_out)
+        self._data = data.select_columns(kept).with_format("arrow")
+        self._classes = {name: feature for name, feature in self._data.features.items() if _has_classes(feature)}
+
+    def read(self, rows: Sequence[int] | None = None) -> str:
+        """Return rows as JSON lines; see `RowSource`. Numbers that stand for classes become the names of the classes.
+
+        Raises:
+            DataError: there is no row.
+        """
+        if not self.count:
+            raise DataError("the split has no row", where=self.path, hint="choose another split")
+        tables = self._data.iter(batch_size=_ROWS)
+        batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
+        rename = functools.partial(_with_class_names, classes=self._classes)
+        return columnar.batches_as_json_lines(batches, self.path, rows, rename)
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.data.columns import check_columns, parse_columns, show_columns
 from tailora.data.readers.formats import DataFormat
 from tailora.data.records import DataFile, SplitName, TextUse, load
+from tailora.data.row_selection import Selection
 from tailora.data.trained_reading import TrainedReading, reading_meta
 
 
@@ -59,6 +60,7 @@ class ReadingSettings(Settings):
         *,
         texts: TextUse = "required",
         trained: TrainedReading | None = None,
+        selection: Selection | None = None,
     ) -> DataFile:
         """Read a file with these settings, and print warnings about it to standard error.
 
@@ -67,11 +69,13 @@ class ReadingSettings(Settings):
             split: see `data.records.load`.
             texts: see `data.records.load`.
             trained: how the training of the adapter in use read its data, for what these settings leave open.
+            selection: see `data.records.load`.
 
         Raises:
             DataError: it cannot be read; see `data.records.load`.
         """
-        data = load(source, split=split, texts=texts, trained=trained, **self.reader_options())
+        options = self.reader_options()
+        data = load(source, split=split, texts=texts, trained=trained, selection=selection, **options)
         announce(data, texts)
         if data.columns_from_training and trained is not None:
             line = f"{data.path}: read with the adapter's training columns ({show_columns(trained.columns)})"
@@ -98,6 +102,8 @@ class SplitSettings(ChoiceOfSplit):
 def announce(data: DataFile, texts: TextUse = "required") -> None:
     """Print warnings about a file to standard error, and how many of its texts are left out."""
     console = message_console()
+    if data.selected is not None:
+        console.print(f"{data.path}: {data.selected.sentence}", highlight=False, markup=False, soft_wrap=True)
     for note in data.notes:
         console.print(f"warning: {data.path}: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if data.left_out and texts != "unused":

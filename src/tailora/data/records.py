@@ -16,6 +16,8 @@ from tailora.data.hub_sources import hub_name, named_split, open_hub, usual_spli
 from tailora.data.languages import in_language
 from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts, tables, triples
 from tailora.data.readers.formats import FORMATS, choose_format
+from tailora.data.readers.json_line_rows import JsonLineRows, json_line_rows
+from tailora.data.row_selection import WHOLE, RowSample, RowSource, RowsRead, Selection, read_selected
 from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName
 from tailora.data.text_files import PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
@@ -70,6 +72,7 @@ class DataFile:
         left_out: number of texts that were left out because annotators marked them as faulty.
         listed: attributes that have a list of values in some row.
         columns_from_training: the rows were read with the columns of an adapter's training.
+        selected: which rows were read; None for all.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class DataFile:
     left_out: int
     listed: frozenset[str]
     columns_from_training: bool = False
+    selected: RowsRead | None = None
 
 
 def read(source: str | Path, **options: Any) -> list[Record]:
@@ -109,6 +113,7 @@ def load(
     all_texts: bool = False,
     texts: TextUse = "required",
     trained: TrainedReading | None = None,
+    selection: Selection | None = None,
 ) -> DataFile:
     """Read a file with records.
 
@@ -124,36 +129,49 @@ def load(
         all_texts: also use the WebNLG texts that annotators marked as faulty ("toFix", "bad").
         texts: see `TextUse`.
         trained: how the training of the adapter in use read its data: the default for format, columns and language.
+        selection: the records or texts that will be used. Of a Parquet, Arrow or JSON-lines file or a data set of the
+            hub with more than `row_selection.WHOLE` rows, only as many rows are read as they need.
 
     Raises:
         DataError: with file, line and hint, for anything that cannot be read, and for records without a text where
             texts are required. Nothing is dropped silently.
         SettingsError: the column mapping cannot be read.
     """
-    notes: tuple[str, ...] = ()
-    if (name := hub_name(source)) is not None:
-        path = Path(str(source))
-        _require_columnar(format, path, "a data set of the hub")
-        data_set = open_hub(name)
-        text, notes = data_set.read_as_json_lines(named_split(data_set, split))
-    else:
+    options: dict[str, Any] = {"format": format, "columns": columns, "language": language, "all_texts": all_texts}
+    options |= {"texts": texts, "trained": trained}
+    rows = _row_source(source, split, format)
+    if rows is None or (isinstance(rows, JsonLineRows) and (selection is None or rows.count <= WHOLE)):
         path = locate(source, split)
-        if columnar.is_columnar(path):
-            _require_columnar(format, path, "a Parquet or Arrow file")
-            text = columnar.read_as_json_lines(path)
-        else:
-            text = read_text(path)
-    data = parse(
-        text,
-        path,
-        format=format,
-        columns=columns,
-        language=language,
-        all_texts=all_texts,
-        texts=texts,
-        trained=trained,
-    )
-    return replace(data, notes=(*notes, *data.notes))
+        return parse(read_text(path), path, **options)
+    data: DataFile | None = None
+
+    def counts_of(text: str) -> tuple[int, int]:
+        nonlocal data
+        data = parse(text, rows.path, by_line=isinstance(selection, RowSample), **options)
+        return len(data.records), sum(len(record.references) for record in data.records)
+
+    selected = None if selection is None else read_selected(rows, selection, counts_of)
+    if data is None:
+        counts_of(rows.read())
+    assert data is not None, "counts_of reads it"
+    return replace(data, notes=(*rows.notes, *data.notes), selected=selected)
+
+
+def _row_source(source: str | Path, split: str | None, format: str | None) -> RowSource | None:
+    """Return the rows of a source that can be read by their numbers; None for a text file that is read as a whole.
+
+    Raises:
+        DataError: there is no such source, or its rows cannot have the format.
+    """
+    if (name := hub_name(source)) is not None:
+        _require_columnar(format, Path(str(source)), "a data set of the hub")
+        data_set = open_hub(name)
+        return data_set.rows(named_split(data_set, split))
+    path = locate(source, split)
+    if columnar.is_columnar(path):
+        _require_columnar(format, path, "a Parquet or Arrow file")
+        return columnar.ColumnarRows(path)
+    return json_line_rows(path)
 
 
 def parse(
@@ -166,6 +184,7 @@ def parse(
     all_texts: bool = False,
     texts: TextUse = "required",
     trained: TrainedReading | None = None,
+    by_line: bool = False,
 ) -> DataFile:
     """Read records from the text of a file.
 
@@ -178,6 +197,7 @@ def parse(
         all_texts: see `load`.
         texts: see `load`.
         trained: see `load`.
+        by_line: rows without an id are called by their lines, since rows between them are not in the text.
 
     Raises:
         DataError: see `load`.
@@ -194,7 +214,7 @@ def parse(
     left_out = 0 if all_texts else sum(text.marked for row in parsed.rows for text in row.texts)
     usable = _usable(parsed.rows, all_texts, texts)
     rows = in_language(usable, where, language, needed=texts != "unused", trained=trained.language if trained else None)
-    records = records_of_rows(rows, where)
+    records = records_of_rows(rows, where, by_line=by_line)
     gathered, places = gather(rows, records)
     return DataFile(
         path,

@@ -125,11 +125,16 @@ class Parsed:
     columns_from_training: bool = False
 
 
-def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
+def records_of_rows(rows: Sequence[Row], file: str, *, by_line: bool = False) -> list[Record]:
     """Return one record for each row, in their order.
 
     A row without an id is called by its ordinal number, from 1, or `row-N` where another row has that id. The id of a
     corpus entry, or one that was recognised by its column's name, gets the row's number where another row has it.
+
+    Args:
+        rows: of a file.
+        file: its name, for messages.
+        by_line: a row's number is that of its line, unless several rows are on one.
 
     Raises:
         DataError: two rows with different content have the same id.
@@ -137,7 +142,7 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
     taken = {row.id for row in rows}
     owners: dict[str, tuple[object, ...]] = {}
     records = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in zip(_numbers(rows, by_line=by_line), rows, strict=True):
         name = row.id if row.id is not None else _free(str(number), f"row-{number}", taken)
         record = Record(
             name,
@@ -162,6 +167,11 @@ def records_of_rows(rows: Sequence[Row], file: str) -> list[Record]:
             )
         records.append(record)
     return records
+
+
+def _numbers(rows: Sequence[Row], *, by_line: bool) -> Sequence[int]:
+    lines = [int(row.where.rpartition(":")[2]) for row in rows] if by_line else []
+    return lines if by_line and len(set(lines)) == len(rows) else range(1, len(rows) + 1)
 
 
 def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record], list[int]]:

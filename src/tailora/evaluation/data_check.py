@@ -10,6 +10,7 @@ from tailora.core.plural import plural
 from tailora.data.attribute_values import AttributeValues, attribute_values
 from tailora.data.lint import KINDS, Finding, LintReport, lint, record_name
 from tailora.data.records import DataFile
+from tailora.data.row_selection import RowsRead
 from tailora.data.values import Record
 from tailora.evaluation.marked_items import marked_item
 from tailora.metrics.said_values import said_shares
@@ -32,6 +33,7 @@ class DataCheck:
         said: for each attribute, the share of facts that the texts say.
         searched: number of texts that were searched for values.
         notes: on how the files were read.
+        selected: of each split of which only a sample was read, which rows.
     """
 
     splits: Mapping[str, Sequence[Record]]
@@ -40,6 +42,7 @@ class DataCheck:
     said: Mapping[str, float]
     searched: int
     notes: Sequence[str]
+    selected: Mapping[str, RowsRead]
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -67,6 +70,7 @@ class DataCheck:
                 for name, values in self.attributes.items()
             },
             "texts_searched": self.searched,
+            "rows_read": {name: {"rows": read.rows, "count": read.count} for name, read in self.selected.items()},
             "notes": list(self.notes),
         }
 
@@ -100,6 +104,7 @@ def check_data(files: Mapping[str, DataFile]) -> DataCheck:
         said,
         searched,
         [note for data in files.values() for note in data.notes],
+        {name: data.selected for name, data in files.items() if data.selected is not None},
     )
 
 
@@ -124,6 +129,7 @@ def check_html(check: DataCheck, source: str, show: int) -> str:
     about = [
         f"{plural(report.records, 'record')}, {plural(report.texts, 'text')}, "
         f"{plural(sum(report.counts().values()), 'finding')}.",
+        *(f"{read.sentence}; findings are counted in these." for read in check.selected.values()),
         *check.notes,
     ]
     counts = [[name, f"{own['records']:,}", f"{own['texts']:,}"] for name, own in check.counts.items()]

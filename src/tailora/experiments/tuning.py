@@ -89,10 +89,10 @@ def tune(tuning: Tuning, console: Console) -> dict[str, Any]:
     training, output = tuning.training, tuning.output
     ranges = [Range.of(*item) for item in tuning.ranges.items()]
     records = read_records(training)
-    if not records[1]:
+    if not records.valid:
         raise SettingsError("there are no validation records", where="valid", hint="name records with --valid")
-    fixed = _fixed(tuning, records[0])
-    _check_values(ranges, fixed, records)
+    fixed = _fixed(tuning, records.train)
+    _check_values(ranges, fixed, (records.train, records.valid))
     output.mkdir(parents=True, exist_ok=True)
     place = tuning.storage or str(output / "study.journal")
     study = studies.open_study(place, tuning.study or output.name, fixed, tuning.ranges, STARTUP // 2)

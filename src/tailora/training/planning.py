@@ -50,6 +50,7 @@ class RunPlan:
         steps: number of updates.
         operations: floating-point operations of all updates.
         limit: bytes that the process may use; None if they are not known.
+        selected: which rows of the training data were read; None for all.
 
     Raises:
         UserError: data, model or settings cannot be trained on.
@@ -57,7 +58,7 @@ class RunPlan:
 
     def __init__(self, settings: TrainSettings, device: str, console: Console, processes: Processes = SINGLE) -> None:
         self.settings, self.device, self.processes = settings, device, processes
-        train_records, valid_records = read_records(settings)
+        train_records, valid_records, self.selected = read_records(settings)
         with without_values():
             base = outline(settings.base)
             prepare(base, settings)
@@ -83,8 +84,10 @@ class RunPlan:
     @property
     def summary(self) -> dict[str, Any]:
         """The part of `account` in run.json that is known before the base is loaded."""
-        table, work = parameter_table(self.base.model), self.work
+        table, work, selected = parameter_table(self.base.model), self.work, self.selected
+        rows = {} if selected is None else {"rows": selected.rows, "count": selected.count, "seed": selected.seed}
         return {
+            **({"rows_read": rows} if rows else {}),
             "base": self.base.name,
             "data_fingerprint": self.data["training"],
             "parameters": {"total": table.total, "trainable": table.trainable, "percent": table.percent},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -11,14 +12,30 @@ from tailora.core.errors import DataError
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat
+from tailora.data.row_selection import WHOLE, FirstRecords, RowSample, RowsRead, Selection
+from tailora.data.split_names import SplitName
 from tailora.data.values import Record
 from tailora.models.load import Base
 from tailora.training.run_folder import trained_data
 from tailora.training.settings import TrainSettings
 
 
-def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
-    """Return the records to train on, and those to validate on, which may be empty.
+class RunRecords(NamedTuple):
+    """The records of a run.
+
+    Attributes:
+        train: to train on.
+        valid: to validate on; may be empty.
+        selected: which rows of the training data were read; None for all.
+    """
+
+    train: list[Record]
+    valid: list[Record]
+    selected: RowsRead | None
+
+
+def read_records(settings: TrainSettings) -> RunRecords:
+    """Read the records of a run: of large files, only the rows that `limit`, `valid_limit` or `max_steps` can use.
 
     Raises:
         DataError: the data cannot be read, or is a run directory.
@@ -28,14 +45,27 @@ def read_records(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
             hint = f"give the data that it was trained on ({data})"
             raise DataError("is a run directory, which contains no records", where=place, hint=hint)
     names = record_files.splits(settings.data)
-    train = settings.load(settings.data, "train" if names else None).records
+    train = settings.load(settings.data, "train" if names else None, selection=_selection(settings))
+    first = None if settings.valid_limit is None else FirstRecords(settings.valid_limit)
     valid: Sequence[Record] = ()
     if settings.valid is not None:
-        split = "valid" if record_files.splits(settings.valid) else None
-        valid = settings.load(settings.valid, split).records
+        split: SplitName | None = "valid" if record_files.splits(settings.valid) else None
+        valid = settings.load(settings.valid, split, selection=first).records
     elif "valid" in names:
-        valid = settings.load(settings.data, "valid").records
-    return list(train[: settings.limit]), list(valid[: settings.valid_limit])
+        valid = settings.load(settings.data, "valid", selection=first).records
+    return RunRecords(list(train.records[: settings.limit]), list(valid[: settings.valid_limit]), train.selected)
+
+
+def _selection(settings: TrainSettings) -> Selection | None:
+    """Return what a run can use of its training data; None for all of it."""
+    if settings.limit is not None:
+        return FirstRecords(settings.limit)
+    if settings.max_steps is None:
+        return None
+    # A sample without replacement, like the examples of an epoch: the run ends before it would use one twice.
+    texts = settings.max_steps * settings.batch_size
+    rows = texts if settings.language is None else max(texts, WHOLE)  # the others are in other languages
+    return RowSample(rows, settings.seed, texts)
 
 
 def prompts_of(base: Base, settings: TrainSettings, records: Sequence[Record]) -> PromptFormat:

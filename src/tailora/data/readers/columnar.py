@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from tailora.core.errors import DataError
 from tailora.data.json_rows import json_lines
 
+T = TypeVar("T")
+
 FORMATS = ("webnlg-json", "dart", "jsonl", "json", "text")
 """Formats that the rows of these files may have."""
 
+_BUFFER = 1 << 20  # bytes that are read of a column at a time, instead of all of a row group
+_BATCH = 10_000  # rows that are converted at a time
 _PARQUET, _ARROW = b"PAR1", b"ARROW1"
 _INDEX = re.compile(r"__index_level_\d+__")  # pandas' row labels, which have no name
 _STREAM = b"\xff\xff\xff\xff"  # a message of Arrow's streaming format, in which `datasets` keeps its files
@@ -30,30 +36,101 @@ def is_columnar(path: Path) -> bool:
     return start.startswith((_PARQUET, _ARROW, _STREAM))
 
 
-def read_as_json_lines(path: Path) -> str:
-    """Return the rows of a Parquet or Arrow file as JSON lines; line N is row N.
+class ColumnarRows:
+    """The rows of a Parquet or Arrow file.
 
-    Lists, structures and maps become lists and objects. Numbers of single precision have the digits that they have
-    in that precision (0.1, not 0.10000000149011612). Dates and times become text, at midnight a date.
+    Attributes:
+        path: the file.
+        notes: none.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def count(self) -> int:
+        """Number of rows.
+
+        Raises:
+            DataError: see `read`.
+        """
+        return self._with_file(_row_count)
+
+    def read(self, rows: Sequence[int] | None = None) -> str:
+        """Return rows as JSON lines; see `RowSource`.
+
+        Lists, structures and maps become lists and objects. Numbers of single precision have the digits that they have
+        in that precision (0.1, not 0.10000000149011612). Dates and times become text, at midnight a date.
+
+        Raises:
+            DataError: pyarrow is not installed, the file cannot be read, has no row, or has a column of bytes.
+        """
+        text = self._with_file(lambda file: batches_as_json_lines(_batches(file), self.path, rows))
+        if not text:
+            raise DataError("the file has no row", where=self.path, hint="give a file with records")
+        return text
+
+    def _with_file(self, call: Callable[[BinaryIO], T]) -> T:
+        path = self.path
+        try:
+            import pyarrow
+        except ImportError as error:
+            hint = "pip install 'tailora[parquet]', or write the data as CSV or as JSON lines"
+            what = "is a Parquet or Arrow file, and pyarrow is not installed"
+            raise DataError(what, where=path, hint=hint) from error
+        try:
+            with path.open("rb") as file:
+                return call(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            what = f"the Parquet or Arrow file cannot be read ({_first_line(error)})"
+            raise DataError(what, where=path, hint="fetch or write it again") from error
+
+
+def batches_as_json_lines(
+    batches: Iterable[Any],
+    path: Path,
+    rows: Sequence[int] | None = None,
+    change: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]] = iter,
+) -> str:
+    """Return the rows of record batches as JSON lines; line N is row N, and blank where row N is not wanted.
+
+    Args:
+        batches: record batches.
+        path: the file, for messages.
+        rows: numbers of the wanted rows from 0, ascending; None for all.
+        change: changes rows before they are written.
 
     Raises:
-        DataError: pyarrow is not installed, the file cannot be read, has no row, or has a column of bytes.
+        DataError: see `rows_of`.
     """
-    try:
-        import pyarrow
-    except ImportError as error:
-        hint = "pip install 'tailora[parquet]', or write the data as CSV or as JSON lines"
-        raise DataError("is a Parquet or Arrow file, and pyarrow is not installed", where=path, hint=hint) from error
-    try:
-        with path.open("rb") as file:
-            parts = [json_lines(rows_of(batch, path)) for batch in _batches(file)]
-    except (pyarrow.ArrowException, OSError) as error:
-        what = f"the Parquet or Arrow file cannot be read ({_first_line(error)})"
-        raise DataError(what, where=path, hint="fetch or write it again") from error
-    text = "".join(parts)
-    if not text:
-        raise DataError("the file has no row", where=path, hint="give a file with records")
-    return text
+    if rows is None:
+        return "".join(json_lines(change(rows_of(batch, path))) for batch in batches)
+    parts, at, start, line = [], 0, 0, 0
+    for batch in batches:
+        if at == len(rows):
+            break
+        end = bisect.bisect_left(rows, start + batch.num_rows, at)
+        wanted = [rows[place] - start for place in range(at, end)]
+        start += batch.num_rows
+        if not wanted:
+            continue
+        for row, values in zip(rows[at:end], change(rows_of(batch.take(wanted), path)), strict=True):
+            parts += ["\n" * (row - line), json_lines([values])]
+            line = row + 1
+        at = end
+    return "".join(parts)
+
+
+def _row_count(file: BinaryIO) -> int:
+    from pyarrow import parquet
+
+    start = file.read(len(_PARQUET))
+    file.seek(0)
+    if start == _PARQUET:
+        return int(parquet.read_metadata(file).num_rows)
+    return sum(batch.num_rows for batch in _batches(file))
 
 
 def _batches(file: BinaryIO) -> Iterator[Any]:
@@ -63,7 +140,8 @@ def _batches(file: BinaryIO) -> Iterator[Any]:
     start = file.read(len(_ARROW))
     file.seek(0)
     if start.startswith(_PARQUET):
-        yield from parquet.ParquetFile(file).iter_batches()
+        reader = parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+        yield from reader.iter_batches(batch_size=_BATCH)
     elif start.startswith(_ARROW):
         reader = ipc.open_file(file)
         yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
