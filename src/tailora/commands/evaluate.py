@@ -193,7 +193,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, console: Console) -> _Prepared:
     """Read and check everything that can fail before texts are written, which may take hours."""
-    reads_texts = settings.texts is not None or settings.systems
+    reads_texts = settings.texts is not None or settings.against is not None or settings.systems
     first = None if settings.limit is None or reads_texts else FirstRecords(settings.limit)
     data = settings.load(settings.input, settings.split, trained=trained, selection=first)
     records = _with_references(data, settings)

@@ -30,7 +30,7 @@ class LintSettings(ReadingSettings):
     """Settings of `tailora lint`."""
 
     heading = "checks"
-    headings: ClassVar = {"data": "data"}
+    headings: ClassVar = {"data": "data", "show": "output", "html": "output"}
     first = "data"
     data: str
     """Records: a file, a folder of splits, or the name of a data set."""
