@@ -63,7 +63,7 @@ def measure(curve: LearningCurve, console: Console) -> dict[str, Any]:
         KeyboardInterrupt: on Ctrl-C; the same command continues.
     """
     training, output = curve.training, curve.output
-    records, valid = read_records(training)
+    records, valid, _ = read_records(training)
     if not valid:
         raise SettingsError("there are no validation records", where="valid", hint="name records with --valid")
     sizes = _sizes(len(records), curve.percentages)
