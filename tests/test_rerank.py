@@ -146,6 +146,13 @@ def test_sampling_settings_hold_for_further_candidates() -> None:
     assert further_decoding(sampled, ROUND, ROUND) is None
 
 
+def test_slot_errors_of_printed_texts_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: dict[str, Any] = {"faithful": True, "faithful_candidates": 0, "max_new_tokens": 2}
+    result = run(GenerateSettings(base="tiny", precision="fp32", record="name : Qqq | food : Zzz", **asked))
+    assert result["outputs"][0]["slot_errors"] == ["missing name: Qqq", "missing food: Zzz"]
+    assert "record 1 has slot errors: missing name: Qqq, missing food: Zzz" in capsys.readouterr().err
+
+
 def test_command_and_function_write_the_same_faithful_texts(tmp_path: Path) -> None:
     rows = [{"name": "Blue Spice", "eatType": "pub"}, {"name": "The Mill", "eatType": "pub"}]
     path = tmp_path / "rows.jsonl"

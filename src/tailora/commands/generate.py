@@ -66,6 +66,10 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         console.print(texts.wrote(output), soft_wrap=True, highlight=False, markup=False)
         return {**texts.summary, "output": str(output)}
     print("" if stream else "\n".join(row["text"] for row in texts.rows))
+    for row in texts.rows:
+        if row.get("slot_errors"):
+            named = f"record {row['id']} has slot errors: {', '.join(row['slot_errors'])}"
+            console.print(named, soft_wrap=True, highlight=False, markup=False)
     return {**texts.summary, "outputs": texts.rows}
 
 

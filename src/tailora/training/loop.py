@@ -117,7 +117,6 @@ def fit(
         KeyboardInterrupt: on Ctrl-C before the first update.
     """
     run = _Run(model, settings, observer, arithmetic, complete, processes, is_stopping)
-    steps = total_steps(len(train), settings)
     saver = _saver(run, keep)
     checkpointing = settings.gradient_checkpointing
     with arithmetic.products(), TreeModel(model, head=arithmetic.head, checkpointing=checkpointing) as run.trees:
@@ -129,25 +128,30 @@ def fit(
         else:
             run.continue_from(state)
         training_mode(model)
-        try:
-            _updates(run, train, valid, steps, saver)
-        except KeyboardInterrupt:
-            if saver is not None and run.is_whole and run.outcome.steps:
-                saver.save()
-            run.interrupt()
-        except LostProcessError:
-            if saver is not None and not is_sharded(model):  # the parameters are those after the last update
-                saver.save()
-            raise
-        except TrainingError as error:
-            run.fail(error)
-        if saver is not None:
-            _report_saving(run.outcome, saver)
+        _until_the_end(run, train, valid, saver)
         run.outcome.optimizer_bytes = _state_bytes(run.optimizer)
         if run.best is not None:
             restore(model, run.best)
         model.eval()
     return run.outcome
+
+
+def _until_the_end(run: _Run, train: Sequence[Example], valid: Sequence[Example], saver: Saver | None) -> None:
+    """Run the remaining updates, and decide what an interrupt or an error leaves; see `fit`."""
+    try:
+        _updates(run, train, valid, total_steps(len(train), run.settings), saver)
+    except KeyboardInterrupt:
+        if saver is not None and run.is_whole and run.outcome.steps:
+            saver.save()
+        run.interrupt()
+    except LostProcessError:
+        if saver is not None and not is_sharded(run.model):  # the parameters are those after the last update
+            saver.save()
+        raise
+    except TrainingError as error:
+        run.fail(error)
+    if saver is not None:
+        _report_saving(run.outcome, saver)
 
 
 def _saver(run: _Run, keep: Callable[[RunState], None] | None) -> Saver | None:
