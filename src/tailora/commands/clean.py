@@ -42,6 +42,8 @@ class CleanSettings(ChoiceOfSplit):
     against: Annotated[tuple[str, ...], Unset("none")] = ()
     """Files, such as the test set, whose records the output must not contain. Rows with the same facts, whatever the
     names, are left out. The records of these files count as they are and as their texts say them."""
+    keep_overlap: bool = False
+    """Keep the rows that --against finds, and only count them."""
     slot_rules: Annotated[Path | None, Unset("the bundled rules")] = None
     """File of rules for how texts express values, besides the bundled ones. See docs/evaluate.md."""
     report: Annotated[Path | None, Unset("none")] = None
@@ -69,18 +71,20 @@ def run(settings: CleanSettings) -> dict[str, Any]:
         only=settings.only,
         keep_unsure=settings.keep_unsure,
         keep_duplicates=settings.keep_duplicates,
+        keep_overlap=settings.keep_overlap,
     )
     cleaning = cleaner.clean(data, rewriter, [settings.load(source) for source in settings.against])
     with atomic_path(settings.output) as path:
         path.write_bytes(packed(cleaning.content, settings.output))
     if settings.report is not None:
-        noted = [pair for pair in cleaning.pairs if pair.outcome != "unchanged" or pair.new.undecided]
+        noted = [pair for pair in cleaning.pairs if pair.outcome != "unchanged" or pair.new.undecided or pair.overlaps]
         write_text(settings.report, "".join(json.dumps(as_json(pair), ensure_ascii=False) + "\n" for pair in noted))
     _show(cleaning, settings)
     return {
         "output": str(settings.output),
         "texts": len(cleaning.pairs),
         **cleaning.outcomes(),
+        "overlapping": sum(pair.overlaps for pair in cleaning.pairs),
         "undecided": sum(len(pair.new.undecided) for pair in cleaning.pairs),
         "before": _as_json(cleaning.before),
         "after": _as_json(cleaning.after),
@@ -109,6 +113,9 @@ def _show(cleaning: Cleaning, settings: CleanSettings) -> None:
         pair = [errors.get(name, none) for errors in (cleaning.before, cleaning.after)]
         table.add_row(name, *(f"{count:,}" for e in pair for count in (e.facts, e.missing, e.added)))
     console.print(table)
+    if settings.against:
+        overlapping = sum(pair.overlaps for pair in cleaning.pairs)
+        say(f"{plural(overlapping, 'text')} with facts that {', '.join(settings.against)} has, whatever the names")
     before, after = 100 * error_rate(cleaning.before), 100 * error_rate(cleaning.after)
     say(f"slot errors: {before:.1f}% of the facts before, {after:.1f}% after")
     for title, lines in _examples(cleaning, settings.show).items():

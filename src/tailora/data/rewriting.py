@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from tailora.core.errors import DataError
@@ -75,14 +76,20 @@ def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rew
         raise DataError(what, where=data.path, hint=hint)
     text, where = read_text(data.path), str(data.path)
     if data.format == "piped":
-        return Rewriter(None, False, lambda rows: _piped(text, rows))
+        return Rewriter(None, False, partial(_piped, [line for line in lines_of(text) if line.strip()]))
     if data.format in ("jsonl", "json"):
-        return _of_json(text, where, columns)
-    return _of_table(text, where, data.format, columns)
+        return _of_json(text, where, columns, data)
+    return _of_table(text, where, columns, data)
 
 
-def _piped(text: str, rows: Sequence[Versions]) -> str:
-    lines = [line for line in lines_of(text) if line.strip()]
+def _checked(rows: int, data: DataFile) -> None:
+    """Raise `DataError` if a file has other rows than were read."""
+    if rows != len(data.rows):
+        what = "has texts in several languages, and rows of one language alone cannot be written"
+        raise DataError(what, where=data.path, hint="make a file for each language first")
+
+
+def _piped(lines: Sequence[str], rows: Sequence[Versions]) -> str:
     written = []
     for line, versions in zip(lines, rows, strict=True):
         if versions is None:
@@ -93,11 +100,12 @@ def _piped(text: str, rows: Sequence[Versions]) -> str:
     return "".join(f"{line}\n" for line in written)
 
 
-def _of_table(text: str, where: str, kind: str, columns: Mapping[str, Any] | None) -> Rewriter:
-    delimiter = "\t" if kind == "tsv" and "\t" in delimited.first_line(text) else None
+def _of_table(text: str, where: str, columns: Mapping[str, Any] | None, data: DataFile) -> Rewriter:
+    delimiter = "\t" if data.format == "tsv" and "\t" in delimited.first_line(text) else None
     lines = delimited.rows(text, where, delimiter)
     first, header = next(lines)
     raw = [(line, list(cells)) for line, cells in lines]
+    _checked(len(raw), data)
     cells = [(line, [tables.cell_of(cell) for cell in row]) for line, row in raw]
     names = [name.strip() for name in header]
     layout, _ = layout_of(names, cells, columns or {}, f"{where}:{first}", needs_text=True)
@@ -130,8 +138,9 @@ def _table_row(own: Sequence[str], layout: Layout, version: Version) -> list[str
     return cells
 
 
-def _of_json(text: str, where: str, columns: Mapping[str, Any] | None) -> Rewriter:
+def _of_json(text: str, where: str, columns: Mapping[str, Any] | None, data: DataFile) -> Rewriter:
     objects = [(line, value) for line, value in json_text.values(text, where)]
+    _checked(len(objects), data)
     in_list = text.lstrip().startswith("[")
     layout: Layout | None = None
     header: list[str] = []

@@ -26,6 +26,7 @@ class Pair(NamedTuple):
         report: what the text says of the record.
         new: the facts according to the text.
         outcome: "unchanged", "changed", or why the pair is left out: "duplicate", "overlap" or "no fact".
+        overlaps: whether another file has the facts, whatever the names.
     """
 
     row: int
@@ -34,6 +35,7 @@ class Pair(NamedTuple):
     report: SlotReport
     new: Reannotation
     outcome: str
+    overlaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Cleaner:
         only: correct one kind of error only; by default both.
         keep_unsure: keep facts that a text may say in words which the rules mark as unsure.
         keep_duplicates: keep pairs of equal facts and text.
+        keep_overlap: keep pairs whose facts other files have.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class Cleaner:
         only: ErrorKind | None = None,
         keep_unsure: bool = False,
         keep_duplicates: bool = False,
+        keep_overlap: bool = False,
     ) -> None:
         self._rules, self._only = rules or load_rules(), only
-        self._keep_unsure, self._keep_duplicates = keep_unsure, keep_duplicates
+        self._keep_unsure, self._keep_duplicates, self._keep_overlap = keep_unsure, keep_duplicates, keep_overlap
 
     def clean(self, data: DataFile, rewriter: Rewriter, others: Sequence[DataFile] = ()) -> Cleaning:
         """Annotate a file again.
@@ -157,16 +161,17 @@ class Cleaner:
             new = annotator.annotate(record, report, rewriter.attributes, single=rewriter.single)
             changed = replace(record, facts=new.facts)
             key = (*content_key(changed), *record.references)
+            overlaps = bool(taken) and self._outline(changed) in taken
             if not new.facts:
                 outcome = "no fact"
             elif key in seen and not self._keep_duplicates:
                 outcome = "duplicate"
-            elif taken and self._outline(changed) in taken:
+            elif overlaps and not self._keep_overlap:
                 outcome = "overlap"
             else:
                 outcome = "changed" if new.dropped or new.added else "unchanged"
             seen.add(key)
-            yield Pair(row, record, record.references[0], report, new, outcome)
+            yield Pair(row, record, record.references[0], report, new, outcome, overlaps)
 
     def _errors(self, records: Sequence[Record], reports: Sequence[SlotReport]) -> dict[str, AttributeErrors]:
         """Count errors by attribute; names that the rules give for added facts are those of the records."""
@@ -204,6 +209,7 @@ def as_json(pair: Pair) -> dict[str, Any]:
         "id": pair.record.id,
         "text": pair.text,
         "outcome": pair.outcome,
+        "overlaps": pair.overlaps,
         "dropped": parts(pair.new.dropped),
         "added": parts(pair.new.added),
         "undecided": undecided,

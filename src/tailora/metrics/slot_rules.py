@@ -67,7 +67,8 @@ class Rule:
         values: as records write them.
         pattern: what texts say.
         generic: says a value, but is never an added or a repeated one.
-        doubtful: matches across words that belong to other values. It counts, but no data is changed because of it.
+        doubtful: matches across words that belong to other values. It counts if the rules cover the data, and no data
+            is changed because of it.
         unsure: what texts say that may or may not mean the values; None for nothing.
     """
 
@@ -144,6 +145,21 @@ class Rules:
         """Return what the rules call an attribute; its own name if they do not have it."""
         own = self.of(attribute)
         return attribute if own is None else own.name
+
+    def covers(self, record: Record, vocabulary: Vocabulary) -> bool:
+        """Whether the rules describe all values of the closed attributes that they have rules for, as they do in E2E.
+
+        Args:
+            record: the record.
+            vocabulary: values of the data set that no rule describes.
+        """
+        own = ((fact.attribute, fact.value) for fact in record.facts)
+        others = ((name, value) for name, values in vocabulary.items() for value in values)
+        for name, value in (*own, *others):
+            attribute = self.of(name)
+            if attribute is not None and attribute.closed and attribute.rules and not attribute.knows(value):
+                return False
+        return True
 
     def is_name(self, attribute: str) -> bool:
         """Whether the values of an attribute are names: the rules have the attribute without patterns for values."""

@@ -118,9 +118,10 @@ def slot_report(
             said[place] = _literal_places(fact, search)
     added, leaked = _other_values(record, search, vocabulary, rules.known)
     doubtful: list[tuple[Fact, Span]] = []
+    covered = rules.covers(record, vocabulary)
     for attribute in rules.to_search(record, vocabulary):
         places = {facts[place].value: place for place in by_rules[attribute.name]}
-        for rule, span in _matches(attribute, search):
+        for rule, span in _matches(attribute, search, covered):
             own = [place for value, place in places.items() if value in rule.values]
             for place in own:
                 if not rule.generic or not said.get(place):
@@ -130,9 +131,14 @@ def slot_report(
     return _report(facts, said, added, doubtful, leaked, search, rules)
 
 
-def _matches(attribute: AttributeRules, search: ValueSearch) -> Iterator[tuple[Rule, Span]]:
-    """Yield the matches of an attribute's rules in their order, and remove those that are not doubtful."""
+def _matches(attribute: AttributeRules, search: ValueSearch, covered: bool) -> Iterator[tuple[Rule, Span]]:
+    """Yield the matches of an attribute's rules in their order, and remove those that are not doubtful.
+
+    Doubtful rules are tried only if the rules cover the data, so that errors can be compared with published ones.
+    """
     for rule in attribute.rules:
+        if rule.doubtful and not covered:
+            continue
         spans = search.find_rule(rule.pattern) if rule.doubtful else search.take_rule(rule.pattern)
         yield from ((rule, span) for span in spans)
 

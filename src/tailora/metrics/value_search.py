@@ -187,7 +187,7 @@ def _folded(pattern: str) -> str:
 def _bounded(pattern: str, *, spaceless: bool) -> str:
     """Return a regular expression for whole words and, if `spaceless`, for parts of runs in scripts without spaces."""
     if not spaceless:
-        return rf"(?<![\w£])(?:{pattern})(?!\w)"
+        return rf"(?:(?<![\w£])|(?<=[^\W\d_])(?=£))(?:{pattern})(?!\w)"  # a space before £ is often left out
     here, before = f"(?=[{SPACELESS_LETTERS}])", f"(?<=[{SPACELESS_LETTERS}])"
     return rf"(?:(?<![\w£])|{before}|{here})(?:{pattern})(?:(?!\w)|{before}|{here})"
 
