@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import tailora
 from bases import save_adapter, save_base
+from live_server import get, post, served, settings_for
 from networks import network, outputs, stir, token_ids
 from tailora import cli
 from tailora.adapters import formats
@@ -250,3 +252,32 @@ def test_generate_and_evaluate_run_with_an_insert(
     assert len(texts.read_text("utf-8").splitlines()) == len(ROWS)
     command = ["evaluate", *model, "--input", str(data), "--metrics", "bleu", "--output", str(tmp_path / "scores")]
     assert cli.main(command) == 0
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "prefix"])
+def test_an_insert_is_served_and_loaded_alone(tmp_path: Path, data: Path, kind: str) -> None:
+    save_base(tmp_path / "base")
+    trained(kind, tmp_path / "base", data, tmp_path / "run")
+    facts = {"name": "Ada", "colour": "red"}
+    with tailora.load(str(tmp_path / "base"), adapters=tmp_path / "run", precision="fp32") as model:
+        (text,) = model.generate([facts], max_new_tokens=6)
+        with pytest.raises(AdapterError, match="is part of the network"):
+            model.add_adapter("other", tmp_path / "run")
+    with served(settings_for(tmp_path, adapter=(f"own={tmp_path / 'run'}",))) as server:
+        assert [model["id"] for model in get(server, "/v1/models").json()["data"]] == ["own"]
+        answer = post(server, "/v1/records", {"model": "own", "records": [facts], "max_tokens": 6})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"][0]["text"] == text
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "prefix"])
+def test_a_server_loads_no_insert_while_it_runs(tmp_path: Path, data: Path, kind: str) -> None:
+    save_base(tmp_path / "base")
+    save_adapter(tmp_path / "one", str(tmp_path / "base"))
+    trained(kind, tmp_path / "base", data, tmp_path / "run")
+    changes = {"adapter": (f"one={tmp_path / 'one'}",), "adapter_folder": tmp_path}
+    with served(settings_for(tmp_path, **changes)) as server:
+        answer = post(server, "/v1/load_lora_adapter", {"lora_name": "own", "lora_path": "run/adapter"})
+        assert 400 <= answer.status_code < 500
+        message = answer.json()["error"]["message"]
+        assert ("is missing" if kind in KINDS else "cannot be merged, converted or combined") in message

@@ -304,7 +304,8 @@ class Model:
         """Raise `AdapterError` if the network contains its only adapter, so that none can be added or removed."""
         if self._running.built_in:
             (name,) = self._setup.adapters
-            what = "the adapter is part of the network (merged, DoRA or with biases), so the adapters cannot change"
+            why = "merged, DoRA, with biases or of another method than LoRA"
+            what = f"the adapter is part of the network ({why}), so the adapters cannot change"
             raise AdapterError(what, where=name, hint="load another model with tailora.load()")
 
     def _rows(self, records: Source, adapter: str | None) -> list[Record]:

@@ -179,7 +179,7 @@ class Registry:
         for file in (*_FILES, TAILORA_FILE):  # each may itself be a link out of the folder
             if (place / file).exists() or file in _FILES:
                 _inside(self._folder, str(place / file), shown=path)
-        adapter = peft.load(place)
+        adapter = formats.load(place)
         base = self._setup.base.name
         require_base(adapter, fingerprint=self._setup.fingerprint, base_name=base, place=path, force=self._setup.force)
         return adapter

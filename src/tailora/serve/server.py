@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from tailora.adapters import formats
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.hardware.memory import peak_rss
@@ -92,7 +93,8 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
 def _start_engine(settings: ServeSettings) -> tuple[Setup, Running]:
     adapters: dict[str, Path] = {}
     for name, path in named_adapters(settings.adapter).items():
-        require_safetensors(path)
+        if formats.insert_kind(formats.adapter_place(path)) in (None, "prefix"):
+            require_safetensors(path)  # Lin's and Houlsby's adapters are in no other form
         name = path.name if name == str(path) else name
         if name in adapters:
             hint = "give each its own name, as NAME=PATH"

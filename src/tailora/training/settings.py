@@ -26,7 +26,7 @@ LEARNING_RATE: dict[Method, float] = {
     **dict.fromkeys(("lora", "bitfit", "adapter-h", "adapter-l"), 1e-3),
     "top2": 1e-4,
     "full": 5e-5,
-    "prefix": 1e-2,
+    "prefix": 3e-2,
 }
 FROZEN_BASE: tuple[Method, ...] = ("lora", "adapter-h", "adapter-l", "prefix")
 """The methods that leave the base as it is; with `bias`, lora trains biases of the base as well."""
@@ -170,7 +170,7 @@ class TrainSettings(RunSettings):
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
     Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
     learning_rate: Annotated[
-        float | None, Field(gt=0), Unset("1e-3, but 5e-5 for full, 1e-4 for top2 and 1e-2 for prefix")
+        float | None, Field(gt=0), Unset("1e-3, but 5e-5 for full, 1e-4 for top2 and 3e-2 for prefix")
     ] = None
     """Peak learning rate."""
     output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tailora.adapters.adapter import Adapter
-from tailora.adapters.insert import DESCRIPTIONS, AnyAdapter, Insert
+from tailora.adapters.insert import DESCRIPTIONS, AnyAdapter, Insert, InsertKind
 from tailora.core.errors import AdapterError, SettingsError
 
 Format = Literal["peft", "loralib"]
@@ -22,11 +22,11 @@ def load(path: str | PathLike[str]) -> Adapter:
     Raises:
         AdapterError: the path does not exist, or does not hold a whole LoRA adapter.
     """
-    from tailora.adapters.formats import inserts, loralib, peft  # the backend is chosen here
+    from tailora.adapters.formats import loralib, peft  # the backend is chosen here
 
     path = Path(path)
     if path.is_dir():
-        kind = inserts.kind_of_folder(path)
+        kind = insert_kind(path)
         if kind is not None:
             what = f"contains {DESCRIPTIONS[kind]}, which cannot be merged, converted or combined like a LoRA adapter"
             raise AdapterError(what, where=path, hint="use the folder itself, with generate, evaluate or serve")
@@ -49,10 +49,18 @@ def load_any(path: str | PathLike[str]) -> AnyAdapter:
     """
     from tailora.adapters.formats import inserts  # the backend is chosen here
 
-    folder = Path(path)
-    if folder.is_dir() and inserts.kind_of_folder(folder) is not None:
-        return inserts.load(folder)
-    return load(folder)
+    return load(path) if insert_kind(path) is None else inserts.load(Path(path))
+
+
+def insert_kind(path: str | PathLike[str]) -> InsertKind | None:
+    """Return the kind of insert that a folder contains; None for anything else.
+
+    Raises:
+        AdapterError: a file of the folder is not JSON.
+    """
+    from tailora.adapters.formats import inserts  # the backend is chosen here
+
+    return inserts.kind_of_folder(Path(path))
 
 
 def save_insert(insert: Insert, path: str | PathLike[str]) -> None:
