@@ -12,7 +12,7 @@ from tailora.data.examples import build_examples
 from tailora.models.load import load_base
 from tailora.training.loop import first_batch
 from tailora.training.methods import prepare
-from tailora.training.precision import ORDER
+from tailora.training.precision import ORDER, available
 from tailora.training.precision_choice import fastest, measure
 from tailora.training.run_data import read_records
 from tailora.training.settings import Method, TrainSettings
@@ -44,7 +44,7 @@ def update_times(base: str, data: str, device: str, rounds: int, batch_size: int
             continue
         loaded.model.to(device)
         batch = first_batch(examples, settings)
-        times = [measure(loaded.model, batch, settings, device) for _ in range(rounds)]
+        times = [measure(loaded.model, batch, settings, device, available(method, device)) for _ in range(rounds)]
         # A round leaves out a precision that is much slower than another; noise may make rounds differ in that.
         names = [name for name in ORDER if any(name in each for each in times)]
         least = {name: min(each[name] for each in times if name in each) for name in names}

@@ -91,13 +91,32 @@ def test_planning_takes_no_memory_for_weights(tmp_path: Path) -> None:
     assert after - before < 2**26
 
 
+def test_processes_share_trees_and_with_full_what_learns(base: Path) -> None:
+    work = workload(TEXTS, settings_of("full", base=str(base)))
+    for method, divided in [("full", 4), ("lora", 1)]:
+        settings = settings_of(method, base=str(base))
+        alone = memory_plan(settings, work, "fp32", "cpu", process=0, validates=True)
+        shared = memory_plan(settings, work, "fp32", "cpu", process=0, validates=True, processes=4)
+        assert shared.optimizer == alone.optimizer // divided
+        assert shared.activations < alone.activations / 2
+
+
+def test_processes_share_an_explicit_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("lora", memory_limit=2)
+    assert memory_limit(settings, "cpu") == 2**31
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_limit(settings, "cpu") == 2**29
+
+
 def test_limit_is_what_is_available_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = memory_limit("cpu")
+    settings = settings_of("lora")
+    limit = memory_limit(settings, "cpu")
     if limit is None:
         pytest.skip("this system does not report its available memory")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    shared = memory_limit("cpu")
+    shared = memory_limit(settings, "cpu")
     assert shared is not None
     assert shared < limit
     assert process_bytes("cpu") > 0

@@ -10,7 +10,7 @@ import pytest
 
 from bases import save_base
 from tailora import cli
-from tailora.core.errors import CheckError
+from tailora.core.errors import CheckError, TrainingError
 from tailora.training import planning
 from tailora.training.planning import plan
 from tailora.training.run import run
@@ -32,7 +32,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"base": str(folder / "base"), "data": str(data), "valid": str(data), "batch_size": 4, "epochs": 1}
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l"])
+@pytest.mark.parametrize("method", ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, precision: str, tmp_path: Path) -> None:
     settings = TrainSettings(**recipe, method=method, precision=precision, output=tmp_path / "run")
@@ -50,12 +50,47 @@ def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, pre
     assert planned == announced
 
 
-def test_what_does_not_fit_is_a_failed_check(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "memory_limit", lambda device: 2**27)
-    with pytest.raises(CheckError, match=r"needs .* of memory, and 128 MiB are available") as caught:
-        plan(TrainSettings(**recipe))
-    assert caught.value.result["fits"] is False
-    assert caught.value.result["estimate"]["memory"]["learning"] > 0
+def test_what_does_not_fit_is_a_failed_check(recipe: dict[str, Any]) -> None:
+    settings = TrainSettings(**recipe, memory_limit=0.125)
+    with pytest.raises(CheckError, match=r"needs .* of memory, and 128 MiB are available; use a smaller") as caught:
+        plan(settings)
+    result = caught.value.result
+    assert result["fits"] is False
+    assert result["alternatives"] == []
+    assert result["estimate"]["memory"]["learning"] > 0
+
+
+def test_run_that_does_not_fit_is_refused_before_it_loads(recipe: dict[str, Any], tmp_path: Path) -> None:
+    settings = TrainSettings(**recipe, memory_limit=0.125, output=tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"needs .* of memory, and 128 MiB are available"):
+        run(settings)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_suggested_settings_fit(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "process_bytes", lambda device: 0)  # the network is small beside it
+    longer = recipe | {"batch_size": 12, "method": "full", "precision": "fp32"}
+    whole = plan(TrainSettings(**longer))["estimate"]["memory"]
+    limit = (whole["peak"] - whole["activations"] // 3) / 2**30
+    with pytest.raises(CheckError) as caught:
+        plan(TrainSettings(**longer, memory_limit=limit))
+    alternatives = caught.value.result["alternatives"]
+    assert len(alternatives) == 3
+    for alternative in alternatives:
+        assert alternative["flags"] in str(caught.value)
+        words = iter(alternative["flags"].split())
+        changes = {w[2:].replace("-", "_"): True if "checkpointing" in w else next(words) for w in words}
+        assert plan(TrainSettings(**longer | changes, memory_limit=limit))["fits"] is True
+
+
+def test_precision_that_fits_is_chosen(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "process_bytes", lambda device: 0)
+    planned = {name: plan(TrainSettings(**recipe, precision=name)) for name in ("fp32", "bf16")}
+    peaks = {name: result["estimate"]["peak_memory_bytes"] for name, result in planned.items()}
+    assert peaks["bf16"] < peaks["fp32"]
+    monkeypatch.setattr(planning, "available", lambda method, device: ("fp32", "bf16"))
+    limit = (peaks["bf16"] + 1) / 2**30
+    assert plan(TrainSettings(**recipe, memory_limit=limit))["precision"] == "bf16"
 
 
 def test_command_prints_parts_and_json(recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

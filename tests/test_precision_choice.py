@@ -134,7 +134,7 @@ def test_the_probe_leaves_everything_as_it_was() -> None:
         attention = config._attn_implementation
         torch.manual_seed(5)
         state = torch.get_rng_state()
-        seconds = measure(model, EXAMPLES, settings, "cpu")
+        seconds = measure(model, EXAMPLES, settings, "cpu", available(settings.method, "cpu"))
         assert torch.equal(torch.get_rng_state(), state)
         assert set(seconds) <= set(available(settings.method, "cpu"))
         assert dict(model.named_modules()) == names
@@ -167,7 +167,7 @@ def test_a_precision_far_slower_than_another_runs_a_single_example_only(
     timed = Passes(monkeypatch, lambda name: 5.0 if name == slow else 1.0)
     settings = settings_of("full")
     (other,) = {"fp32", "bf16"} - {slow}
-    assert measure(prepared("llama", settings), EXAMPLES, settings, "cpu") == {other: 1.0}
+    assert measure(prepared("llama", settings), EXAMPLES, settings, "cpu", ("fp32", "bf16")) == {other: 1.0}
     assert {count for name, count in timed.run if name == slow} == {1}
 
 
@@ -182,10 +182,10 @@ def test_a_precision_that_does_not_fit_into_memory_is_left_out(monkeypatch: pyte
         return 1.0
 
     Passes(monkeypatch, seconds)
-    assert measure(model, EXAMPLES, settings, "cpu") == {"bf16": 1.0}
+    assert measure(model, EXAMPLES, settings, "cpu", ("fp32", "bf16")) == {"bf16": 1.0}
     too_large.add("bf16")
     with pytest.raises(torch.OutOfMemoryError):
-        measure(model, EXAMPLES, settings, "cpu")
+        measure(model, EXAMPLES, settings, "cpu", ("fp32", "bf16"))
 
 
 class Machine:

@@ -109,6 +109,9 @@ class TrainOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    memory_limit: float | None
+    """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
+    each GPU. A run that needs more is refused before it starts."""
     method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
     Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
@@ -381,6 +384,9 @@ class CompareOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    memory_limit: float | None
+    """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
+    each GPU. A run that needs more is refused before it starts."""
     methods: Sequence[str]
     """Methods to compare, separated by commas."""
     learning_rates: Mapping[str, Any]
@@ -492,6 +498,9 @@ class TuneOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    memory_limit: float | None
+    """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
+    each GPU. A run that needs more is refused before it starts."""
     method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
     Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
@@ -603,6 +612,9 @@ class LearningCurveOptions(TypedDict, total=False):
     precision that the machine supports and uses the fastest."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    memory_limit: float | None
+    """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
+    each GPU. A run that needs more is refused before it starts."""
     method: Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
     Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""

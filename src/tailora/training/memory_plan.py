@@ -75,7 +75,14 @@ class MemoryPlan:
 
 
 def memory_plan(
-    settings: TrainSettings, work: Workload, precision: str, device: str, *, process: int, validates: bool
+    settings: TrainSettings,
+    work: Workload,
+    precision: str,
+    device: str,
+    *,
+    process: int,
+    validates: bool,
+    processes: int = 1,
 ) -> MemoryPlan:
     """Plan the memory of a run in a precision.
 
@@ -86,11 +93,13 @@ def memory_plan(
         device: its device.
         process: bytes of the process without the network (`process_bytes`).
         validates: whether there are examples to validate on.
+        processes: number of processes that share the trees of an update, and with method full what learns.
 
     Raises:
         ModelError: the network cannot be trained, or needs the values of its weights to be planned.
     """
-    trees = max(passes(work.largest_batch, settings.tokens_per_pass), key=len)
+    share = work.largest_batch[: -(-len(work.largest_batch) // processes)]
+    trees = max(passes(share, settings.tokens_per_pass), key=len)
     with without_values():
         base = outline(settings.base, device)
         whole, stored = _bytes(base.model.parameters()), _bytes_beside(base)
@@ -100,19 +109,31 @@ def memory_plan(
         # Rounding needs values. Layers in fp32 keep as much for the gradient as rounded ones, which is nothing.
         arithmetic = apply(model, "fp32" if precision == "int8" else precision, settings, trees)
         weights = _rounded_weights(model) if precision == "int8" else _frozen_weights(model)
-        several = len(trees) < work.largest_update
+        several = trees.examples < len(share)
         during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
+    divided = processes if settings.method == "full" else 1  # see `sharded`
     converted = 0 if precision in ("fp32", "tf32") else sum(weights.values())
     return MemoryPlan(
         process=process,
         weights=weights,
-        learning=learning,
-        gradients=learning,
-        optimizer=2 * learning,
-        best=learning if validates else 0,
+        learning=learning // divided,
+        gradients=learning // divided,
+        optimizer=2 * learning // divided,
+        best=learning // divided if validates else 0,
         activations=max(during_pass, 2 * learning) - learning,  # a step of AdamW needs a copy of what it updates
         loading=process + whole + max(stored, converted),
     )
+
+
+def timing_bytes(plans: Mapping[str, MemoryPlan], whole: int) -> int:
+    """Return the peak while precisions are timed in turn, each with its own copy of the weights.
+
+    Args:
+        plans: the plans of the precisions.
+        whole: bytes of the network in fp32.
+    """
+    converted = sum(sum(plan.weights.values()) for name, plan in plans.items() if name in ("bf16", "int8"))
+    return whole + converted + max(plan.process + plan.gradients + plan.activations for plan in plans.values())
 
 
 def process_bytes(device: str) -> int:
@@ -120,11 +141,14 @@ def process_bytes(device: str) -> int:
     return 0 if torch.device(device).type != "cpu" else (rss() or 0) + RUNTIME
 
 
-def memory_limit(device: str) -> int | None:
+def memory_limit(settings: TrainSettings, device: str) -> int | None:
     """Return the bytes that one process of a run may use; None if they are not known.
 
     The processes on a machine share its main memory. Each has its own GPU.
     """
+    if settings.memory_limit is not None:
+        sharing = launch.local_size() if torch.device(device).type == "cpu" else 1
+        return int(settings.memory_limit * 2**30) // sharing
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)

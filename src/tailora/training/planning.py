@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from tailora.core.console import message_console
-from tailora.core.errors import CheckError, ModelError
+from tailora.core.errors import CheckError, ModelError, TrainingError
+from tailora.core.hardware.memory import gib
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import parameter_table
@@ -23,14 +26,44 @@ from tailora.models.load import outline
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.estimate import arithmetic, seconds, workload
 from tailora.training.loop import first_batch
-from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes
+from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes, timing_bytes
+from tailora.training.memory_remedies import Remedy, remedies
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import without_values
-from tailora.training.precision import device_for
-from tailora.training.precision_choice import PrecisionChoice, foreseen
+from tailora.training.precision import available, device_for
+from tailora.training.precision_choice import SHORT, PrecisionChoice, foreseen
 from tailora.training.run_data import examples_of, prompts_of, read_records
-from tailora.training.run_report import gib, print_memory, print_plan
+from tailora.training.run_report import print_memory, print_plan
 from tailora.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """The memory that a run lacks.
+
+    Attributes:
+        precision: the precision that needs least.
+        peak: bytes that the run needs in it.
+        limit: bytes that it may use.
+        remedies: settings that fit.
+    """
+
+    precision: str
+    peak: int
+    limit: int
+    remedies: tuple[Remedy, ...]
+
+    @property
+    def what(self) -> str:
+        """The problem in one clause."""
+        return f"the run needs {gib(self.peak)} of memory, and {gib(self.limit)} are available"
+
+    @property
+    def hint(self) -> str:
+        """What the user can do."""
+        if not self.remedies:
+            return "use a smaller --base, or shorter texts (--max-length)"
+        return f"add {', or '.join(map(str, self.remedies))}"
 
 
 class RunPlan:
@@ -73,7 +106,7 @@ class RunPlan:
         self.steps = min(whole, settings.max_steps or whole)
         self.operations = arithmetic(base, self.work, settings) * self.steps / self.work.updates
         # Both change when the base is loaded.
-        self.process, self.limit = process_bytes(device), memory_limit(device)
+        self.process, self.limit = process_bytes(device), memory_limit(settings, device)
         self._memory: dict[str, MemoryPlan] = {}
 
     @cached_property
@@ -108,17 +141,76 @@ class RunPlan:
             "threads": torch.get_num_threads(),
         }
 
-    def memory(self, precision: str) -> MemoryPlan:
-        """Return the memory of the run in a precision.
+    def memory(self, precision: str, changes: Mapping[str, Any] = MappingProxyType({})) -> MemoryPlan:
+        """Return the memory of the run in a precision, with some settings changed.
 
         Raises:
             ModelError: the architecture cannot be planned.
         """
-        if precision not in self._memory:
-            self._memory[precision] = memory_plan(
-                self.settings, self.work, precision, self.device, process=self.process, validates=bool(self.valid)
+        if changes or precision not in self._memory:
+            settings, validates = self.settings.model_copy(update=dict(changes)), bool(self.valid)
+            size = self.processes.size
+            plan = memory_plan(
+                settings, self.work, precision, self.device, process=self.process, validates=validates, processes=size
             )
+            return plan if changes else self._memory.setdefault(precision, plan)
         return self._memory[precision]
+
+    @cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions to choose from, in all processes: those that fit into memory, or all if none does.
+
+        Precisions are timed with a copy of the weights in each. If that does not fit, the most compact one is left.
+        """
+        names = self._candidates()
+        try:
+            fitting = [name for name in names if self.limit is None or self.memory(name).peak <= self.limit]
+            if len(fitting) > 1 and self.operations >= SHORT and self.limit is not None:
+                whole = 4 * parameter_table(self.base.model).total
+                if timing_bytes({name: self.memory(name) for name in fitting}, whole) > self.limit:
+                    fitting = fitting[-1:]
+        except ModelError:  # `announcement` reports it
+            fitting = list(names)
+        common = set.intersection(*map(set, self.processes.from_all(fitting)))
+        return tuple(name for name in names if name in common) or names
+
+    def _candidates(self) -> tuple[str, ...]:
+        if self.settings.precision != "auto":
+            return (self.settings.precision,)
+        return available(self.settings.method, self.device)
+
+    def require_fit(self) -> None:
+        """Check that the run fits into the memory that it may use.
+
+        Raises:
+            TrainingError: it does not; the hint names settings that do.
+        """
+        short = self.shortage()
+        if short is not None:
+            raise TrainingError(short.what, hint=short.hint)
+
+    def shortage(self) -> Shortage | None:
+        """Return what is missing if the run does not fit into memory in any precision, in some process."""
+        own = self._own_shortage()
+        return next((short for short in self.processes.from_all(own) if short is not None), None)
+
+    def _own_shortage(self) -> Shortage | None:
+        try:
+            plans = {name: self.memory(name) for name in self.precisions}
+        except ModelError:  # `announcement` reports it
+            return None
+        precision = min(plans, key=lambda name: plans[name].peak)
+        if self.limit is None or plans[precision].peak <= self.limit:
+            return None
+        fitting = remedies(
+            self.memory,
+            self.limit,
+            settings=self.settings.model_dump(),
+            precision=precision,
+            precisions=available("lora", self.device),
+            largest_pass=self.work.largest_pass,
+        )
+        return Shortage(precision, plans[precision].peak, self.limit, tuple(fitting))
 
     def announcement(self, choice: PrecisionChoice) -> dict[str, Any]:
         """Return the precision, and the estimates of time and memory, as they are in run.json."""
@@ -131,7 +223,7 @@ class RunPlan:
     def choice(self) -> PrecisionChoice:
         """Return the precision that the run would use, as far as that is known without its weights."""
         batch = first_batch(self.train, self.settings)
-        return foreseen(self.base.model, batch, self.settings, self.device, self.operations)
+        return foreseen(self.base.model, batch, self.settings, self.device, self.operations, self.precisions)
 
     def _seconds(self, choice: PrecisionChoice) -> float:
         """Return the seconds of all updates."""
@@ -165,17 +257,17 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
     """
     console = message_console()
     planned = RunPlan(settings, device_for(settings), console)
-    choice = planned.choice()
+    short = planned.shortage()
+    choice = planned.choice() if short is None else PrecisionChoice(short.precision, "needs the least memory")
     result = planned.summary | planned.announcement(choice)
     print_plan(console, result, choice)
     estimate = result["estimate"]
     print_memory(console, estimate)
-    peak, limit = estimate["peak_memory_bytes"], estimate["memory_limit_bytes"]
-    fits = None if peak is None or limit is None else peak <= limit
-    if fits is False:
-        what = f"the run needs {gib(peak)} of memory, and {gib(limit)} are available"
-        raise CheckError(what, hint="see the table for what needs most", result=result | {"fits": False})
-    return result | {"fits": fits}
+    if short is not None:
+        alternatives = [dataclasses.asdict(remedy) for remedy in short.remedies]
+        raise CheckError(short.what, hint=short.hint, result=result | {"fits": False, "alternatives": alternatives})
+    known = estimate["memory"] is not None and planned.limit is not None
+    return result | {"fits": True if known else None}
 
 
 def _digest(examples: Sequence[Example]) -> str:

@@ -50,6 +50,8 @@ Reason = Literal[
     "timed",
     "timed by an earlier run",
     "the fastest of a few products; the run times whole updates",
+    "the one that fits into memory",
+    "needs the least memory",
 ]
 
 
@@ -78,7 +80,12 @@ class PrecisionChoice:
 
 
 def choose(
-    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
+    model: nn.Module,
+    batch: Sequence[Example],
+    settings: TrainSettings,
+    device: str,
+    operations: float,
+    fitting: Sequence[str] | None = None,
 ) -> PrecisionChoice:
     """Return the precision that the settings ask for, or the fastest of those available.
 
@@ -89,17 +96,24 @@ def choose(
         settings: the settings of the run.
         device: the device of the model.
         operations: floating-point operations of the whole run; see `SHORT`.
+        fitting: the precisions to choose from, the most exact first; by default all that are available.
     """
-    known = _known(model, batch, settings, device, operations)
+    names = available(settings.method, device) if fitting is None else fitting
+    known = _known(model, batch, settings, device, operations, names)
     if known is not None:
         return known
-    seconds, nodes = measure(model, batch, settings, device), _nodes(batch, settings)
-    machine_cache.keep("precision", _key(model, nodes, settings, device), seconds)
+    seconds, nodes = measure(model, batch, settings, device, names), _nodes(batch, settings)
+    machine_cache.keep("precision", _key(model, nodes, settings, device, names), seconds)
     return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
 
 
 def foreseen(
-    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
+    model: nn.Module,
+    batch: Sequence[Example],
+    settings: TrainSettings,
+    device: str,
+    operations: float,
+    fitting: Sequence[str],
 ) -> PrecisionChoice:
     """Return what `choose` is going to choose, as far as that is known without running the network.
 
@@ -109,27 +123,33 @@ def foreseen(
         settings: see `choose`.
         device: see `choose`.
         operations: see `choose`.
+        fitting: see `choose`.
     """
-    known = _known(model, batch, settings, device, operations)
+    known = _known(model, batch, settings, device, operations, fitting)
     if known is not None:
         return known
-    seconds = {name: product_seconds(operations, name, device) for name in available(settings.method, device)}
+    seconds = {name: product_seconds(operations, name, device) for name in fitting}
     return PrecisionChoice(fastest(seconds), "the fastest of a few products; the run times whole updates")
 
 
 def _known(
-    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, operations: float
+    model: nn.Module,
+    batch: Sequence[Example],
+    settings: TrainSettings,
+    device: str,
+    operations: float,
+    names: Sequence[str],
 ) -> PrecisionChoice | None:
     """Return the choice if nothing has to be timed for it."""
     if settings.precision != "auto":
         return PrecisionChoice(settings.precision, "as set")
-    names = available(settings.method, device)
     if len(names) == 1:
-        return PrecisionChoice(names[0], "the only one here")
+        alone = len(available(settings.method, device)) == 1
+        return PrecisionChoice(names[0], "the only one here" if alone else "the one that fits into memory")
     if operations < SHORT:
-        return PrecisionChoice("fp32", "too short a run to time others")
+        return PrecisionChoice(names[0], "too short a run to time others")
     nodes = _nodes(batch, settings)
-    key = _key(model, nodes, settings, device)
+    key = _key(model, nodes, settings, device, names)
     seconds = machine_cache.recall("precision", key, lambda kept: machine_cache.are_times(kept, names))
     return None if seconds is None else PrecisionChoice(fastest(seconds), "timed by an earlier run", seconds, nodes)
 
@@ -145,8 +165,10 @@ def fastest(seconds: Mapping[str, float]) -> str:
     return next(name for name in ORDER if seconds.get(name, math.inf) <= NOISE * least)
 
 
-def measure(model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str) -> dict[str, float]:
-    """Time the forward and backward passes of an update in each precision that is available.
+def measure(
+    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, names: Sequence[str]
+) -> dict[str, float]:
+    """Time the forward and backward passes of an update in several precisions.
 
     This costs three to seven updates in each precision, the first of which builds kernels and buffers, and memory for
     the converted weights in addition to the originals. A precision that takes more than `TOO_SLOW` times as long as
@@ -158,6 +180,7 @@ def measure(model: nn.Module, batch: Sequence[Example], settings: TrainSettings,
         batch: the examples of one update.
         settings: the settings of the run.
         device: the device of the model.
+        names: the precisions, the most exact first.
 
     Returns:
         Seconds by precision.
@@ -169,7 +192,7 @@ def measure(model: nn.Module, batch: Sequence[Example], settings: TrainSettings,
     original = _NetworkState(model)
     candidates: dict[str, _Candidate] = {}
     try:
-        for name in available(settings.method, device):
+        for name in names:
             original.restore()
             with _dropped_where_memory_ends(candidates, name):
                 candidates[name] = _Candidate.prepare(model, name, settings, trees)
@@ -281,7 +304,7 @@ def _dropped_where_memory_ends(candidates: dict[str, _Candidate], name: str) -> 
         candidates.pop(name, None)
 
 
-def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str) -> dict[str, Any]:
+def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str, names: Sequence[str]) -> dict[str, Any]:
     """Return what the times depend on besides the machine and the packages.
 
     The length of the texts counts by the power of two next to the number of nodes.
@@ -301,5 +324,6 @@ def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str) -> 
         "adapter": adapter,
         "batch_size": settings.batch_size,
         "checkpointing": settings.gradient_checkpointing,
+        "precisions": list(names),
         "nodes": 2 ** round(math.log2(nodes)),
     }

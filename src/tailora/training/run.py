@@ -127,6 +127,7 @@ class _Training:
         self.tracking: dict[str, Any] = {}
         planned = RunPlan(settings, device, console, processes)
         self.prompts, self.train, self.valid = planned.prompts, planned.train, planned.valid
+        planned.require_fit()
         self.base = load_base(settings.base, dtype=torch.float32, device=device)
         prepare(self.base, settings)
         self.base.model.to(device)
@@ -158,7 +159,8 @@ class _Training:
         if loaded is None:
             batch = own_share(self.base.model, first_batch(self.train, settings), self.processes)
             model, operations = self.base.model, planned.operations / self.processes.size
-            choice = self.processes.from_first(lambda: choose(model, batch, settings, planned.device, operations))
+            device, fitting = planned.device, planned.precisions
+            choice = self.processes.from_first(lambda: choose(model, batch, settings, device, operations, fitting))
         else:
             before, state = loaded
             check_same(before, self.job, self.folder)

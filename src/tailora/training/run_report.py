@@ -17,6 +17,7 @@ from rich.table import Table
 from tailora.core import launch
 from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
+from tailora.core.hardware.memory import gib
 from tailora.core.hardware.processor import cores
 from tailora.core.plural import plural
 from tailora.reports.curves import read_metrics
@@ -101,11 +102,6 @@ def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
         if amount:
             table.add_row(label, gib(amount))
     console.print(table, highlight=False)
-
-
-def gib(amount: int) -> str:
-    """Return bytes for people, in GiB, or in MiB below half a GiB."""
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**29 else f"{amount / 2**20:.0f} MiB"
 
 
 def print_continuation(console: Console, folder: Path, state: RunState, before: Job, job: Job) -> None:

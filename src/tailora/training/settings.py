@@ -152,6 +152,9 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     """Precision of matrix products. tf32 needs a GPU, and int8 method lora on a CPU. auto measures an update in each
     precision that the machine supports and uses the fastest."""
     device: DeviceName = "auto"
+    memory_limit: Annotated[float | None, Field(gt=0), Unset("what the machine or its container has free")] = None
+    """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
+    each GPU. A run that needs more is refused before it starts."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
