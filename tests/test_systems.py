@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
 
 from bases import save_adapter, save_base
 from tailora.commands.evaluate import EvaluateSettings, run
@@ -22,6 +24,7 @@ from tailora.evaluation.scoring import Scoring
 from tailora.evaluation.systems import files_of, reading_of, systems_of
 from tailora.evaluation.systems_comparison import compare_systems, too_few_draws
 from tailora.evaluation.systems_report import SystemsReport
+from tailora.metrics.bleu import bleu
 from tailora.metrics.diversity import distinct
 from tailora.metrics.statistics import Statistics, compare, holm, mean
 from tailora.reports.latex import escaped
@@ -104,7 +107,7 @@ def test_a_table_for_a_paper(tmp_path: Path, data: Path, files: list[str]) -> No
     evaluate(tmp_path, data, [f"50%_good={files[0]}", *files[1:]])
     table = (tmp_path / "out" / "scores.tex").read_text(encoding="utf-8")
     assert r"A 50\%\_good & \textbf{100.0}$^{\mathrm{BC}}$" in table
-    assert r"slot errors $\downarrow$ \\" in table
+    assert r"slot errors~$\downarrow$ \\" in table
     rows = [line for line in table.splitlines() if "&" in line]
     assert {line.count("&") for line in rows} == {3}
     assert table.count(r"\begin{tabular}") == table.count(r"\end{tabular}") == 1
@@ -183,6 +186,9 @@ def test_names_of_systems(tmp_path: Path) -> None:
         systems_of([f"x={tmp_path}/a/x.txt", f"x={tmp_path}/b/x.txt"])
     with pytest.raises(DataError, match="is a folder without texts or a model"):
         systems_of([str(tmp_path / "empty")])
+    (tmp_path / "empty" / "delta.safetensors").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot write texts without the base; name a file of its texts"):
+        systems_of([str(tmp_path / "empty")])
     with pytest.raises(DataError, match="there is no such file"):
         systems_of([str(tmp_path / "nowhere.txt")])
     assert [letter(place) for place in (0, 25, 26)] == ["A", "Z", "A1"]
@@ -238,6 +244,24 @@ def test_randomisation_of_diversity_equals_every_swap() -> None:
     ]
     exact = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
     assert compare(distinct(ours, 1), distinct(theirs, 1), draws=4000).p == pytest.approx(exact, abs=0.02)
+
+
+def test_randomisation_equals_sacrebleu() -> None:
+    random = np.random.default_rng(8)
+    words = ["the", "pub", "cafe", "serves", "cheap", "fast", "food", "near", "a", "river", "mill"]
+    references = [" ".join(random.choice(words, 9)) for _ in range(60)]
+
+    def system(changed: float) -> list[str]:
+        return [" ".join(w if random.random() > changed else "oak" for w in text.split()) for text in references]
+
+    systems = {"one": system(0.1), "two": system(0.12)}
+    metric = BLEU(lowercase=True, references=[references])
+    test = PairedTest(list(systems.items()), {"BLEU": metric}, references=None, test_type="ar", n_samples=4000)
+    theirs = test()[1]["BLEU"][1].p_value
+    first, second = (bleu(texts, [[text] for text in references], tokenizer="13a") for texts in systems.values())
+    ours = compare(first, second, draws=4000, test="randomisation").p
+    assert 0.05 < ours < 0.95
+    assert ours == pytest.approx(theirs, abs=0.04)
 
 
 def test_a_true_null_is_rarely_rejected() -> None:

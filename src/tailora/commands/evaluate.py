@@ -80,8 +80,8 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """Divisions of the records whose groups are scored separately: by category, by the number of facts, or by entities
     (subjects and values) of which all, some or none occur in training. none turns them off."""
     tokenizer: Annotated[TokenizerName | None, Unset("the tokenizer of each metric's official script")] = None
-    """sacrebleu tokenizer for BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU and TER. For records in Chinese, Japanese, Korean,
-    Thai, Lao, Khmer, Burmese or Tibetan the default is their language's tokenizer."""
+    """sacrebleu tokenizer for BLEU, NIST, ROUGE-L, CIDEr, multi-BLEU, TER, PARENT, distinct-n and MSTTR. For records in
+    Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese or Tibetan the default is their language's tokenizer."""
     card: Annotated[Literal["e2e", "webnlg", "dart"] | None, Unset("none")] = None
     """Write card.md: the scores next to the published ones for this task, with every setting that differs."""
     draws: int = Field(1000, ge=100)

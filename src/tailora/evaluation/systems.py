@@ -17,6 +17,7 @@ from tailora.inference.setup import trained_reading
 
 _NAMED = re.compile(r"([^=/\\]+)=(.+)")
 _PACKED = {".gz", ".bz2", ".xz", ".zst"}
+_ADAPTER_DESCRIPTIONS = ("adapter_config.json", "tailora.json")
 _ADAPTER_FILES = {".safetensors", ".gguf", ".pt", ".bin"}
 _USUAL_NAMES = {"outputs", "texts", "predictions", "adapter", "model"}
 """Names of files and folders that say nothing about the system; the folder above has its name."""
@@ -116,11 +117,14 @@ def _system(name: str, path: Path) -> System:
     if path.is_dir():
         if (path / "outputs.jsonl").is_file():
             return System(name, "texts", path / "outputs.jsonl")
-        if (adapter_place(path) / "adapter_config.json").is_file() or (path / "delta.safetensors").is_file():
+        if any((adapter_place(path) / file).is_file() for file in _ADAPTER_DESCRIPTIONS):
             return System(name, "adapter", path)
         for folder in (path / "model", path):
             if (folder / "config.json").is_file():
                 return System(name, "base", folder)
+        if (path / "delta.safetensors").is_file():
+            what = "holds changes of a base's own weights, which cannot write texts without the base"
+            raise DataError(what, where=path, hint="name a file of its texts")
         hint = "name a file of texts, a run directory, an adapter, a model, or the output folder of an evaluation"
         raise DataError("is a folder without texts or a model", where=path, hint=hint)
     if not path.exists():

@@ -80,11 +80,11 @@ class SystemsReport:
             show: number of records whose texts are shown, the most errors first.
         """
         errors = [self._errors()] if self._has_facts else []
-        tables = [*errors, *self._groups(), self._differences()]
+        tables = [*errors, *self._groups()]
         notes = [*about, self.note]
-        return systems_page(
-            "Evaluation", notes, self._names, self.score_tables(), tables, self._signatures, self._items(show)
-        )
+        items = self._items(show)
+        scores, differences = self.score_tables(), self._differences()
+        return systems_page("Evaluation", notes, self._names, scores, tables, differences, self._signatures, items)
 
     def tex(self) -> str:
         """Return scores.tex."""
@@ -133,7 +133,7 @@ class SystemsReport:
                 value, interval = score_texts(name, score)
                 letters = " ".join(self._letters[other] for other in beaten)
                 cells.append(Cell(value, interval.replace(" to ", "–"), score.value == best, letters))
-            rows.append((f"{metric.label} {'↓' if lower else '↑'}", cells))
+            rows.append((f"{metric.label}\u00a0{'↓' if lower else '↑'}", cells))
         return rows
 
     def _lower_is_better(self, metric: str) -> bool:
@@ -156,7 +156,7 @@ class SystemsReport:
             metric, difference = METRICS[pair.metric], pair.difference
             numbers = (difference.value, difference.low, difference.high)
             value, low, high = (f"{metric.scale * number:+.2f}".replace("-", "−") for number in numbers)
-            systems = f"{self._letters[pair.first]} − {self._letters[pair.second]}"
+            systems = f"{self._letters[pair.first]}\u00a0−\u00a0{self._letters[pair.second]}"
             significant = "yes" if pair.is_significant else "no"
             rows.append(
                 [
@@ -168,7 +168,7 @@ class SystemsReport:
                     significant,
                 ]
             )
-        head = ["score, systems", "difference", "95% interval", "p", "p, Holm", "significant"]
+        head = ["score", "difference", "95% interval", "p", "p, Holm", "significant"]
         return ("Differences", head, rows)
 
     def _groups(self) -> list[Table]:
@@ -192,7 +192,11 @@ class SystemsReport:
             counts = [f"{kinds.count(kind):,}" for kind in ("missing", "added", "repeated")]
             share = f"{100 * faultless / len(reports):.1f}%"
             rows.append([f"{self._letters[name]}. {name}", *counts, share])
-        return ("Errors", ["system", "facts left out", "facts added", "facts repeated", "texts without errors"], rows)
+        return (
+            "Facts left out, added and repeated",
+            ["system", "left out", "added", "repeated", "texts without errors"],
+            rows,
+        )
 
     def _items(self, show: int) -> list[SideBySide]:
         records = self._comparison.records

@@ -316,7 +316,7 @@ def _written(name: str, comparison: Comparison, console: Console, run: Path | No
     texts = str(output / "texts" / f"{name}.jsonl")
     command = ["--texts", texts, "--output", str(folder), "--draws", str(comparison.draws), *_test_data(comparison)]
     metrics = ["--metrics", ",".join(comparison.metrics)] if comparison.metrics else []
-    scores = run_command("evaluate", *command, *metrics)["all"]
+    scores = run_command("evaluate", *command, *metrics, "--by", "none")["all"]
     console.print(f"  {name}: {decoding['records']} texts", highlight=False)
     return {"decoding": decoding, "scores": scores}
 

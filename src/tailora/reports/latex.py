@@ -15,6 +15,7 @@ _ESCAPES = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "–": "--",
+    "\u00a0": "~",
 }
 _ESCAPES |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 

@@ -21,9 +21,11 @@ body { max-width: 78rem; }
 .scores small, .scores sup { opacity: .75; font-weight: 400; }
 .scores small { display: block; }
 .scores sup { line-height: 0; }
-.scores th { white-space: normal; overflow-wrap: anywhere; }
 .scores tr > :not(:first-child) { padding-left: .4rem; }
-.scores th:first-child, .scores td:first-child { position: sticky; left: 0; background: Canvas; min-width: 6.5rem; }
+.wide th { white-space: normal; vertical-align: bottom; }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: Canvas; min-width: 6rem; }
+details > summary h2 { display: inline; }
+.fold { margin: 2rem 0; }
 .versions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .6rem; }
 .version { border: 1px solid var(--line); border-radius: .5rem; padding: .4rem .7rem .5rem; }
 .version h3 { font-size: .9rem; margin: 0; opacity: .75; overflow-wrap: anywhere; }
@@ -32,6 +34,7 @@ body { max-width: 78rem; }
 .error { display: inline-block; font-size: .85rem; color: var(--wrong); margin-right: .6rem; }
 article h3.id { font-size: .9rem; opacity: .75; margin: 0 0 .2rem; }
 """
+_FOLDED_FROM = 12  # rows
 _LEGEND = (
     "Underlined: the text says a fact of the record; dashed: a fact that the record does not have. "
     "Errors are found by rules; see the page on scores."
@@ -106,6 +109,7 @@ def systems_page(
     systems: Sequence[str],
     scores: Sequence[ScoreTable],
     tables: Sequence[Table],
+    differences: Table,
     signatures: Sequence[tuple[str, str]],
     items: Sequence[SideBySide],
 ) -> str:
@@ -117,6 +121,7 @@ def systems_page(
         systems: names of the systems.
         scores: the table of each part of the data.
         tables: further tables.
+        differences: of every pair of systems in each score; a long one is folded.
         signatures: label and signature of each score, or the reason why it is missing.
         items: the texts to show.
     """
@@ -125,6 +130,7 @@ def systems_page(
         *map(_scores, scores),
         f"<details class=note><summary>How they are computed</summary>{how}</details>",
         *map(table_html, tables),
+        _folded(differences),
     ]
     if items:
         parts += [
@@ -143,10 +149,18 @@ def letter(place: int) -> str:
 
 
 def _scores(table: ScoreTable) -> str:
-    head = "".join(f"<th>{letter(place)}. {escape(name)}</th>" for place, name in enumerate(table.systems))
+    head = "".join(f"<th>{letter(place)}.&nbsp;{escape(name)}</th>" for place, name in enumerate(table.systems))
     rows = "".join(f"<tr><td>{escape(label)}</td>{''.join(map(_cell, cells))}</tr>" for label, cells in table.rows)
     body = f"<table><tr><th>score</th>{head}</tr>{rows}</table>"
     return f"<h2>{escape(table.title)}</h2><div class='wide scores'>{body}</div>"
+
+
+def _folded(table: Table) -> str:
+    """Return a table that can be folded, and is if it is long."""
+    heading, head, rows = table
+    is_open = " open" if len(rows) <= _FOLDED_FROM else ""
+    inner = table_html(("", head, rows)).removeprefix("<h2></h2>")
+    return f"<details class=fold{is_open}><summary><h2>{escape(heading)}</h2></summary>{inner}</details>"
 
 
 def _cell(cell: Cell) -> str:
