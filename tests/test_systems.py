@@ -87,6 +87,7 @@ def test_three_systems_in_one_report(tmp_path: Path, data: Path, files: list[str
     assert saved == {name: result[name] for name in saved}
     pairs = {(d["metric"], d["first"], d["second"]): d for d in result["differences"]}
     assert len(pairs) == 9
+    assert (result["test"], result["draws"], result["seed"]) == ("bootstrap", 200, 12345)
     bleu = pairs["bleu", "good", "worst"]
     assert bleu["difference"] > 0
     assert bleu["p"] <= bleu["p_holm"] < 0.05
@@ -98,6 +99,7 @@ def test_three_systems_in_one_report(tmp_path: Path, data: Path, files: list[str
     assert [row["good"] for row in texts] == TEXTS
     assert texts[0]["worse: errors"] == "missing eatType: pub"
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<td>B. worse</td><td>24</td><td>0</td><td>0</td><td>0</td><td>0.0%</td>" in page
     assert "It is &lt;b&gt;good&lt;/b&gt; &amp; nice" in page
     assert page.count("<article") == len(PLACES)
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page), "the page loads nothing"

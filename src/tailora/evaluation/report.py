@@ -76,7 +76,7 @@ def _against(differences: Mapping[str, Any]) -> Table:
 
 
 _OF_SINGLE_TEXTS = (
-    *("rouge_l", "chrf", "chrf_pp", "webnlg_chrf", "meteor", "webnlg_meteor"),
+    *("rouge_l", "chrf", "chrf_pp", "webnlg_chrf", "meteor", "webnlg_meteor", "parent", "parent_c", "copied"),
     *("bleu", "multi_bleu", "nist", "cider"),
 )
 

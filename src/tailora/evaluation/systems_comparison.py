@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tailora.data.values import Record
 from tailora.evaluation.groups import Group
 from tailora.evaluation.scoring import Evaluation, Scoring
-from tailora.metrics.statistics import Difference, Test, compare, holm
+from tailora.metrics.statistics import SEED, Difference, Test, compare, holm
 
 LEVEL = 0.05
 """Largest corrected p-value at which a difference is called significant."""
@@ -86,7 +86,7 @@ class SystemsComparison:
         ]
         systems = {name: evaluation.as_json() for name, evaluation in self.systems.items()}
         groups = {name: evaluation.groups_as_json() for name, evaluation in self.systems.items()}
-        how = {"test": self.test, "draws": self.draws}
+        how = {"test": self.test, "draws": self.draws, "seed": SEED}
         return {"systems": systems, "differences": differences, "groups": groups, **how}
 
 

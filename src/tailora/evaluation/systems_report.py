@@ -189,12 +189,12 @@ class SystemsReport:
         for name, reports in self._reports.items():
             kinds = [kind for report in reports for kind, _ in errors_of(report)]
             faultless = sum(not report.errors for report in reports)
-            counts = [f"{kinds.count(kind):,}" for kind in ("missing", "added", "repeated")]
+            counts = [f"{kinds.count(kind):,}" for kind in ("missing", "added", "leaked", "repeated")]
             share = f"{100 * faultless / len(reports):.1f}%"
             rows.append([f"{self._letters[name]}. {name}", *counts, share])
         return (
             "Facts left out, added and repeated",
-            ["system", "left out", "added", "repeated", "texts without errors"],
+            ["system", "left out", "added", "leaked", "repeated", "texts without errors"],
             rows,
         )
 

@@ -19,6 +19,8 @@ from tailora.core.errors import DataError
 from tailora.core.plural import plural
 
 Doubles = NDArray[np.float64]
+SEED = 12345
+"""Of resamples, as in sacrebleu."""
 
 
 Test = Literal["bootstrap", "randomisation"]
@@ -125,7 +127,7 @@ class Score:
     signature: str
 
 
-def interval(measured: Measurement, *, draws: int = 1000, seed: int = 12345, level: float = 0.95) -> Score:
+def interval(measured: Measurement, *, draws: int = 1000, seed: int = SEED, level: float = 0.95) -> Score:
     """Return a score with its interval: percentile bootstrap for scores that are functions of sums over texts.
 
     Args:
@@ -156,7 +158,7 @@ class Difference:
 
 
 def compare(
-    first: Measurement, second: Measurement, *, draws: int = 1000, seed: int = 12345, test: Test = "bootstrap"
+    first: Measurement, second: Measurement, *, draws: int = 1000, seed: int = SEED, test: Test = "bootstrap"
 ) -> Difference:
     """Compare two systems on the same records.
 
