@@ -199,6 +199,16 @@ def test_a_method_that_cannot_be_says_so_and_the_others_go_on(tmp_path: Path, da
         compare.run(settings(tmp_path, data, "llama", methods=("bitfit",)))
 
 
+def test_a_method_that_only_made_the_base_worse_says_so_and_the_others_go_on(
+    tmp_path: Path, data: Path, here: list[str]
+) -> None:
+    rates = {"bitfit": [100.0], "lora": [1e-2]}
+    result = compare.run(settings(tmp_path, data, methods=("bitfit", "lora"), learning_rates=rates))
+    assert "changes nothing" in result["methods"]["bitfit"]["failed"]
+    assert len(result["methods"]["bitfit"]["grid"]) == 1
+    assert "run" in result["methods"]["lora"]
+
+
 @pytest.mark.parametrize(
     ("values", "what"),
     [

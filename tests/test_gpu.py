@@ -101,7 +101,7 @@ def test_a_run_learns_what_it_learns_on_a_cpu(data: Path, tmp_path: Path) -> Non
     assert on_cpu["peak_gpu_memory_bytes"] is None
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "bitfit", "top2"])
+@pytest.mark.parametrize("method", ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"])
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 def test_every_method_learns(method: Any, precision: Any, data: Path, tmp_path: Path) -> None:
     save_base(tmp_path / "base")
@@ -111,7 +111,7 @@ def test_every_method_learns(method: Any, precision: Any, data: Path, tmp_path: 
         method=method,
         epochs=6,
         batch_size=4,
-        learning_rate=1e-2,
+        learning_rate=1e-1 if method == "prefix" else 1e-2,
         precision=precision,
         device=DEVICE,
         output=tmp_path / "run",

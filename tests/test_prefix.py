@@ -91,6 +91,21 @@ def test_peft_reads_our_folder(tmp_path: Path, family: str) -> None:
     assert again.content_hash == extract(ours, "prefix").content_hash
 
 
+def test_a_projected_prefix_of_peft_is_read(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    settings = PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=TOKENS, prefix_projection=True, encoder_hidden_size=16
+    )
+    theirs = get_peft_model(network("llama"), settings).eval()
+    theirs.save_pretrained(tmp_path)
+    value = formats.load_any(tmp_path)
+    assert isinstance(value, Insert)
+    ours = network("llama")
+    attach(ours, value, model_type="llama")
+    with torch.no_grad():
+        assert torch.allclose(ours(**padded()).logits[0], theirs(**padded()).logits[0], atol=1e-5)
+
+
 def test_peft_continues_a_text_with_our_prefix_as_the_engine_does(tmp_path: Path) -> None:
     save_base(tmp_path / "base", "llama")
     base = load_base(str(tmp_path / "base"))

@@ -166,19 +166,22 @@ def _measured(method: Method, comparison: Comparison, console: Console) -> dict[
     if not done:
         return {"failed": grid[0]["failed"], "grid": grid}
     best = min(done, key=lambda entry: entry["validation_loss"])
-    folder = best["folder"]
-    if comparison.grid_limit is not None:
-        folder = output / "runs" / method
-        try:
+    folder = best["folder"] if comparison.grid_limit is None else output / "runs" / method
+    try:
+        if comparison.grid_limit is not None:
             _trained(folder, _training(method, best["learning_rate"], comparison, training.limit))
-        except CommandError as error:
-            return {"failed": str(error), "grid": _plain(grid)}
-    row = {"grid": _plain(grid), **_figures(folder, output), **_texts(method, method, folder, comparison, console)}
-    return row | _repeated(method, row, comparison, console)
+        row = {"grid": _plain(grid), **_figures(folder, output), **_texts(method, method, folder, comparison, console)}
+        return row | _repeated(method, row, comparison, console)
+    except CommandError as error:
+        return {"failed": str(error), "grid": _plain(grid)}
 
 
 def _repeated(method: Method, row: dict[str, Any], comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Run a method with the other seeds, and return the figures of all seeds under `seeds`; nothing if there is one."""
+    """Run a method with the other seeds, and return the figures of all seeds under `seeds`; nothing if there is one.
+
+    Raises:
+        CommandError: a run failed, or the model is no better than the base.
+    """
     training, output = comparison.training, comparison.output
     if not comparison.seeds:
         return {}
@@ -187,10 +190,7 @@ def _repeated(method: Method, row: dict[str, Any], comparison: Comparison, conso
         name = f"{method}-seed{seed}"
         folder = output / "runs" / name
         wanted = _training(method, row["learning_rate"], comparison, training.limit)
-        try:
-            run = _trained(folder, wanted.model_copy(update={"seed": seed}))
-        except CommandError as error:
-            return {"failed": f"seed {seed}: {error}"}
+        run = _trained(folder, wanted.model_copy(update={"seed": seed}))
         console.print(f"  seed {seed}: validation loss {_loss(run):.4f} in {run['seconds']:.0f} s", highlight=False)
         figures[seed] = _figures(folder, output) | _texts(method, name, folder, comparison, console)
     shown = ("run", "validation_loss", "scores", "seconds")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tailora.core.files import atomic_path
 from tailora.core.plural import plural
@@ -206,16 +207,19 @@ def bar_plot(result: Mapping[str, Any], target: Path) -> None:
         "examples/s": [row["examples_per_second"] for row in rows.values()],
         "validation loss": [row["validation_loss"]["after"] for row in rows.values()],
     }
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, (title, values) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axes.bar(range(len(rows)), values, color=[_COLOURS[name] for name in rows])
-        axes.set_xticks(range(len(rows)), [NAMES[name].replace(" ", "\n", 1) for name in rows], fontsize=8)
+    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True)
+    for axes, (title, values) in zip(all_axes, panels.items(), strict=True):
+        axes.barh(range(len(rows)), values, color=[_COLOURS[name] for name in rows])
+        axes.set_yticks(range(len(rows)), [NAMES[name] for name in rows], fontsize=9)
         axes.set_title(title, fontsize=10)
-        axes.margins(y=0.15)
+        axes.margins(x=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         for place, value in enumerate(values):
-            axes.annotate(f"{value:,.3g}" if value < 1000 else f"{value:,.0f}", (place, value),
-                          ha="center", va="bottom", fontsize=8)  # fmt: skip
+            axes.annotate(f" {value:,.3g}" if value < 1000 else f" {value:,.0f}", (value, place),
+                          ha="left", va="center", fontsize=8)  # fmt: skip
         axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].invert_yaxis()  # the first method on top; the axis is shared
     _save(figure, target)
 
 
