@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tailora
 from tailora.commands.clean import CleanSettings, run
 from tailora.core.errors import DataError, SettingsError
 from tailora.data.records import load
@@ -179,6 +180,28 @@ def test_what_cannot_be_cleaned(tmp_path: Path, name: str, content: str, message
     with pytest.raises(DataError, match=message):
         clean(tmp_path, content, name)
     assert not (tmp_path / f"clean-{name}").exists()
+
+
+def test_from_python(tmp_path: Path) -> None:
+    rows = [{"facts": {"name": "The Eagle", "eatType": "pub"}, "text": "The Eagle is by the riverside."}]
+    result = tailora.clean(rows, tmp_path / "clean.jsonl")
+    assert result["changed"] == 1
+    (record,) = tailora.read_records(tmp_path / "clean.jsonl")
+    assert record.facts == (tailora.Fact(None, "name", "The Eagle"), tailora.Fact(None, "area", "riverside"))
+
+
+def test_overlap_can_be_kept(tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    test.write_text('mr,ref\n"name[Cotto], eatType[pub]",Cotto is a pub.\n', encoding="utf-8")
+    result, written = clean(tmp_path, E2E, against=(str(test),), keep_overlap=True)
+    assert (result["overlap"], result["overlapping"]) == (0, 2)
+    assert "The Eagle is a pub.\n" in written
+
+
+def test_one_language_of_several_is_refused(tmp_path: Path) -> None:
+    rows = [{"facts": {"name": "Cork"}, "text": "Cork.", "language": language} for language in ("en", "ga")]
+    with pytest.raises(DataError, match="several languages"):
+        clean(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "a.jsonl", language="en")
 
 
 def test_the_output_must_be_new(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from tailora.commands.clean import CleanSettings
 from tailora.commands.compare import CompareSettings
 from tailora.commands.convert import ConvertSettings
 from tailora.commands.learning_curve import LearningCurveSettings
@@ -42,6 +43,7 @@ OPTIONS: dict[str, tuple[type[Settings], set[str]]] = {
     "TuneOptions": (TuneSettings, {"data", "valid"}),
     "LearningCurveOptions": (LearningCurveSettings, {"data", "valid"}),
     "LintOptions": (LintSettings, {"data"}),
+    "CleanOptions": (CleanSettings, {"data", "output"}),
 }
 """Each class of options with the settings that it is made of, and those of their fields that are parameters."""
 HEAD = '''"""Keyword arguments of the Python API: the settings of the commands, with their names, defaults and checks.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tailora import loralib as loralib
     from tailora.adapters.adapter import Adapter as Adapter
     from tailora.adapters.config import LoraConfig as LoraConfig
+    from tailora.api.commands import clean as clean
     from tailora.api.commands import compare as compare
     from tailora.api.commands import convert as convert
     from tailora.api.commands import learning_curve as learning_curve
@@ -59,7 +60,17 @@ __version__ = "0.1.0"
 _MODULES = {
     "tailora.adapters.adapter": ("Adapter",),
     "tailora.adapters.config": ("LoraConfig",),
-    "tailora.api.commands": ("compare", "convert", "learning_curve", "lint", "merge", "quantize", "tune", "verify"),
+    "tailora.api.commands": (
+        "clean",
+        "compare",
+        "convert",
+        "learning_curve",
+        "lint",
+        "merge",
+        "quantize",
+        "tune",
+        "verify",
+    ),
     "tailora.api.inputs": ("read_records",),
     "tailora.api.model": ("BASE", "Model", "Text", "load"),
     "tailora.api.scores": ("Scores", "evaluate"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tailora.api.inputs import Place, Source, places_of
+from tailora.commands import clean as clean_command
 from tailora.commands import compare as compare_command
 from tailora.commands import convert as convert_command
 from tailora.commands import learning_curve as learning_curve_command
@@ -165,6 +166,24 @@ def lint(data: Source, **settings: Unpack[options.LintOptions]) -> dict[str, Any
     """
     with places_of(Path("runs") / "data", data=data) as places:
         return lint_command.run(lint_command.LintSettings.from_values({**settings, **places}))
+
+
+def clean(data: Source, output: Place, **settings: Unpack[options.CleanOptions]) -> dict[str, Any]:
+    """Annotate the facts of a data file again from its texts, and write it in the same format.
+
+    Args:
+        data: see `tailora.train`.
+        output: the file to write; it must not exist.
+        settings: only, against, report, …; see `tailora clean --help`.
+
+    Returns:
+        Counts, and slot errors by attribute before and after, as `tailora clean --json` prints them.
+
+    Raises:
+        UserError: the data cannot be read, its format cannot be written, or the output exists.
+    """
+    with places_of(_folder_for_rows(output), data=data) as places:
+        return clean_command.run(clean_command.CleanSettings.from_values({**settings, **places, "output": output}))
 
 
 def _folder_for_rows(output: Place | None) -> Path:

@@ -656,3 +656,35 @@ class LintOptions(TypedDict, total=False):
     Files of up to 100,000 rows are always checked as a whole."""
     html: str | PathLike[str] | None
     """File for an HTML report with the counts and examples of each kind of finding."""
+
+
+class CleanOptions(TypedDict, total=False):
+    """Keyword arguments made of `CleanSettings`."""
+
+    format: Literal["e2e", "piped", "webnlg-json", "webnlg-xml", "dart", "jsonl", "json", "csv", "tsv", "text"] | None
+    """Format of the data. See docs/data.md."""
+    columns: Mapping[str, Any]
+    """Columns of a table, for example text=ref,facts=name+area or ignore=id+url. See docs/data.md."""
+    language: str | None
+    """Language of the texts to use, in files with several languages. `all` uses every language."""
+    all_texts: bool
+    """Also use the WebNLG texts that its annotators marked as faulty."""
+    split: Literal["train", "valid", "test"] | None
+    """Split to use, if the input is a folder of splits or the name of a data set."""
+    only: Literal["missing", "added"] | None
+    """Kind of error to correct: facts that the text leaves out (`missing`) or that the record lacks (`added`)."""
+    keep_unsure: bool
+    """Keep facts that the text may say in words which the rules mark as unsure."""
+    keep_duplicates: bool
+    """Keep rows with the same facts and the same text."""
+    against: Sequence[str]
+    """Files, such as the test set, whose records the output must not contain. Rows with the same facts, whatever the
+    names, are left out. The records of these files count as they are and as their texts say them."""
+    keep_overlap: bool
+    """Keep the rows that --against finds, and only count them."""
+    slot_rules: str | PathLike[str] | None
+    """File of rules for how texts express values, besides the bundled ones. See docs/evaluate.md."""
+    report: str | PathLike[str] | None
+    """JSON lines file to write: for each text what was changed, left out or undecided. It must not exist."""
+    show: int
+    """Number of examples to print for each attribute and kind of error."""
