@@ -23,12 +23,14 @@ class Repository:
         tags: other names of commits.
         token: who may read it; None for everyone.
         gated: it asks for its terms to be accepted.
+        failing: the server fails to send its data files.
     """
 
     commits: Mapping[str, Mapping[str, bytes]]
     tags: Mapping[str, str] = field(default_factory=dict)
     token: str | None = None
     gated: bool = False
+    failing: bool = False
 
     def commit(self, revision: str) -> str | None:
         names = {"main": next(iter(self.commits)), **self.tags, **{commit: commit for commit in self.commits}}
@@ -62,6 +64,8 @@ def hub_of(repositories: Mapping[str, Repository]) -> Iterator[tuple[str, list[s
             if commit is None:
                 return self.reply(404, error="RevisionNotFound")
             files = repository.commits[commit]
+            if action == "resolve" and repository.failing and file in files:
+                return self.reply(500)
             if action == "resolve":
                 return self.file(files.get(file), commit)
             if action == "tree":

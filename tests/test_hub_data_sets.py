@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from hub_server import Repository, hub_of
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, MissingExtraError
 from tailora.data.hub_names import HubName, short_name
-from tailora.data.records import read
+from tailora.data.records import parse, read
+from tailora.data.rewriting import rewriter_of
 
 pytest.importorskip("datasets")
 import pyarrow as pa
@@ -87,6 +88,8 @@ REPOSITORIES = {
     "org/program": Repository({NEW: {"program.py": b"open('ran', 'w').close()"}}),
     "org/empty": Repository({NEW: {"README.md": b"nothing"}}),
     "org/broken": Repository({NEW: {"train.parquet": b"PAR1 not really"}}),
+    "org/lines": Repository({NEW: {"train.jsonl": as_lines(ROWS[0]) + b'{"name": ["a"], "text": 1}\n{"name'}}),
+    "org/failing": Repository({NEW: {"train.jsonl": as_lines(*ROWS)}}, failing=True),
     "org/parts": Repository({NEW: {"data/first_half-00000-of-00001.jsonl": as_lines(ROWS[0])}}),
 }
 PROGRAM = """
@@ -174,12 +177,21 @@ def test_errors_say_what_is_wrong_and_no_program_is_run(hub: tuple[str, list[str
         ("org/parts", None): "name one of its splits after a #, for example org/parts#first_half",
         ("org/program", "train"): "is a Python script, and Tailora runs no code of the hub; the hub may have converted",
         ("org/empty", "train"): "org/empty: the hub's library cannot read the data set",
-        ("org/broken", "train"): "org/broken: the hub's library cannot read the data set",
+        ("org/broken", "train"): "org/broken: the hub's library cannot read the data set (Parquet magic bytes",
+        ("org/lines", "train"): "org/lines: the hub's library cannot read the data set (",
     }
     for (source, _), message, answer in zip(cases, cases.values(), ask(tmp_path, endpoint, *cases), strict=True):
         assert message in answer.get("message", f"no error for {source}"), (source, answer)
         assert answer["error"] == "DataError", source
+        assert "An error occurred while" not in answer["message"]
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow  # the hub's library asks six times
+def test_a_hub_that_fails_is_no_fault_of_the_data(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    (answer,) = ask(tmp_path, hub[0], ("org/failing", "train"))
+    assert answer["error"] == "OfflineError"
+    assert "org/failing: the download failed (" in answer["message"]
 
 
 def test_a_token_opens_a_private_data_set(hub: tuple[str, list[str]], tmp_path: Path) -> None:
@@ -261,10 +273,23 @@ def test_names_of_runs(source: str, name: str) -> None:
     assert short_name(source) == name
 
 
+def test_without_its_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "tailora.data.hub_data_sets", raising=False)
+    message = "org/places: there is no such file or folder, and the package datasets.*pip install 'tailora.datasets.'"
+    with pytest.raises(MissingExtraError, match=message):
+        read("org/places", split="train")
+
+
 @pytest.mark.parametrize("source", ["data/mine.csv", "data/mine.jsonl.gz", "data/mine.parquet", "a/b/c"])
 def test_a_missing_file_is_not_looked_for_on_the_hub(source: str) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         read(source)
+
+
+def test_a_data_set_of_the_hub_is_not_written_again() -> None:
+    with pytest.raises(DataError, match="org/places: data sets of the hub cannot be written; convert the data"):
+        rewriter_of(parse('{"name": "Mug", "text": "A mug."}', Path("org/places")))
 
 
 def test_a_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,19 @@ import datasets
 import datasets.exceptions
 import pyarrow
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
 from tailora.core.errors import DataError, OfflineError
-from tailora.core.hub_connection import hub_problem
+from tailora.core.hub_connection import HUB_DOWN, hub_problem
 from tailora.data.hub_names import HubName
 from tailora.data.readers import columnar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_BUSY = (408, 425, 429)  # HTTP statuses below 500 of a server that cannot answer at the moment
+# A lost connection raises an error of the transport of the hub's library, which is requests or httpx by its version.
+_TRANSPORT_ERRORS = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)
 
 CONNECT_TIMEOUT = 6.0
 """Seconds to wait for the hub's first answer."""
@@ -165,10 +169,8 @@ def _translated(name: HubName, call: Callable[[], T]) -> T:
             what, hint = "the hub asks for its terms to be accepted", f"accept them at {page} and log in"
             raise DataError(what, where=name.repository, hint=f"{hint} with `hf auth login` (or HF_TOKEN)") from error
         if text.startswith("Revision"):
-            what, hint = (
-                f"the hub has no revision {name.revision} of it",
-                "name a commit, a tag or a branch after the @",
-            )
+            what = f"the hub has no revision {name.revision} of it"
+            hint = "name a commit, a tag or a branch after the @"
             raise DataError(what, where=name.repository, hint=hint) from error
         what = "there is no such file or folder, and the hub has no such public data set"
         hint = "check the name; for a private data set, log in with `hf auth login` (or HF_TOKEN)"
@@ -179,21 +181,41 @@ def _translated(name: HubName, call: Callable[[], T]) -> T:
         what = "the data set is a Python script, and Tailora runs no code of the hub"
         hint = f"the hub may have converted it to Parquet: try {name.repository}@{_CONVERTED}"
         raise DataError(what, where=name.repository, hint=hint) from error
-    except (ConnectionError, TimeoutError) as error:
-        what = f"the download failed ({_first_line(error)})"
-        raise OfflineError(what, where=name.repository, hint="try again later") from error
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, pyarrow.ArrowException) as error:
+    except (
+        *(*_TRANSPORT_ERRORS, HfHubHTTPError, ConnectionError, TimeoutError),
+        *(datasets.exceptions.DatasetsError, FileNotFoundError, pyarrow.ArrowException),
+    ) as error:
         raise _unreadable(name, error) from error
     except ValueError as error:
         raise _no_configuration(name, error) from error
 
 
-def _unreadable(name: HubName, error: Exception) -> DataError:
-    what = f"the hub's library cannot read the data set ({_first_line(error)})"
+def _unreadable(name: HubName, error: Exception) -> DataError | OfflineError:
+    """Return the error for data that cannot be downloaded or read."""
+    if lost := next(filter(_is_lost_connection, _chain(error)), None):
+        what = f"the download failed ({_first_line(lost)})"
+        return OfflineError(what, where=name.repository, hint="try again later")
+    wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None
+    what = f"the hub's library cannot read the data set ({_first_line(error.__cause__ if wrapped else error)})"
     return DataError(what, where=name.repository, hint="download its files and give the path of one")
 
 
-def _no_configuration(name: HubName, error: ValueError, *, cached: bool = False) -> DataError:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error means that the hub did not answer, or could not at the moment."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return bool(status >= HUB_DOWN[0] or status in _BUSY)
+    return isinstance(error, (*_TRANSPORT_ERRORS, LocalEntryNotFoundError, ConnectionError, TimeoutError))
+
+
+def _no_configuration(name: HubName, error: ValueError, *, cached: bool = False) -> DataError | OfflineError:
     """Return the error for a configuration that is missing in a name, or that the data set does not have."""
     owner, has = ("the hub's cache", "the cache has") if cached else ("the data set", "it has")
     text = str(error)
@@ -209,8 +231,8 @@ def _no_configuration(name: HubName, error: ValueError, *, cached: bool = False)
 
 
 def _has_classes(feature: Any) -> bool:
-    if isinstance(feature, Mapping):
-        return any(map(_has_classes, feature.values()))
+    if isinstance(feature, Mapping | list):
+        return any(map(_has_classes, feature.values() if isinstance(feature, Mapping) else feature))
     inner = getattr(feature, "feature", None)
     return isinstance(feature, datasets.ClassLabel) or (inner is not None and _has_classes(inner))
 
@@ -228,9 +250,9 @@ def _class_names(value: Any, feature: Any) -> Any:
         return feature.int2str(value) if value >= 0 else None
     if isinstance(feature, Mapping):
         return {key: _class_names(item, feature.get(key)) for key, item in value.items()}
-    inner = getattr(feature, "feature", None)
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     return value if inner is None else [_class_names(item, inner) for item in value]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException | None) -> str:
     return str(error).partition("\n")[0].strip() or type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from tailora.core.plural import plural
@@ -110,10 +110,12 @@ def lint(
     sentences = sum(map(_is_finished, texts)) >= _USUALLY * max(len(texts), 1)
     findings = _odd_attributes(splits.values())
     first_seen: dict[tuple[object, ...], tuple[str, str]] = {}
+    keys = [_facts_key(record) for record in everything]
+    following = iter(keys)
     for split, members in splits.items():
         for record in members:
             name = record_name(record, split if splits is records else None)
-            key = _facts_key(record)
+            key = next(following)
             if key in first_seen:
                 other_split, other = first_seen[key]
                 kind = "duplicate record" if split == other_split else "leak"
@@ -124,7 +126,7 @@ def lint(
                 Finding(kind, name, detail, text=text) for kind, detail, text in _look(record, codes, sentences, listed)
             ]
         findings += _without_text(split, members)
-    findings += _near_duplicates(splits, named=splits is records)
+    findings += _near_duplicates(splits, keys, named=splits is records)
     return LintReport(tuple(findings), len(everything), len(texts), _lengths(texts))
 
 
@@ -139,15 +141,15 @@ def _facts_key(record: Record) -> tuple[object, ...]:
     return (*key, record.references) if record.prompt == "" else key  # a text without a record
 
 
-def _near_duplicates(splits: Mapping[str, Sequence[Record]], *, named: bool) -> list[Finding]:
+def _near_duplicates(splits: Mapping[str, Sequence[Record]], keys: Sequence[Hashable], *, named: bool) -> list[Finding]:
     """One finding for each record with a text that is nearly equal to one of an earlier record with other facts."""
     members = [(split if named else None, record) for split, records in splits.items() for record in records]
     texts = [text for _, record in members for text in record.references]
-    numbers = {_facts_key(record): number for number, (_, record) in reversed(list(enumerate(members)))}
+    numbers: dict[Hashable, int] = {}
+    firsts = [numbers.setdefault(key, number) for number, key in enumerate(keys)]
     owners = [number for number, (_, record) in enumerate(members) for _ in record.references]
-    same_facts = [numbers[_facts_key(members[owner][1])] for owner in owners]
     findings: dict[int, Finding] = {}
-    for near in near_duplicates(texts, same_facts):
+    for near in near_duplicates(texts, [firsts[owner] for owner in owners]):
         (split, record), (other_split, other) = members[owners[near.text]], members[owners[near.earlier]]
         like = f"{near.similarity:.0%} like {record_name(other, other_split)}: {_short(texts[near.earlier])}"
         finding = Finding("near duplicate", record_name(record, split), like, text=texts[near.text])

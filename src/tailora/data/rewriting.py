@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tailora.core.errors import DataError
 from tailora.data.linearize import linearize
-from tailora.data.readers import delimited, json_text, jsonl, tables
+from tailora.data.readers import columnar, delimited, json_text, jsonl, tables
 from tailora.data.readers.meaning_representations import written_mr
 from tailora.data.readers.table_layout import Layout, layout_of
 from tailora.data.records import DataFile
@@ -56,6 +56,15 @@ class Rewriter(NamedTuple):
     write: Callable[[Sequence[Versions]], str]
 
 
+def _not_writable(data: DataFile) -> str | None:
+    """Return in a clause why a file cannot be written again; None if it can."""
+    if data.format not in WRITABLE:
+        return f"files of the format {data.format} cannot be written"
+    if not data.path.is_file():
+        return "data sets of the hub cannot be written"
+    return "Parquet and Arrow files cannot be written" if columnar.is_columnar(data.path) else None
+
+
 def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rewriter:
     """Return what writes a file again.
 
@@ -66,12 +75,7 @@ def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rew
     Raises:
         DataError: the format cannot be written.
     """
-    if data.format not in WRITABLE or data.path.suffix.lower() in (".parquet", ".arrow", ".feather"):
-        what = (
-            f"files of the format {data.format} cannot be written"
-            if data.format not in WRITABLE
-            else ("Parquet and Arrow files cannot be written")
-        )
+    if (what := _not_writable(data)) is not None:
         hint = f"convert the data to one of {', '.join(WRITABLE)} first"
         raise DataError(what, where=data.path, hint=hint)
     text, where = read_text(data.path), str(data.path)
