@@ -10,7 +10,7 @@ from tailora.core.plural import plural
 from tailora.reports.filters import STYLE as FILTERS_STYLE
 from tailora.reports.filters import script, toolbar
 from tailora.reports.html_page import html_page
-from tailora.reports.marked_texts import LEGEND, STYLE, Item, article
+from tailora.reports.marked_texts import LEGEND, STYLE, Item, article, kinds_of_item
 from tailora.reports.tables import Table, table_html
 
 
@@ -54,7 +54,7 @@ def page(
     if items:
         parts += [
             f"<h2>Texts, the worst first</h2><p class=note>{plural(len(items), 'text')}. {LEGEND}</p>",
-            toolbar(),
+            toolbar(map(kinds_of_item, items)),
             *map(article, items),
             script(),
         ]

@@ -5,7 +5,7 @@ Without scripts, the page shows all texts and no filters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 STYLE = """
@@ -62,15 +62,18 @@ KINDS: Mapping[str, str] = {
 """The kinds of texts by their slot errors, with their labels."""
 
 
-def toolbar(systems: Sequence[str] = ()) -> str:
+def toolbar(texts: Iterable[str], systems: Sequence[str] = ()) -> str:
     """Return the form of the filters as HTML; it belongs before the texts.
 
     Args:
+        texts: the kinds of each text, as `kinds_of` returns them; kinds that no text has cannot be chosen.
         systems: names of the systems whose texts are side by side; fewer than two cannot be chosen from.
     """
+    occurring = {kind for text in texts for kind in text.split()}
     boxes = "".join(
         f'<label><input type="checkbox" name="kind" value="{kind}">{escape(label)}</label>'
         for kind, label in KINDS.items()
+        if kind in occurring and len(occurring) > 1
     )
     choice = differ = ""
     if len(systems) > 1:

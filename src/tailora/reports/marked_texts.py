@@ -64,11 +64,16 @@ def article(item: Item) -> str:
     references = "".join(f"<li>{escape(text)}</li>" for text in item.references)
     listed = f"<ul class=note>{references}</ul>" if references else ""
     note = "; ".join(filter(None, [f"record {item.id}", item.note]))
-    kinds = kinds_of([state for _, _, state in item.facts])
+    kinds = kinds_of_item(item)
     return (
         f'<article class="version" data-kinds="{kinds}"><p>{facts}</p>'
         f"<p class=text>{marked(item.text, item.marks)}</p>{listed}<p class=note>{escape(note)}</p></article>"
     )
+
+
+def kinds_of_item(item: Item) -> str:
+    """Return the kinds of a text for the filters; see `kinds_of`."""
+    return kinds_of([state for _, _, state in item.facts])
 
 
 def marked(text: str, marks: Sequence[tuple[int, int, str, bool]]) -> str:

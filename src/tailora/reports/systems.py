@@ -136,7 +136,7 @@ def systems_page(
         parts += [
             f"<h2>Texts side by side</h2><p class=note>{plural(len(items), 'record')}, the most errors first. "
             f"{_LEGEND}</p>",
-            toolbar(systems),
+            toolbar((_kinds(version) for item in items for version in item.versions), systems),
             *(_article(item, systems) for item in items),
             script(),
         ]
@@ -187,8 +187,12 @@ def _article(item: SideBySide, systems: Sequence[str]) -> str:
 def _version(version: SystemText, place: int, name: str) -> str:
     errors = "".join(f"<span class=error>{escape(kind)}: {escape(fact)}</span>" for kind, fact in version.errors)
     listed = f"<p>{errors}</p>" if errors else ""
-    kinds = kinds_of([kind for kind, _ in version.errors])
     return (
-        f'<section class="version" data-system="{place}" data-kinds="{kinds}"><h3>{letter(place)}. {escape(name)}</h3>'
+        f'<section class="version" data-system="{place}" data-kinds="{_kinds(version)}">'
+        f"<h3>{letter(place)}. {escape(name)}</h3>"
         f"<p class=text>{marked(version.text, version.marks)}</p>{listed}</section>"
     )
+
+
+def _kinds(version: SystemText) -> str:
+    return kinds_of([kind for kind, _ in version.errors])
