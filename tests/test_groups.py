@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tailora
+from bases import save_adapter, save_base
 from tailora.commands.evaluate import EvaluateSettings, run
 from tailora.core.errors import DataError
 from tailora.data import records as record_files
@@ -90,6 +91,24 @@ def test_divisions_are_chosen(folder: Path) -> None:
     assert list(evaluate(folder)["groups"]) == ["category", "facts"]
     with pytest.raises(DataError, match=r"needs training data.*--train"):
         evaluate(folder, by=("entities",))
+
+
+def test_the_data_of_an_adapter_s_run(folder: Path) -> None:
+    place = folder.parent
+    (folder / "train.jsonl").rename(place / "trained.jsonl")
+    save_base(place / "base")
+    save_adapter(place / "run" / "adapter", str(place / "base"))
+    run_record = {"settings": {"data": str(place / "trained.jsonl")}, "account": {"base": str(place / "base")}}
+    (place / "run" / "run.json").write_text(json.dumps(run_record), encoding="utf-8")
+    ways: dict[str, Any] = {"systems": (str(place / "run"),), "max_new_tokens": 3}
+    assert list(evaluate(folder, **ways)["groups"]) == ["category", "facts"]
+    result = evaluate(folder, **ways, by=("entities",), metrics=("rouge_l", "parent_c"))
+    assert [own["records"] for own in result["groups"]["entities"].values()] == [1, 2, 1]
+    assert "|entailment:cooccurrence:1|" in result["all"]["parent_c"]["signature"]
+    other = {**run_record, "settings": {"data": "elsewhere.jsonl"}}
+    (place / "run" / "run.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(DataError, match=r"elsewhere.jsonl"):
+        evaluate(folder, **ways, by=("entities",))
 
 
 def test_the_groups_of_several_systems(folder: Path) -> None:

@@ -35,7 +35,7 @@ from tailora.evaluation.scoring import Evaluation, Scoring
 from tailora.evaluation.systems import files_of, read_files, reading_of, systems_of
 from tailora.evaluation.systems_comparison import compare_systems
 from tailora.evaluation.systems_report import SystemsReport
-from tailora.evaluation.training_record import training_settings
+from tailora.evaluation.training_record import training_settings, training_source
 from tailora.inference.decoding_settings import DecodingSettings
 from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob
@@ -68,7 +68,7 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """Texts of another system for the same records, to compare with."""
     against_key: Annotated[str | None, Unset("the usual names")] = None
     """Key of the text in the rows of --against."""
-    train: Annotated[str | None, Unset("the train split of the input, if it has one")] = None
+    train: Annotated[str | None, Unset("the train split of the input, or the data of the adapter's run")] = None
     """Data that the system was trained on, for scores of seen and unseen parts and for parent_c: a file, a folder of
     splits, or a data set's name."""
     metrics: Annotated[tuple[MetricName, ...], Unset("those usually reported for such data")] = ()
@@ -197,8 +197,11 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
     first = None if settings.limit is None or reads_texts else FirstRecords(settings.limit)
     data = settings.load(settings.input, settings.split, trained=trained, selection=first)
     records = _with_references(data, settings)
-    training = TrainingData(settings.input, settings, trained, settings.train)
     adapters = {system.name: system.path for system in systems_of(settings.systems) if system.kind == "adapter"}
+    adapters = adapters or settings.adapters()
+    training = TrainingData(settings.input, settings, trained, settings.train)
+    if not training.is_known and ("parent_c" in settings.metrics or "entities" in settings.by):
+        training = TrainingData(settings.input, settings, trained, training_source(adapters.values()))
     scoring = Scoring(
         records,
         settings.metrics,
@@ -206,7 +209,7 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
         slot_rules=settings.slot_rules,
         draws=settings.draws,
         training=training.examples if "parent_c" in settings.metrics and training.is_known else None,
-        known=training.known_values(settings.base, adapters or settings.adapters()),
+        known=training.known_values(settings.base, adapters),
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,13 @@ def training_settings(adapter: Path) -> dict[str, Any]:
                 hint = "restore the file, or move the adapter's folder out of the run directory"
                 raise SettingsError("is not the record of a training run", where=record, hint=hint) from error
     return {}
+
+
+def training_source(adapters: Iterable[Path]) -> str | None:
+    """Return the data that all adapters were trained on, as their runs name them; None if it is not known.
+
+    Raises:
+        SettingsError: see `training_settings`.
+    """
+    sources = {training_settings(adapter).get("data") for adapter in adapters}
+    return str(sources.pop()) if len(sources) == 1 and None not in sources else None
