@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tailora
+from tailora.commands import evaluate
 from tailora.data import known_values as module
 from tailora.data.known_values import joined, known_values, read_known_values
+from tailora.data.readers.jsonl import dump
 from tailora.data.values import Fact, Record
 from tailora.inference.rerank import Search
 from tailora.inference.texts import Candidate, generation_from
@@ -78,6 +83,9 @@ def test_what_belongs_to_the_record_does_not_leak() -> None:
     rules = load_rules().with_known({"country": ("Ireland", "The Mill"), "food": ("Italian",)})
     triple = Record("1", (Fact("Northern Ireland", "capital", "Belfast"),), ())
     assert slot_report(triple, "The capital of Northern Ireland is Belfast.", rules=rules).leaked == ()
+    own = Record("1", (Fact("The School", "president", "Ann Li"),), ())
+    leader = load_rules().with_known({"leaderTitle": ("President",)})
+    assert slot_report(own, "The president of the School is Ann Li.", rules=leader).leaked == ()
     assert slot_report(triple, "Belfast has a mill.", rules=rules).leaked == (), "the article is a part of the name"
     pub = record("", eatType="pub", food="Indian")
     assert slot_report(pub, "An Italian pub.", rules=rules).added == (Fact(None, "food", "Italian"),)
@@ -93,3 +101,22 @@ def test_candidates_without_leaked_values_come_first() -> None:
     search.add(generation_from(candidates, 1))
     assert search.ordered().text == "Bus 7 goes."
     assert search.slot_errors(texts[0]) == ("leaked to: Oldbury",)
+
+
+def test_an_adapter_keeps_the_values_and_evaluation_counts_what_leaks(tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    unique = [replace(record, id=str(number)) for number, record in enumerate(TRAINING)]
+    data.write_text(dump(unique), encoding="utf-8")
+    tailora.train(data, base="tiny", output=tmp_path / "run", max_steps=1)
+    meta = json.loads((tmp_path / "run" / "adapter" / "tailora.json").read_text(encoding="utf-8"))["meta"]
+    assert read_known_values(meta) == KNOWN
+    own = {"facts": {"name": "Bus 7"}, "text": "Bus 7 goes to Oldbury."}
+    (tmp_path / "test.jsonl").write_text(json.dumps(own) + "\n", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("Bus 7 goes to Oldbury.\n", encoding="utf-8")
+    settings: dict[str, Any] = {"input": str(tmp_path / "test.jsonl"), "texts": tmp_path / "texts.txt"}
+    settings["metrics"] = ("slots",)
+    alone = evaluate.run(evaluate.EvaluateSettings(**settings, output=tmp_path / "alone"))
+    named = evaluate.run(evaluate.EvaluateSettings(**settings, output=tmp_path / "named", train=str(data)))
+    assert (alone["all"]["slots"]["value"], named["all"]["slots"]["value"]) == (0, 1)
+    assert "known" in named["all"]["slots"]["signature"]
+    assert 'title="leaked"' in (tmp_path / "named" / "report.html").read_text(encoding="utf-8")

@@ -64,6 +64,10 @@ def joined(parts: Iterable[KnownValues]) -> dict[str, tuple[str, ...]]:
     return {attribute: tuple(own) for attribute, own in values.items()}
 
 
+def _folded(text: str) -> str:
+    return text.replace("_", " ").casefold()
+
+
 def _may_be_name(value: str) -> bool:
     return sum(map(str.isalpha, value)) >= _SHORTEST and value.casefold() not in _TRUTHS
 
@@ -72,15 +76,17 @@ def _common_words(records: Sequence[Record], values: Iterable[str]) -> set[str]:
     """Return the values that texts often have although their records lack them."""
     by_word: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for value in values:
-        folded = value.casefold()
+        folded = _folded(value)
         if match := _WORD.search(folded):
             by_word[match[0]].append((value, folded))
     pairs = [(record, text) for record in records for text in record.references]
     said: Counter[str] = Counter()
     stray: Counter[str] = Counter()
     for record, text in pairs[:: max(1, len(pairs) // _SAMPLE)]:
-        folded = text.casefold()
-        own = "\n".join(part for fact in record.facts for part in (fact.subject or "", fact.value)).casefold()
+        folded = _folded(text)
+        own = _folded(
+            "\n".join(part for fact in record.facts for part in (fact.subject or "", fact.attribute, fact.value))
+        )
         for word in set(_WORD.findall(folded)):
             for value, wanted in by_word.get(word, ()):
                 if wanted in folded:

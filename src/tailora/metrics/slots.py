@@ -237,24 +237,21 @@ def _other_values(
     """Return the values of other records and the known values in what is left of a text; the longest first.
 
     They are removed from the text. A value of several attributes is one of an attribute that the record lacks, if
-    there is one. Known values within a subject of the record are its own.
+    there is one. A known value that is a part of the record's own facts does not count.
     """
     own = {(fact.attribute, fact.value) for fact in record.facts}
     present = {fact.attribute for fact in record.facts}
-    trained = dict.fromkeys(known.candidates(search.rest)) if known else {}
+    names = dict.fromkeys(part for fact in record.facts for part in (fact.subject or "", fact.attribute, fact.value))
+    parts = " . ".join(map(normalise, names))
+    trained = {fact: None for fact in known.candidates(search.rest) if f" {normalise(fact.value)} " not in f" {parts} "}
     candidates = [
         fact
         for fact in dict.fromkeys((*trained, *vocabulary.candidates(search.rest)))
         if (fact.attribute, fact.value) not in own
     ]
-    subjects = {fact.subject for fact in record.facts if fact.subject is not None} if trained else set()
-    covered = {position for subject in subjects for place in search.places(subject) for position in range(*place)}
     added: list[tuple[Fact, Span]] = []
     leaked: list[tuple[Fact, Span]] = []
     for fact in sorted(candidates, key=lambda fact: (-len(fact.value), fact.attribute in present)):
         for place in search.take_whole(fact.value)[:1]:
-            if fact not in trained:
-                added.append((fact, place))
-            elif not covered & set(range(*place)):
-                leaked.append((fact, place))
+            (leaked if fact in trained else added).append((fact, place))
     return added, leaked

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tailora.core.errors import UserError
+from tailora.data.prompts import PromptFormat
 from tailora.data.readers.jsonl import parse_facts
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
@@ -31,6 +33,7 @@ from tailora.serve.schema.records import RecordsBody
 from tailora.serve.service import PendingTexts, Service, TextRequest
 from tailora.serve.usage import usage
 
+_MOST_RULES = 64  # models whose values from training are kept as they are searched
 DEFAULT_MAX_TOKENS = 100  # of `tailora generate` too
 
 
@@ -44,6 +47,10 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
     """
     router = APIRouter(tags=["records"])
 
+    @lru_cache(maxsize=_MOST_RULES)
+    def rules_of(prompts: PromptFormat) -> Rules:
+        return rules.with_known(prompts.known_values)
+
     @router.post("/v1/records", summary="Write texts about records")
     async def records(body: RecordsBody, request: Request) -> Response:
         """Write a text about each record.
@@ -52,7 +59,9 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
         """
         model = find_model(request, service.registry, body.model)
         source = await request.body()
-        answer = await prepare(request, _answer, service, rules, body, source, model, stats_of(request))
+        answer = await prepare(
+            request, _answer, service, rules_of(model.prompts), body, source, model, stats_of(request)
+        )
         return await respond(request, service, answer, log_texts=log_texts)
 
     return router
@@ -98,7 +107,6 @@ class RecordsAnswer(Answer):
         super().__init__(model, stats, requests, streamed=body.stream)
         self._service, self._body, self._records = service, body, records
         vocabulary: Vocabulary = vocabulary_of(records, rules)
-        rules = rules.with_known(model.prompts.known_values)
         penalty = body.length_penalty
         self._searches = [Search(record, vocabulary, rules, length_penalty=penalty) for record in records]
         self._tokens = [0] * len(records)
