@@ -77,6 +77,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": 1, "tags": [0, 1], "picture": b"\x89PNG", "text": "A bar."},
     {"kind": -1, "tags": [1], "picture": b"", "text": "It is new."},
 ]
+CHAT = [{"role": "user", "content": "Describe the Mug."}, {"role": "assistant", "content": "It is red."}]
 REPOSITORIES = {
     "org/places": Repository({NEW: SPLITS, OLD: {"train.jsonl": as_lines(ROWS[1])}}, {"v1": OLD, "refs/pr/2": OLD}),
     "org/chosen": Repository(
@@ -90,6 +91,9 @@ REPOSITORIES = {
     "org/broken": Repository({NEW: {"train.parquet": b"PAR1 not really"}}),
     "org/lines": Repository({NEW: {"train.jsonl": as_lines(ROWS[0]) + b'{"name": ["a"], "text": 1}\n{"name'}}),
     "org/failing": Repository({NEW: {"train.jsonl": as_lines(*ROWS)}}, failing=True),
+    "org/chat": Repository(
+        {NEW: {"train.jsonl": as_lines({"messages": CHAT}), "test.jsonl": as_lines({"messages": CHAT})}}
+    ),
     "org/parts": Repository({NEW: {"data/first_half-00000-of-00001.jsonl": as_lines(ROWS[0])}}),
 }
 PROGRAM = """
@@ -137,7 +141,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 
 def test_splits_revisions_configurations_and_classes(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     endpoint, _ = hub
-    train, valid, old, request, named, cups, classes, parts = ask(
+    train, valid, old, request, named, cups, classes, chat, parts = ask(
         tmp_path,
         endpoint,
         ("org/places", "train"),
@@ -147,6 +151,7 @@ def test_splits_revisions_configurations_and_classes(hub: tuple[str, list[str]],
         ("org/places#validation", None),
         ("org/chosen:cups", "train"),
         ("org/classes", "train"),
+        ("org/chat", "test"),
         ("org/parts#first_half", None),
     )
     assert train["splits"] == ["train", "valid"]
@@ -158,7 +163,28 @@ def test_splits_revisions_configurations_and_classes(hub: tuple[str, list[str]],
     assert cups["facts"] == train["facts"][:1]
     assert classes["facts"] == [{"kind": "bar", "tags": "new"}, {"tags": "new"}]
     assert classes["notes"] == ["the column 'picture' holds bytes and is not read"]
+    assert (chat["splits"], chat["facts"], chat["texts"]) == (["train", "test"], [{}], [["It is red."]])
     assert parts["facts"] == train["facts"][:1]
+
+
+def test_chosen_rows_stand_on_their_own_lines(tmp_path: Path) -> None:
+    program = """
+import datasets, json, pathlib, sys
+from tailora.data.hub_data_sets import HubRows
+data = datasets.Dataset.from_list([{"n": n, "kind": n % 2} for n in range(3000)])
+data = data.cast_column("kind", datasets.ClassLabel(names=["even", "odd"]))
+rows = HubRows(pathlib.Path("org/x#train"), data)
+print(rows.count, json.dumps(rows.read([0, 5, 2999]).split("\\n")), len(rows.read().split("\\n")))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, env=environment(tmp_path, "http://127.0.0.1:9"), capture_output=True, text=True, check=True
+    )
+    count, _, rest = done.stdout.partition(" ")
+    listed, _, length = rest.rpartition(" ")
+    lines = {place: json.loads(line) for place, line in enumerate(json.loads(listed)) if line}
+    assert lines == {0: {"n": 0, "kind": "even"}, 5: {"n": 5, "kind": "odd"}, 2999: {"n": 2999, "kind": "odd"}}
+    assert (int(count), int(length)) == (3000, 3001)
 
 
 def test_errors_say_what_is_wrong_and_no_program_is_run(hub: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -211,7 +211,11 @@ def test_a_combination_that_cannot_be_trained_is_pruned_with_its_reason(
     result = tune.run(study_settings(tmp_path, ranges=ranges, precision="int8", device="cpu", trials=8))
     states = {trial["settings"]["method"]: trial["state"] for trial in result["trials"]}
     assert states == {"lora": "complete", "full": "pruned"}
-    assert all("int8 is for frozen weights" in trial["why"] for trial in result["trials"] if trial["state"] == "pruned")
+    assert all(
+        "int8 is available for method lora only" in trial["why"]
+        for trial in result["trials"]
+        if trial["state"] == "pruned"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from huggingface_hub.file_download import repo_folder_name
 from tailora.core.errors import DataError, OfflineError
 from tailora.core.hub_connection import HUB_DOWN, hub_problem
 from tailora.data.hub_names import HubName
+from tailora.data.json_rows import json_lines, on_their_lines
 from tailora.data.readers import columnar
 
 log = logging.getLogger(__name__)
@@ -92,10 +93,11 @@ class HubRows:
         """
         if not self.count:
             raise DataError("the split has no row", where=self.path, hint="choose another split")
-        tables = self._data.iter(batch_size=_ROWS)
-        batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
-        rename = functools.partial(_with_class_names, classes=self._classes)
-        return columnar.batches_as_json_lines(batches, self.path, rows, rename)
+        data = self._data if rows is None else self._data.select(rows)
+        batches = (batch for table in data.iter(batch_size=_ROWS) for batch in table.combine_chunks().to_batches())
+        values = (row for batch in batches for row in columnar.rows_of(batch, self.path))
+        text = json_lines(_with_class_names(values, self._classes))
+        return text if rows is None else on_their_lines(text, rows)
 
 
 @functools.lru_cache(maxsize=8)

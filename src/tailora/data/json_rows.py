@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DOUBLE = 8
@@ -18,6 +18,20 @@ def json_lines(rows: Iterable[Mapping[Any, Any]]) -> str:
         json.dumps({str(key): plain_value(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
         for row in rows
     )
+
+
+def on_their_lines(text: str, rows: Sequence[int]) -> str:
+    """Return lines, each on the line of its row; the lines between them are blank.
+
+    Args:
+        text: the lines.
+        rows: the number of the row of each line from 0, ascending.
+    """
+    parts, line = [], 0
+    for row, own in zip(rows, text.split("\n"), strict=False):
+        parts += ["\n" * (row - line), own, "\n"]
+        line = row + 1
+    return "".join(parts)
 
 
 def plain_value(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from tailora.core.errors import DataError
-from tailora.data.json_rows import json_lines
+from tailora.data.json_rows import json_lines, on_their_lines
 
 T = TypeVar("T")
 
@@ -67,10 +67,15 @@ class ColumnarRows:
         Raises:
             DataError: pyarrow is not installed, the file cannot be read, has no row, or has a column of bytes.
         """
-        text = self._with_file(lambda file: batches_as_json_lines(_batches(file), self.path, rows))
+
+        def read(file: BinaryIO) -> str:
+            batches = _batches(file) if rows is None else _chosen(_batches(file), rows)
+            return "".join(json_lines(rows_of(batch, self.path)) for batch in batches)
+
+        text = self._with_file(read)
         if not text:
             raise DataError("the file has no row", where=self.path, hint="give a file with records")
-        return text
+        return text if rows is None else on_their_lines(text, rows)
 
     def _with_file(self, call: Callable[[BinaryIO], T]) -> T:
         path = self.path
@@ -88,39 +93,16 @@ class ColumnarRows:
             raise DataError(what, where=path, hint="fetch or write it again") from error
 
 
-def batches_as_json_lines(
-    batches: Iterable[Any],
-    path: Path,
-    rows: Sequence[int] | None = None,
-    change: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]] = iter,
-) -> str:
-    """Return the rows of record batches as JSON lines; line N is row N, and blank where row N is not wanted.
-
-    Args:
-        batches: record batches.
-        path: the file, for messages.
-        rows: numbers of the wanted rows from 0, ascending; None for all.
-        change: changes rows before they are written.
-
-    Raises:
-        DataError: see `rows_of`.
-    """
-    if rows is None:
-        return "".join(json_lines(change(rows_of(batch, path))) for batch in batches)
-    parts, at, start, line = [], 0, 0, 0
+def _chosen(batches: Iterable[Any], rows: Sequence[int]) -> Iterator[Any]:
+    """Yield the wanted rows of record batches, given by their numbers from 0, ascending."""
+    at, start = 0, 0
     for batch in batches:
-        if at == len(rows):
-            break
         end = bisect.bisect_left(rows, start + batch.num_rows, at)
-        wanted = [rows[place] - start for place in range(at, end)]
-        start += batch.num_rows
-        if not wanted:
-            continue
-        for row, values in zip(rows[at:end], change(rows_of(batch.take(wanted), path)), strict=True):
-            parts += ["\n" * (row - line), json_lines([values])]
-            line = row + 1
-        at = end
-    return "".join(parts)
+        if end > at:
+            yield batch.take([row - start for row in rows[at:end]])
+        if end == len(rows):
+            return
+        at, start = end, start + batch.num_rows
 
 
 def _row_count(file: BinaryIO) -> int:
