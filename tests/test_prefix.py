@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from bases import save_base
+from bases import save_base, save_tokenizer
 from networks import network, outputs, stir, token_ids
 from tailora import cli
 from tailora.adapters import formats
@@ -26,6 +27,7 @@ from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
 from tailora.inserts.attachment import attach, attach_new, extract
+from tailora.inserts.prefix import room_beside
 from tailora.lora.inject import parameter_table
 from tailora.models.load import load_base
 from tailora.training.run import run
@@ -203,6 +205,29 @@ def test_a_prefix_takes_positions_of_the_base(tmp_path: Path, data: Path) -> Non
     limit = load_base(str(base)).model.config.max_position_embeddings
     with pytest.raises(DataError, match="token"):
         trained(base, data, tmp_path / "run", prefix_tokens=limit - 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "room"),
+    [
+        ({}, 5, 27),
+        ({"sliding_window": 20}, 5, 15),
+        ({"sliding_window": 20}, 0, 32),
+        ({"sliding_window": 20, "layer_types": ["full_attention"]}, 5, 27),
+        ({"sliding_window": None}, 5, 27),
+    ],
+)
+def test_a_window_bounds_what_is_beside_a_prefix(config: dict[str, Any], tokens: int, room: int) -> None:
+    assert room_beside(tokens, SimpleNamespace(**config), 32) == room
+    assert room_beside(0, SimpleNamespace(), None) is None
+
+
+def test_texts_longer_than_a_window_are_refused_with_a_prefix(tmp_path: Path, data: Path) -> None:
+    base = tmp_path / "base"
+    model = network("mistral", vocab_size=save_tokenizer(base), sliding_window=40)
+    model.save_pretrained(base)
+    with pytest.raises(DataError, match="token"):
+        trained(base, data, tmp_path / "run")
 
 
 def test_what_cannot_be_done_with_a_prefix_is_refused(

@@ -94,6 +94,22 @@ def prefix_of(model: nn.Module) -> Prefix | None:
     return prefix if isinstance(prefix, Prefix) else None
 
 
+def room_beside(tokens: int, config: Any, limit: int | None) -> int | None:
+    """Return how many tokens a sequence can have beside a prefix; None if there is no limit.
+
+    A layer with a window stops seeing the prefix of a longer sequence.
+
+    Args:
+        tokens: number of virtual tokens; 0 for no prefix.
+        config: configuration of the network.
+        limit: largest length without a prefix; None for no limit.
+    """
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+    limits = [value for value in (limit, window if tokens else None) if value is not None]
+    return min(limits) - tokens if limits else None
+
+
 def _states(network: Any, ids: Tensor) -> Tensor:
     """Return the keys and values of a sequence as `Prefix` has them."""
     with torch.no_grad():

@@ -313,7 +313,7 @@ def settings_of(run: Path) -> Mapping[str, Any] | None:
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with the defaults of those that it lacks, since its version did not have them."""
-    return {**TrainSettings(data=str(settings["data"])).model_dump(mode="json"), **settings}
+    return {**TrainSettings(data=str(settings.get("data"))).model_dump(mode="json"), **settings}
 
 
 def is_same_run(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:

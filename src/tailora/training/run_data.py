@@ -15,6 +15,7 @@ from tailora.data.prompts import PromptFormat
 from tailora.data.row_selection import WHOLE, FirstRecords, RowSample, RowsRead, Selection
 from tailora.data.split_names import SplitName
 from tailora.data.values import Record
+from tailora.inserts.prefix import room_beside
 from tailora.models.load import Base
 from tailora.training.run_folder import trained_data
 from tailora.training.settings import TrainSettings
@@ -97,14 +98,14 @@ def examples_of(
     Raises:
         DataError: an example is too long, or none is left.
     """
-    positions = getattr(base.model.config, "max_position_embeddings", None) or settings.max_length + settings.size
-    if settings.method == "prefix":
-        positions -= settings.prefix_tokens  # which have positions as well
+    config = base.model.config
+    prefix = settings.prefix_tokens if settings.method == "prefix" else 0
+    room = room_beside(prefix, config, getattr(config, "max_position_embeddings", None))
     examples, report = build_examples(
         records,
         base.tokenizer,
         prompts=prompts or prompts_of(base, settings, records),
-        max_length=min(settings.max_length, positions),
+        max_length=settings.max_length if room is None else min(settings.max_length, room),
         overlong=settings.overlong,
     )
     console.print(str(report), highlight=False)

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from tailora.engine.adapter_slots import GROUPED, AdapterSlots, SlotFactors
 from tailora.engine.backend import Step, StepScores
 from tailora.families import ends_in
-from tailora.inserts.prefix import prefix_of
+from tailora.inserts.prefix import prefix_of, room_beside
 from tailora.lora.layers import kind_of
 from tailora.models.load import Base
 
@@ -55,8 +55,7 @@ class TorchBackend:
         self.vocabulary = int(embedding.shape[0])
         self._prefix = prefix_of(self._model)
         self._before = 0 if self._prefix is None else len(self._prefix)  # virtual tokens before every sequence
-        limit = _context(self._model.config)
-        self.context = cache_tokens if limit is None else limit - self._before
+        self.context = room_beside(self._before, self._model.config, _context(self._model.config)) or cache_tokens
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
