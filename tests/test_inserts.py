@@ -139,6 +139,10 @@ def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, kind: InsertKind) -> N
     model = with_insert("llama", kind)
     value = extract(model, kind)
     formats.save_insert(value, tmp_path / "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text("utf-8")
+    assert f"# {'Houlsby' if kind == 'adapter-h' else 'Lin'}'s adapters for a language model" in card
+    assert "library_name" not in card
+    assert f"| Parameters | {value.parameters:,} |" in card
     again = formats.load_any(tmp_path / "adapter")
     assert isinstance(again, Insert)
     assert (again.content_hash, again.size, again.parameters) == (value.content_hash, 6, value.parameters)

@@ -88,6 +88,9 @@ def test_peft_reads_our_folder(tmp_path: Path, family: str) -> None:
     theirs = PeftModel.from_pretrained(network(family), tmp_path / "ours").eval()
     with torch.no_grad():
         assert torch.allclose(theirs(**padded()).logits[0], ours(**padded()).logits[0], atol=1e-4)
+    card = (tmp_path / "ours" / "README.md").read_text("utf-8")
+    assert "library_name: peft" in card
+    assert f"| Virtual tokens | {TOKENS} |" in card
     again = formats.load_any(tmp_path / "ours")
     assert isinstance(again, Insert)
     assert again.content_hash == extract(ours, "prefix").content_hash

@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 import tailora
-from tailora.adapters.formats import prefix
+from tailora.adapters.formats import model_card, prefix
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE, read_file
 from tailora.adapters.formats.tensors import read_safetensors, write_safetensors
 from tailora.adapters.insert import DESCRIPTIONS, Insert, InsertKind
 from tailora.core.errors import AdapterError
-from tailora.core.files import atomic_folder, read_json_object, write_json
+from tailora.core.files import atomic_folder, read_json_object, write_json, write_text
 
 WEIGHTS_FILE = "adapter.safetensors"
 
@@ -79,6 +79,7 @@ def save(insert: Insert, folder: Path) -> None:
             "meta": dict(insert.meta),
         }
         write_json(temporary / TAILORA_FILE, record)
+        write_text(temporary / model_card.FILE, model_card.model_card(insert))
 
 
 def load(folder: Path) -> Insert:
