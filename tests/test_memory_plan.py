@@ -15,7 +15,7 @@ from tailora.training import int8
 from tailora.training.estimate import workload
 from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes
 from tailora.training.methods import prepare
-from tailora.training.precision import apply
+from tailora.training.precision import apply, loading_dtype
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.prefix_tree import build
 from training_cases import METHODS, settings_of
@@ -58,6 +58,39 @@ def test_weights_are_those_of_the_converted_network(base: Path, method: str, pre
     assert plan.weights.get("fp32", 0) == sizes["fp32"]
     assert plan.weights.get("bf16", 0) == sizes["bf16"]
     assert ("int8" in plan.weights) == (precision == "int8")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_base_of_bf16_is_loaded_in_it(stored: torch.dtype, tmp_path: Path) -> None:
+    save_base(tmp_path, "llama", dtype=stored)
+    expected = load_base(str(tmp_path), dtype=torch.float32).model.to(torch.bfloat16)
+    loaded = load_base(str(tmp_path), dtype=loading_dtype(settings_of("lora"), ("bf16",))).model
+    for one, other in zip(expected.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+    settings = settings_of("lora", base=str(tmp_path))
+    exact, cast = (planned(settings, name).loading - 1000 for name in ("fp32", "bf16"))
+    assert cast / exact == pytest.approx(1 / 3 if stored == torch.bfloat16 else 3 / 2)
+
+
+def test_base_is_loaded_in_fp32_where_something_is_computed_from_it() -> None:
+    for method in ("dora", "lora and biases", "full", "bitfit"):
+        assert loading_dtype(settings_of(method), ("bf16",)) == torch.float32
+    assert loading_dtype(settings_of("lora"), ("fp32", "bf16")) == torch.float32
+    assert loading_dtype(settings_of("adapter-h"), ("bf16",)) == torch.bfloat16
+
+
+def test_weights_in_8_bits_leave_the_file(tmp_path: Path) -> None:
+    if not int8.supported():
+        pytest.skip("int8 needs an x86 CPU with AVX2")
+    save_base(tmp_path, "gpt2")
+    base = load_base(str(tmp_path), dtype=torch.float32)
+    settings = settings_of("lora")
+    prepare(base, settings)
+    mapped = {parameter.untyped_storage().data_ptr() for parameter in base.model.parameters()}
+    apply(base.model, "int8", settings, build(TEXTS))
+    frozen = [parameter for parameter in base.model.parameters() if not parameter.requires_grad]
+    assert frozen
+    assert mapped.isdisjoint(parameter.untyped_storage().data_ptr() for parameter in frozen)
 
 
 def test_state_of_the_optimizer(base: Path) -> None:

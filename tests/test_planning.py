@@ -93,7 +93,10 @@ def test_precision_that_fits_is_chosen(recipe: dict[str, Any], monkeypatch: pyte
     assert plan(TrainSettings(**recipe, memory_limit=limit))["precision"] == "bf16"
 
 
-def test_command_prints_parts_and_json(recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_parts_and_json(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     flags = [part for name, value in recipe.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert cli.main(["plan", *flags, "--method", "full", "--json"]) == 0
     output = capsys.readouterr()
@@ -102,4 +105,4 @@ def test_command_prints_parts_and_json(recipe: dict[str, Any], capsys: pytest.Ca
     assert result["steps"] == 3
     for text in ("weights that learn", "state of AdamW", "Python, libraries and data", "available", "precision: "):
         assert text in output.err
-    assert not Path("runs").exists()
+    assert not list(tmp_path.iterdir())

@@ -304,6 +304,9 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
     for module in model.modules():
         if isinstance(module, nn.GELU):
             module.approximate = "none"
+    for parameter in model.parameters():
+        if not parameter.requires_grad:  # a view of the file, which would keep all of it in memory
+            parameter.data = parameter.data.clone()
     head = convertible_head(model)
     return None if head is None else Int8Head(head.weight)
 

@@ -23,15 +23,19 @@ from tailora.training import int8
 from tailora.training.estimate import Workload
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import pass_bytes, without_values
-from tailora.training.precision import apply
+from tailora.training.precision import apply, loading_dtype
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import passes
 
-RUNTIME = 100 * 2**20
+RUNTIME = 120 * 2**20
 """Bytes of main memory that libraries take while they compute, in addition to those after their import: kernels,
-threads, and memory between tensors that cannot be used."""
+threads and buffers."""
+SPREAD = 1.3
+"""Factor by which tensors of changing sizes spread in main memory: freed places between them are too small for the
+next. Both are measured; see `benchmarks/plan.py`."""
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ def memory_plan(
     trees = max(passes(share, settings.tokens_per_pass), key=len)
     with without_values():
         base = outline(settings.base, device)
-        whole, stored = _bytes(base.model.parameters()), _bytes_beside(base)
+        loaded = loading_dtype(settings, (precision,))
+        whole, beside = _bytes(base.model.parameters()) * loaded.itemsize // 4, _bytes_beside(base, loaded)
         prepare(base, settings)
         model = cast(nn.Module, base.model)
         learning = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
@@ -112,7 +117,9 @@ def memory_plan(
         several = trees.examples < len(share)
         during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
     divided = processes if settings.method == "full" else 1  # see `sharded`
-    converted = 0 if precision in ("fp32", "tf32") else sum(weights.values())
+    converted = 0 if precision in ("fp32", "tf32") or loaded != torch.float32 else sum(weights.values())
+    spread = SPREAD if torch.device(device).type == "cpu" else 1
+    update = max(during_pass, 2 * learning)  # a step of AdamW needs a copy of what it updates
     return MemoryPlan(
         process=process,
         weights=weights,
@@ -120,8 +127,8 @@ def memory_plan(
         gradients=learning // divided,
         optimizer=2 * learning // divided,
         best=learning // divided if validates else 0,
-        activations=max(during_pass, 2 * learning) - learning,  # a step of AdamW needs a copy of what it updates
-        loading=process + whole + max(stored, converted),
+        activations=int(spread * update) - learning,
+        loading=process + whole + max(beside, converted),
     )
 
 
@@ -186,8 +193,8 @@ def _rounded_weights(model: nn.Module) -> dict[str, int]:
     return {"fp32": _bytes(frozen.values()), "int8": rounded}
 
 
-def _bytes_beside(base: Base) -> int:
-    """Return the bytes read beside the weights while they load; weights stored in fp32 are the mapped file itself."""
+def _bytes_beside(base: Base, dtype: torch.dtype) -> int:
+    """Return the bytes read beside the weights while they load; those stored in the same type are the mapped file."""
     if is_quantised(read_config(base.folder)):  # widened to fp32, and copied into the network
         return _bytes(base.model.parameters())
-    return sum(int(t.raw.nbytes) for t in stored_tensors(base.folder).values() if t.dtype != "F32")
+    return sum(int(t.raw.nbytes) for t in stored_tensors(base.folder).values() if t.dtype != _STORED[dtype])

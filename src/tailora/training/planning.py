@@ -166,13 +166,17 @@ class RunPlan:
         try:
             fitting = [name for name in names if self.limit is None or self.memory(name).peak <= self.limit]
             if len(fitting) > 1 and self.operations >= SHORT and self.limit is not None:
-                whole = 4 * parameter_table(self.base.model).total
-                if timing_bytes({name: self.memory(name) for name in fitting}, whole) > self.limit:
-                    fitting = fitting[-1:]
+                timing = timing_bytes({name: self.memory(name) for name in fitting}, self._whole)
+                fitting = fitting if timing <= self.limit else fitting[-1:]
         except ModelError:  # `announcement` reports it
             fitting = list(names)
         common = set.intersection(*map(set, self.processes.from_all(fitting)))
         return tuple(name for name in names if name in common) or names
+
+    @property
+    def _whole(self) -> int:
+        """Bytes of the network in fp32."""
+        return 4 * parameter_table(self.base.model).total
 
     def _candidates(self) -> tuple[str, ...]:
         if self.settings.precision != "auto":
@@ -239,6 +243,10 @@ class RunPlan:
         limit = {"memory_limit_bytes": self.limit}
         try:
             plan = self.memory(choice.precision)
+            if len(self.precisions) > 1:  # loaded in fp32, and perhaps timed in each
+                names = self.precisions if len(choice.seconds) > 1 and choice.reason == "timed" else (choice.precision,)
+                timing = timing_bytes({name: self.memory(name) for name in names}, self._whole)
+                plan = dataclasses.replace(plan, loading=max(plan.loading, timing))
         except ModelError as error:
             return limit | {"peak_memory_bytes": None, "memory": None, "warning": str(error)}
         return limit | {"peak_memory_bytes": plan.peak, "memory": plan.to_dict()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -89,13 +89,32 @@ def apply(model: nn.Module, precision: str, settings: TrainSettings, sample: Tre
         return Arithmetic(precision, products=_tf32)
     if precision == "fp32":
         return Arithmetic(precision)
-    if settings.method in FROZEN_BASE and (settings.method != "lora" or settings.bias == "none"):
+    if _is_cast(settings):
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
         return Arithmetic(precision)
     device = next(model.parameters()).device.type
     return Arithmetic(precision, autocast=lambda: torch.autocast(device, torch.bfloat16))
+
+
+def loading_dtype(settings: TrainSettings, precisions: Sequence[str]) -> torch.dtype:
+    """Return the type to load a base in: that of a precision which casts it, if there is no other to choose.
+
+    Nothing may be computed from the weights before they are cast: DoRA's magnitudes and a prefix's initial values are.
+
+    Args:
+        settings: the settings of the run.
+        precisions: the precisions that the run chooses from.
+    """
+    computed = settings.method == "prefix" or (settings.method == "lora" and settings.dora)
+    alone = tuple(precisions) == ("bf16",) and _is_cast(settings) and not computed
+    return torch.bfloat16 if alone else torch.float32
+
+
+def _is_cast(settings: TrainSettings) -> bool:
+    """Return whether bf16 casts the base once, since nothing of it learns."""
+    return settings.method in FROZEN_BASE and (settings.method != "lora" or settings.bias == "none")
 
 
 @contextlib.contextmanager

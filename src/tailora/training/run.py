@@ -30,7 +30,7 @@ from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Observer, Outcome, first_batch, fit
 from tailora.training.methods import learning_parameters, prepare, save_result
 from tailora.training.planning import RunPlan
-from tailora.training.precision import Arithmetic, apply, device_for
+from tailora.training.precision import Arithmetic, apply, device_for, loading_dtype
 from tailora.training.precision_choice import PrecisionChoice, choose
 from tailora.training.resume import Job, ResumeFolder, RunState, check_same
 from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
@@ -128,10 +128,12 @@ class _Training:
         planned = RunPlan(settings, device, console, processes)
         self.prompts, self.train, self.valid = planned.prompts, planned.train, planned.valid
         planned.require_fit()
-        self.base = load_base(settings.base, dtype=torch.float32, device=device)
+        dtype = loading_dtype(settings, planned.precisions)
+        self.base = load_base(settings.base, dtype=dtype, device=device)
         prepare(self.base, settings)
         self.base.model.to(device)
-        check_trees(self.base.model, [*self.train, *self.valid])
+        if dtype == torch.float32:  # `_apply` compares trees with sequences in narrower types
+            check_trees(self.base.model, [*self.train, *self.valid])
         self.plan = planned.summary | {"base_fingerprint": self.base.fingerprint}
         choice = self._continue(planned)
         self.arithmetic = self._apply(choice.precision)
