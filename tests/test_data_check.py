@@ -67,7 +67,7 @@ def test_the_report_shows_each_kind_with_examples(tmp_path: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert html.count("<article ") == 2 + 2 + 1  # near duplicates, unsaid values, and the leak
     assert "<b>0</b>" not in html
-    assert "like train: 1" in html
+    assert "record train: 2; 88% like train: 1" in html
     assert "2 of 6 shown" in html
     assert "test values in train" in html
     assert "http" not in html.replace("http-equiv", "")
@@ -81,6 +81,16 @@ def test_a_list_of_a_dialogue_act_and_what_it_asks_for_are_in_order(tmp_path: Pa
     ]
     path.write_text("mr,ref\n" + "\n".join(acts) + "\n", encoding="utf-8")
     assert run(LintSettings(data=str(path)))["findings"] == {}
+
+
+def test_many_attributes_are_folded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {**{f"slot {n}": f"v{n}" for n in range(30)}, "text": "It has nothing."})
+    with pytest.raises(CheckError):
+        run(LintSettings(data=str(path), html=tmp_path / "report.html"))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    before, _, after = html.partition("<summary>5 more attributes</summary>")
+    assert "<td>slot 24</td>" in before
+    assert "<td>slot 25</td>" in after
 
 
 def test_texts_without_facts(tmp_path: Path) -> None:

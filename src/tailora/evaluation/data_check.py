@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tailora.core.plural import plural
@@ -20,6 +20,7 @@ from tailora.reports.tables import Table
 
 ALL = "all"
 """In place of the name of a split, for data without splits."""
+_ATTRIBUTES = 25  # attributes that the page shows at once
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,14 @@ def check_html(check: DataCheck, source: str, show: int) -> str:
     ]
     counts = [[name, f"{own['records']:,}", f"{own['texts']:,}"] for name, own in check.counts.items()]
     tables: list[Table] = [("Records", ["split", "records", "texts"], counts)] if len(counts) > 1 else []
+    folded: list[Table] = []
     if check.attributes:
         heading = f"Attributes (said: share of the facts that {plural(check.searched, 'text')} say)"
-        tables.append((heading, *check.attribute_table()))
-    return data_check_page(f"Data check: {source}", about, kinds, tables, report.lengths)
+        head, rows = check.attribute_table()
+        tables.append((heading, head, rows[:_ATTRIBUTES]))
+        if more := rows[_ATTRIBUTES:]:
+            folded.append((plural(len(more), "more attribute"), head, more))
+    return data_check_page(f"Data check: {source}", about, kinds, tables, folded, report.lengths)
 
 
 def _first(report: LintReport, kind: str, show: int) -> list[Finding]:
@@ -151,7 +156,7 @@ def _example(finding: Finding, records: Mapping[str, Record]) -> FindingExample:
     text = finding.text if finding.text is not None else next(iter(record.references), "")
     others = [other for other in record.references if other != text][:2] if finding.text is None else []
     item = marked_item(record, text, slot_report(record, text), references=others, note=finding.detail)
-    return FindingExample(finding.record, finding.detail, item)
+    return FindingExample(finding.record, finding.detail, replace(item, id=finding.record))
 
 
 def _percent(share: float | None) -> str:

@@ -8,7 +8,7 @@ from html import escape
 
 from tailora.reports.html_page import html_page
 from tailora.reports.marked_texts import LEGEND, STYLE, Item, article
-from tailora.reports.tables import Table, table_html
+from tailora.reports.tables import Table, bare_table_html, table_html
 
 _STYLE = (
     STYLE
@@ -17,6 +17,7 @@ _STYLE = (
 .bars span { text-align: right; font-variant-numeric: tabular-nums; }
 .bars i { display: block; background: #4a7fb5; border-radius: .2rem; height: 1.1rem; min-width: 1px; }
 .bars div { display: flex; gap: .5rem; align-items: center; }
+td:first-child { overflow-wrap: anywhere; }
 h3 { margin: 1.5rem 0 .3rem; font-size: 1.1rem; }
 """
 )
@@ -59,6 +60,7 @@ def data_check_page(
     about: Sequence[str],
     kinds: Sequence[FindingKind],
     tables: Sequence[Table],
+    folded: Sequence[Table],
     lengths: Mapping[str, int],
 ) -> str:
     """Return the whole page; it loads nothing from elsewhere.
@@ -68,11 +70,13 @@ def data_check_page(
         about: paragraphs under the title.
         kinds: the findings.
         tables: further tables, after that of the findings.
+        folded: tables after these that are shown on request.
         lengths: number of texts by their number of words, as "10-19".
     """
     rows = [[kind.name, f"{kind.count:,}", kind.meaning] for kind in kinds]
     parts = [_counts(rows) if kinds else "<p>No findings.</p>"]
     parts += [table_html(table) for table in tables]
+    parts += [f"<details><summary>{escape(table[0])}</summary>{bare_table_html(table)}</details>" for table in folded]
     parts += [_bars(lengths)] if lengths else []
     shown = [kind for kind in kinds if kind.examples]
     if shown:

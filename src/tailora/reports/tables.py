@@ -41,11 +41,16 @@ def table_html(table: Table, *, numbers: bool = True) -> str:
         table: the table.
         numbers: all columns but the first hold numbers and are aligned to the right.
     """
-    heading, head, rows = table
+    return f"<h2>{escape(table[0])}</h2>{bare_table_html(table, numbers=numbers)}"
+
+
+def bare_table_html(table: Table, *, numbers: bool = True) -> str:
+    """Return a table without its heading as HTML; see `table_html`."""
+    _, head, rows = table
     kind = "wide" if numbers else "wide words"
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<h2>{escape(heading)}</h2><div class='{kind}'><table><tr>{header}</tr>{body}</table></div>"
+    return f"<div class='{kind}'><table><tr>{header}</tr>{body}</table></div>"
 
 
 def _line(cells: Sequence[str]) -> str:
