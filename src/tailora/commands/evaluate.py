@@ -75,7 +75,7 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     """Metrics to compute, separated by commas."""
     by: Annotated[
         tuple[Division | Literal["none"], ...],
-        Unset("all that the data have, entities only for triples or with known training data"),
+        Unset("all that the data have, entities only for triples or with --train"),
     ] = ()
     """Divisions of the records whose groups are scored separately: by category, by the number of facts, or by entities
     (subjects and values) of which all, some or none occur in training. none turns them off."""

@@ -89,14 +89,15 @@ class Diversity:
         both = _numbered([self.texts, other.texts])
         value = self.value - other.value
         width = NormalDist().inv_cdf(0.975) * self.kind.error(both)
-        deviations = np.array([self._swapped(both, row) for row in swaps(len(self.texts), draws, seed)], np.float64)
-        return Difference(value, value - width, value + width, p_value(deviations, value))
-
-    def _swapped(self, both: Sequence[Sequence[Units]], swap: Doubles) -> float:
-        """Return the difference after some texts were swapped between the systems."""
-        pairs = [(theirs, ours) if yes else (ours, theirs) for ours, theirs, yes in zip(*both, swap, strict=True)]
-        ours, theirs = zip(*pairs, strict=True)
-        return self.kind.score(_joined(ours)) - self.kind.score(_joined(theirs))
+        units = _joined([own for pair in zip(*both, strict=True) for own in pair])
+        lengths = [len(own) for pair in zip(*both, strict=True) for own in pair]
+        origin = np.repeat(np.arange(2 * len(self.texts)), lengths)  # even for this system's texts, odd for the other's
+        text, is_other = origin // 2, origin % 2 == 1
+        deviations = []
+        for swap in swaps(len(self.texts), draws, seed):
+            chosen = is_other == (swap[text] == 1)
+            deviations.append(self.kind.score(units[chosen]) - self.kind.score(units[~chosen]))
+        return Difference(value, value - width, value + width, p_value(np.array(deviations, np.float64), value))
 
 
 def distinct(hypotheses: Sequence[str], order: int, *, tokenizer: str | None = None) -> Diversity:
