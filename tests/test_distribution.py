@@ -39,11 +39,11 @@ pytestmark = [
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a program and return what it printed, on both streams."""
+    """Run a program without this process's PYTHONPATH, and return what it printed, on both streams."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": "", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
