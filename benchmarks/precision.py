@@ -108,11 +108,11 @@ def parse() -> argparse.Namespace:
 def read(running: Running, examples: Sequence[Example], adapter: str | None) -> tuple[float, int, list[np.ndarray]]:
     """Loss in nats over all completion tokens, how many they are, and the likeliest token at each, by example."""
     backend = running.engine.backend
-    slot = -1 if adapter is None or running.built_in else backend.adapter_slots.acquire(adapter)
+    slots = backend.adapter_slots.acquire([] if adapter is None or running.built_in else [adapter]) or ()
     loss, tokens, best = 0.0, 0, []
     for start_ in range(0, len(examples), BATCH):
         batch = examples[start_ : start_ + BATCH]
-        scores = backend.run(_step(backend, batch, -1 if slot is None else slot))
+        scores = backend.run(_step(backend, batch, *slots))
         place = 0
         for example in batch:
             targets = np.array(example.completion)
@@ -121,8 +121,7 @@ def read(running: Running, examples: Sequence[Example], adapter: str | None) -> 
             loss += float((scores.log_z[rows] - scores.logits[rows][np.arange(len(targets)), targets]).sum())
             best.append(scores.tokens[rows, 0].copy())
             tokens += len(targets)
-    if slot is not None and slot >= 0 and adapter is not None:
-        backend.adapter_slots.release(adapter)
+    backend.adapter_slots.release(slots)
     return loss, tokens, best
 
 
@@ -132,7 +131,7 @@ def write(running: Running, examples: Sequence[Example], adapter: str | None, ne
     return [made.token_ids for made in generate(running, prompts, Decoding(max_new_tokens=new_tokens))]
 
 
-def _step(backend: Backend, batch: Sequence[Example], slot: int) -> Step:
+def _step(backend: Backend, batch: Sequence[Example], slot: int = -1) -> Step:
     """All tokens of some examples at once; what follows each completion token's predecessor is asked for."""
     rows = [[*example.prompt, *example.completion[:-1]] for example in batch]
     counts = [len(row) for row in rows]
@@ -145,8 +144,8 @@ def _step(backend: Backend, batch: Sequence[Example], slot: int) -> Step:
         begins=begins,
         blocks=np.arange(sum(needed), dtype=np.int32),
         block_begins=np.cumsum([0, *needed], dtype=np.int32),
-        slots=np.full(sum(counts), slot, np.int32),
-        scales=np.ones(sum(counts), np.float32),
+        slots=np.full((sum(counts), 1), slot, np.int32),
+        scales=np.ones((sum(counts), 1), np.float32),
         sampled=np.concatenate(
             [
                 np.arange(end - len(example.completion), end, dtype=np.int32)

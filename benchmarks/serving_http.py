@@ -140,7 +140,7 @@ def measure_in_process(arguments: argparse.Namespace) -> Result:
 
     from tailora.engine.decoding import Decoding
     from tailora.engine.engine import Event
-    from tailora.engine.requests import Request
+    from tailora.engine.requests import Request, mixture_of
     from tailora.engine.worker import Worker
     from tailora.inference.setup import resolve_models
     from tailora.inference.start import start_engine
@@ -150,7 +150,7 @@ def measure_in_process(arguments: argparse.Namespace) -> Result:
     running = start_engine(setup, precision="int8", sequences=32)
     decoding = Decoding(max_new_tokens=NEW_TOKENS, ignore_end=True)
     requests = itertools.cycle(
-        [Request(tuple(prompt), decoding, f"a{n % ADAPTERS}") for n, prompt in enumerate(given["prompts"])]
+        [Request(tuple(prompt), decoding, mixture_of(f"a{n % ADAPTERS}")) for n, prompt in enumerate(given["prompts"])]
     )
     over = threading.Event()
     with Worker(running.engine) as worker:

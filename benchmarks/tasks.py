@@ -82,9 +82,9 @@ def _switching(setup: Setup, running: Running, prompts: list[Prompt], times: int
             adapter_slots.unregister(name)  # so that it is in no slot
             adapter_slots.register(name, adapter)
             began = time.perf_counter()
-            adapter_slots.acquire(name)
+            slots = adapter_slots.acquire([name])
             fills.append(time.perf_counter() - began)
-            adapter_slots.release(name)
+            adapter_slots.release(slots or ())
     one = Decoding(max_new_tokens=1)
     same: list[float] = []
     other: list[float] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -57,58 +56,95 @@ def adapter_slots_of(count: int, slots: int) -> tuple[AdapterSlots, list[Adapter
     return adapter_slots, adapters
 
 
+def acquire(adapter_slots: AdapterSlots, *names: int) -> tuple[int, ...]:
+    slots = adapter_slots.acquire([str(name) for name in names])
+    assert slots is not None
+    return slots
+
+
 def test_the_longest_idle_makes_room_and_those_in_use_stay() -> None:
     adapter_slots, adapters = adapter_slots_of(4, slots=2)
-    first, second = adapter_slots.acquire("0"), adapter_slots.acquire("1")
-    assert first is not None
-    assert second is not None
-    assert adapter_slots.acquire("2") is None
-    adapter_slots.release("1")
-    assert adapter_slots.acquire("2") == second
-    assert_slot_is(adapter_slots, first, adapters[0])
-    assert_slot_is(adapter_slots, second, adapters[2])
-    adapter_slots.release("0")
-    adapter_slots.release("2")
-    assert adapter_slots.acquire("2") == second  # it is still there, and the other has been idle for longer
-    assert adapter_slots.acquire("3") == first
-    assert_slot_is(adapter_slots, first, adapters[3])
+    first, second = acquire(adapter_slots, 0), acquire(adapter_slots, 1)
+    assert adapter_slots.acquire(["2"]) is None
+    adapter_slots.release(second)
+    assert acquire(adapter_slots, 2) == second
+    assert_slot_is(adapter_slots, first[0], adapters[0])
+    assert_slot_is(adapter_slots, second[0], adapters[2])
+    adapter_slots.release(first)
+    adapter_slots.release(second)
+    assert acquire(adapter_slots, 2) == second  # it is still there, and the other has been idle for longer
+    assert acquire(adapter_slots, 3) == first
+    assert_slot_is(adapter_slots, first[0], adapters[3])
 
 
 def test_a_name_can_be_given_again_once_it_is_free() -> None:
     adapter_slots, _ = adapter_slots_of(1, slots=1)
     old = adapter_slots.key("0")
-    slot = adapter_slots.acquire("0")
+    slots = acquire(adapter_slots, 0)
     with pytest.raises(AdapterError, match="0: is in use; wait"):
         adapter_slots.unregister("0")
-    adapter_slots.release("0")
+    adapter_slots.release(slots)
     adapter_slots.unregister("0")
     adapter_slots.register("0", adapter(5))
     assert adapter_slots.key("0") != old
-    assert adapter_slots.acquire("0") == slot
+    assert acquire(adapter_slots, 0) == slots
     assert_slot_is(adapter_slots, 0, adapter(5))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["acquire", "release"]), st.integers(0, 5)), max_size=60))
-def test_every_slot_in_use_holds_its_adapter(moves: list[tuple[str, int]]) -> None:
-    adapter_slots, adapters = adapter_slots_of(6, slots=3)
-    users: Counter[int] = Counter()
-    slots: dict[int, int] = {}
-    for move, number in moves:
-        if move == "acquire":
-            slot = adapter_slots.acquire(str(number))
-            assert (slot is None) == (number not in +users and len(+users) == 3)
-            if slot is not None:
-                users[number] += 1
-                assert slots.get(number, slot) == slot
-                slots[number] = slot
-        elif users[number]:
-            adapter_slots.release(str(number))
-            users[number] -= 1
-            if not users[number]:
-                del slots[number]
-        assert len(set(slots.values())) == len(slots)
-        for used, slot in slots.items():
-            assert_slot_is(adapter_slots, slot, adapters[used])
+def test_adapters_of_one_text_are_in_one_group() -> None:
+    adapter_slots, adapters = adapter_slots_of(4, slots=4)  # groups of two
+    assert adapter_slots.together == 2
+    alone = [acquire(adapter_slots, number) for number in (0, 1, 2)]
+    assert alone == [(0,), (1,), (2,)]
+    assert acquire(adapter_slots, 1, 0) == (1, 0)  # they are together already
+    assert acquire(adapter_slots, 3, 2) == (3, 2)
+    assert adapter_slots.acquire(["0", "2"]) is None  # both groups are in use
+    for slots in (alone[0], alone[1], (1, 0)):
+        adapter_slots.release(slots)
+    both = acquire(adapter_slots, 0, 2)  # 2 gets a second slot, in place of 1
+    assert both == (0, 1)
+    for slot, number in zip((*both, 2, 3), (0, 2, 2, 3), strict=True):
+        assert_slot_is(adapter_slots, slot, adapters[number])
+    with pytest.raises(AdapterError, match="2: is in use"):
+        adapter_slots.unregister("2")
+    adapter_slots.release(both)
+    adapter_slots.release((3, 2))
+    adapter_slots.release(alone[2])
+    adapter_slots.unregister("2")
+    assert acquire(adapter_slots, 1) == (1,)  # an empty slot is filled before an idle one
+
+
+@given(
+    st.lists(
+        st.one_of(st.lists(st.integers(0, 5), min_size=1, max_size=2, unique=True), st.integers(0, 40)), max_size=60
+    )
+)
+def test_every_slot_in_use_holds_its_adapter(moves: list[list[int] | int]) -> None:
+    """Lists acquire adapters; numbers release what was acquired."""
+    adapter_slots, adapters = adapter_slots_of(6, slots=3)  # a group of two and one of one
+    acquired: list[tuple[list[int], tuple[int, ...]]] = []
+    for move in moves:
+        if isinstance(move, int):
+            if acquired:
+                adapter_slots.release(acquired.pop(move % len(acquired))[1])
+        else:
+            slots = adapter_slots.acquire([str(number) for number in move])
+            in_use = {slot for _, own in acquired for slot in own}
+            if slots is None:
+                there = {
+                    number: {slot for own, at in acquired for n, slot in zip(own, at, strict=True) if n == number}
+                    for number in move
+                }
+                free = [{0, 1} - in_use, {2} - in_use]
+                for group, width in ((0, 2), (1, 1)):
+                    lacking = sum(not any(slot // 2 == group for slot in there[number]) for number in move)
+                    assert len(free[group]) < lacking or len(move) > width
+            else:
+                assert len({slot // 2 for slot in slots}) == 1
+                acquired.append((move, slots))
+        for own, at in acquired:
+            for number, slot in zip(own, at, strict=True):
+                assert_slot_is(adapter_slots, slot, adapters[number])
 
 
 def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
@@ -147,6 +183,6 @@ def test_names_that_are_taken_or_unknown() -> None:
     with pytest.raises(AdapterError, match="0: an adapter with this name is already registered"):
         adapter_slots.register("0", adapter(1))
     with pytest.raises(AdapterError, match="7: no adapter with this name is registered; use one of: 0, 1"):
-        adapter_slots.acquire("7")
+        adapter_slots.acquire(["7"])
     adapter_slots.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
-    assert adapter_slots.acquire("odd") == 0
+    assert adapter_slots.acquire(["odd"]) == (0,)

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from bases import save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
+from tailora.adapters.arithmetic import combined
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import AdapterError, ModelError, SettingsError
 from tailora.engine.backend import Backend
@@ -22,10 +23,10 @@ from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Engine, Event
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 from tailora.models.load import load_base
 
-SLOTS, ADAPTERS, END = 2, 3, 0
+SLOTS, ADAPTERS, END = 3, 3, 0
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def backend(request: pytest.FixtureRequest, folder: Path) -> Backend:
         "slots": SLOTS,
         "rank": 4,
         "layers": ("q_proj", "v_proj"),
-        "grouped": 1,
+        "grouped": 2,
     }
     made: Backend
     if request.param == "openvino":
@@ -82,8 +83,8 @@ def requests(count: int, seed: int = 0, **decoding: Any) -> list[Request]:
     made = []
     for number in range(count):
         prompt = tuple(int(token) for token in rng.integers(1, 257, rng.integers(1, 50)))
-        name = None if number % 4 == 0 else str(number % 4 - 1)
-        made.append(Request(prompt, Decoding(**{"max_new_tokens": 12, **decoding}), name, 1.0 + number % 2))
+        adapters = [(), (("0", 2.0),), (("1", 1.0),), (("2", 0.75), ("0", 0.5))][number % 4]
+        made.append(Request(prompt, Decoding(**{"max_new_tokens": 12, **decoding}), adapters))
     return made
 
 
@@ -121,7 +122,7 @@ def test_the_cached_tokens_of_a_prompt_are_reported(backend: Backend, decoding: 
     prompt = tuple(range(1, 66))
 
     def cached(prompt: tuple[int, ...], adapter: str | None) -> int:
-        made.submit(Request(prompt, Decoding(max_new_tokens=2, **decoding), adapter))
+        made.submit(Request(prompt, Decoding(max_new_tokens=2, **decoding), mixture_of(adapter)))
         events = []
         while not made.idle:
             events += made.step()
@@ -134,7 +135,7 @@ def test_the_cached_tokens_of_a_prompt_are_reported(backend: Backend, decoding: 
 def test_as_transformers(folder: Path, backend: Backend) -> None:
     model = save_base(folder.parent / "again", "llama")
     for request in requests(8):
-        if request.adapter is not None:
+        if request.adapters:
             continue
         ids = torch.tensor([list(request.prompt)])
         with torch.inference_mode():
@@ -252,10 +253,12 @@ def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: 
     backend.adapter_slots.register("huge", replaced(adapter(0), 3e38))
     try:
         made = engine(backend)
-        good = [Request((1, 2, 3)), Request(tuple(range(1, 40)), adapter="1")]
+        good = [Request((1, 2, 3)), Request(tuple(range(1, 40)), adapters=mixture_of("1"))]
         numbers = [made.submit(good[0])]
         bad = made.submit(
-            Request(tuple(range(1, 40)), Decoding(**decoding), "huge", score_prompt="top_logprobs" in decoding)
+            Request(
+                tuple(range(1, 40)), Decoding(**decoding), mixture_of("huge"), score_prompt="top_logprobs" in decoding
+            )
         )
         numbers.append(made.submit(good[1]))
         last = step_all(made)
@@ -264,9 +267,11 @@ def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: 
         assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in good]
         assert made._pool.free == 12
         with pytest.raises(ModelError, match="not finite"):
-            made.complete([good[0], Request((1, 2), Decoding(**decoding), "huge")])
-        again = made.complete([Request(tuple(range(1, 60)), adapter="0")])  # over blocks that held what is not finite
-        assert texts(again[0]) == alone(backend, Request(tuple(range(1, 60)), adapter="0"))
+            made.complete([good[0], Request((1, 2), Decoding(**decoding), mixture_of("huge"))])
+        again = made.complete(
+            [Request(tuple(range(1, 60)), adapters=mixture_of("0"))]
+        )  # over blocks that held what is not finite
+        assert texts(again[0]) == alone(backend, Request(tuple(range(1, 60)), adapters=mixture_of("0")))
     finally:
         backend.adapter_slots.unregister("huge")
 
@@ -286,16 +291,18 @@ def test_an_adapter_that_goes_while_a_request_waits_fails_that_request_alone(bac
     try:
         made = engine(backend, sequences=1)
         ways = Decoding(max_new_tokens=12, ignore_end=True)
-        running = made.submit(Request((1, 2, 3), ways, "0"))
+        running = made.submit(Request((1, 2, 3), ways, mixture_of("0")))
         made.step()
-        waiting = [made.submit(Request((1, 2, 3), ways, name)) for name in ("leaving", "staying", "leaving")]
+        waiting = [
+            made.submit(Request((1, 2, 3), ways, mixture_of(name))) for name in ("leaving", "staying", "leaving")
+        ]
         backend.adapter_slots.unregister("leaving")
         last = step_all(made)
         for number in (waiting[0], waiting[2]):
             assert isinstance(last[number].error, AdapterError)
             assert "was unregistered while the request waited" in str(last[number].error)
-        assert texts(last[running].result or ()) == alone(backend, Request((1, 2, 3), ways, "0"))
-        assert texts(last[waiting[1]].result or ()) == alone(backend, Request((1, 2, 3), ways, "staying"))
+        assert texts(last[running].result or ()) == alone(backend, Request((1, 2, 3), ways, mixture_of("0")))
+        assert texts(last[waiting[1]].result or ()) == alone(backend, Request((1, 2, 3), ways, mixture_of("staying")))
         assert made._pool.free == 12
     finally:
         backend.adapter_slots.unregister("staying")
@@ -319,7 +326,7 @@ def test_a_request_put_back_finds_what_it_had_computed(backend: Backend) -> None
     """The oldest goes on over blocks that the youngest gives back: the one it takes costs the youngest one block."""
     made = engine(backend, blocks=7, step_tokens=200)
     ways = Decoding(max_new_tokens=36, ignore_end=True)
-    asked = [Request(tuple(range(start, start + 60)), ways, "1") for start in (1, 61, 121)]
+    asked = [Request(tuple(range(start, start + 60)), ways, mixture_of("1")) for start in (1, 61, 121)]
     seen: list[int] = []
     run = backend.run
     backend.run = lambda step: seen.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
@@ -340,7 +347,7 @@ def test_several_ends_as_in_transformers(folder: Path, backend: Backend, ends: t
     model = save_base(folder.parent / "again", "llama")
     reasons = set()
     for request in requests(12, num_beams=beams):
-        if request.adapter is not None:
+        if request.adapters:
             continue
         ids = torch.tensor([list(request.prompt)])
         with torch.inference_mode():
@@ -359,24 +366,64 @@ def test_several_ends_as_in_transformers(folder: Path, backend: Backend, ends: t
 def test_the_scale_zero_is_the_base(backend: Backend) -> None:
     prompt = tuple(range(1, 20))
     off, base, on = engine(backend).complete(
-        [Request(prompt, adapter="1", scale=0.0), Request(prompt), Request(prompt, adapter="1")]
+        [Request(prompt, adapters=mixture_of("1", 0.0)), Request(prompt), Request(prompt, adapters=mixture_of("1"))]
     )
     assert texts(off) == texts(base) != texts(on)
+
+
+def test_several_adapters_are_their_weighted_sum(folder: Path, backend: Backend) -> None:
+    """In a batch with others, as the base with the exact weighted sum merged into it."""
+    weights = {"0": 0.75, "2": -0.5}
+    asked = [
+        Request((5, *range(1, length)), Decoding(max_new_tokens=8), adapters)
+        for length in (4, 30)
+        for adapters in (tuple(weights.items()), mixture_of("1"), (), (("2", -0.5), ("0", 0.75)), mixture_of("2"))
+    ]
+    together = engine(backend).complete(asked)
+    summed = combined([adapter(0), adapter(2)], list(weights.values()))
+    merged = OpenVinoBackend(folder, precision="fp32", threads=1, cache_tokens=12 * 32, slots=0, merged=summed)
+    for number in (0, 3, 5, 8):
+        (whole,) = engine(merged).complete([replace(asked[number], adapters=())])
+        assert texts(together[number]) == texts(whole)
+        logprobs = [completion.logprobs for completion in (*together[number], *whole)]
+        assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
+    assert texts(together[0]) not in (texts(together[1]), texts(together[2]), texts(together[4]))
+
+
+def test_the_prefix_cache_distinguishes_mixtures(backend: Backend) -> None:
+    prompt = tuple(range(1, 66))
+    made = engine(backend, blocks=12, step_tokens=64)
+    cached = []
+    for adapters in (
+        (("0", 1.0), ("1", 0.5)),
+        (("1", 0.5), ("0", 1.0)),
+        (("0", 1.0), ("1", 0.25)),
+        mixture_of("0"),
+        mixture_of("0", 0.5),
+    ):
+        made.submit(Request(prompt, Decoding(max_new_tokens=1), adapters))
+        events = []
+        while not made.idle:
+            events += made.step()
+        cached.append(events[-1].cached_tokens)
+    assert cached == [0, 64, 0, 0, 0]
 
 
 def test_what_was_computed_once_serves_again(backend: Backend) -> None:
     prompt = tuple(range(1, 76))
     made = engine(backend)
-    first = made.complete([Request(prompt, adapter="0")])
+    first = made.complete([Request(prompt, adapters=mixture_of("0"))])
     seen: list[int] = []
     run = backend.run
     backend.run = lambda step: seen.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
     try:
-        again = made.complete([Request(prompt, adapter="0"), Request(prompt, adapter="1"), Request(prompt)])
+        again = made.complete(
+            [Request(prompt, adapters=mixture_of("0")), Request(prompt, adapters=mixture_of("1")), Request(prompt)]
+        )
     finally:
         del backend.run
     assert texts(again[0]) == texts(first[0])
-    assert texts(again[1]) == alone(backend, Request(prompt, adapter="1"))
+    assert texts(again[1]) == alone(backend, Request(prompt, adapters=mixture_of("1")))
     # 75 tokens for each of the other two, and the 11 after the last full block of the first.
     written = sum(len(each[0].token_ids) - 1 for each in again)
     assert sum(seen) == 75 + 75 + 11 + written
@@ -423,7 +470,7 @@ def test_what_else_was_likely_is_told(backend: Backend) -> None:
         Decoding(max_new_tokens=5, top_logprobs=3),
         Decoding(max_new_tokens=5, top_logprobs=3, temperature=1),
     ):
-        number = engine.submit(Request(prompt, decoding, "1"))
+        number = engine.submit(Request(prompt, decoding, mixture_of("1")))
         events = []
         while not engine.idle:
             events += engine.step()
@@ -447,7 +494,8 @@ def test_what_else_was_likely_is_told(backend: Backend) -> None:
         (Request(()), "the prompt has 0 tokens; the model accepts 1 to 95"),
         (Request(tuple(range(96))), "the prompt has 96 tokens"),
         (Request((1, 257)), "token ids must be from 0 to 256"),
-        (Request((1,), scale=float("nan")), "scale: must be a finite number"),
+        (Request((1,), adapters=mixture_of("0", float("nan"))), "adapters: every weight must be a finite number"),
+        (Request((1,), adapters=(("0", 1.0), ("0", 1.0))), "adapters: an adapter is named twice; add its weights"),
         (
             Request((1,), Decoding(num_beams=9)),
             r"num_beams: needs 9 sequences at once \(limit of the engine: 8\)",
@@ -460,7 +508,7 @@ def test_what_can_never_run_is_refused(backend: Backend, request_: Request, mess
     with pytest.raises(SettingsError, match=message):
         made.submit(request_)
     with pytest.raises(AdapterError, match="no adapter with this name is registered"):
-        made.submit(Request((1,), adapter="nobody"))
+        made.submit(Request((1,), adapters=mixture_of("nobody")))
     assert made.idle
 
 

@@ -20,7 +20,7 @@ from tailora.data.examples import Example
 from tailora.engine.backends.torch import TorchBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 from tailora.models.load import load_base
 from tailora.training.run import run as train
 from tailora.training.settings import TrainSettings
@@ -143,7 +143,7 @@ def test_mixed_adapters_write_what_each_writes_alone_on_a_cpu(tmp_path: Path, de
         Request(
             tuple(int(token) for token in rng.integers(1, 257, rng.integers(1, 50))),
             Decoding(**{"max_new_tokens": 12, **decoding}),
-            None if number % 4 == 0 else str(number % 4 - 1),
+            mixture_of(None if number % 4 == 0 else str(number % 4 - 1)),
         )
         for number in range(10)
     ]

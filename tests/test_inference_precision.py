@@ -18,7 +18,7 @@ import torch
 from bases import save_adapter, save_base
 from tailora.core.hardware.processor import instruction_sets
 from tailora.engine.decoding import Decoding
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 from tailora.inference import step_timing
 from tailora.inference.attached import load_adapted
 from tailora.inference.running import Running
@@ -41,7 +41,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def logprobs(running: Running, adapter: str | None) -> np.ndarray:
     """How likely each token of the prompt is after those before it."""
     name = None if running.built_in else adapter
-    request = Request(PROMPT, Decoding(max_new_tokens=1), name, score_prompt=True)
+    request = Request(PROMPT, Decoding(max_new_tokens=1), mixture_of(name), score_prompt=True)
     ((completion,),) = running.engine.complete([request])
     return np.array(completion.prompt_logprobs)
 

@@ -44,8 +44,8 @@ def step_of(
         begins=np.cumsum([0, *counts], dtype=np.int32),
         blocks=np.array([block for each in blocks for block in each], np.int32),
         block_begins=np.cumsum([0, *map(len, blocks)], dtype=np.int32),
-        slots=np.repeat(np.array(slots, np.int32), counts),
-        scales=np.repeat(np.array(scales or [1.0] * len(counts), np.float32), counts),
+        slots=np.repeat(np.array(slots, np.int32), counts)[:, None],
+        scales=np.repeat(np.array(scales or [1.0] * len(counts), np.float32), counts)[:, None],
         sampled=np.arange(total, dtype=np.int32),
         best=3,
     )
@@ -93,9 +93,7 @@ def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str, grouped: int) 
                 torch.nn.init.normal_(parameter, std=0.3)
         expected.append(logits_of(model, prompt))
         backend.adapter_slots.register(str(seed), extract(model))
-        slot = backend.adapter_slots.acquire(str(seed))
-        assert slot is not None
-        slots.append(slot)
+        slots += backend.adapter_slots.acquire([str(seed)]) or ()
     assert np.abs(expected[1] - expected[0]).max() > 0.1
     rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).logits.copy()
     np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)

@@ -14,7 +14,7 @@ from tailora.core.errors import AdapterError, SettingsError
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine, Event
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 from tailora.engine.worker import Worker
 
 LONG = Decoding(max_new_tokens=80, ignore_end=True)
@@ -60,7 +60,7 @@ def test_errors_reach_the_thread_that_asked(worker: Worker) -> None:
     with pytest.raises(SettingsError, match="the prompt has 0 tokens"):
         worker.submit(Request(()))
     with pytest.raises(AdapterError, match="no adapter with this name"):
-        worker.submit(Request((1,), adapter="none"))
+        worker.submit(Request((1,), adapters=mixture_of("none")))
     assert worker.submit(Request((1, 2))).result()
 
 

@@ -8,8 +8,8 @@ of the matrices.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,9 +34,18 @@ class SlotFactors:
 
 @dataclass
 class _Registered:
+    """A registered adapter, and its slots by their groups."""
+
     adapter: Adapter
     key: str
-    slot: int | None = None
+    slots: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Slot:
+    """What is in a slot, and how many sequences use it."""
+
+    name: str | None = None
     users: int = 0
 
 
@@ -47,7 +56,9 @@ def grouping(slots: int, grouped: int) -> tuple[int, int]:
 
 
 class AdapterSlots:
-    """Any number of registered adapters, some of them in slots. An adapter in use keeps its slot.
+    """Any number of registered adapters, some of them in slots. A slot in use keeps its adapter.
+
+    Adapters that a text uses together are in slots of one group, so an adapter can be in several groups at a time.
 
     Args:
         targets: (in, out) of each layer that can be adapted, by module path.
@@ -77,13 +88,18 @@ class AdapterSlots:
         }
         self._fingerprint = base_fingerprint
         self._registered: dict[str, _Registered] = {}
-        self._idle: OrderedDict[str, None] = OrderedDict()  # in a slot and not in use; the longest idle first
-        self._empty = list(range(slots - 1, -1, -1))
+        self._slots = [_Slot() for _ in range(slots)]
+        self._idle: OrderedDict[int, None] = OrderedDict()  # slots that are filled and not in use; longest idle first
 
     @property
     def names(self) -> list[str]:
         """Names of the registered adapters, in the order of registration."""
         return list(self._registered)
+
+    @property
+    def together(self) -> int:
+        """Largest number of adapters that a text can use."""
+        return min(self.slots, self.grouped)
 
     def __contains__(self, name: str) -> bool:
         return name in self._registered
@@ -111,12 +127,12 @@ class AdapterSlots:
             AdapterError: the name is not registered, or a running sequence uses the adapter.
         """
         known = self._find(name)
-        if known.users:
+        if any(self._slots[slot].users for slot in known.slots.values()):
             raise AdapterError("is in use", where=name, hint="wait until its requests are done")
         del self._registered[name]
-        if known.slot is not None:
-            del self._idle[name]
-            self._empty.append(known.slot)
+        for slot in known.slots.values():
+            del self._idle[slot]
+            self._slots[slot].name = None
 
     def key(self, name: str) -> str:
         """Return the content hash of an adapter, which distinguishes it from others of the same name.
@@ -126,37 +142,68 @@ class AdapterSlots:
         """
         return self._find(name).key
 
-    def acquire(self, name: str) -> int | None:
-        """Return the slot of an adapter, filling one if necessary. It stays there until `release` is called as often.
+    def acquire(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return the slots of adapters in one group, filling some if necessary. They stay until they are released.
+
+        Args:
+            names: different registered adapters, at most `together`.
 
         Returns:
-            The slot; None while other adapters use all of them.
+            The slots, in the order of the names; None while there is no room for these adapters in any group.
 
         Raises:
-            AdapterError: the name is not registered.
+            AdapterError: a name is not registered.
         """
-        known = self._find(name)
-        if known.slot is None:
-            if not self._empty and not self._idle:
-                return None
-            if not self._empty:
-                loser = self._registered[self._idle.popitem(last=False)[0]]
-                assert loser.slot is not None
-                self._empty.append(loser.slot)
-                loser.slot = None
-            known.slot = self._empty.pop()
-            self._fill(known.slot, known.adapter)
-        self._idle.pop(name, None)
-        known.users += 1
-        return known.slot
+        known = {name: self._find(name) for name in names}
+        if not known:
+            return ()
+        plans = (plan for group in range(self.groups) if (plan := self._plan(known, group)) is not None)
+        best = min(plans, default=None)
+        if best is None:
+            return None
+        *_, group, free = best
+        missing = [name for name in names if group not in known[name].slots]
+        for name, slot in zip(missing, free, strict=True):
+            self._put(name, slot, group)
+        slots = tuple(known[name].slots[group] for name in names)
+        for slot in slots:
+            self._idle.pop(slot, None)
+            self._slots[slot].users += 1
+        return slots
 
-    def release(self, name: str) -> None:
-        """Remove a user of an adapter."""
-        known = self._find(name)
-        assert known.users > 0
-        known.users -= 1
-        if not known.users:
-            self._idle[name] = None
+    def _plan(self, known: Mapping[str, _Registered], group: int) -> tuple[int, int, int, int, list[int]] | None:
+        """Return how adapters would be placed in a group; None if there is no room.
+
+        The tuple is smaller for better plans: number of slots to fill, number of adapters to evict, how recently the
+        last of these was used, the group, and the slots to fill.
+        """
+        missing = sum(group not in registered.slots for registered in known.values())
+        slots = range(group * self.grouped, min((group + 1) * self.grouped, self.slots))
+        empty = [slot for slot in slots if self._slots[slot].name is None]
+        ages = [(age, slot) for age, slot in enumerate(self._idle) if slot in slots]
+        idle = [(age, slot) for age, slot in ages if self._slots[slot].name not in known]
+        evicted = idle[: max(0, missing - len(empty))]
+        if len(empty) + len(evicted) < missing:
+            return None
+        free = (empty + [slot for _, slot in evicted])[:missing]
+        return missing, len(evicted), max((age for age, _ in evicted), default=-1), group, free
+
+    def _put(self, name: str, slot: int, group: int) -> None:
+        loser = self._slots[slot].name
+        if loser is not None:
+            del self._registered[loser].slots[group]
+            del self._idle[slot]
+        self._slots[slot].name = name
+        self._registered[name].slots[group] = slot
+        self._fill(slot, self._registered[name].adapter)
+
+    def release(self, slots: Iterable[int]) -> None:
+        """Remove a user of each slot."""
+        for slot in slots:
+            assert self._slots[slot].users > 0
+            self._slots[slot].users -= 1
+            if not self._slots[slot].users:
+                self._idle[slot] = None
 
     def place(self, path: str, slot: int) -> tuple[Floats, Floats]:
         """Return a slot's A [rank, in] and B [out, rank] in a layer, as views."""

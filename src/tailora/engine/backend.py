@@ -24,8 +24,8 @@ class Step:
         begins: [S + 1] offset of each sequence's tokens, and T.
         blocks: the cache blocks of all sequences, sequence by sequence, including those to be written.
         block_begins: [S + 1] offset of each sequence's blocks, and their total.
-        slots: [T] slot of each token's adapter, -1 for none.
-        scales: [T] factor of the adapter's effect.
+        slots: [T, A] slots of each token's adapters, all in one group, -1 in unused places.
+        scales: [T, A] factors of the adapters' effects.
         sampled: [K] tokens after which logits are computed.
         best: number of likeliest tokens to return for each.
     """

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailora.core.errors import ModelError, SettingsError
+from tailora.engine.arrays import Floats, Ints
 from tailora.engine.backend import Backend, Step, TokenScores
 from tailora.engine.decoding import Alternatives, Completion
 from tailora.engine.kv_blocks import BlockPool
-from tailora.engine.requests import Request, RequestState, Samples, state_of
+from tailora.engine.requests import Mixture, Request, RequestState, Samples, state_of
 from tailora.engine.scheduler import Chunk, Plan, ScheduledRequest, Scheduler
 
 
@@ -119,7 +120,7 @@ class Engine:
             preempted=scheduler.preemptions,
             blocks_used=self._pool.blocks - self._pool.free,
             blocks=self._pool.blocks,
-            slots_used=len({job.slot for job in scheduler.running if job.slot >= 0}),
+            slots_used=len({slot for job in scheduler.running for slot in job.slots}),
             slots=adapter_slots.slots,
         )
 
@@ -251,10 +252,7 @@ class Engine:
             )
         if not all(0 <= token < backend.vocabulary for token, _ in decoding.logit_bias):
             raise SettingsError(f"token ids must be from 0 to {backend.vocabulary - 1}", where="logit_bias")
-        if not np.isfinite(request.scale):
-            raise SettingsError("must be a finite number", where="scale")
-        if request.adapter is not None:
-            self.backend.adapter_slots.key(request.adapter)
+        self._check_adapters(request.adapters)
         room = min(decoding.max_new_tokens, backend.context - len(request.prompt))
         state = state_of(request, self.ends, room)
         if state.width > self._scheduler.sequences:
@@ -272,10 +270,24 @@ class Engine:
             )
         return state
 
+    def _check_adapters(self, adapters: Mixture) -> None:
+        slots = self.backend.adapter_slots
+        names = [name for name, _ in adapters]
+        for name in names:
+            slots.key(name)
+        if len(set(names)) < len(names):
+            raise SettingsError("an adapter is named twice", where="adapters", hint="add its weights")
+        if not all(np.isfinite(weight) for _, weight in adapters):
+            raise SettingsError("every weight must be a finite number", where="adapters")
+        if len(names) > max(1, slots.together):
+            what = f"names {len(names)} adapters (limit of the engine for one text: {slots.together})"
+            raise SettingsError(what, where="adapters", hint="merge some of them beforehand with `tailora merge`")
+
 
 def _not_finite(job: ScheduledRequest, place: int) -> ModelError:
     request = job.state.request
-    who = "the model" if request.adapter is None else f"the model with the adapter {request.adapter}"
+    names = " and ".join(name for name, _ in request.adapters)
+    who = f"the model with the adapter {names}" if names else "the model"
     what = f"{who} computes logits that are not finite after {place} tokens"
     return ModelError(what, hint="run it with --precision fp32, or check the weights")
 
@@ -289,6 +301,7 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
         vocabulary: number of token ids.
     """
     counts = [chunk.count for chunk in plan.chunks]
+    slots, scales = _adapters_of(plan.chunks)
     begins = np.cumsum([0, *counts], dtype=np.int32)
     return Step(
         tokens=np.array([token for chunk in plan.chunks for token in _tokens(chunk)], np.int32),
@@ -302,8 +315,8 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
         begins=begins,
         blocks=np.array([block for chunk in plan.chunks for block in chunk.sequence.blocks], np.int32),
         block_begins=np.cumsum([0, *(len(chunk.sequence.blocks) for chunk in plan.chunks)], dtype=np.int32),
-        slots=np.repeat(np.array([chunk.job.slot for chunk in plan.chunks], np.int32), counts),
-        scales=np.repeat(np.array([chunk.job.state.request.scale for chunk in plan.chunks], np.float32), counts),
+        slots=np.repeat(slots, counts, axis=0),
+        scales=np.repeat(scales, counts, axis=0),
         best=min(
             vocabulary,
             max(
@@ -313,6 +326,18 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
         ),
         sampled=np.array([b + n for b, offsets in zip(begins[:-1], sampled, strict=True) for n in offsets], np.int32),
     )
+
+
+def _adapters_of(chunks: Sequence[Chunk]) -> tuple[Ints, Floats]:
+    """Return the slots [chunks, A] and the scales [chunks, A] of each chunk's adapters; see `backend.Step`."""
+    most = max(1, *(len(chunk.job.slots) for chunk in chunks))
+    slots = np.full((len(chunks), most), -1, np.int32)
+    scales = np.zeros((len(chunks), most), np.float32)
+    for row, chunk in enumerate(chunks):
+        own = chunk.job.slots
+        slots[row, : len(own)] = own
+        scales[row, : len(own)] = [weight for _, weight in chunk.job.state.request.adapters][: len(own)]
+    return slots, scales
 
 
 def _tokens(chunk: Chunk) -> Sequence[int]:

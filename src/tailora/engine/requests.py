@@ -16,6 +16,14 @@ from tailora.engine.backend import TokenScores
 from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
 from tailora.engine.sampling import UniformNumbers, draw, penalised
 
+Mixture = tuple[tuple[str, float], ...]
+"""Names of registered adapters, each once, and the factors of their effects; their sum is added to the base."""
+
+
+def mixture_of(adapter: str | None, weight: float = 1.0) -> Mixture:
+    """Return the mixture of a single adapter; None for the base alone."""
+    return () if adapter is None else ((adapter, weight),)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -24,8 +32,7 @@ class Request:
     Attributes:
         prompt: token ids, at least one.
         decoding: the decoding options.
-        adapter: name of a registered adapter; None for the base alone.
-        scale: factor of the adapter's effect.
+        adapters: adapters to write with; empty for the base alone.
         ended: called with a completion's tokens after each new one; returns whether the completion ends there, as at
             the end-of-text token. It implements stop strings, because the engine does not decode tokens.
         score_prompt: return the log-probability of each prompt token given the ones before it; not for beams.
@@ -33,8 +40,7 @@ class Request:
 
     prompt: tuple[int, ...]
     decoding: Decoding = field(default_factory=Decoding)
-    adapter: str | None = None
-    scale: float = 1.0
+    adapters: Mixture = ()
     ended: Callable[[Listed[int]], bool] | None = None
     score_prompt: bool = False
 

@@ -27,13 +27,13 @@ class ScheduledRequest:
     Attributes:
         state: the state of the request.
         number: its place in the order of arrival.
-        slot: slot of its adapter; -1 for none.
+        slots: slots of its adapters.
         rows: scores of its sequences that are fully computed.
     """
 
     state: RequestState
     number: int
-    slot: int = -1
+    slots: tuple[int, ...] = ()
     rows: dict[Sequence, TokenScores] = field(default_factory=dict)
 
 
@@ -83,7 +83,7 @@ class Scheduler:
         self.pool, self.adapter_slots = pool, adapter_slots
         self.tokens, self.sequences, self.prefix_cache = tokens, sequences, prefix_cache
         self.running: list[ScheduledRequest] = []
-        self._queues: dict[str | None, deque[ScheduledRequest]] = {}
+        self._queues: dict[tuple[str, ...], deque[ScheduledRequest]] = {}
         self.preemptions = 0
 
     @property
@@ -92,8 +92,8 @@ class Scheduler:
         return sum(map(len, self._queues.values()))
 
     def add(self, job: ScheduledRequest) -> None:
-        """Queue a request behind those of the same adapter."""
-        self._queues.setdefault(job.state.request.adapter, deque()).append(job)
+        """Queue a request behind those of the same adapters."""
+        self._queues.setdefault(_names(job), deque()).append(job)
 
     def remove(self, job: ScheduledRequest) -> None:
         """Remove a request, done or not."""
@@ -101,7 +101,7 @@ class Scheduler:
             self.running.remove(job)
             self._release(job)
         else:
-            queue = self._queues[job.state.request.adapter]
+            queue = self._queues[_names(job)]
             queue.remove(job)
 
     def plan(self) -> Plan:
@@ -203,48 +203,47 @@ class Scheduler:
         plan.copies = [(source, target) for source, target in plan.copies if target not in owned]
         self.running.remove(job)
         self._release(job)
-        self._queues.setdefault(job.state.request.adapter, deque()).appendleft(job)
+        self._queues.setdefault(_names(job), deque()).appendleft(job)
 
     def _release(self, job: ScheduledRequest) -> None:
         for sequence in job.state.sequences:
             self.pool.give_back(sequence.blocks)
             sequence.blocks, sequence.keys, sequence.computed = [], [], 0
         job.rows.clear()
-        if job.state.request.adapter is not None:
-            self.adapter_slots.release(job.state.request.adapter)
-        job.slot = -1
+        self.adapter_slots.release(job.slots)
+        job.slots = ()
 
     def _without_adapter(self) -> list[tuple[ScheduledRequest, AdapterError]]:
         """Return the waiting requests whose adapter was unregistered. They stay queued until they are removed."""
         failed = []
-        for adapter, queue in self._queues.items():
-            if adapter is not None and queue and adapter not in self.adapter_slots:
-                error = AdapterError("was unregistered while the request waited", where=adapter, hint="retry")
+        for names, queue in self._queues.items():
+            missing = [name for name in names if name not in self.adapter_slots]
+            if missing and queue:
+                error = AdapterError("was unregistered while the request waited", where=missing[0], hint="retry")
                 failed += [(job, error) for job in queue]
         return failed
 
     def _admit(self, plan: Plan) -> bool:
-        """Start one request, of the adapter that was served longest ago; return False if none fits."""
+        """Start one request, of the adapters that were served longest ago; return False if none fits."""
         if self._used(plan) >= self.tokens:
             return False
         busy = sum(job.state.width for job in self.running)
-        self._queues = {adapter: queue for adapter, queue in self._queues.items() if queue}
-        for adapter, queue in self._queues.items():
-            if adapter is not None and adapter not in self.adapter_slots:
+        self._queues = {names: queue for names, queue in self._queues.items() if queue}
+        for names, queue in self._queues.items():
+            if any(name not in self.adapter_slots for name in names):
                 continue
             job = queue[0]
             if busy and busy + job.state.width > self.sequences:
                 return False  # smaller requests must not starve it
-            slot = -1 if adapter is None else self.adapter_slots.acquire(adapter)
-            if slot is None:
+            slots = self.adapter_slots.acquire(names)
+            if slots is None:
                 continue  # all slots are in use: requests whose adapters have one may start
             if not self._find_room(plan, job):
-                if adapter is not None:
-                    self.adapter_slots.release(adapter)
+                self.adapter_slots.release(slots)
                 return False
             queue.popleft()
-            self._queues[adapter] = self._queues.pop(adapter)
-            job.slot = slot
+            self._queues[names] = self._queues.pop(names)
+            job.slots = slots
             if job.state.cached_tokens is None:  # a preempted request would find its own blocks
                 job.state.cached_tokens = job.state.sequences[0].computed
             self.running.append(job)
@@ -280,7 +279,9 @@ class Scheduler:
         sequence.computed = len(sequence.blocks) * self.pool.size
 
     def _root(self, job: ScheduledRequest) -> bytes:
-        request = job.state.request
-        return (
-            b"" if request.adapter is None else f"{self.adapter_slots.key(request.adapter)} {request.scale!r}".encode()
-        )
+        adapters = sorted((self.adapter_slots.key(name), weight) for name, weight in job.state.request.adapters)
+        return " ".join(f"{key} {weight!r}" for key, weight in adapters).encode()
+
+
+def _names(job: ScheduledRequest) -> tuple[str, ...]:
+    return tuple(name for name, _ in job.state.request.adapters)

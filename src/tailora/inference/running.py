@@ -9,7 +9,7 @@ from tailora.core.errors import SettingsError
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Running:
             what = f"token id {unknown[0]} does not exist"
             raise SettingsError(what, where="logit_bias", hint=f"use ids from 0 to {self.tokenizer.vocab_size - 1}")
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
-        name = None if self.built_in else adapter
-        return Request(tuple(prompt), decoding, name, ended=ended, score_prompt=score_prompt)
+        adapters = mixture_of(None if self.built_in else adapter)
+        return Request(tuple(prompt), decoding, adapters, ended=ended, score_prompt=score_prompt)
 
 
 class _StopStrings:

@@ -119,8 +119,8 @@ def logits_of(backend: Backend, prompt: list[int]) -> Floats:
             begins=begins,
             blocks=np.array([*blocks, *([0] if other else [])], np.int32),
             block_begins=np.array([0, needed, *([needed + 1] if other else [])], np.int32),
-            slots=np.full(len(tokens), -1, np.int32),
-            scales=np.ones(len(tokens), np.float32),
+            slots=np.full((len(tokens), 1), -1, np.int32),
+            scales=np.ones((len(tokens), 1), np.float32),
             sampled=np.arange(last - first, dtype=np.int32),
             best=1,
         )

@@ -119,8 +119,8 @@ def _step(backend: Backend, past: int, count: int) -> Step:
         begins=np.arange(0, total + 1, count, dtype=np.int32),
         blocks=np.arange(TEXTS * blocks, dtype=np.int32),
         block_begins=np.arange(0, TEXTS * blocks + 1, blocks, dtype=np.int32),
-        slots=np.full(total, -1, np.int32),
-        scales=np.ones(total, np.float32),
+        slots=np.full((total, 1), -1, np.int32),
+        scales=np.ones((total, 1), np.float32),
         sampled=np.arange(count - 1, total, count, dtype=np.int32),
         best=1,
     )

@@ -110,25 +110,27 @@ class OpenVinoBackend:
         return StepScores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
     def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
-        """Return the inputs of `openvino_rows.GroupedRows` for rows with these slots."""
+        """Return the inputs of `openvino_rows.GroupedRows` for rows with these slots and scales [rows, A]."""
         groups, rows = self.adapter_slots.groups, len(slots)
         if groups == 1:
             return {"slots": slots[None], "scales": scales[None]}
         # Rows without an adapter are spread evenly over the groups.
-        group = np.where(slots < 0, np.arange(rows) % groups, slots // self.adapter_slots.grouped)
+        first = slots[:, 0]
+        group = np.where(first < 0, np.arange(rows) % groups, first // self.adapter_slots.grouped)
         order = np.argsort(group, kind="stable")
         counts = np.bincount(group, minlength=groups)
         most = int(counts.max())
         at = group[order] * most + np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts)
         places, back = np.zeros(groups * most, np.int32), np.empty(rows, np.int32)
-        own, factor = np.full(groups * most, -1, np.int32), np.ones(groups * most, np.float32)
+        width = slots.shape[1]
+        own, factor = np.full((groups * most, width), -1, np.int32), np.zeros((groups * most, width), np.float32)
         places[at], back[order], own[at], factor[at] = order, at, slots[order], scales[order]
         shape = groups, most
         return {
             "places": places.reshape(shape),
             "back": back,
-            "slots": own.reshape(shape),
-            "scales": factor.reshape(shape),
+            "slots": own.reshape(*shape, width),
+            "scales": factor.reshape(*shape, width),
         }
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:

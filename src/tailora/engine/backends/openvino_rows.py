@@ -1,6 +1,7 @@
 """Rows of an OpenVINO graph by the group of their adapter's slot.
 
-Dimensions in names: G groups of slots, P most rows of a group, W the ranks of a group's slots together, O outputs.
+Dimensions in names: G groups of slots, P most rows of a group, A most adapters of a row, W the ranks of a group's slots
+together, O outputs.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class SlotShape:
 
 @dataclass(frozen=True)
 class GroupedRows:
-    """Rows arranged by the group of their adapter's slot, and the selection of each row's slot.
+    """Rows arranged by the group of their adapters' slots, and the selection of each row's slots.
 
     Attributes:
         places: input `places` [G, P], the row in each place; any row in unused places. None if there is one group.
         back: input `back` [rows], the place of each row in G · P; None if there is one group.
-        chosen: [G, P, W], whether a column belongs to the slot of the row in this place. From input `slots` [G, P],
-            which is -1 in unused places and for rows without an adapter.
-        scales: [G, P, 1], factor of the row's effect. From input `scales` [G, P].
+        chosen: [G, P, W], whether a column belongs to a slot of the row in this place. From input `slots` [G, P, A],
+            which is -1 in unused places and for rows without so many adapters.
+        scales: [G, P, W], factor of the column's effect on the row, 0 for other slots. From input `scales` [G, P, A].
     """
 
     places: Node | None
@@ -57,21 +58,24 @@ class GroupedRows:
     def of(cls, add_input: AddInput, shape: SlotShape, prefix: str = "") -> GroupedRows:
         """Add the inputs to a graph, with a prefix to their names."""
         per_group, groups = grouping(shape.slots, shape.grouped)
-        slots_GP1 = ops.unsqueeze(add_input(f"{prefix}slots", [groups, -1], "i32"), whole(2))
-        scales_GP1 = ops.unsqueeze(add_input(f"{prefix}scales", [groups, -1], "f32"), whole(2))
-        owners = np.repeat(np.arange(groups * per_group, dtype=np.int32), shape.rank).reshape(groups, 1, -1)
+        slots_GPA1 = ops.unsqueeze(add_input(f"{prefix}slots", [groups, -1, -1], "i32"), whole(3))
+        scales_GPA1 = ops.unsqueeze(add_input(f"{prefix}scales", [groups, -1, -1], "f32"), whole(3))
+        owners = np.repeat(np.arange(groups * per_group, dtype=np.int32), shape.rank).reshape(groups, 1, 1, -1)
+        owned_GPAW = ops.equal(slots_GPA1, ops.constant(owners))
+        chosen_GPW = ops.reduce_logical_or(owned_GPAW, whole(2), False)
+        scales_GPW = ops.reduce_sum(ops.select(owned_GPAW, scales_GPA1, real(0.0)), whole(2), False)
         places = back = None
         if groups > 1:
             places = add_input(f"{prefix}places", [groups, -1], "i32")
             back = add_input(f"{prefix}back", [-1], "i32")
-        return cls(places, back, ops.equal(slots_GP1, ops.constant(owners)), scales_GP1)
+        return cls(places, back, chosen_GPW, scales_GPW)
 
     def take(self, x: Node) -> Node:
         """Arrange rows [rows, …] by group, [G, P, …]."""
         return ops.unsqueeze(x, whole(0)) if self.places is None else ops.gather(x, self.places, whole(0))
 
     def update(self, low_GPW: Node, b_GOW: Node) -> Node:
-        """Return the update [rows, out] of each row's adapter, from the products with all slots of its group."""
+        """Return the update [rows, out] of each row's adapters, from the products with all slots of its group."""
         # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
         own_GPW = ops.select(self.chosen, ops.multiply(low_GPW, self.scales), real(0.0))
         added_GPO = ops.matmul(own_GPW, b_GOW, False, True)

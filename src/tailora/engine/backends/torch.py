@@ -65,7 +65,7 @@ class TorchBackend:
         width = self.adapter_slots.groups * self.adapter_slots.grouped
         self._owners = torch.arange(width, device=self._device).repeat_interleave(rank)
         self._own: Tensor | None = None  # [S, C, G · W] of the step that is running
-        self._scales: Tensor | None = None  # [S, C, 1]
+        self._scales: Tensor | None = None  # [S, C, G · W]
         for path, layer in chosen.items():
             layer.register_forward_hook(self._branch(self.adapter_slots.factors[path]))
         self._caches: list[tuple[Tensor, Tensor]] = []
@@ -96,7 +96,7 @@ class TorchBackend:
         """Return the logits [tokens, vocabulary] after each token of a sequence, without cache and adapters."""
         shape = 1, len(tokens)
         self._own = torch.zeros(*shape, len(self._owners), dtype=torch.bool, device=self._device)
-        self._scales = torch.ones(*shape, 1, device=self._device)
+        self._scales = torch.zeros(*shape, len(self._owners), device=self._device)
         with torch.inference_mode():
             logits = self._model(input_ids=torch.tensor([tokens], device=self._device), use_cache=False).logits[0]
         values: np.ndarray = logits.float().cpu().numpy()
@@ -148,11 +148,13 @@ class TorchBackend:
         """Set the columns that each token keeps in the branches, and their factors."""
         if not self.adapter_slots.slots:
             return
-        slots = np.full(shape, -1, np.int64)
-        scales = np.ones((*shape, 1), np.float32)
-        slots[rows, columns], scales[rows, columns, 0] = step.slots, step.scales
-        self._own = self._there(slots)[..., None] == self._owners
-        self._scales = self._there(scales)
+        adapters = step.slots.shape[1]
+        slots_SCA = np.full((*shape, adapters), -1, np.int64)
+        scales_SCA = np.zeros((*shape, adapters), np.float32)
+        slots_SCA[rows, columns], scales_SCA[rows, columns] = step.slots, step.scales
+        owned = self._there(slots_SCA)[..., None] == self._owners
+        self._own = owned.any(2)
+        self._scales = torch.where(owned, self._there(scales_SCA)[..., None], 0.0).sum(2)
 
     def _branch(self, factors: SlotFactors) -> Any:
         a, b = torch.from_numpy(factors.a).flatten(0, 1), torch.from_numpy(factors.b)
