@@ -15,7 +15,7 @@ from tailora.engine.backend import Step, StepScores
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.requests import Request
+from tailora.engine.requests import Request, mixture_of
 
 REGISTERED, ZIPF = 1000, 1.2
 
@@ -92,7 +92,7 @@ def _requests(given: dict[str, Any], arm: str, names: Sequence[str], new_tokens:
         pairs = [(prompts[place % len(prompts)], names[number]) for place, number in enumerate(drawn)]
     else:
         pairs = [(prompt, names[place % len(names)] if names else None) for place, prompt in enumerate(prompts)]
-    return [Request(tuple(prompt), decoding, adapter) for prompt, adapter in pairs]
+    return [Request(tuple(prompt), decoding, mixture_of(adapter)) for prompt, adapter in pairs]
 
 
 def _lap(engine: Engine, backend: _Timed, requests: Sequence[Request]) -> dict[str, float]:

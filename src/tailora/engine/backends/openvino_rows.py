@@ -45,7 +45,7 @@ class GroupedRows:
         places: input `places` [G, P], the row in each place; any row in unused places. None if there is one group.
         back: input `back` [rows], the place of each row in G · P; None if there is one group.
         chosen: [G, P, W], whether a column belongs to a slot of the row in this place. From input `slots` [G, P, A],
-            which is -1 in unused places and for rows without so many adapters.
+            which is -1 where a row has fewer than A adapters, and in unused places.
         scales: [G, P, W], factor of the column's effect on the row, 0 for other slots. From input `scales` [G, P, A].
     """
 
