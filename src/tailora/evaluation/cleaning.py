@@ -122,7 +122,8 @@ class Cleaner:
         vocabulary = vocabulary_of(records, self._rules)
         new = [replace(pair.record, facts=pair.new.facts) for pair in kept]
         after = [
-            slot_report(record, pair.text, vocabulary, self._rules) for record, pair in zip(new, kept, strict=True)
+            pair.report if pair.outcome == "unchanged" else slot_report(record, pair.text, vocabulary, self._rules)
+            for record, pair in zip(new, kept, strict=True)
         ]
         content = rewriter.write(_versions(data, pairs))
         return Cleaning(pairs, self._errors(records, reports), self._errors(new, after), content)
