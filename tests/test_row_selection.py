@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from tailora.core.errors import DataError, SettingsError
 from tailora.data import records as record_files
 from tailora.data import row_selection
 from tailora.data.readers import columnar
-from tailora.data.readers.json_line_rows import JsonLineRows
+from tailora.data.readers.line_rows import LineRows, line_rows
 from tailora.data.row_selection import FirstRecords, RowSample
 from tailora.training import run_data
 from tailora.training.run import run
@@ -64,7 +65,7 @@ SUFFIXES = [".parquet", ".arrow", ".stream", ".jsonl"]
 @pytest.mark.parametrize("wanted", [[0], [99], [5, 6, 40, 98], list(range(100))])
 def test_rows_stand_on_their_own_lines(suffix: str, wanted: list[int], tmp_path: Path) -> None:
     path = write(ROWS, tmp_path / f"rows{suffix}")
-    source = JsonLineRows(path) if suffix == ".jsonl" else columnar.ColumnarRows(path)
+    source = LineRows(path) if suffix == ".jsonl" else columnar.ColumnarRows(path)
     assert source.count == 100
     lines = source.read(wanted).split("\n")
     assert {place: json.loads(line) for place, line in enumerate(lines) if line} == {row: ROWS[row] for row in wanted}
@@ -109,12 +110,56 @@ def test_the_first_records(suffix: str, tmp_path: Path) -> None:
     assert record_files.load(path, selection=FirstRecords(60)).selected is None
 
 
-def test_small_files_and_tables_are_read_as_a_whole(tmp_path: Path) -> None:
+def test_small_files_are_read_as_a_whole(tmp_path: Path) -> None:
     path = write(ROWS[:20], tmp_path / "rows.parquet")
     assert record_files.load(path, selection=RowSample(5, 0)) == record_files.load(path)
-    table = tmp_path / "rows.csv"
-    table.write_text("name,text\n" + "".join(f"Inn {n},Inn {n}.\n" for n in range(50)), encoding="utf-8")
-    assert len(record_files.load(table, selection=RowSample(5, 0)).records) == 50
+
+
+TABLES = {
+    "a.csv": 'name,text\r\n{0}"The ""{1}"", an inn",It is {1}.\r\n',
+    "b.tsv": "name\ttext\n{0}Inn {1}\tIt is {1}.\n",
+    "c.csv": "\ufeffname;text\n{0}Inn {1};It is {1}.\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_tables(name: str, tmp_path: Path) -> None:
+    head, end, row = TABLES[name].partition("\n{0}")
+    path = tmp_path / name
+    lines = [head + end[0], *(row.replace("{1}", str(n)) + ("\n" if n % 10 == 0 else "") for n in range(50))]
+    path.write_bytes("".join(lines).encode())
+    whole = record_files.load(path)
+    sample = record_files.load(path, selection=RowSample(10, 0))
+    assert sample.selected is not None
+    assert (sample.selected.rows, sample.selected.count, len(sample.records)) == (10, 50, 10)
+    assert {record.facts for record in sample.records} <= {record.facts for record in whole.records}
+    first = record_files.load(path, selection=FirstRecords(4))
+    assert first.records[:4] == whole.records[:4]
+    assert len(first.records) == 20
+    wrong = path.read_bytes().splitlines(keepends=True)
+    wrong[3] = wrong[3].replace(b"It is 1.", b"")
+    path.write_bytes(b"".join(wrong))
+    with pytest.raises(DataError, match=f"{name}:4: the text is empty"):
+        record_files.load(path, selection=FirstRecords(4))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'name,text\n"Inn\nOak",It is 1.\n' + "Inn,It is 2.\n" * 40,
+        'name\ttext\n5" inn\tIt is 1.\n' + "Inn\tIt is 2.\n" * 40,
+        "sep=;\nname;text\n" + "Inn;It is 2.\n" * 40,
+        "name,text\r" + "Inn,It is 2.\r" * 40,
+    ],
+    ids=["line end in a cell", "quotation mark", "separator", "carriage returns"],
+)
+def test_tables_whose_rows_are_not_lines_are_read_as_a_whole(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content.encode())
+    assert record_files.load(path, selection=RowSample(5, 0)) == record_files.load(path)
+    packed = tmp_path / "b.csv.gz"
+    packed.write_bytes(gzip.compress(content.encode()))
+    assert line_rows(packed) is None
 
 
 def test_more_rows_are_read_where_those_of_a_sample_have_too_few_texts(tmp_path: Path) -> None:

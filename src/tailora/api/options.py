@@ -652,8 +652,8 @@ class LintOptions(TypedDict, total=False):
     show: int
     """Number of findings to print for each kind, and of examples in the HTML report."""
     sample: int
-    """Number of rows to check of each larger Parquet, Arrow or JSON-lines file or data set of the hub, drawn at random.
-    Files of up to 100,000 rows are always checked as a whole."""
+    """Number of rows to check of each larger table, Parquet, Arrow or JSON-lines file or data set of the hub, drawn at
+    random. Files of up to 100,000 rows are always checked as a whole."""
     html: str | PathLike[str] | None
     """File for an HTML report with the counts and examples of each kind of finding."""
 

@@ -16,7 +16,7 @@ from tailora.data.hub_sources import hub_name, named_split, open_hub, usual_spli
 from tailora.data.languages import in_language
 from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts, tables, triples
 from tailora.data.readers.formats import FORMATS, choose_format
-from tailora.data.readers.json_line_rows import JsonLineRows, json_line_rows
+from tailora.data.readers.line_rows import LineRows, line_rows
 from tailora.data.row_selection import WHOLE, RowSample, RowSource, RowsRead, Selection, read_selected
 from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName
 from tailora.data.text_files import PACKED, read_text
@@ -44,6 +44,7 @@ TextUse = Literal["required", "optional", "unused"]
 """Whether records need texts: `required` for training and scoring, `optional` for looking at them, `unused` for
 writing about them."""
 
+_WHOLE_FORMATS = ("json", "webnlg-json", "webnlg-xml", "dart")  # a row may have several lines
 _SHOWN = 5  # rows named in an error
 _OTHER_FOLDERS = (
     ("run.json", "the directory of a training run", "give records; use the run with --adapter"),
@@ -129,8 +130,8 @@ def load(
         all_texts: also use the WebNLG texts that annotators marked as faulty ("toFix", "bad").
         texts: see `TextUse`.
         trained: how the training of the adapter in use read its data: the default for format, columns and language.
-        selection: the records or texts that will be used. Of a Parquet, Arrow or JSON-lines file or a data set of the
-            hub with more than `row_selection.WHOLE` rows, only as many rows are read as they need.
+        selection: the records or texts that will be used. Of a Parquet or Arrow file, JSON lines, a table or a data set
+            of the hub with more than `row_selection.WHOLE` rows, only as many rows are read as they need.
 
     Raises:
         DataError: with file, line and hint, for anything that cannot be read, and for records without a text where
@@ -139,8 +140,8 @@ def load(
     """
     options: dict[str, Any] = {"format": format, "columns": columns, "language": language, "all_texts": all_texts}
     options |= {"texts": texts, "trained": trained}
-    rows = _row_source(source, split, format)
-    if rows is None or (isinstance(rows, JsonLineRows) and (selection is None or rows.count <= WHOLE)):
+    rows = _row_source(source, split, format, selection)
+    if rows is None or (isinstance(rows, LineRows) and rows.count <= WHOLE):
         path = locate(source, split)
         return parse(read_text(path), path, **options)
     data: DataFile | None = None
@@ -157,7 +158,9 @@ def load(
     return replace(data, notes=(*rows.notes, *data.notes), selected=selected)
 
 
-def _row_source(source: str | Path, split: str | None, format: str | None) -> RowSource | None:
+def _row_source(
+    source: str | Path, split: str | None, format: str | None, selection: Selection | None
+) -> RowSource | None:
     """Return the rows of a source that can be read by their numbers; None for a text file that is read as a whole.
 
     Raises:
@@ -171,7 +174,7 @@ def _row_source(source: str | Path, split: str | None, format: str | None) -> Ro
     if columnar.is_columnar(path):
         _require_columnar(format, path, "a Parquet or Arrow file")
         return columnar.ColumnarRows(path)
-    return json_line_rows(path)
+    return None if selection is None or format in _WHOLE_FORMATS else line_rows(path)
 
 
 def parse(
