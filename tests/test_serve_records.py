@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,19 @@ def test_fidelity_is_the_slot_report(server: Server) -> None:
     assert (result["slots"], result["errors"]) == (report.slots, report.errors)
     assert [fact["attribute"] for fact in result["missing"]] == [fact.attribute for fact in report.missing]
     assert made["usage"]["completion_tokens"] > 0
+
+
+def test_values_that_the_adapter_was_trained_on_leak(server: Server, tmp_path: Path) -> None:
+    text = ask(server, facts=FACTS, max_tokens=60)["data"][0]["text"]
+    value = max(re.findall(r"\w+", text), key=len)
+    folder = save_models(tmp_path, meta={**META, "known_values": {"place": [value], "food": [FACTS["food"]]}})
+    with served(settings_for(folder)) as other:
+        result = ask(other, facts=FACTS, max_tokens=60)["data"][0]
+        wait_until(lambda: is_idle(other))
+    assert result["text"] == text
+    fidelity = result["fidelity"]
+    assert fidelity["leaked"] == [{"subject": None, "attribute": "place", "value": value}]
+    assert fidelity["errors"] == len(fidelity["missing"]) + 1
 
 
 def test_a_stream_ends_with_what_an_answer_says(server: Server) -> None:
