@@ -45,7 +45,7 @@ def test_e2e(tmp_path: Path) -> None:
     ]
     assert (result["texts"], result["unchanged"], result["changed"], result["duplicate"]) == (5, 1, 3, 1)
     assert result["before"]["attributes"]["priceRange"] == {"facts": 1, "missing": 1, "added": 0}
-    assert result["after"]["error_rate"] == 0
+    assert (result["before"]["error_rate"], result["after"]["error_rate"]) == (4 / 16, 0)
     lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
     assert (lines[0]["dropped"], lines[0]["added"]) == ([["food", "English"]], [["food", "French"]])
 

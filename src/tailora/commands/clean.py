@@ -17,7 +17,7 @@ from tailora.core.settings import Unset
 from tailora.data.reading import ChoiceOfSplit
 from tailora.data.rewriting import rewriter_of
 from tailora.data.text_files import packed
-from tailora.evaluation.cleaning import AttributeErrors, Cleaner, Cleaning, as_json, error_rate
+from tailora.evaluation.cleaning import AttributeErrors, Cleaner, Cleaning, as_json
 from tailora.metrics.reannotation import ErrorKind
 from tailora.metrics.slot_rules import load_rules
 
@@ -86,14 +86,14 @@ def run(settings: CleanSettings) -> dict[str, Any]:
         **cleaning.outcomes(),
         "overlapping": sum(pair.overlaps for pair in cleaning.pairs),
         "undecided": sum(len(pair.new.undecided) for pair in cleaning.pairs),
-        "before": _as_json(cleaning.before),
-        "after": _as_json(cleaning.after),
+        "before": _as_json(cleaning.before, cleaning.rates[0]),
+        "after": _as_json(cleaning.after, cleaning.rates[1]),
     }
 
 
-def _as_json(errors: Mapping[str, AttributeErrors]) -> dict[str, Any]:
+def _as_json(errors: Mapping[str, AttributeErrors], rate: float) -> dict[str, Any]:
     own = {name: {"facts": e.facts, "missing": e.missing, "added": e.added} for name, e in errors.items()}
-    return {"error_rate": error_rate(errors), "attributes": own}
+    return {"error_rate": rate, "attributes": own}
 
 
 def _show(cleaning: Cleaning, settings: CleanSettings) -> None:
@@ -116,7 +116,7 @@ def _show(cleaning: Cleaning, settings: CleanSettings) -> None:
     if settings.against:
         overlapping = sum(pair.overlaps for pair in cleaning.pairs)
         say(f"{plural(overlapping, 'text')} with facts that {', '.join(settings.against)} has, whatever the names")
-    before, after = 100 * error_rate(cleaning.before), 100 * error_rate(cleaning.after)
+    before, after = (100 * rate for rate in cleaning.rates)
     say(f"slot errors: {before:.1f}% of the facts before, {after:.1f}% after")
     for title, lines in _examples(cleaning, settings.show).items():
         say(f"\n{title}:")

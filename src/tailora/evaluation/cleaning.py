@@ -61,12 +61,14 @@ class Cleaning:
         pairs: the texts with their records, in the order of the file.
         before: slot errors by attribute.
         after: the same of the new file.
+        rates: slot errors per fact before and after, as `tailora evaluate` counts them: a wrong value counts once.
         content: of the new file.
     """
 
     pairs: Sequence[Pair]
     before: Mapping[str, AttributeErrors]
     after: Mapping[str, AttributeErrors]
+    rates: tuple[float, float]
     content: str
 
     def outcomes(self) -> dict[str, int]:
@@ -126,7 +128,8 @@ class Cleaner:
             for record, pair in zip(new, kept, strict=True)
         ]
         content = rewriter.write(_versions(data, pairs))
-        return Cleaning(pairs, self._errors(records, reports), self._errors(new, after), content)
+        rates = (_error_rate(reports), _error_rate(after))
+        return Cleaning(pairs, self._errors(records, reports), self._errors(new, after), rates, content)
 
     def _reports(self, data: DataFile) -> tuple[list[Record], list[SlotReport]]:
         """Return a record and a report for each text."""
@@ -190,10 +193,8 @@ class Cleaner:
         return {name: AttributeErrors(facts[name], missing[name], added[name]) for name in every}
 
 
-def error_rate(errors: Mapping[str, AttributeErrors], attributes: Iterable[str] | None = None) -> float:
-    """Return missing and added facts per fact, of all attributes or of some."""
-    own = [errors[name] for name in (errors if attributes is None else attributes)]
-    return sum(part.missing + part.added for part in own) / max(sum(part.facts for part in own), 1)
+def _error_rate(reports: Sequence[SlotReport]) -> float:
+    return sum(report.errors for report in reports) / max(sum(report.slots for report in reports), 1)
 
 
 def as_json(pair: Pair) -> dict[str, Any]:
