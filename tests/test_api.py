@@ -396,3 +396,37 @@ def test_an_error_about_a_row_in_memory_names_the_row(
     with pytest.raises(tailora.DataError) as caught:
         command(path, **more)
     assert caught.value.where == f"{path}:2"
+
+
+def test_several_adapters_write_as_their_weighted_sum(run: tailora.TrainingRun, tmp_path: Path) -> None:
+    other = tailora.train(PAIRS, output=tmp_path / "other", seed=3, **{**QUICK, "learning_rate": 5e-2})
+    weights = {"shop": 0.75, "other": 0.5}
+    merged = tailora.merge([run.adapter, other.adapter], tmp_path / "merged", weights=[0.75, 0.5])
+    with tailora.load(str(tmp_path / "merged"), precision="fp32") as whole:
+        wanted = whole.generate(ROWS, max_new_tokens=12)
+    assert merged["parameters"]
+    with tailora.load("tiny", adapters={"shop": run.adapter, "other": other.adapter}, precision="fp32") as model:
+        mixed = model.generate(ROWS, adapter=weights, max_new_tokens=12)
+        assert mixed == wanted
+        assert [text.adapter for text in mixed] == ["0.75 shop + 0.5 other"] * 3
+        assert "".join(model.stream(ROWS[0], adapter=weights, max_new_tokens=12)).strip() == mixed[0]
+        assert model.generate(ROWS, adapter={"shop": 1.0}, max_new_tokens=12) == model.generate(
+            ROWS, adapter="shop", max_new_tokens=12
+        )
+        for bad, message in (
+            ({"shop": 1.0, "third": 1.0}, "there is no adapter 'third'"),
+            ({"shop": float("inf")}, "every weight must be a finite number"),
+            ({}, "names no adapter"),
+            ({tailora.BASE: 1.0}, "names the base"),
+        ):
+            with pytest.raises(tailora.SettingsError, match=message):
+                model.generate(ROWS, adapter=bad, max_new_tokens=2)
+
+
+def test_adapters_of_different_prompts_are_not_mixed(run: tailora.TrainingRun, tmp_path: Path) -> None:
+    other = tailora.train(PAIRS, output=tmp_path / "other", prompt_form="arrow", **QUICK)
+    with (
+        tailora.load("tiny", adapters={"shop": run.adapter, "other": other.adapter}, precision="fp32") as model,
+        pytest.raises(tailora.SettingsError, match="the adapters shop and other were trained on different prompts"),
+    ):
+        model.generate(ROWS, adapter={"shop": 0.5, "other": 0.5})

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, Unpack, overload
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, Unpack, overload
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing, require_base
@@ -33,6 +33,10 @@ from tailora.inference.texts import Candidate, Generation, Prompt, generation_of
 if TYPE_CHECKING:
     from tailora.api.options import DecodingOptions, EngineOptions
 
+Weights = Mapping[str, float]
+"""Names of adapters and the factors of their effects."""
+Which: TypeAlias = str | Weights | None
+"""The name of an adapter, or several with weights; None for the one that a record names, else the only one."""
 BASE: Final = ""
 """The name of the base model without an adapter."""
 ONLY: Final = "adapter"
@@ -47,7 +51,7 @@ class Text(str):
         logprob: sum of the tokens' log-probabilities under the model, in nats.
         logprobs: of each token.
         finish_reason: "stop", or "length" where the text was cut at `max_new_tokens`.
-        adapter: the name of the adapter that wrote it; None for the base model.
+        adapter: the name of the adapter that wrote it, several as "0.7 e2e + 0.3 formal"; None for the base model.
         candidates: all texts for the record, the best first; empty where there is one.
         slot_errors: its slot errors in words, if it was written with `faithful`; else empty.
     """
@@ -158,16 +162,31 @@ class Model:
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a Source may be of any type
-        self, records: Row, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+        self,
+        records: Row,
+        *,
+        adapter: Which = None,
+        progress: bool = True,
+        **decoding: Unpack[DecodingOptions],
     ) -> Text: ...
 
     @overload
     def generate(
-        self, records: Source, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+        self,
+        records: Source,
+        *,
+        adapter: Which = None,
+        progress: bool = True,
+        **decoding: Unpack[DecodingOptions],
     ) -> list[Text]: ...
 
     def generate(
-        self, records: Source, *, adapter: str | None = None, progress: bool = True, **decoding: Unpack[DecodingOptions]
+        self,
+        records: Source,
+        *,
+        adapter: Which = None,
+        progress: bool = True,
+        **decoding: Unpack[DecodingOptions],
     ) -> Text | list[Text]:
         """Write a text for each record.
 
@@ -175,7 +194,8 @@ class Model:
             records: one record or several: dictionaries of attribute to value, `Record`s, rows of a data frame, a data
                 frame, a file, or the name of a data set.
             adapter: the name of the adapter; `tailora.BASE` for the base model alone. By default the one that a record
-                names, else the only adapter, else the base.
+                names, else the only adapter, else the base. A mapping like {"e2e": 0.7, "formal": 0.3} adds the effects
+                of several adapters with these weights; they must have been trained on the same prompts.
             progress: whether a progress bar is shown for more than one record.
             decoding: beams, max_new_tokens, temperature, seed, …, with the defaults of `tailora generate`.
 
@@ -187,11 +207,11 @@ class Model:
         """
         settings = DecodingSettings.from_values(dict(decoding))
         rows = self._rows(records, adapter)
-        prompts = self._prompts(rows)
+        prompts = self._prompts(rows, adapter)
         texts: dict[int, Text] = {}
 
         def done(number: int, chosen: Chosen) -> None:
-            texts[number] = Text.chosen(chosen, prompts[number].adapter)
+            texts[number] = Text.chosen(chosen, _name_of(prompts[number]))
 
         different = len(dict.fromkeys(prompts))
         with WritingProgress(message_console(quiet=not progress or len(rows) == 1), different, 0) as report:
@@ -199,7 +219,7 @@ class Model:
             write_chosen(rows, prompts, judge, partial(self._write, settings, report), done)
         return texts[0] if is_one_row(records) else [texts[number] for number in range(len(rows))]
 
-    def stream(self, record: Row, *, adapter: str | None = None, **decoding: Unpack[DecodingOptions]) -> Iterator[str]:
+    def stream(self, record: Row, *, adapter: Which = None, **decoding: Unpack[DecodingOptions]) -> Iterator[str]:
         """Write a text for one record, piece by piece.
 
         The text is cancelled when the iterator is closed or garbage-collected.
@@ -222,7 +242,7 @@ class Model:
         stream = self._begin(self._one_prompt(record, adapter), settings.decoding(), settings.stop)
         return self._pieces(stream, settings.stop)
 
-    def prompt_ids(self, record: Row, *, adapter: str | None = None) -> list[int]:
+    def prompt_ids(self, record: Row, *, adapter: Which = None) -> list[int]:
         """Return the token ids of the prompt that `generate` uses for a record.
 
         Args:
@@ -308,35 +328,53 @@ class Model:
             what = f"the adapter is part of the network ({why}), so the adapters cannot change"
             raise AdapterError(what, where=name, hint="load another model with tailora.load()")
 
-    def _rows(self, records: Source, adapter: str | None) -> list[Record]:
-        """One record for each row, with the adapter that the caller asks for."""
+    def _rows(self, records: Source, adapter: Which) -> list[Record]:
+        """One record for each row, with the adapter that the caller asks for; of several, the first."""
         setup = self._setup
-        known_adapter = adapter is not None and adapter in setup.adapters
-        trained = TrainedReading.of_meta(setup.training_metadata(adapter)) if known_adapter else setup.reading
-        rows = list(read_data(records, texts="unused", trained=trained if adapter != BASE else None).rows)
-        if adapter is None:
-            return rows
-        if adapter != BASE and adapter not in self._setup.adapters:
-            known = ", ".join([*map(repr, self._setup.adapters), "tailora.BASE"])
-            raise SettingsError(f"there is no adapter {adapter!r}", where="adapter", hint=f"choose one of: {known}")
-        return [replace(row, adapter=adapter) for row in rows]
+        first = self._first_of(adapter)
+        known_adapter = first is not None and first in setup.adapters
+        trained = TrainedReading.of_meta(setup.training_metadata(first)) if known_adapter else setup.reading
+        rows = list(read_data(records, texts="unused", trained=trained if first != BASE else None).rows)
+        return rows if first is None else [replace(row, adapter=first) for row in rows]
 
-    def _one_prompt(self, record: Row, adapter: str | None) -> Prompt:
+    def _first_of(self, adapter: Which) -> str | None:
+        """Return the name of an adapter, of several the first; `SettingsError` if one of them does not exist."""
+        if isinstance(adapter, Mapping) and (not adapter or BASE in adapter):
+            what = "names the base" if adapter else "names no adapter"
+            raise SettingsError(what, where="adapter", hint='give adapters and their weights, like {"e2e": 0.7}')
+        names: list[str | None] = list(adapter) if isinstance(adapter, Mapping) else [adapter]
+        for name in names:
+            if name is not None and name != BASE and name not in self._setup.adapters:
+                known = ", ".join([*map(repr, self._setup.adapters), "tailora.BASE"])
+                raise SettingsError(f"there is no adapter {name!r}", where="adapter", hint=f"choose one of: {known}")
+        return names[0]
+
+    def _one_prompt(self, record: Row, adapter: Which) -> Prompt:
         rows = self._rows(record, adapter)
         if len(rows) > 1:
             raise DataError(f"contains {len(rows)} records", where="record", hint="give one record for each call")
-        return self._prompts(rows)[0]
+        return self._prompts(rows, adapter)[0]
 
-    def _prompts(self, rows: Sequence[Record]) -> list[Prompt]:
+    def _prompts(self, rows: Sequence[Record], adapter: Which) -> list[Prompt]:
         form, style = self._settings.prompt_form, self._settings.linearization
         prompts = prompts_of_records(rows, self._setup, form=form, style=style)
         check_prompts(rows, prompts, self._running.traits)
-        return prompts
+        if not isinstance(adapter, Mapping):
+            return prompts
+        first, *others = adapter
+        for name in others:
+            own = prompts_of_records([replace(row, adapter=name) for row in rows], self._setup, form=form, style=style)
+            if [prompt.tokens for prompt in own] != [prompt.tokens for prompt in prompts]:
+                what = f"the adapters {first} and {name} were trained on different prompts"
+                raise SettingsError(
+                    what, where="adapter", hint="use adapters that were trained with the same prompt form"
+                )
+        return [prompt._replace(mixture=tuple(adapter.items())) for prompt in prompts]
 
     def _begin(self, prompt: Prompt, decoding: Decoding, stop: Sequence[str]) -> Stream:
         if not self._worker.alive:
             raise SettingsError("the model is closed", hint="load it again")
-        request = self._running.request(prompt.tokens, decoding, prompt.adapter, stop)
+        request = self._running.request(prompt.tokens, decoding, prompt.adapters, stop)
         return self._worker.submit(request)
 
     def _write(
@@ -377,3 +415,7 @@ class Model:
         finally:
             with contextlib.suppress(RuntimeError):  # the worker is closed
                 stream.cancel()
+
+
+def _name_of(prompt: Prompt) -> str | None:
+    return " + ".join(f"{weight:g} {name}" for name, weight in prompt.mixture) or prompt.adapter

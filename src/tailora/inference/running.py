@@ -9,7 +9,7 @@ from tailora.core.errors import SettingsError
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.requests import Request, mixture_of
+from tailora.engine.requests import Mixture, Request
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Running:
         self,
         prompt: Sequence[int],
         decoding: Decoding,
-        adapter: str | None = None,
+        adapters: Mixture = (),
         stop: Sequence[str] = (),
         *,
         score_prompt: bool = False,
@@ -90,8 +90,8 @@ class Running:
             what = f"token id {unknown[0]} does not exist"
             raise SettingsError(what, where="logit_bias", hint=f"use ids from 0 to {self.tokenizer.vocab_size - 1}")
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
-        adapters = mixture_of(None if self.built_in else adapter)
-        return Request(tuple(prompt), decoding, adapters, ended=ended, score_prompt=score_prompt)
+        chosen = () if self.built_in else adapters
+        return Request(tuple(prompt), decoding, chosen, ended=ended, score_prompt=score_prompt)
 
 
 class _StopStrings:

@@ -10,6 +10,7 @@ from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
+from tailora.engine.requests import Mixture, mixture_of
 from tailora.inference.running import Running
 
 
@@ -19,10 +20,17 @@ class Prompt(NamedTuple):
     Attributes:
         tokens: ids, at least one.
         adapter: name of the adapter to use; None for the base alone.
+        mixture: several adapters with weights to use instead.
     """
 
     tokens: tuple[int, ...]
     adapter: str | None = None
+    mixture: Mixture = ()
+
+    @property
+    def adapters(self) -> Mixture:
+        """The adapters as the engine's requests name them."""
+        return self.mixture or mixture_of(self.adapter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +100,7 @@ def generate(
     texts = _Texts(running.tokenizer, prompts, stop, done, stream)
     try:
         for place, prompt in enumerate(prompts):
-            numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapter, stop))] = place
+            numbers[engine.submit(running.request(prompt.tokens, decoding, prompt.adapters, stop))] = place
         while numbers:
             before, tokens = len(numbers), 0
             for event in engine.step():
