@@ -27,10 +27,10 @@ from tailora.training.precision import apply, loading_dtype
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import passes
 
-RUNTIME = 120 * 2**20
+RUNTIME = 80 * 2**20
 """Bytes of main memory that libraries take while they compute, in addition to those after their import: kernels,
 threads and buffers."""
-SPREAD = 1.3
+SPREAD = 1.36
 """Factor by which tensors of changing sizes spread in main memory: freed places between them are too small for the
 next. Both are measured; see `benchmarks/plan.py`."""
 
