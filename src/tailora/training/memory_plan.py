@@ -30,7 +30,7 @@ from tailora.training.trees.forward import passes
 RUNTIME = 80 * 2**20
 """Bytes of main memory that libraries take while they compute, in addition to those after their import: kernels,
 threads and buffers."""
-SPREAD = 1.36
+SPREAD = 1.3
 """Factor by which tensors of changing sizes spread in main memory: freed places between them are too small for the
 next. Both are measured; see `benchmarks/plan.py`."""
 
