@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
 from fastapi import Request
 
-from tailora.serve.api_error import ApiError, no_model
+from tailora.core.errors import SettingsError
+from tailora.serve.api_error import ApiError, from_user_error, no_model
 from tailora.serve.keys import Key
 from tailora.serve.registry import Registry, ServedModel
 from tailora.serve.request_body import off_loop
 from tailora.serve.request_log import RequestStats
+from tailora.serve.schema.mixture import WeightedAdapter
 
 T = TypeVar("T")
 
@@ -29,16 +31,39 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
-def find_model(request: Request, registry: Registry, name: str) -> ServedModel:
+def find_model(
+    request: Request, registry: Registry, name: str, adapters: Sequence[WeightedAdapter] | None = None
+) -> ServedModel:
     """Return the model that a request names; the request keeps this version to its end.
 
+    Args:
+        request: the HTTP request.
+        registry: the models.
+        name: the name in the request.
+        adapters: adapters to mix; the name is then that of the base or of one of them.
+
     Raises:
-        ApiError: no model has this name, or the request's key may not use it; the answer is the same for both.
+        ApiError: no model has one of the names, or the request's key may not use it, with the same answer for both; or
+            the adapters cannot be mixed.
     """
+    model = _find(request, registry, name)
+    stats_of(request).model = name
+    if adapters is None:
+        return model
+    parts = [(_find(request, registry, adapter.name), adapter.weight) for adapter in adapters]
+    if model is not registry.base and all(model is not part for part, _ in parts):
+        message = "model must be the base, or one of the adapters of the request"
+        raise ApiError(400, message, param="model")
+    try:
+        return registry.mixed(name, parts)
+    except SettingsError as error:
+        raise from_user_error(error) from error
+
+
+def _find(request: Request, registry: Registry, name: str) -> ServedModel:
     model, key = registry.find(name), key_of(request)
     if model is None or (key is not None and not key.may_use(name)):
         raise no_model(name)
-    stats_of(request).model = name
     resources: ExitStack = request.state.resources
     resources.enter_context(registry.use(model))
     return model

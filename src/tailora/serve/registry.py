@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.prompts import PromptFormat
+from tailora.engine.requests import Mixture, mixture_of
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup
@@ -37,7 +38,7 @@ class ServedModel:
 
     Attributes:
         name: name that clients use.
-        engine_name: name of this version in the engine; None for the base.
+        engine_name: name of this version in the engine; None for the base and for a mixture.
         meta: how it was trained: prompt form and linearisation, as far as known.
         prompts: how its prompts are built.
         system_fingerprint: identifies all that a text depends on besides the request: weights, precision, version.
@@ -46,6 +47,7 @@ class ServedModel:
         created: time of loading, in seconds since 1970.
         users: number of requests that write with it.
         retired: whether it was replaced or unloaded.
+        mixture: of a mixture, the names in the engine and the weights of its adapters.
     """
 
     name: str
@@ -58,6 +60,12 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
     retired: bool = False
+    mixture: Mixture = ()
+
+    @property
+    def adapters(self) -> Mixture:
+        """The adapters as the engine's requests name them."""
+        return self.mixture or mixture_of(self.engine_name)
 
 
 class Registry:
@@ -96,6 +104,32 @@ class Registry:
     def find(self, name: str) -> ServedModel | None:
         """Return the model of this name, if there is one."""
         return self._models.get(name)
+
+    def mixed(self, name: str, parts: Sequence[tuple[ServedModel, float]]) -> ServedModel:
+        """Return adapters with weights as one model, which is not listed.
+
+        Args:
+            name: name that the request uses.
+            parts: the adapters, each once, and the factors of their effects.
+
+        Raises:
+            SettingsError: an adapter is named twice, is part of the network, or was trained on other prompts.
+        """
+        first = parts[0][0]
+        names = [model.engine_name for model, _ in parts]
+        if len(set(names)) < len(names):
+            raise SettingsError("an adapter is named twice", where="adapters", hint="add its weights")
+        for model, _ in parts:
+            if model.engine_name is None:
+                what = f"{model.name} is not an adapter that can be mixed"
+                raise SettingsError(what, where="adapters", hint="name adapters, as GET /v1/models lists them")
+            if _prompt_of(model) != _prompt_of(first):
+                what = f"the adapters {first.name} and {model.name} were trained on different prompts"
+                raise SettingsError(what, where="adapters", hint="use adapters with the same prompts")
+        mixture = tuple((model.engine_name or "", weight) for model, weight in parts)
+        described = " ".join(f"{model.system_fingerprint} {weight!r}" for model, weight in parts)
+        fingerprint = f"fp_{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+        return ServedModel(name, None, first.meta, first.prompts, fingerprint, mixture=mixture)
 
     @contextmanager
     def use(self, model: ServedModel) -> Iterator[None]:
@@ -223,3 +257,9 @@ def _inside(folder: Path, path: str, *, shown: str | None = None) -> Path:
         pass
     hint = "name a folder inside the server's folder of adapters"
     raise AdapterError("no adapter is there", where=shown or path, hint=hint)
+
+
+def _prompt_of(model: ServedModel) -> tuple[object, ...]:
+    """Return what the token ids of an adapter's prompts depend on, besides the base."""
+    prompts = model.prompts
+    return prompts.form, prompts.style, prompts.bos, prompts.end, prompts.trained, prompts.source

@@ -14,7 +14,6 @@ from typing import TypeVar
 from tailora.core.errors import ModelError, UserError
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
-from tailora.engine.requests import mixture_of
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.serve.api_error import ApiError, from_user_error
@@ -212,9 +211,8 @@ class PendingTexts:
             ApiError: the request has been ended meanwhile; see `end`.
         """
         service = self._service
-        adapters = mixture_of(model.engine_name)
         engine_request = service.running.request(
-            request.prompt, request.decoding, adapters, request.stop, score_prompt=request.score_prompt
+            request.prompt, request.decoding, model.adapters, request.stop, score_prompt=request.score_prompt
         )
         outbox, arrived = service._outbox, self._arrived
 

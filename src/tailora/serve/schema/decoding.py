@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tailora.engine.decoding import Decoding
 from tailora.serve.schema.body import Body
 from tailora.serve.schema.client_defaults import ClientDefaults
+from tailora.serve.schema.mixture import Mixing
 
 COLD = 1e-3  # temperatures below it choose the most likely token
 MOST = 1_000_000  # above every context; keeps numbers within what the engine's arrays hold
@@ -42,7 +43,7 @@ class StreamOptions(Body):
     """Accepted for compatibility and ignored."""
 
 
-class Sampling(ClientDefaults):
+class Sampling(Mixing, ClientDefaults):
     """Fields that OpenAI's two routes share."""
 
     model: str

@@ -10,6 +10,7 @@ from tailora.data.readers import json_text
 from tailora.engine.decoding import Decoding
 from tailora.serve.schema.body import Body
 from tailora.serve.schema.decoding import COLD, MOST, Bias, bias_pairs
+from tailora.serve.schema.mixture import Mixing
 
 Scalar = str | int | float | bool
 Facts = dict[str, Scalar | list[Scalar | None] | None] | list[list[Scalar | None]]
@@ -32,7 +33,7 @@ def _kind(item: Any) -> str:
 RecordInput = Annotated[Annotated[RecordItem, Tag("item")] | Annotated[Facts, Tag("facts")], Discriminator(_kind)]
 
 
-class RecordsBody(Body):
+class RecordsBody(Mixing, Body):
     """Body of POST /v1/records."""
 
     model: str
