@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tailora.serve.schema.body import Body
 
@@ -16,7 +16,7 @@ class WeightedAdapter(Body):
     """Factor of the adapter's effect, from -100 to 100."""
 
 
-class Mixing(BaseModel):
+class Mixing(Body):
     """The field that names several adapters, of all routes that write."""
 
     adapters: list[WeightedAdapter] | None = Field(None, min_length=1, max_length=16)

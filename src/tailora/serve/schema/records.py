@@ -33,7 +33,7 @@ def _kind(item: Any) -> str:
 RecordInput = Annotated[Annotated[RecordItem, Tag("item")] | Annotated[Facts, Tag("facts")], Discriminator(_kind)]
 
 
-class RecordsBody(Mixing, Body):
+class RecordsBody(Mixing):
     """Body of POST /v1/records."""
 
     model: str
