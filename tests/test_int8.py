@@ -173,7 +173,7 @@ def test_what_reads_its_base_or_backs_into_the_vocabulary_stays_exact() -> None:
 
 
 def test_wrong_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="int8 is for frozen weights"):
+    with pytest.raises(SettingsError, match="int8 is available for method lora only"):
         TrainSettings(data="restaurants", method="full", precision="int8")
     monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
     with pytest.raises(TrainingError, match="needs an x86 CPU with AVX2"):

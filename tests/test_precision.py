@@ -173,7 +173,7 @@ def test_int8_means_the_cpu_on_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SettingsError, match="int8 needs a CPU; use --device cpu"):
             settings_of("lora", precision="int8", device=device)
     for method in ("full", "bitfit", "top2"):
-        with pytest.raises(SettingsError, match="int8 is for frozen weights"):
+        with pytest.raises(SettingsError, match="int8 is available for method lora only"):
             settings_of(method, precision="int8")
     with pytest.raises(SettingsError, match="tf32 needs an NVIDIA GPU; use fp32"):
         device_for(settings_of("lora", precision="tf32", device="cpu"))
