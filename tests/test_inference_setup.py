@@ -35,6 +35,6 @@ def test_adapters_that_come_later_fit_whatever_the_names_of_the_layers(tmp_path:
             capacity=AdapterCapacity(2, 12),
         )
         running.engine.backend.adapter_slots.register("one", formats.load(tmp_path / "one"))
-        assert running.engine.backend.adapter_slots.acquire("one") is not None
+        assert running.engine.backend.adapter_slots.acquire(["one"]) is not None
         factors = running.engine.backend.adapter_slots.factors
         assert all(np.isfinite(each.a).all() for each in factors.values())
