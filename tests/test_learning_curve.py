@@ -12,7 +12,7 @@ from tailora.commands.learning_curve import LearningCurveSettings, run
 from tailora.core.errors import SettingsError
 from tailora.data import records as record_files
 
-QUICK: dict[str, Any] = {"data": "restaurants", "limit": 40, "valid_limit": 8, "max_steps": 2, "precision": "fp32"}
+QUICK: dict[str, Any] = {"data": "restaurants", "limit": 40, "valid_limit": 2, "max_steps": 1, "precision": "fp32"}
 
 
 def settings(output: Path, **more: Any) -> LearningCurveSettings:
@@ -20,9 +20,9 @@ def settings(output: Path, **more: Any) -> LearningCurveSettings:
 
 
 def test_parts_are_nested_and_the_curve_is_drawn(tmp_path: Path) -> None:
-    result = run(settings(tmp_path / "curve", repeats=2))
+    result = run(settings(tmp_path / "curve", percentages=(12.5, 25, 100), repeats=2))
     assert [(each["records"], each["repeat"]) for each in result["runs"]] == [
-        (size, repeat) for size in (5, 10, 20, 40) for repeat in (0, 1)
+        (size, repeat) for size in (5, 10, 40) for repeat in (0, 1)
     ]
     parts = {
         name: {record.facts for record in record_files.read(tmp_path / "curve" / "data" / f"{name}.jsonl")}
