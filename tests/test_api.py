@@ -136,6 +136,10 @@ def test_an_adapter_in_the_network_stays(run: tailora.TrainingRun, tmp_path: Pat
             model.remove_adapter("shop")
         with pytest.raises(tailora.AdapterError, match="shop: the adapter is part of the network"):
             model.add_adapter("other", run)
+        with pytest.raises(tailora.SettingsError, match="is part of the network, so its effect cannot be weighted"):
+            model.generate(ROWS, adapter={"shop": 0.5}, max_new_tokens=2)
+        whole = model.generate(ROWS, adapter={"shop": 1}, max_new_tokens=2)
+        assert whole == model.generate(ROWS, adapter="shop", max_new_tokens=2)
 
 
 def test_adapters_come_and_go(run: tailora.TrainingRun) -> None:
@@ -415,12 +419,14 @@ def test_several_adapters_write_as_their_weighted_sum(run: tailora.TrainingRun, 
         )
         for bad, message in (
             ({"shop": 1.0, "third": 1.0}, "there is no adapter 'third'"),
-            ({"shop": float("inf")}, "every weight must be a finite number"),
+            ({"shop": float("inf")}, "the weight of shop must be a number from -100 to 100, not inf"),
+            ({"shop": "0.5"}, "the weight of shop must be a number from -100 to 100, not '0.5'"),
+            (["shop", "other"], "is of type list"),
             ({}, "names no adapter"),
             ({tailora.BASE: 1.0}, "names the base"),
         ):
             with pytest.raises(tailora.SettingsError, match=message):
-                model.generate(ROWS, adapter=bad, max_new_tokens=2)
+                model.generate(ROWS, adapter=bad, max_new_tokens=2)  # type: ignore[arg-type]
 
 
 def test_adapters_of_different_prompts_are_not_mixed(run: tailora.TrainingRun, tmp_path: Path) -> None:

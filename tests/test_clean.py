@@ -171,7 +171,7 @@ WEBNLG = (
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xml", WEBNLG, "webnlg-xml cannot be written; convert the data to one of e2e, csv"),
+        ("a.xml", WEBNLG, "webnlg-xml cannot be written; give records with facts in one of the formats e2e, csv"),
         ("a.jsonl", '{"prompt": "a", "completion": "b"}\n', "records without facts"),
         ("a.csv", "name,text\nThe Eagle,It is there.\n", "no row would be left"),
     ],
@@ -208,3 +208,40 @@ def test_the_output_must_be_new(tmp_path: Path) -> None:
     clean(tmp_path, E2E)
     with pytest.raises(SettingsError, match="already exists"):
         clean(tmp_path, E2E)
+
+
+def test_a_report_has_its_own_file(tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("name,text\nBlue Spice,Blue Spice is here.\n", encoding="utf-8")
+    output = tmp_path / "clean.csv"
+    with pytest.raises(SettingsError, match="report: is the output itself"):
+        run(CleanSettings(data=str(source), output=output, report=tmp_path / "." / "clean.csv"))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_kept(tmp_path: Path, bom: bytes) -> None:
+    source = tmp_path / "data.csv"
+    source.write_bytes(bom + "name,text\nPhở Hà Nội,Phở Hà Nội ở đây.\n".encode())
+    run(CleanSettings(data=str(source), output=tmp_path / "clean.csv"))
+    assert (tmp_path / "clean.csv").read_bytes() == source.read_bytes()
+
+
+def test_a_value_that_the_text_says_takes_the_place_of_another(tmp_path: Path) -> None:
+    source = tmp_path / "data.jsonl"
+    rows = [
+        {"facts": {"name": "Zizzi", "food": "Thai"}, "text": "Zizzi serves Italian food."},
+        {"facts": {"name": "Alimentum", "food": "Thai"}, "text": "Alimentum has curries."},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run(CleanSettings(data=str(source), output=tmp_path / "clean.jsonl"))
+    first = json.loads((tmp_path / "clean.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["facts"] == {"name": "Zizzi", "food": "Italian"}
+
+
+def test_conversations_are_not_cleaned(tmp_path: Path) -> None:
+    source = tmp_path / "chat.jsonl"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    source.write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="conversations have no facts; give records with facts"):
+        run(CleanSettings(data=str(source), output=tmp_path / "clean.jsonl"))

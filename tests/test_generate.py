@@ -486,3 +486,13 @@ def test_the_input_is_not_written_over(base: str, data: Path) -> None:
     with pytest.raises(SettingsError, match="is the input itself"):
         run(GenerateSettings(base=base, input=str(data), output=data))
     assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["name,text\nA,A is.\n", '{"facts": {"name": "A"}, "text": "A is."}\n', "A is.\n"])
+def test_data_is_not_replaced_by_texts(tmp_path: Path, content: str) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "other"
+    source.write_text('{"facts": {"name": "A"}}\n', encoding="utf-8")
+    output.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match="exists and is not a file of texts that `tailora generate` wrote"):
+        run(GenerateSettings(base="tiny", input=str(source), output=output))
+    assert output.read_text(encoding="utf-8") == content

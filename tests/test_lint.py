@@ -196,3 +196,15 @@ def test_an_attribute_of_long_texts_is_reported() -> None:
     text = "Ada is a friendly little pub by the river that serves cheap Thai food to families, number"
     rows = [record(str(n), f"{text} {n}.", ("name", "Ada"), ("câu trả", f"{text} {n}")) for n in range(3)]
     assert lint(rows).counts() == {"odd attribute": 1, "near duplicate": 2}
+
+
+def test_a_page_does_not_replace_data(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("name,text\nA,A is here.\nB,B is here.\n", encoding="utf-8")
+    before = data.read_bytes()
+    for page in (data, tmp_path / "." / "data.csv"):
+        with pytest.raises(SettingsError, match="exists and is not an HTML page; choose another name"):
+            run(LintSettings(data=str(data), allow=("all",), html=page))
+    assert data.read_bytes() == before
+    for _ in range(2):  # a page replaces a page
+        run(LintSettings(data=str(data), allow=("all",), html=tmp_path / "page.html"))

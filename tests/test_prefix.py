@@ -20,7 +20,7 @@ from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.formats import peft
 from tailora.adapters.insert import PREFIX, Insert
-from tailora.core.errors import AdapterError, DataError, ModelError
+from tailora.core.errors import AdapterError, DataError, ModelError, SettingsError
 from tailora.engine.decoding import Decoding
 from tailora.families import FAMILIES
 from tailora.inference.setup import resolve_models
@@ -262,3 +262,10 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, change: dict[str, Any], pro
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | change), encoding="utf-8")
     with pytest.raises(AdapterError, match=problem):
         formats.load_any(tmp_path / "prefix")
+
+
+@pytest.mark.parametrize("overlong", ["error", "drop", "cut"])
+def test_a_prefix_that_leaves_no_room_is_named(tmp_path: Path, overlong: str) -> None:
+    values: dict[str, Any] = {"data": "restaurants", "limit": 2, "overlong": overlong, "output": tmp_path / "run"}
+    with pytest.raises(SettingsError, match="5,000 virtual tokens leave no room for texts"):
+        run(TrainSettings(method="prefix", prefix_tokens=5000, **values))

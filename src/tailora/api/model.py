@@ -37,6 +37,8 @@ Weights = Mapping[str, float]
 """Names of adapters and the factors of their effects."""
 Which: TypeAlias = str | Weights | None
 """The name of an adapter, or several with weights; None for the one that a record names, else the only one."""
+HEAVIEST: Final = 100
+"""Largest weight of an adapter."""
 BASE: Final = ""
 """The name of the base model without an adapter."""
 ONLY: Final = "adapter"
@@ -339,6 +341,13 @@ class Model:
 
     def _first_of(self, adapter: Which) -> str | None:
         """Return the name of an adapter, of several the first; `SettingsError` if one of them does not exist."""
+        if adapter is not None and not isinstance(adapter, str | Mapping):
+            what = f"is of type {type(adapter).__name__}"
+            raise SettingsError(what, where="adapter", hint='give a name, or names with weights like {"e2e": 0.7}')
+        for weighted, weight in adapter.items() if isinstance(adapter, Mapping) else ():
+            if not isinstance(weight, int | float) or not abs(weight) <= HEAVIEST:
+                what = f"the weight of {weighted} must be a number from -{HEAVIEST} to {HEAVIEST}, not {weight!r}"
+                raise SettingsError(what, where="adapter")
         if isinstance(adapter, Mapping) and (not adapter or BASE in adapter):
             what = "names the base" if adapter else "names no adapter"
             raise SettingsError(what, where="adapter", hint='give adapters and their weights, like {"e2e": 0.7}')

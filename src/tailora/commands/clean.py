@@ -11,12 +11,13 @@ from pydantic import Field
 from rich.table import Table
 
 from tailora.core.console import message_console
+from tailora.core.errors import SettingsError
 from tailora.core.files import atomic_path, require_new, write_text
 from tailora.core.plural import plural
 from tailora.core.settings import Unset
 from tailora.data.reading import ChoiceOfSplit
 from tailora.data.rewriting import rewriter_of
-from tailora.data.text_files import packed
+from tailora.data.text_files import has_bom, packed
 from tailora.evaluation.cleaning import AttributeErrors, Cleaner, Cleaning, as_json
 from tailora.metrics.reannotation import ErrorKind
 from tailora.metrics.slot_rules import load_rules
@@ -64,6 +65,8 @@ def run(settings: CleanSettings) -> dict[str, Any]:
     """
     for path in (settings.output, *([settings.report] if settings.report else [])):
         require_new(path, empty_folder=False)
+    if settings.report is not None and settings.report.resolve() == settings.output.resolve():
+        raise SettingsError("is the output itself", where="report", hint="give the report its own name")
     data = settings.load(settings.data, settings.split)
     rewriter = rewriter_of(data, settings.columns)
     cleaner = Cleaner(
@@ -75,7 +78,7 @@ def run(settings: CleanSettings) -> dict[str, Any]:
     )
     cleaning = cleaner.clean(data, rewriter, [settings.load(source) for source in settings.against])
     with atomic_path(settings.output) as path:
-        path.write_bytes(packed(cleaning.content, settings.output))
+        path.write_bytes(packed(cleaning.content, settings.output, bom=has_bom(data.path)))
     if settings.report is not None:
         noted = [pair for pair in cleaning.pairs if pair.outcome != "unchanged" or pair.new.undecided or pair.overlaps]
         write_text(settings.report, "".join(json.dumps(as_json(pair), ensure_ascii=False) + "\n" for pair in noted))

@@ -48,6 +48,12 @@ from tailora.reports.systems import letter
 from tailora.reports.tables import Sheet, as_markdown
 from tailora.reports.tables import Table as CardTable
 
+RESULTS = (
+    *("scores.json", "scores.*.json", "scores.csv", "scores.tex", "differences.csv"),
+    *("groups.json", "groups.csv", "texts.csv", "card.md", "report.html"),
+)
+"""Files that an evaluation writes into its folder, besides the texts."""
+
 
 class EvaluateSettings(WritingSettings, SplitSettings):
     """Settings of `tailora evaluate`."""
@@ -240,6 +246,7 @@ def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]
     report = SystemsReport(comparison)
     about = [_about_records(prepared.records, settings), *_notes(next(iter(comparison.systems.values())))]
     about.append("; ".join(f"{system.name}: {system.path}" for system in systems) + ".")
+    _remove_results(settings.output)
     page = report.save(settings.output, about, 1000 if settings.show is None else settings.show)
     _print_several(console, report)
     return {
@@ -284,9 +291,17 @@ def _written(
     return [row["text"] for row in written.rows]
 
 
+def _remove_results(folder: Path) -> None:
+    """Remove what another evaluation wrote into a folder, of which this one may not write every file."""
+    for pattern in RESULTS:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
 def _save(evaluation: Evaluation, cards: Sequence[CardTable], settings: EvaluateSettings) -> dict[str, Any]:
     """Write the scores, the card and the report, and return the result of the command."""
     result: dict[str, Any] = dict(evaluation.as_json())
+    _remove_results(settings.output)
     for part, scores in result.items():
         name = "scores.json" if part == "all" else f"scores.{part}.json"
         write_text(settings.output / name, json.dumps(scores, indent=2) + "\n")

@@ -9,12 +9,14 @@ from pydantic import model_validator
 
 from tailora.core.console import message_console
 from tailora.core.errors import DataError, SettingsError
+from tailora.core.files import require_own
 from tailora.core.settings import Unset
 from tailora.data.readers import json_text, jsonl, piped
 from tailora.data.reading import SplitSettings
 from tailora.data.row_selection import FirstRecords
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.inference.outputs import is_outputs
 from tailora.inference.setup import trained_reading
 from tailora.inference.text_job import TextJob
 from tailora.inference.writing import WritingSettings
@@ -88,6 +90,8 @@ def read_records(settings: GenerateSettings, trained: TrainedReading | None = No
     output = settings.output
     if output is not None and output.exists() and data.path.exists() and output.samefile(data.path):
         raise SettingsError("is the input itself", where=output, hint="name another file with --output")
+    if output is not None:
+        require_own(output, is_outputs, "a file of texts that `tailora generate` wrote")
     return list((data.records if settings.gather else data.rows)[: settings.limit])
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tailora.core.console import message_console
 from tailora.core.errors import CheckError
-from tailora.core.files import write_text
+from tailora.core.files import require_own, write_text
 from tailora.core.plural import plural
 from tailora.core.problems import FieldError
 from tailora.core.settings import Unset
@@ -63,6 +63,8 @@ def run(settings: LintSettings) -> dict[str, Any]:
         CheckError: something looks wrong that `allow` does not accept.
         DataError: the data cannot be read.
     """
+    if settings.html is not None:
+        require_own(settings.html, lambda start: start.lstrip().lower().startswith(b"<!doctype html"), "an HTML page")
     names: tuple[str | None, ...] = splits_of(settings.data) or (None,)
     sample = RowSample(settings.sample, seed=0)
     load = functools.partial(settings.load, settings.data, texts="optional", selection=sample)

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,29 @@ def require_new(path: Path, *, empty_folder: bool = True) -> None:
     """
     if path.exists() and not (empty_folder and path.is_dir() and not any(path.iterdir())):
         raise output_exists(path)
+
+
+def require_own(path: Path, is_own: Callable[[bytes], bool], what: str) -> None:
+    """Check that a file which an output would replace is one of its kind, and not data under the same name.
+
+    Args:
+        path: file to be written.
+        is_own: returns whether the first 64 KiB of a file are of this kind.
+        what: the kind, for the message.
+
+    Raises:
+        SettingsError: there is a folder or a file of another kind at `path`.
+    """
+    if not path.exists():
+        return
+    start = b"" if path.is_dir() else _start_of(path)
+    if path.is_dir() or (start.strip() and not is_own(start)):
+        raise SettingsError(f"exists and is not {what}", where=path, hint="choose another name")
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1 << 16)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

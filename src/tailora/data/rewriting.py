@@ -60,6 +60,8 @@ def _not_writable(data: DataFile) -> str | None:
     """Return in a clause why a file cannot be written again; None if it can."""
     if data.format not in WRITABLE:
         return f"files of the format {data.format} cannot be written"
+    if any(row.messages for row in data.rows):
+        return "conversations have no facts"
     if not data.path.is_file():
         return "data sets of the hub cannot be written"
     return "Parquet and Arrow files cannot be written" if columnar.is_columnar(data.path) else None
@@ -76,7 +78,7 @@ def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rew
         DataError: the format cannot be written.
     """
     if (what := _not_writable(data)) is not None:
-        hint = f"convert the data to one of {', '.join(WRITABLE)} first"
+        hint = f"give records with facts in one of the formats {', '.join(WRITABLE)}"
         raise DataError(what, where=data.path, hint=hint)
     text, where = read_text(data.path), str(data.path)
     if data.format == "piped":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,10 +127,29 @@ def _lines(content: str, count: int, path: Path, source: InputRows | None) -> li
         lines.pop()
     while len(lines) > count and not lines[-1].strip():
         lines.pop()
+    _refuse_table(lines, path)
     if len(lines) != count:
         _refuse_header(lines, path)
         _refuse_count(len(lines), count, path, source)
     return lines
+
+
+def _refuse_table(lines: Sequence[str], path: Path) -> None:
+    """Raise `DataError` if all lines have the cells of a table, with a column of texts or in a .csv or .tsv file."""
+    mark, header = delimited.header_of("\n".join(lines[:1]))
+    named = any(name.casefold() in TEXT_KEYS for name in header) or base_suffix(path) in (".csv", ".tsv")
+    try:
+        widths = {len(cells) for cells in csv.reader(lines, delimiter=mark)}
+    except csv.Error:
+        return
+    if len(lines) > 1 and len(header) > 1 and named and widths == {len(header)}:
+        raise _table(lines, path)
+
+
+def _table(lines: Sequence[str], path: Path) -> DataError:
+    what = f"is a table: its first line is the header {lines[0].strip()!r}"
+    hint = 'write one text per line without a header, or JSON lines such as {"id": "1", "text": "…"}'
+    return DataError(what, where=f"{path}:1", hint=hint)
 
 
 def _refuse_header(lines: Sequence[str], path: Path) -> None:
@@ -137,9 +157,7 @@ def _refuse_header(lines: Sequence[str], path: Path) -> None:
     _, header = delimited.header_of("\n".join(lines[:1]))
     names = [name.casefold() for name in header]
     if any(name in TEXT_KEYS for name in names) and all(name in (*TEXT_KEYS, *ID_KEYS) for name in names):
-        what = f"is a table: its first line is the header {lines[0].strip()!r}"
-        hint = 'write one text per line without a header, or JSON lines such as {"id": "1", "text": "…"}'
-        raise DataError(what, where=f"{path}:1", hint=hint)
+        raise _table(lines, path)
 
 
 def _refuse_count(texts: int, count: int, path: Path, source: InputRows | None, more: str = "") -> NoReturn:

@@ -61,9 +61,14 @@ def read_text(path: Path, *, blank: bool = False) -> str:
     return text
 
 
-def packed(text: str, path: Path) -> bytes:
+def has_bom(path: Path) -> bool:
+    """Return whether a file is UTF-8 with a byte order mark, by which Excel recognises it."""
+    return _unpack(path.read_bytes(), path).startswith(codecs.BOM_UTF8)
+
+
+def packed(text: str, path: Path, *, bom: bool = False) -> bytes:
     """Return a text as the bytes of a file: UTF-8, compressed if the file's name says so (`PACKED`)."""
-    content, suffix = text.encode("utf-8"), path.suffix.lower()
+    content, suffix = text.encode("utf-8-sig" if bom else "utf-8"), path.suffix.lower()
     if suffix == ".gz":
         return gzip.compress(content, mtime=0)
     packers: Mapping[str, Callable[[bytes], bytes]] = {".bz2": bz2.compress, ".xz": lzma.compress}

@@ -46,6 +46,15 @@ def write_outputs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
+def is_outputs(start: bytes) -> bool:
+    """Return whether a file that begins with these bytes holds texts that `generate` wrote."""
+    try:
+        row = json.loads(start.partition(b"\n")[0])
+    except ValueError:  # also of a line that is longer than what was read
+        return start.startswith(b'{"id": ') and b'"token_ids": [' in start
+    return isinstance(row, dict) and {"text", "finish_reason"} <= row.keys()
+
+
 def count_texts(path: Path) -> int:
     """Return the number of lines that are not blank, which is the number of texts of an outputs.jsonl."""
     with path.open("rb") as file:

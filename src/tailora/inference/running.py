@@ -90,6 +90,9 @@ class Running:
             what = f"token id {unknown[0]} does not exist"
             raise SettingsError(what, where="logit_bias", hint=f"use ids from 0 to {self.tokenizer.vocab_size - 1}")
         ended = None if not stop else _StopStrings(self.tokenizer, stop)
+        if self.built_in and any(weight != 1 for _, weight in adapters):
+            what = "the adapter is part of the network, so its effect cannot be weighted"
+            raise SettingsError(what, where="adapter", hint="name it without a weight")
         chosen = () if self.built_in else adapters
         return Request(tuple(prompt), decoding, chosen, ended=ended, score_prompt=score_prompt)
 

@@ -93,8 +93,11 @@ class Annotator:
         """
         dropped: list[Fact] = []
         undecided: list[Undecided] = []
+        certain = [self._as_in_data(fact, record) for fact in report.added if fact not in report.doubtful]
+        others = {fact.attribute for fact in certain} if self._only is None else set()
         for fact in report.missing if self._only != "added" else ():
-            reason = self._doubt(fact, report)
+            # A value that the text says takes the place of one that it does not say.
+            reason = None if fact.attribute in others else self._doubt(fact, report)
             if reason is None or (reason == UNSURE_WORDING and not self._keep_unsure):
                 dropped.append(fact)
             if reason is not None:

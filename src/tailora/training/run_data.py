@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, SettingsError
 from tailora.data import records as record_files
 from tailora.data.examples import Example, build_examples
 from tailora.data.prompts import PromptFormat
@@ -101,11 +101,15 @@ def examples_of(
     config = base.model.config
     prefix = settings.prefix_tokens if settings.method == "prefix" else 0
     room = room_beside(prefix, config, getattr(config, "max_position_embeddings", None))
+    longest = settings.max_length if room is None else min(settings.max_length, room)
+    if prefix and longest < 2:
+        what = f"{prefix:,} virtual tokens leave no room for texts in the base's context"
+        raise SettingsError(what, where="prefix_tokens", hint="lower --prefix-tokens")
     examples, report = build_examples(
         records,
         base.tokenizer,
         prompts=prompts or prompts_of(base, settings, records),
-        max_length=settings.max_length if room is None else min(settings.max_length, room),
+        max_length=longest,
         overlong=settings.overlong,
     )
     console.print(str(report), highlight=False)
