@@ -314,7 +314,7 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(source: str) -> None:
 
 
 def test_a_data_set_of_the_hub_is_not_written_again() -> None:
-    with pytest.raises(DataError, match="org/places: data sets of the hub cannot be written; convert the data"):
+    with pytest.raises(DataError, match="org/places: data sets of the hub cannot be written; give records"):
         rewriter_of(parse('{"name": "Mug", "text": "A mug."}', Path("org/places")))
 
 
