@@ -38,4 +38,7 @@ def test_every_fact_of_e2e_is_said(chosen: dict[str, int]) -> None:
     said = record(name="Zizzi", **facts)
     report = slot_report(said, fill(said))
     assert not report.missing
-    assert set(report.added) == set(report.doubtful)  # "a cheap price range and an average customer rating"
+    # The published rules count "price range and an average customer rating" as a moderate price too.
+    misread = facts.get("customer rating") == "average" and "priceRange" in facts
+    assert report.added == report.doubtful
+    assert report.errors == len(report.doubtful) <= misread

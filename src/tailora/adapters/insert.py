@@ -28,7 +28,7 @@ PREFIX = "prompt_embeddings"
 
 @dataclass(frozen=True, eq=False)
 class Insert:
-    """Trained parts that a network computes in addition to its own layers, and that no weight of its own can express.
+    """Trained parts that a network computes in addition to its own layers, and that cannot be merged into its weights.
 
     Attributes:
         kind: the method that trained it.

@@ -16,8 +16,8 @@ MOST_VALUES = 5_000
 MOST_CHARACTERS = 100_000
 """Number of characters in the values that are kept."""
 
-_SAMPLE = 1_000  # texts that are searched for words that are no names
-_STRAY = 10  # one text in so many may have a value that its record lacks
+_SAMPLE = 1_000  # texts that are searched for words that are not names
+_STRAY = 10  # at most one text in ten may have a value that its record lacks
 _SHORTEST = 4  # letters; shorter words are rarely names
 _TRUTHS = frozenset(("yes", "no", "true", "false"))
 _WORD = re.compile(r"\w+")
