@@ -22,6 +22,8 @@ from tailora.models import gguf
 from tailora.models.catalog import CATALOG, availability, resolve
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import load_base
+from tailora.training.planning import plan
+from tailora.training.settings import TrainSettings
 
 reader = pytest.importorskip("gguf", reason="the optional gguf package is not installed")
 WIDTH, HEADS, INNER, LAYERS = 64, 4, 96, 2
@@ -103,6 +105,14 @@ def test_the_second_use_converts_nothing(small: Path, tmp_path: Path, monkeypatc
     assert gguf.converted(renamed) == first
     assert gguf.earlier_conversion(first.sha256) == first.folder
     assert gguf.earlier_conversion("0" * 64) is None
+
+
+def test_planning_a_run_converts_it_with_its_values(small: Path, tmp_path: Path, cache: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"facts": {"a": "12"}, "text": "a  b"}\n' * 2, encoding="utf-8")
+    settings = TrainSettings(data=str(data), base=str(small), method="full", precision="fp32", output=tmp_path / "run")
+    planned = plan(settings)
+    assert planned["parameters"]["trainable"] == sum(p.numel() for p in load_base(str(small)).model.parameters())
 
 
 def scale_weights(folder: Path) -> None:

@@ -22,6 +22,7 @@ from tailora.core.hardware.memory import gib
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import parameter_table
+from tailora.models.catalog import resolve
 from tailora.models.load import outline
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.estimate import arithmetic, seconds, workload
@@ -92,6 +93,7 @@ class RunPlan:
     def __init__(self, settings: TrainSettings, device: str, console: Console, processes: Processes = SINGLE) -> None:
         self.settings, self.device, self.processes = settings, device, processes
         train_records, valid_records, self.selected = read_records(settings)
+        resolve(settings.base)  # a download or conversion needs the values of the weights
         with without_values():
             base = outline(settings.base)
             prepare(base, settings)
