@@ -92,3 +92,22 @@ def is_idle(server: Server) -> bool:
     """Whether the engine holds nothing, and no text is counted as under way."""
     load = server.service.worker.stats.load
     return not server.service.open_texts and not load.running and not load.waiting and not load.blocks_used
+
+
+class Slow:
+    """Makes the engine's steps take some time."""
+
+    def __init__(self, server: Server, seconds: float) -> None:
+        self._backend, self._seconds = server.service.running.engine.backend, seconds
+
+    def __enter__(self) -> None:
+        plain = type(self._backend).run
+
+        def run(step: Any) -> Any:
+            time.sleep(self._seconds)
+            return plain(self._backend, step)
+
+        self._backend.run = run  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        del self._backend.run

@@ -496,3 +496,53 @@ def test_data_is_not_replaced_by_texts(tmp_path: Path, content: str) -> None:
     with pytest.raises(SettingsError, match="exists and is not a file of texts that `tailora generate` wrote"):
         run(GenerateSettings(base="tiny", input=str(source), output=output))
     assert output.read_text(encoding="utf-8") == content
+
+
+def test_rows_mix_adapters(base: str, tmp_path: Path) -> None:
+    """A row's mixture is the weighted sum of its adapters, in any form, in one batch with other rows."""
+    places = [save_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(("one", "two"), start=1)]
+    adapters = tuple(f"{place.name}={place}" for place in places)
+    merge(MergeSettings(adapter=tuple(places), weights=(0.7, -0.5), base=base, output=tmp_path / "merged", check=False))
+    mixtures: list[Any] = [
+        {"one": 0.7, "two": -0.5},
+        [{"name": "one", "weight": 0.7}, {"name": "two", "weight": -0.5}],
+        [["one", 0.7], ["two", -0.5]],
+    ]
+    path = tmp_path / "rows.jsonl"
+    named = [*mixtures, "one", None, {"one": 1}]
+    path.write_text(
+        "".join(json.dumps({"prompt": "a b =>", "id": str(n), "adapter": a}) + "\n" for n, a in enumerate(named))
+    )
+    ways: dict[str, Any] = {"input": str(path), "max_new_tokens": 12, "precision": "fp32"}
+    result = run(GenerateSettings(base=base, adapter=adapters, output=tmp_path / "outputs.jsonl", **ways))
+    rows = rows_of(tmp_path / "outputs.jsonl")
+    assert result["records"] == len(named)
+    assert [row["adapter"] for row in rows] == [*[mixtures[0]] * 3, "one", None, {"one": 1.0}]
+    path.write_text('{"prompt": "a b =>"}\n', encoding="utf-8")
+    merged = run(GenerateSettings(base=str(tmp_path / "merged"), **ways))["outputs"][0]["text"]
+    texts = [row["text"] for row in rows]
+    assert texts[:3] == [merged] * 3
+    assert merged not in texts[3:]
+    assert texts[5] == texts[3]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ({}, r"rows.jsonl:1: adapter: names no adapter; write \{"),
+        ({"one": "much"}, "rows.jsonl:1: adapter: the weight of 'one' must be a number from -100 to 100"),
+        ([["one", 1], ["one", 2]], "rows.jsonl:1: adapter: the adapter 'one' is named twice; add its weights"),
+        ({"one": 1, "three": 1}, r"record r0: the adapter 'three' is not loaded; add --adapter three=PATH"),
+        ({"one": 1, "other": 1}, "record r0: the adapters one and other were trained on different prompts"),
+    ],
+)
+def test_rows_that_cannot_be_mixed_are_refused(base: str, tmp_path: Path, mixture: Any, message: str) -> None:
+    save_adapter(tmp_path / "one", base)
+    save_adapter(tmp_path / "other", base, seed=2, meta={**META, "linearization": "plain"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({"id": "r0", "facts": {"a": "b", "c": "d"}, "adapter": mixture}) + "\n", encoding="utf-8"
+    )
+    adapters = (f"one={tmp_path / 'one'}", f"other={tmp_path / 'other'}")
+    with pytest.raises((DataError, SettingsError), match=message):
+        run(GenerateSettings(base=base, adapter=adapters, input=str(path), max_new_tokens=2, precision="fp32"))

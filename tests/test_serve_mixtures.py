@@ -109,3 +109,29 @@ def test_a_key_needs_access_to_every_adapter(models: Path, tmp_path: Path) -> No
             body = {"model": "one", "facts": FACTS, "adapters": adapters, "max_tokens": 2}
             answer = httpx.post(f"{server.address}/v1/records", json=body, headers=head, timeout=60)
             assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("weight", [0.5, -1.0, 0.0])
+def test_a_scale_is_the_weight_of_one_adapter(server: Server, weight: float) -> None:
+    scaled = record(server, model="one", scale=weight)
+    assert scaled == record(server, model="one", adapters=[{"name": "one", "weight": weight}])
+    client = OpenAI(base_url=f"{server.address}/v1", api_key="none")
+    more: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "extra_body": {"scale": weight}}
+    completion = client.completions.create(model="one", prompt="name : Blue | food : y", **more)
+    assert completion.choices[0].text.strip() == scaled
+    question: Any = [{"role": "user", "content": "name : Blue | food : y"}]
+    assert client.chat.completions.create(model="one", messages=question, **more).choices[0].message.content == scaled
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"model": "base", "scale": 0.5}, "scale: base is not an adapter whose effect can be scaled"),
+        ({"model": "one", "scale": 101}, "scale: must be at most 100"),
+        ({"model": "one", "scale": 1, "adapters": ADAPTERS}, "scale has no meaning with adapters"),
+    ],
+)
+def test_what_cannot_be_scaled_is_refused(server: Server, body: dict[str, Any], message: str) -> None:
+    answer = post(server, "/v1/records", {"facts": FACTS, **body})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]

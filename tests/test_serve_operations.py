@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from live_server import get, is_idle, post, save_models, served, settings_for, wait_until
+from live_server import Slow, get, is_idle, post, save_models, served, settings_for, wait_until
 from tailora.core.errors import SettingsError
 from tailora.serve.server import Server
 
@@ -35,25 +35,6 @@ def server(models: Path) -> Iterator[Server]:
     with served(settings) as made:
         yield made
         wait_until(lambda: is_idle(made))
-
-
-class Slow:
-    """Makes the engine's steps take some time."""
-
-    def __init__(self, server: Server, seconds: float) -> None:
-        self._backend, self._seconds = server.service.running.engine.backend, seconds
-
-    def __enter__(self) -> None:
-        plain = type(self._backend).run
-
-        def run(step: Any) -> Any:
-            time.sleep(self._seconds)
-            return plain(self._backend, step)
-
-        self._backend.run = run  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        del self._backend.run
 
 
 def samples(server: Server) -> dict[str, float]:

@@ -15,6 +15,7 @@ from tailora.adapters.adapter import changes_nothing, require_base
 from tailora.api.inputs import Place, Row, Source, is_one_row, read_data
 from tailora.core.console import message_console
 from tailora.core.errors import AdapterError, DataError, SettingsError, UserError
+from tailora.data.mixtures import Mixture, MixtureError, mixture_text, read_mixture
 from tailora.data.text_stream import TextStream
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
@@ -37,8 +38,6 @@ Weights = Mapping[str, float]
 """Names of adapters and the factors of their effects."""
 Which: TypeAlias = str | Weights | None
 """The name of an adapter, or several with weights; None for the one that a record names, else the only one."""
-HEAVIEST: Final = 100
-"""Largest weight of an adapter."""
 BASE: Final = ""
 """The name of the base model without an adapter."""
 ONLY: Final = "adapter"
@@ -209,7 +208,7 @@ class Model:
         """
         settings = DecodingSettings.from_values(dict(decoding))
         rows = self._rows(records, adapter)
-        prompts = self._prompts(rows, adapter)
+        prompts = self._prompts(rows)
         texts: dict[int, Text] = {}
 
         def done(number: int, chosen: Chosen) -> None:
@@ -331,54 +330,44 @@ class Model:
             raise AdapterError(what, where=name, hint="load another model with tailora.load()")
 
     def _rows(self, records: Source, adapter: Which) -> list[Record]:
-        """One record for each row, with the adapter that the caller asks for; of several, the first."""
+        """One record for each row, with the adapter or the adapters that the caller asks for."""
         setup = self._setup
-        first = self._first_of(adapter)
+        asked = self._checked(adapter)
+        first = asked[0][0] if isinstance(asked, tuple) else asked
         known_adapter = first is not None and first in setup.adapters
         trained = TrainedReading.of_meta(setup.training_metadata(first)) if known_adapter else setup.reading
         rows = list(read_data(records, texts="unused", trained=trained if first != BASE else None).rows)
-        return rows if first is None else [replace(row, adapter=first) for row in rows]
+        return rows if asked is None else [replace(row, adapter=asked) for row in rows]
 
-    def _first_of(self, adapter: Which) -> str | None:
-        """Return the name of an adapter, of several the first; `SettingsError` if one of them does not exist."""
+    def _checked(self, adapter: Which) -> str | Mixture | None:
+        """Return the adapter or the adapters that a caller names; `SettingsError` if one of them does not exist."""
         if adapter is not None and not isinstance(adapter, str | Mapping):
             what = f"is of type {type(adapter).__name__}"
             raise SettingsError(what, where="adapter", hint='give a name, or names with weights like {"e2e": 0.7}')
-        for weighted, weight in adapter.items() if isinstance(adapter, Mapping) else ():
-            if not isinstance(weight, int | float) or not abs(weight) <= HEAVIEST:
-                what = f"the weight of {weighted} must be a number from -{HEAVIEST} to {HEAVIEST}, not {weight!r}"
-                raise SettingsError(what, where="adapter")
-        if isinstance(adapter, Mapping) and (not adapter or BASE in adapter):
-            what = "names the base" if adapter else "names no adapter"
+        if isinstance(adapter, Mapping) and BASE in adapter:
+            what = "names the base"
             raise SettingsError(what, where="adapter", hint='give adapters and their weights, like {"e2e": 0.7}')
-        names: list[str | None] = list(adapter) if isinstance(adapter, Mapping) else [adapter]
-        for name in names:
+        try:
+            asked = read_mixture(adapter) if isinstance(adapter, Mapping) else adapter
+        except MixtureError as error:
+            raise SettingsError(str(error), where="adapter", hint=error.hint) from error
+        for name in [name for name, _ in asked] if isinstance(asked, tuple) else [asked]:
             if name is not None and name != BASE and name not in self._setup.adapters:
                 known = ", ".join([*map(repr, self._setup.adapters), "tailora.BASE"])
                 raise SettingsError(f"there is no adapter {name!r}", where="adapter", hint=f"choose one of: {known}")
-        return names[0]
+        return asked
 
     def _one_prompt(self, record: Row, adapter: Which) -> Prompt:
         rows = self._rows(record, adapter)
         if len(rows) > 1:
             raise DataError(f"contains {len(rows)} records", where="record", hint="give one record for each call")
-        return self._prompts(rows, adapter)[0]
+        return self._prompts(rows)[0]
 
-    def _prompts(self, rows: Sequence[Record], adapter: Which) -> list[Prompt]:
+    def _prompts(self, rows: Sequence[Record]) -> list[Prompt]:
         form, style = self._settings.prompt_form, self._settings.linearization
         prompts = prompts_of_records(rows, self._setup, form=form, style=style)
         check_prompts(rows, prompts, self._running.traits)
-        if not isinstance(adapter, Mapping):
-            return prompts
-        first, *others = adapter
-        for name in others:
-            own = prompts_of_records([replace(row, adapter=name) for row in rows], self._setup, form=form, style=style)
-            if [prompt.tokens for prompt in own] != [prompt.tokens for prompt in prompts]:
-                what = f"the adapters {first} and {name} were trained on different prompts"
-                raise SettingsError(
-                    what, where="adapter", hint="use adapters that were trained with the same prompt form"
-                )
-        return [prompt._replace(mixture=tuple(adapter.items())) for prompt in prompts]
+        return prompts
 
     def _begin(self, prompt: Prompt, decoding: Decoding, stop: Sequence[str]) -> Stream:
         if not self._worker.alive:
@@ -427,4 +416,4 @@ class Model:
 
 
 def _name_of(prompt: Prompt) -> str | None:
-    return " + ".join(f"{weight:g} {name}" for name, weight in prompt.mixture) or prompt.adapter
+    return mixture_text(prompt.mixture) or prompt.adapter

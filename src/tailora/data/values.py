@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tailora.core.errors import DataError
+from tailora.data.mixtures import Mixture
 
 DIALOGUE_ACT = "dialogue act"
 """Attribute of the fact that says what a text does (inform, confirm, request, …), as in ViGGO."""
@@ -46,7 +47,8 @@ class Record:
         references: zero or more texts, in order of first appearance; equal texts are kept as often as they occur.
         group: the source's own grouping, such as WebNLG's category.
         prompt: a ready prompt that the source gives instead of facts; of a conversation, its last message.
-        adapter: the name of the adapter to write with, "" for the base model alone; None where the source names none.
+        adapter: the name of the adapter to write with, or several with weights; "" for the base model alone; None where
+            the source names none.
         language: the language of the texts, as the source names it; None where it names none.
         messages: the conversation to which the references are answers; empty where the source gives none.
     """
@@ -56,7 +58,7 @@ class Record:
     references: tuple[str, ...]
     group: str | None = None
     prompt: str | None = None
-    adapter: str | None = None
+    adapter: str | Mixture | None = None
     language: str | None = None
     messages: tuple[Turn, ...] = ()
 
@@ -101,7 +103,7 @@ class Row:
     id: str | None = None
     group: str | None = None
     prompt: str | None = None
-    adapter: str | None = None
+    adapter: str | Mixture | None = None
     language: str | None = None
     entry: bool = False
     id_by_name: bool = False

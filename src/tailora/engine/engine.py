@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailora.core.errors import ModelError, SettingsError
+from tailora.data.mixtures import Mixture
 from tailora.engine.arrays import Floats, Ints
 from tailora.engine.backend import Backend, Step, TokenScores
 from tailora.engine.decoding import Alternatives, Completion
 from tailora.engine.kv_blocks import BlockPool
-from tailora.engine.requests import Mixture, Request, RequestState, Samples, state_of
+from tailora.engine.requests import Request, RequestState, Samples, state_of
 from tailora.engine.scheduler import Chunk, Plan, ScheduledRequest, Scheduler
 
 

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tailora.core.errors import SettingsError
+from tailora.data.mixtures import Mixture
 from tailora.engine.backend import TokenScores
 from tailora.engine.decoding import Alternatives, Completion, Decoding, FinishReason
 from tailora.engine.sampling import UniformNumbers, draw, penalised
-
-Mixture = tuple[tuple[str, float], ...]
-"""Names of registered adapters, each once, and the factors of their effects; their sum is added to the base."""
 
 
 def mixture_of(adapter: str | None, weight: float = 1.0) -> Mixture:

@@ -9,15 +9,15 @@ from typing import Any
 
 from tailora.core.files import write_text
 from tailora.inference.rerank import Chosen
-from tailora.inference.texts import Candidate
+from tailora.inference.texts import Candidate, Prompt
 
 
-def output_row(record_id: str, adapter: str | None, chosen: Chosen, *, logprobs: bool = False) -> dict[str, Any]:
+def output_row(record_id: str, prompt: Prompt, chosen: Chosen, *, logprobs: bool = False) -> dict[str, Any]:
     """Return a text as a row of outputs.jsonl, with the log-probability of each token if requested."""
     generation = chosen.generation
     row: dict[str, Any] = {
         "id": record_id,
-        "adapter": adapter,
+        "adapter": dict(prompt.mixture) or prompt.adapter,
         **_values(generation, logprobs),
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,

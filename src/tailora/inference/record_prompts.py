@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, SettingsError
+from tailora.data.mixtures import Mixture
 from tailora.data.prompts import PromptForm
 from tailora.data.values import Record
 from tailora.inference.running import EngineTraits
@@ -35,17 +36,23 @@ def prompts_of_records(
 
     Raises:
         DataError: a record names an unknown adapter, or none although there are several.
-        SettingsError: see `Setup.prompts`.
+        SettingsError: adapters that write one text were trained on different prompts; see also `Setup.prompts`.
     """
     adapters = [_adapter_of(record, setup.adapters) for record in records]
     prompts: dict[int, Prompt] = {}
     for adapter in dict.fromkeys(adapters):
         numbers = [number for number, name in enumerate(adapters) if name == adapter]
-        chosen = setup.prompts(adapter, form=form, style=style)
+        mixture = adapter if isinstance(adapter, tuple) else ()
+        first = mixture[0][0] if isinstance(adapter, tuple) else adapter
+        chosen = setup.prompts(first, form=form, style=style)
         own = [records[number] for number in numbers]
-        _warn_of_unknown_attributes(chosen.unknown_attributes(own), adapter, source)
+        _warn_of_unknown_attributes(chosen.unknown_attributes(own), first, source)
         encoded = chosen.encode(own)
-        prompts |= {number: Prompt(tokens, adapter) for number, tokens in zip(numbers, encoded, strict=True)}
+        for other, _ in mixture[1:]:
+            if setup.prompts(other, form=form, style=style).encode(own) != encoded:
+                what = f"the adapters {first} and {other} were trained on different prompts"
+                raise SettingsError(what, where=f"record {own[0].id}", hint="mix adapters with the same prompt form")
+        prompts |= {number: Prompt(tokens, first, mixture) for number, tokens in zip(numbers, encoded, strict=True)}
     return [prompts[number] for number in range(len(records))]
 
 
@@ -78,15 +85,18 @@ def _warn_of_unknown_attributes(names: Sequence[str], adapter: str | None, sourc
         )
 
 
-def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | None:
+def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | Mixture | None:
+    """Return the name of a record's adapter, or several with weights; None for the base alone."""
     if record.adapter == "":
         return None
     where = f"record {record.id}"
     if record.adapter is not None:
-        if record.adapter not in adapters:
-            known = ", ".join(adapters) or "none"
-            hint = f"add --adapter {record.adapter}=PATH (known: {known})"
-            raise DataError(f"the adapter {record.adapter!r} is not loaded", where=where, hint=hint)
+        names = [name for name, _ in record.adapter] if isinstance(record.adapter, tuple) else [record.adapter]
+        for name in names:
+            if name not in adapters:
+                known = ", ".join(adapters) or "none"
+                hint = f"add --adapter {name}=PATH (known: {known})"
+                raise DataError(f"the adapter {name!r} is not loaded", where=where, hint=hint)
         return record.adapter
     if len(adapters) > 1:
         what = f"does not name one of the {len(adapters)} adapters"

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailora.core.errors import SettingsError
+from tailora.data.mixtures import Mixture
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Decoding
 from tailora.engine.engine import Engine
-from tailora.engine.requests import Mixture, Request
+from tailora.engine.requests import Request
 
 
 @dataclass(frozen=True)

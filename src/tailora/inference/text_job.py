@@ -137,7 +137,7 @@ class TextJob:
         prompts = [self._prompts[number] for number in numbers]
 
         def done(place: int, chosen: Chosen) -> None:
-            row = output_row(records[place].id, prompts[place].adapter, chosen, logprobs=self._settings.logprobs)
+            row = output_row(records[place].id, prompts[place], chosen, logprobs=self._settings.logprobs)
             keep(numbers[place], row)
 
         before, total = len(self._records) - len(numbers), len(dict.fromkeys(prompts))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from tailora.data.mixtures import Mixture
 from tailora.data.text_stream import TextStream, cut_at
 from tailora.data.tokenizer import Tokenizer
 from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
-from tailora.engine.requests import Mixture, mixture_of
+from tailora.engine.requests import mixture_of
 from tailora.inference.running import Running
 
 
@@ -19,7 +20,7 @@ class Prompt(NamedTuple):
 
     Attributes:
         tokens: ids, at least one.
-        adapter: name of the adapter to use; None for the base alone.
+        adapter: name of the adapter to use, of several the first; None for the base alone.
         mixture: several adapters with weights to use instead.
     """
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
 from fastapi import Request
 
-from tailora.core.errors import SettingsError
+from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error, no_model
 from tailora.serve.keys import Key
-from tailora.serve.registry import Registry, ServedModel
+from tailora.serve.registry import Registry
 from tailora.serve.request_body import off_loop
 from tailora.serve.request_log import RequestStats
-from tailora.serve.schema.mixture import WeightedAdapter
+from tailora.serve.schema.mixture import Mixing
+from tailora.serve.served_model import ServedModel, mixed, scaled
 
 T = TypeVar("T")
 
@@ -31,16 +32,14 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
-def find_model(
-    request: Request, registry: Registry, name: str, adapters: Sequence[WeightedAdapter] | None = None
-) -> ServedModel:
+def find_model(request: Request, registry: Registry, name: str, mixing: Mixing | None = None) -> ServedModel:
     """Return the model that a request names; the request keeps this version to its end.
 
     Args:
         request: the HTTP request.
         registry: the models.
         name: the name in the request.
-        adapters: adapters to mix; the name is then that of the base or of one of them.
+        mixing: the request's weights: a scale, or adapters; the name is then that of the base or of one of them.
 
     Raises:
         ApiError: no model has one of the names, or the request's key may not use it, with the same answer for both; or
@@ -48,21 +47,29 @@ def find_model(
     """
     model = _find(request, registry, name)
     stats_of(request).model = name
-    if adapters is None:
-        return model
-    parts = [(_find(request, registry, adapter.name), adapter.weight) for adapter in adapters]
-    if model is not registry.base and all(model is not part for part, _ in parts):
-        message = "model must be the base, or one of the adapters of the request"
-        raise ApiError(400, message, param="model")
     try:
-        return registry.mixed(name, parts)
+        if mixing is None or mixing.adapters is None:
+            return model if mixing is None or mixing.scale is None else scaled(model, mixing.scale)
+        parts = [(_find(request, registry, adapter.name), adapter.weight) for adapter in mixing.adapters]
+        if model is not registry.base and all(model is not part for part, _ in parts):
+            message = "model must be the base, or one of the adapters of the request"
+            raise ApiError(400, message, param="model")
+        return mixed(name, parts)
     except SettingsError as error:
         raise from_user_error(error) from error
 
 
 def _find(request: Request, registry: Registry, name: str) -> ServedModel:
-    model, key = registry.find(name), key_of(request)
-    if model is None or (key is not None and not key.may_use(name)):
+    key = key_of(request)
+    if key is not None and not key.may_use(name):
+        raise no_model(name)
+    try:
+        model = registry.find(name)
+    except AdapterError as error:
+        raise ApiError(404, str(error), param="model", code="model_not_found") from error
+    except SettingsError as error:
+        raise from_user_error(error) from error
+    if model is None:
         raise no_model(name)
     resources: ExitStack = request.state.resources
     resources.enter_context(registry.use(model))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tailora.core.errors import DataError, UserError
 from tailora.data.chat_template import ChatTemplate
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.registry import ServedModel
 from tailora.serve.schema.messages import Message
+from tailora.serve.served_model import ServedModel
 
 
 def text_prompt(model: ServedModel, text: str) -> tuple[int, ...]:

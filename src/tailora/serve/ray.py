@@ -186,6 +186,11 @@ def app(arguments: Mapping[str, Any]) -> Any:
     cpus = float(options.pop("cpus", 1))
     folder = Path(options.pop("adapter_folder", "/"))
     settings = ServeSettings(**options, adapter_folder=folder)
+    if settings.compositions:
+        hint = "name the adapters and their weights in each request"
+        raise SettingsError(
+            "are not available on Ray, which loads adapters one by one", where="compositions", hint=hint
+        )
     writer = serve.deployment(writer_class(loaded)).options(
         name="Writer",
         num_replicas=replicas,

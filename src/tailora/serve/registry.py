@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from tailora import __version__
 from tailora.adapters import formats
@@ -22,50 +19,15 @@ from tailora.adapters.adapter import Adapter, require_base
 from tailora.adapters.formats import peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
 from tailora.adapters.insert import AnyAdapter, Insert
-from tailora.core.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, SettingsError, UserError
+from tailora.data.mixtures import Mixture
 from tailora.data.prompts import PromptFormat
-from tailora.engine.requests import Mixture, mixture_of
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup
+from tailora.serve.served_model import ServedModel, mixed
 
 _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
-
-
-@dataclass(eq=False)
-class ServedModel:
-    """A base or an adapter that requests can name.
-
-    Attributes:
-        name: name that clients use.
-        engine_name: name of this version in the engine; None for the base and for a mixture.
-        meta: how it was trained: prompt form and linearisation, as far as known.
-        prompts: how its prompts are built.
-        system_fingerprint: identifies all that a text depends on besides the request: weights, precision, version.
-        rank: largest rank of a branch; 0 for the base.
-        slot_rank: rank that it takes of an adapter slot: the largest sum of ranks on one layer.
-        created: time of loading, in seconds since 1970.
-        users: number of requests that write with it.
-        retired: whether it was replaced or unloaded.
-        mixture: of a mixture, the names in the engine and the weights of its adapters.
-    """
-
-    name: str
-    engine_name: str | None
-    meta: Mapping[str, Any]
-    prompts: PromptFormat
-    system_fingerprint: str
-    rank: int = 0
-    slot_rank: int = 0
-    created: int = field(default_factory=lambda: int(time.time()))
-    users: int = 0
-    retired: bool = False
-    mixture: Mixture = ()
-
-    @property
-    def adapters(self) -> Mixture:
-        """The adapters as the engine's requests name them."""
-        return self.mixture or mixture_of(self.engine_name)
 
 
 class Registry:
@@ -76,9 +38,21 @@ class Registry:
         running: engine.
         worker: thread of the engine.
         folder: folder that adapters may be loaded from; None if none may.
+        compositions: adapters with weights that requests can name as one model; see `compose`.
+
+    Raises:
+        SettingsError: two models have one name, or see `compose`.
     """
 
-    def __init__(self, setup: Setup, running: Running, worker: Worker, *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        running: Running,
+        worker: Worker,
+        *,
+        folder: Path | None = None,
+        compositions: Mapping[str, Mixture] | None = None,
+    ) -> None:
         self._setup, self._running, self._worker = setup, running, worker
         self._folder = None if folder is None else folder.resolve()
         self._numbers = itertools.count(1)
@@ -97,49 +71,79 @@ class Registry:
                 )
             engine_name = None if running.built_in else own
             self._models[own] = self._model(own, engine_name, adapter, setup.prompts(own))
+        self._compositions: Mapping[str, Mixture] = {}
+        self.compose(compositions or {})
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(list(self._models.values()))
+        models = list(self._models.values())
+        for name in self._compositions:
+            with suppress(UserError):  # it lacks an adapter, or one was replaced by one of other prompts
+                models.append(self._composed(name))
+        return iter(models)
 
     def find(self, name: str) -> ServedModel | None:
-        """Return the model of this name, if there is one."""
-        return self._models.get(name)
-
-    def mixed(self, name: str, parts: Sequence[tuple[ServedModel, float]]) -> ServedModel:
-        """Return adapters with weights as one model, which is not listed.
-
-        Args:
-            name: name that the request uses.
-            parts: the adapters, each once, and the factors of their effects.
+        """Return the model of this name, if there is one.
 
         Raises:
-            SettingsError: an adapter is named twice, is part of the network, or was trained on other prompts.
+            AdapterError: a composition has this name, and one of its adapters is not loaded.
+            SettingsError: its adapters cannot be mixed.
         """
-        first = parts[0][0]
-        names = [model.engine_name for model, _ in parts]
-        if len(set(names)) < len(names):
-            raise SettingsError("an adapter is named twice", where="adapters", hint="add its weights")
-        for model, _ in parts:
-            if model.engine_name is None:
-                what = f"{model.name} is not an adapter that can be mixed"
-                raise SettingsError(what, where="adapters", hint="name adapters, as GET /v1/models lists them")
-            if _prompt_of(model) != _prompt_of(first):
-                what = f"the adapters {first.name} and {model.name} were trained on different prompts"
-                raise SettingsError(what, where="adapters", hint="use adapters with the same prompts")
-        mixture = tuple((model.engine_name or "", weight) for model, weight in parts)
-        described = " ".join(f"{model.system_fingerprint} {weight!r}" for model, weight in parts)
-        fingerprint = f"fp_{hashlib.sha256(described.encode()).hexdigest()[:12]}"
-        return ServedModel(name, None, first.meta, first.prompts, fingerprint, mixture=mixture)
+        return self._composed(name) if name in self._compositions else self._models.get(name)
+
+    def compose(self, compositions: Mapping[str, Mixture]) -> None:
+        """Name adapters with weights, in place of earlier compositions, which requests in progress keep.
+
+        A composition has the versions of its adapters that are loaded when a request begins.
+
+        Args:
+            compositions: adapters and weights by the names that requests use.
+
+        Raises:
+            SettingsError: a composition has the name of a model, names an adapter that does not exist and cannot be
+                loaded, or names adapters that cannot be mixed. Nothing is changed then.
+        """
+        together = max(1, self._running.engine.backend.adapter_slots.together)
+        for name, mixture in compositions.items():
+            where = f"compositions.{name}"
+            if name in self._models:
+                raise SettingsError("a model has this name", where=where, hint="give the composition another name")
+            if len(mixture) > together:
+                what = f"names {len(mixture)} adapters (limit of this server for one text: {together})"
+                raise SettingsError(what, where=where, hint="merge some of them beforehand with `tailora merge`")
+            missing = [own for own, _ in mixture if own not in self._models]
+            if missing and self._folder is None:
+                hint = "name the adapter with --adapter"
+                raise SettingsError(f"there is no adapter {missing[0]!r}", where=where, hint=hint)
+            if not missing:
+                try:
+                    self._mixed(name, mixture)
+                except SettingsError as error:
+                    raise SettingsError(error.what, where=where, hint=error.hint) from error
+        self._compositions = dict(compositions)
+
+    def _composed(self, name: str) -> ServedModel:
+        mixture = self._compositions[name]
+        for own, _ in mixture:
+            if own not in self._models:
+                what = f"the composition {name!r} needs the adapter {own!r}, which is not loaded"
+                raise AdapterError(what, hint="load it, or name another model")
+        return self._mixed(name, mixture)
+
+    def _mixed(self, name: str, mixture: Mixture) -> ServedModel:
+        return mixed(name, [(self._models[own], weight) for own, weight in mixture])
 
     @contextmanager
     def use(self, model: ServedModel) -> Iterator[None]:
-        """Keep a version in the engine within this context."""
-        model.users += 1
+        """Keep a version in the engine within this context; of a mixture, those of its adapters."""
+        used = [model, *(part for part, _ in model.parts)]
+        for version in used:
+            version.users += 1
         try:
             yield
         finally:
-            model.users -= 1
-            self._remove_unused(model)
+            for version in used:
+                version.users -= 1
+                self._remove_unused(version)
 
     async def load(self, name: str, path: str, *, replace: bool = False) -> ServedModel:
         """Load an adapter from the folder that adapters may be loaded from.
@@ -158,6 +162,9 @@ class Registry:
             raise SettingsError("is not a valid name", where="lora_name", hint="use up to 200 printable characters")
         async with self._changing:
             old = self._models.get(name)
+            if name in self._compositions:
+                hint = "choose another name"
+                raise SettingsError(f"a composition {name!r} already exists", where="lora_name", hint=hint)
             if old is self.base or (old is not None and not replace):
                 hint = "choose another name" if old is self.base else "unload it first, or set load_inplace"
                 raise SettingsError(f"a model {name!r} already exists", where="lora_name", hint=hint)
@@ -257,9 +264,3 @@ def _inside(folder: Path, path: str, *, shown: str | None = None) -> Path:
         pass
     hint = "name a folder inside the server's folder of adapters"
     raise AdapterError("no adapter is there", where=shown or path, hint=hint)
-
-
-def _prompt_of(model: ServedModel) -> tuple[object, ...]:
-    """Return what the token ids of an adapter's prompts depend on, besides the base."""
-    prompts = model.prompts
-    return prompts.form, prompts.style, prompts.bos, prompts.end, prompts.trained, prompts.source

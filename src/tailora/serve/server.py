@@ -78,7 +78,9 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
         setup, running = _start_engine(settings)
         worker = Worker(running.engine)
         try:
-            registry = Registry(setup, running, worker, folder=settings.adapter_folder)
+            registry = Registry(
+                setup, running, worker, folder=settings.adapter_folder, compositions=settings.compositions
+            )
             limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
@@ -211,11 +213,12 @@ def _idle_keys(server: Server, settings: ServeSettings) -> list[str]:
     """Name the models of API keys that the server does not have, unless an administrator can still load them."""
     if settings.adapter_folder is not None:
         return []
+    names = {model.name for model in server.service.registry}
     return [
         f"API key {key.name!r} is for {model!r}, which is not a model of this server"
         for key in server.keys
         for model in key.models or ()
-        if server.service.registry.find(model) is None
+        if model not in names
     ]
 
 

@@ -17,8 +17,9 @@ from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.registry import Registry, ServedModel
+from tailora.serve.registry import Registry
 from tailora.serve.request_log import RequestStats
+from tailora.serve.served_model import ServedModel
 
 T = TypeVar("T")
 STALL = 60.0  # seconds without a step, with texts waiting, after which the engine counts as stalled

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tailora.core.errors import SettingsError
-from tailora.core.settings import Unset
+from tailora.core.problems import FieldError
+from tailora.core.settings import Unset, Verbatim
+from tailora.data.mixtures import Mixture, MixtureError, parse_mixture, read_mixture
 from tailora.inference.model_settings import AdaptersSettings, EngineSettings
+
+
+def _compositions(value: Any) -> Any:
+    """Return mixtures by name from the texts of flags, or from a mapping of mappings."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple):
+        texts = [str(text).partition("=") for text in value]
+        for name, equals, _ in texts:
+            if not equals:
+                raise FieldError(f"{name!r} has no adapters", "write NAME=ADAPTER:WEIGHT+ADAPTER:WEIGHT")
+        if len({name for name, _, _ in texts}) < len(texts):
+            raise FieldError("two compositions have one name", "give each its own name")
+        value = {name: mixture for name, _, mixture in texts}
+    if not isinstance(value, Mapping):
+        raise FieldError("is not a mapping", "write {name: {adapter: weight}}")
+    return {_model_name(name): _mixture(name, mixture) for name, mixture in value.items()}
+
+
+def _model_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > 200 or not name.isprintable():
+        raise FieldError(f"{name!r} is not a valid name", "use up to 200 printable characters")
+    return name
+
+
+def _mixture(name: str, value: Any) -> Mixture:
+    try:
+        if isinstance(value, str):
+            return parse_mixture(value)
+        if isinstance(value, Mapping | list | tuple):
+            return read_mixture(value)
+    except MixtureError as error:
+        raise FieldError(f"{name}: {error}", error.hint) from error
+    raise FieldError(f"{name}: names no adapters", "write {adapter: weight}")
 
 
 class ServeSettings(AdaptersSettings, EngineSettings):
@@ -18,12 +55,17 @@ class ServeSettings(AdaptersSettings, EngineSettings):
 
     heading = "limits"
     headings: ClassVar = {
-        **dict.fromkeys(("adapter_folder", "slots", "max_rank"), "model"),
+        **dict.fromkeys(("adapter_folder", "compositions", "slots", "max_rank"), "model"),
         **dict.fromkeys(("host", "port", "drain", "log_texts"), "server"),
         **dict.fromkeys(("api_keys", "cors"), "access"),
     }
     adapter_folder: Annotated[Path | None, Unset("off")] = None
     """Folder from which clients may load and unload adapters while the server runs."""
+    compositions: Annotated[dict[str, Any], Verbatim(), BeforeValidator(_compositions), Unset("none")] = Field(
+        default_factory=dict
+    )
+    """Adapters with weights that clients name as one model: NAME=ADAPTER:WEIGHT+ADAPTER:WEIGHT, in YAML
+    {name: {adapter: weight}}. Repeat the flag for several."""
     slots: int = Field(8, ge=1)
     """Number of adapters that can compute at the same time, if clients may load adapters."""
     max_rank: int = Field(16, ge=1)

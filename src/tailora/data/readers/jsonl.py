@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tailora.core.errors import DataError
+from tailora.data.mixtures import Mixture, MixtureError, read_mixture
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
 from tailora.data.readers.table_layout import Cell
@@ -266,7 +267,8 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     if record.group is not None:
         head["group"] = record.group
     if record.adapter is not None:
-        head["adapter"] = record.adapter or None
+        several = record.adapter if isinstance(record.adapter, tuple) else None
+        head["adapter"] = dict(several) if several else record.adapter or None
     if record.language is not None:
         head["language"] = record.language
     if record.messages:
@@ -303,12 +305,17 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _adapter(row: dict[str, Any], where: str) -> str | None:
-    """Return the adapter that a row names; "" for null, which means the base model alone."""
+def _adapter(row: dict[str, Any], where: str) -> str | Mixture | None:
+    """Return the adapter that a row names, or several with weights; "" for null, which means the base model alone."""
     if "adapter" not in row:
         return None
     if row["adapter"] is None:
         return ""
+    if isinstance(row["adapter"], dict | list):
+        try:
+            return read_mixture(row["adapter"])
+        except MixtureError as error:
+            raise DataError(f"adapter: {error}", where=where, hint=error.hint) from error
     name = _string(row["adapter"], where, "adapter").strip()
     if not name:
         raise DataError("the adapter is empty", where=where, hint="name one, or give null for the base model alone")

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.responses import event_stream, unless_gone
+from tailora.serve.served_model import ServedModel
 from tailora.serve.service import PendingTexts, Service, TextRequest
 
 

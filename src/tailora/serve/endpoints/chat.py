@@ -16,9 +16,9 @@ from tailora.serve.endpoints.answer import respond
 from tailora.serve.endpoints.choices import ChoicesAnswer
 from tailora.serve.logprobs import chat_logprobs, without_end
 from tailora.serve.prompts import chat_prompt
-from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.chat import ChatBody
+from tailora.serve.served_model import ServedModel
 from tailora.serve.service import Service, TextRequest
 
 
@@ -39,7 +39,7 @@ def chat_routes(service: Service, template: ChatTemplate | None, *, log_texts: b
         An adapter that was trained on records takes the last user message as a record: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.
         """
-        model = find_model(request, service.registry, body.model, body.adapters)
+        model = find_model(request, service.registry, body.model, body)
         answer = await prepare(request, _answer, service, template, body, model, stats_of(request))
         return await respond(request, service, answer, log_texts=log_texts)
 

@@ -13,9 +13,9 @@ from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
 from tailora.serve.endpoints.answer import Answer
 from tailora.serve.logprobs import ends_unseen, text_of
-from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.decoding import Sampling
+from tailora.serve.served_model import ServedModel
 from tailora.serve.service import PendingTexts, TextRequest
 from tailora.serve.usage import usage
 

@@ -17,9 +17,9 @@ from tailora.serve.endpoints.answer import respond
 from tailora.serve.endpoints.choices import ChoicesAnswer
 from tailora.serve.logprobs import CompletionLogprobs, without_end
 from tailora.serve.prompts import text_prompt
-from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.completions import CompletionBody
+from tailora.serve.served_model import ServedModel
 from tailora.serve.service import PendingTexts, Service, TextRequest
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -48,7 +48,7 @@ def completion_routes(service: Service, *, log_texts: bool = False) -> APIRouter
         An adapter that was trained on records takes a record as its prompt: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.
         """
-        model = find_model(request, service.registry, body.model, body.adapters)
+        model = find_model(request, service.registry, body.model, body)
         answer = await prepare(request, _answer, service, body, model, stats_of(request))
         return await respond(request, service, answer, log_texts=log_texts)
 

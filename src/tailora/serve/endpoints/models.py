@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from tailora.serve.dependencies import find_model, key_of, stats_of
-from tailora.serve.registry import Registry, ServedModel
+from tailora.serve.registry import Registry
+from tailora.serve.served_model import ServedModel
 
 
 def model_routes(registry: Registry) -> APIRouter:
@@ -24,6 +25,7 @@ def model_routes(registry: Registry) -> APIRouter:
 
         Of an adapter, `parent` is the base, `rank` the rank it was trained with, and `slot_rank` the rank that it takes
         of an adapter slot (compare `--max-rank`): several branches on one layer need the sum of their ranks.
+        A composition also has `adapters`: its adapters and their weights.
         """
         key = key_of(request)
         visible = [model for model in registry if key is None or key.may_use(model.name)]
@@ -51,6 +53,8 @@ def _description(model: ServedModel, registry: Registry) -> dict[str, Any]:
     }
     if not is_base:
         description |= {"rank": model.rank, "slot_rank": model.slot_rank}
+    if model.parts:
+        description["adapters"] = [{"name": part.name, "weight": weight} for part, weight in model.parts]
     for name in ("prompt_form", "linearization"):
         if model.meta.get(name):
             description[name] = model.meta[name]

@@ -27,9 +27,9 @@ from tailora.metrics.slots import SlotReport
 from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.dependencies import find_model, prepare, stats_of
 from tailora.serve.endpoints.answer import Answer, respond
-from tailora.serve.registry import ServedModel
 from tailora.serve.request_log import RequestStats
 from tailora.serve.schema.records import RecordsBody
+from tailora.serve.served_model import ServedModel
 from tailora.serve.service import PendingTexts, Service, TextRequest
 from tailora.serve.usage import usage
 
@@ -57,7 +57,7 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
 
         The answer lists for each text which facts it states, misses, adds and repeats, and where.
         """
-        model = find_model(request, service.registry, body.model, body.adapters)
+        model = find_model(request, service.registry, body.model, body)
         source = await request.body()
         answer = await prepare(
             request, _answer, service, rules_of(model.prompts), body, source, model, stats_of(request)
