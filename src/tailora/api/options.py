@@ -95,6 +95,9 @@ class TrainOptions(TypedDict, total=False):
     """Number of records to use, from the first one on."""
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
+    recipe: Literal["fast", "best", "lora-paper"] | None
+    """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long
+    run) or lora-paper (Hu et al. 2021, E2E). Its learning rate is for method lora."""
     base: str
     """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
     be followed by @REVISION, a commit, tag or branch of the hub."""
@@ -370,6 +373,9 @@ class CompareOptions(TypedDict, total=False):
     """Number of records to use, from the first one on."""
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
+    recipe: Literal["fast", "best", "lora-paper"] | None
+    """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long
+    run) or lora-paper (Hu et al. 2021, E2E). Its learning rate is for method lora."""
     base: str
     """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
     be followed by @REVISION, a commit, tag or branch of the hub."""
@@ -484,6 +490,9 @@ class TuneOptions(TypedDict, total=False):
     """Number of records to use, from the first one on."""
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
+    recipe: Literal["fast", "best", "lora-paper"] | None
+    """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long
+    run) or lora-paper (Hu et al. 2021, E2E). Its learning rate is for method lora."""
     base: str
     """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
     be followed by @REVISION, a commit, tag or branch of the hub."""
@@ -598,6 +607,9 @@ class LearningCurveOptions(TypedDict, total=False):
     """Number of records to use, from the first one on."""
     valid_limit: int | None
     """Number of validation records to use, from the first one on."""
+    recipe: Literal["fast", "best", "lora-paper"] | None
+    """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long
+    run) or lora-paper (Hu et al. 2021, E2E). Its learning rate is for method lora."""
     base: str
     """Base model: a name from `tailora models`, a folder, a .gguf file, or a Hugging Face hub id. A name or hub id can
     be followed by @REVISION, a commit, tag or branch of the hub."""

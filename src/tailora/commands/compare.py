@@ -16,6 +16,7 @@ from tailora.core.settings import Unset
 from tailora.data.hub_names import short_name
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.reports.comparison import sheet
+from tailora.training.named_recipes import added
 from tailora.training.settings import LEARNING_RATE, Method, RunSettings, TrainSettings
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -33,9 +34,9 @@ class CompareSettings(RunSettings):
     }
     methods: tuple[Method, ...] = METHODS
     """Methods to compare, separated by commas."""
-    learning_rates: Annotated[dict[str, Any], Unset("a third, once and three times the method's default")] = Field(
-        default_factory=dict
-    )
+    learning_rates: Annotated[
+        dict[str, Any], Unset("a third, once and three times the default of the method or the recipe")
+    ] = Field(default_factory=dict)
     """Learning rates to try, as METHOD=RATE|RATE|…, or as lists in the configuration."""
     grid_limit: Annotated[int | None, Field(ge=1), Unset("all, and the best run is the result")] = None
     """Number of training records for trying the learning rates. The best rate is then trained with all records."""
@@ -80,7 +81,7 @@ class CompareSettings(RunSettings):
         """Return the learning rates to try with a method."""
         stated = self.learning_rates.get(method)
         if stated is None:
-            own = LEARNING_RATE[method]
+            own = self._usual_rate(method)
             return (own / 3, own, 3 * own)
         values = stated if isinstance(stated, list) else str(stated).split("|")
         try:
@@ -91,6 +92,11 @@ class CompareSettings(RunSettings):
         if not rates or min(rates) <= 0:
             raise SettingsError(f"{method}: learning rates must be above 0", where="learning_rates")
         return rates
+
+    def _usual_rate(self, method: Method) -> float:
+        """Return the learning rate of the recipe for method lora, else the method's default."""
+        values = {"recipe": self.recipe, "method": method}
+        return float(added(values, TrainSettings.model_fields).get("learning_rate", LEARNING_RATE[method]))
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:

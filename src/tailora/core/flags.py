@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -33,10 +33,16 @@ class SettingsParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, add_help=False, **keywords)
         self._positionals.title = "configuration"
         self._groups = {title: self.add_argument_group(title) for title in GROUPS}
+        self.appendix: Callable[[], str] = str
 
     def group(self, title: str) -> Any:
         """Return a group of the help; `title` is one of `GROUPS`."""
         return self._groups[title]
+
+    def format_help(self) -> str:
+        """Return the help, with the appendix of the settings after the flags."""
+        appendix = self.appendix()
+        return super().format_help() + (f"\n{appendix}\n" if appendix else "")
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage."""
@@ -77,6 +83,7 @@ def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsP
         name, value = (f"{cls.first.upper()}…", "Values") if several else (cls.first.upper(), "Value")
         place, text = f"{name}|{place}", f"{value} of {flag(cls.first)}, or a {text}"
     parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{place}] [--flags]")
+    parser.appendix = cls.help_appendix
     parser.add_argument("config", nargs="*" if several else "?", metavar=place, help=text)
     fields = cls.model_fields.items()
     for name, field in sorted(fields, key=lambda item: item[0] not in LEADING):

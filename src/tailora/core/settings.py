@@ -92,6 +92,11 @@ class Settings(BaseModel):
         return owner.headings.get(name, "output" if name == "output" else owner.heading)
 
     @classmethod
+    def help_appendix(cls) -> str:
+        """Return lines that follow the flags in the help."""
+        return ""
+
+    @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read settings from a YAML file of `field_name: value` lines; defaults fill the rest."""
         return build(cls, read_yaml(Path(path)), {}, Path(path))

@@ -33,7 +33,7 @@ KEPT = 2
 """Number of states to keep: the newest, and the one before in case the newest is damaged."""
 SHARE = 100
 """Saving states takes at most one part in this of the time."""
-_FREE = {"output", "resume", "save_every", "device", "track", "memory_limit"}
+_FREE = {"output", "resume", "save_every", "device", "track", "memory_limit", "recipe"}
 """Settings that may differ when a run is continued."""
 _LENGTH = {"epochs", "max_steps"}
 """Settings that only say when the run ends."""

@@ -285,6 +285,7 @@ def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, sav
     return {
         "settings": settings.model_dump(mode="json"),
         "account": plan,
+        "learning_rate": settings.peak_learning_rate,
         "steps": outcome.steps,
         "examples": outcome.examples,
         "seconds": outcome.seconds,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from tailora.adapters.config import Bias, LoraConfig
 from tailora.core.errors import SettingsError
@@ -15,6 +16,7 @@ from tailora.data.linearize import Linearization
 from tailora.data.prompts import PromptForm
 from tailora.data.reading import Limit, ReadingSettings
 from tailora.models.settings import BASE, DeviceName
+from tailora.training.named_recipes import Recipe, added, recipe_help
 
 Method = Literal["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -140,7 +142,10 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     """What `train`, `tune` and `compare` share: all but the method, its learning rate and the output."""
 
     heading = "computation"
-    headings: ClassVar = {"base": "model"}
+    headings: ClassVar = {"base": "model", "recipe": "method"}
+    recipe: Annotated[Recipe | None, Unset("none")] = None
+    """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long
+    run) or lora-paper (Hu et al. 2021, E2E). Its learning rate is for method lora."""
     base: Annotated[str, Field(description=BASE)] = "tiny"
     tokens_per_pass: int = Field(4096, ge=1)
     """Maximum number of tokens in one forward pass, common prefixes counted once. Larger updates accumulate the
@@ -156,12 +161,26 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     """Memory that the run may use on a machine, in GiB, shared equally by the processes on it; on a GPU, the memory of
     each GPU. A run that needs more is refused before it starts."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_recipe(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Add what the recipe sets; it does not count as set, so that copies with other settings start from these."""
+        extra = added(values, cls.model_fields) if isinstance(values, Mapping) else {}
+        settings = validate({**extra, **values} if extra else values)
+        settings.model_fields_set.difference_update(extra)
+        return settings
+
     @model_validator(mode="after")
     def _usable(self) -> Self:
         self.lora_config()
         if self.precision == "int8" and self.device not in ("auto", "cpu"):
             raise SettingsError("int8 needs a CPU", where="precision", hint="use --device cpu, or another precision")
         return self
+
+    @classmethod
+    def help_appendix(cls) -> str:
+        """The table of recipes."""
+        return recipe_help()
 
 
 class TrainSettings(RunSettings):
