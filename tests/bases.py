@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.core.files import write_json
+from tailora.families import FAMILIES
 from tailora.lora import inject
 from tailora.models.load import load_base, quiet_transformers
 
@@ -64,6 +65,35 @@ def save_sentencepiece(folder: Path, kind: str = "llama", *, bos: bool = True) -
     return len(words)
 
 
+KINDS = tuple(kind for kind, family in FAMILIES.items() if family.openvino)
+"""The families that have a graph: tests that go through several families go through these."""
+
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
+    "llama": _SHAPE,
+    "qwen2": _SHAPE,
+    "qwen3": _SHAPE | {"head_dim": 16},
+    "gemma3_text": _SHAPE
+    | {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_theta": 500.0,
+        "rope_local_base_freq": 50.0,
+        "pad_token_id": 0,
+    },
+}
+
+
 def save_base(
     folder: Path,
     kind: str = "gpt2",
@@ -77,17 +107,13 @@ def save_base(
     """Write a base model, with more rows than tokens if asked for, and give the network that was written."""
     size = max(rows, tokenizer(folder))
     tokens = {"bos_token_id": 0, "eos_token_id": ends, "tie_word_embeddings": tied}
-    config: Any
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        if kind == "gpt2":
-            shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96, "initializer_range": 0.2}
-            model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **tokens))
-        else:
-            shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-            config = LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, **shape, **tokens)
-            config.max_position_embeddings = 96
-            model = LlamaForCausalLM(config)
+        config = AutoConfig.for_model(kind, vocab_size=size, initializer_range=0.2, **SHAPES[kind], **tokens)
+        model: Any = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            if kind not in ("gpt2", "llama") and ("norm" in name or name.endswith("bias")):
+                parameter.add_(torch.randn(parameter.shape) * 0.2)
     model = model.to(dtype).eval()
     with quiet_transformers():
         model.save_pretrained(folder)

@@ -45,6 +45,17 @@ LLAMA = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 96}
 GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96, "vocab_size": 257}
 LONG = {"type": "longrope", "short_factor": [1.0, 2.0, 3.0, 4.0], "long_factor": [5.0] * 4, "factor": 1.5}
 GEMMA = {**LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8}
+QWEN3 = {**LLAMA, "head_dim": 16}
+KINDS = ["sliding_attention", "sliding_attention", "full_attention"]
+_OF_GEMMA3 = {**GEMMA, "head_dim": 16, "query_pre_attn_scalar": 4, "sliding_window": 8, "layer_types": KINDS}
+GEMMA3 = {**_OF_GEMMA3, "rope_theta": 500.0, "rope_local_base_freq": 50.0}
+BY_KIND = {
+    "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+SCALED_BY_KIND = BY_KIND | {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0}}
+GEMMA3_5 = {**_OF_GEMMA3, "rope_parameters": BY_KIND}
+WINDOW = {"use_sliding_window": True, "sliding_window": 8}
 
 
 def save_model(folder: Path, model_type: str, config: dict[str, Any]) -> Path:
@@ -102,6 +113,26 @@ IN_THE_GRAPH: dict[str, Any] = {
             "_model_name_or_path": "x",
         },
     ),
+    "biases of attention": ("llama", {**LLAMA, "attention_bias": True}),
+    "qwen2": ("qwen2", LLAMA),
+    "qwen2, a window that is not used": (
+        "qwen2",
+        {**LLAMA, "use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1, "use_mrope": False},
+    ),
+    "qwen2 with a window": ("qwen2", {**LLAMA, **WINDOW, "max_window_layers": 1}),
+    "qwen2 with a window everywhere": ("qwen2", {**LLAMA, **WINDOW, "max_window_layers": 0}),
+    "qwen2, tied": ("qwen2", {**LLAMA, "tie_word_embeddings": True, "rope_theta": 500.0}),
+    "qwen3": ("qwen3", {**QWEN3, "tie_word_embeddings": True}),
+    "qwen3, biases": ("qwen3", {**QWEN3, "attention_bias": True}),
+    "qwen3, layer_types": ("qwen3", {**QWEN3, **WINDOW, "layer_types": KINDS}),
+    "gemma3": ("gemma3_text", GEMMA3),
+    "gemma3 as transformers 5 writes it": ("gemma3_text", GEMMA3_5),
+    "gemma3 by its pattern": (
+        "gemma3_text",
+        {**GEMMA3, "layer_types": None, "sliding_window_pattern": 2, "cache_implementation": "hybrid"},
+    ),
+    "gemma3 by the usual pattern": ("gemma3_text", {**GEMMA3, "layer_types": None, "num_hidden_layers": 6}),
+    "gemma3, an untied head, biases": ("gemma3_text", {**GEMMA3, "tie_word_embeddings": False, "attention_bias": True}),
     "gpt2": ("gpt2", GPT2),
     "gpt2, an inner width": ("gpt2", {**GPT2, "n_inner": 40}),
     "gpt2, the same activation by another name": ("gpt2", {**GPT2, "activation_function": "gelu_pytorch_tanh"}),
@@ -135,7 +166,6 @@ ON_TORCH: dict[str, Any] = {
     ),
     "longrope": ("llama", {**LLAMA, "rope_scaling": LONG | {"original_max_position_embeddings": 96}}),
     "partial_rotary_factor": ("llama", {**LLAMA, "partial_rotary_factor": 0.5}),
-    "attention_bias": ("llama", {**LLAMA, "attention_bias": True}),
     "mlp_bias": ("llama", {**LLAMA, "mlp_bias": True}),
     "hidden_act": ("llama", {**LLAMA, "hidden_act": "gelu"}),
     "a window": ("llama", {**LLAMA, "sliding_window": 8}),
@@ -151,38 +181,22 @@ ON_TORCH: dict[str, Any] = {
     ),
     "mistral": ("mistral", {**LLAMA, "sliding_window": None}),
     "mistral with a window": ("mistral", {**LLAMA, "sliding_window": 8}),
-    "qwen2": ("qwen2", LLAMA),
-    "qwen2 with a window": (
+    "qwen2, yarn": (
         "qwen2",
-        {**LLAMA, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+        {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}},
     ),
-    "qwen3": ("qwen3", {**LLAMA, "head_dim": 16, "attention_bias": True}),
-    "qwen3, layer_types": (
-        "qwen3",
-        {
-            **LLAMA,
-            "use_sliding_window": True,
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        },
-    ),
+    "qwen2, activation": ("qwen2", {**LLAMA, "hidden_act": "gelu"}),
+    "qwen3, linear": ("qwen3", {**QWEN3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "gemma": ("gemma", {**LLAMA, "head_dim": 8}),
     "gemma2 with soft caps": (
         "gemma2",
         {**GEMMA, "sliding_window": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     ),
-    "gemma3": (
-        "gemma3_text",
-        {
-            **GEMMA,
-            "query_pre_attn_scalar": 4,
-            "sliding_window": 8,
-            "rope_theta": 500.0,
-            "rope_local_base_freq": 50.0,
-            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
-        },
-    ),
+    "gemma3, scaled": ("gemma3_text", {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    "gemma3, scaled by kind": ("gemma3_text", {**GEMMA3_5, "rope_parameters": SCALED_BY_KIND}),
+    "gemma3, soft caps": ("gemma3_text", {**GEMMA3, "final_logit_softcapping": 3.0}),
+    "gemma3, soft caps of attention": ("gemma3_text", {**GEMMA3, "attn_logit_softcapping": 2.0}),
+    "gemma3, activation": ("gemma3_text", {**GEMMA3, "hidden_activation": "gelu"}),
     "phi3": ("phi3", {**LLAMA, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 96}),
     "phi3 with su": (
         "phi3",
@@ -310,9 +324,41 @@ def test_broken_configurations(changes: dict[str, Any], message: str) -> None:
         architecture_of({"model_type": "llama", **LLAMA, **changes})
 
 
+UNLIKE: dict[str, Any] = {
+    "layer types of tomorrow": ("qwen3", {**QWEN3, "layer_types": ["chunked_attention"] * 3}, "'chunked_attention'"),
+    "layer types without their field": (
+        "qwen2",
+        {**LLAMA, "layer_types": KINDS, "sliding_window": 8},
+        "only where use_sliding_window is true",
+    ),
+    "too few layer types": ("gemma3_text", {**GEMMA3, "layer_types": KINDS[:2]}, "is not a list of 3 entries"),
+    "a window of unknown size": (
+        "qwen2",
+        {**LLAMA, "use_sliding_window": True, "max_window_layers": 1},
+        "sliding_window is None",
+    ),
+    "a window from an unknown layer on": ("qwen2", {**LLAMA, **WINDOW}, "max_window_layers is None"),
+    "heads of unknown width": ("qwen3", LLAMA, "head_dim is None"),
+    "an unknown number of heads": ("qwen2", {**LLAMA, "num_key_value_heads": None}, "num_key_value_heads is None"),
+    "an unknown scale": ("gemma3_text", {**GEMMA3, "query_pre_attn_scalar": None}, "query_pre_attn_scalar is None"),
+    "two spellings": ("gemma3_text", {**GEMMA3_5, "rope_theta": 1e4}, "both rope_parameters and rope_theta"),
+    "one kind": ("gemma3_text", {**GEMMA3_5, "rope_parameters": {"rope_type": "default"}}, "two kinds of attention"),
+    "both directions": ("gemma3_text", {**GEMMA3, "use_bidirectional_attention": True}, "implements False"),
+    "a multimodal base": ("qwen2", {**LLAMA, "use_mrope": True}, "use_mrope is True"),
+    "biases of the feed-forward layers": ("qwen2", {**LLAMA, "mlp_bias": True}, "does not know the field mlp_bias"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_configurations_that_are_left_to_torch(case: str) -> None:
+    model_type, config, message = UNLIKE[case]
+    with pytest.raises(ModelError, match=message):
+        architecture_of({"model_type": model_type, **config})
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("backend", ["openvino", "torch"])
-@pytest.mark.parametrize("case", ["llama", "gpt2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("case", ["llama", "gpt2", "qwen2 with a window", "qwen3", "gemma3"])
 def test_every_precision_is_near_fp32(tmp_path: Path, backend: Any, precision: PrecisionName, case: str) -> None:
     folder = save_model(tmp_path, *(IN_THE_GRAPH | ON_TORCH)[case])
     if (backend, precision) == ("torch", "int8"):

@@ -361,3 +361,29 @@ def test_the_list_says_what_is_here(hub_cache: Path, capsys: pytest.CaptureFixtu
     sources = {row["name"]: row["source"] for row in list_models(ModelsSettings())["models"]}
     assert sources == {**dict.fromkeys(CATALOG, "hub"), "tiny": "bundled", "distilgpt2": "cached"}
     assert "no, downloaded on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "backend", "reason"),
+    [
+        ({}, "openvino", None),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "torch", "type is 'linear', and the engine's graph"),
+        ({"model_type": "phi3"}, "torch", "the engine has no graph for the architecture 'phi3'"),
+    ],
+)
+def test_what_serves_a_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], backend: str, reason: str | None
+) -> None:
+    save_base(tmp_path / "base", "llama")
+    path = tmp_path / "base" / "config.json"
+    changed = {key: value for key, value in json.loads(path.read_text()).items() if key != "rope_parameters"} | config
+    path.write_text(json.dumps(changed))
+    model = list_models(ModelsSettings(base=str(tmp_path / "base")))["model"]
+    assert model["cpu_backend"] == backend
+    if reason is None:
+        assert model["reason"] is None
+    else:
+        assert reason in model["reason"]
+    shown = capsys.readouterr().err
+    assert f"on a CPU: {'OpenVINO' if backend == 'openvino' else 'torch ('}" in shown
+    assert len(shown.splitlines()) == 4

@@ -16,7 +16,7 @@ from gguf import GGUFReader, GGUFWriter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from bases import META, save_base
+from bases import KINDS, META, save_base
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.arithmetic import difference
@@ -54,7 +54,7 @@ def save_adapter(tmp_path: Path, kind: str, config: LoraConfig | None = None) ->
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("to", ["peft", "openvino-genai"])
 def test_peft_computes_the_same_from_either_folder(tmp_path: Path, kind: str, to: Any) -> None:
     adapter, wanted = save_adapter(tmp_path, kind)
@@ -108,37 +108,38 @@ def test_a_damaged_note_of_the_origin_is_an_error(tmp_path: Path) -> None:
         run(job)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gguf_holds_llama_cpp_s_names_and_order(tmp_path: Path, kind: str) -> None:
     adapter, _ = save_adapter(tmp_path, kind)
     run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
     reader = GGUFReader(tmp_path / "lora.gguf")
     told = {name: reader.get_field(name) for name in ("general.architecture", "general.type", "adapter.type")}
-    assert [field and field.contents() for field in told.values()] == [kind, "adapter", "lora"]
+    theirs = FAMILIES[kind].llama_cpp
+    assert theirs is not None
+    assert [field and field.contents() for field in told.values()] == [theirs.name, "adapter", "lora"]
     alpha = reader.get_field("adapter.lora.alpha")
     assert alpha is not None
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    names = {
-        "gpt2": ("transformer.h.1.attn.c_attn", "blk.1.attn_qkv", "transformer.h.1.mlp.c_proj", "blk.1.ffn_down"),
-        "llama": ("model.layers.1.self_attn.q_proj", "blk.1.attn_q", "model.layers.1.mlp.down_proj", "blk.1.ffn_down"),
-    }[kind]
+    names = ("model.layers.1.self_attn.q_proj", "blk.1.attn_q", "model.layers.1.mlp.down_proj", "blk.1.ffn_down")
+    if kind == "gpt2":
+        names = ("transformer.h.1.attn.c_attn", "blk.1.attn_qkv", "transformer.h.1.mlp.c_proj", "blk.1.ffn_down")
     layers = formats.load(adapter).layers
-    for ours, theirs in (names[:2], names[2:]):
-        a, b = tensors[f"{theirs}.weight.lora_a"], tensors[f"{theirs}.weight.lora_b"]
+    for ours, name in (names[:2], names[2:]):
+        a, b = tensors[f"{name}.weight.lora_a"], tensors[f"{name}.weight.lora_b"]
         # llama.cpp: alpha / rank · B A, the rank read off B.
         found = alpha.contents() / b.shape[1] * (b @ a)
         wanted = np.zeros_like(found)
         for branch in layers[ours].branches:
             low, high = branch.rows or (0, len(wanted))
             wanted[low:high] += branch.scale * (branch.b @ branch.a)
-        if theirs.endswith("attn_q"):
+        if theirs.rows == "rotary pairs" and name.endswith("attn_q"):
             # Its rotation turns rows 2i and 2i + 1 of a head together, Hugging Face's i and i + half.
             heads = wanted.reshape(4, 8, -1)
             wanted = np.stack([heads[:, :4], heads[:, 4:]], axis=2).reshape(found.shape)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_from_gguf_and_back(tmp_path: Path, kind: str) -> None:
     adapter, wanted = save_adapter(tmp_path, kind)
     base = str(tmp_path / "base")

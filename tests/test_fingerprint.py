@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bases import save_base
+from bases import KINDS, save_base
 from tailora.core.errors import ModelError
 from tailora.models.fingerprint import canonical_name, fingerprint_folder, fingerprint_tensors
 from tailora.models.load import fingerprint_module
@@ -28,7 +28,7 @@ def rewrite(folder: Path, change: Any) -> str:
     return fingerprint_folder(folder)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_a_file_and_its_network_agree(tmp_path: Path, kind: str, tied: bool, dtype: torch.dtype) -> None:

@@ -96,3 +96,24 @@ def test_a_norm_that_goes_by_the_same_names_stays() -> None:
     network = nn.Sequential(frozen(Shifted(16)))
     fuse(network)
     assert isinstance(network[0], Shifted)
+
+
+class Gated(LlamaRMSNorm):  # type: ignore[misc]
+    """The same norm without a gate, as in Mamba 2."""
+
+    def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        y: torch.Tensor = super().forward(hidden_states)
+        return y if gate is None else y * gate
+
+
+def test_a_norm_that_can_take_a_gate_stays() -> None:
+    network = nn.Sequential(frozen(Gated(16)))
+    fuse(network)
+    assert isinstance(network[0], Gated)
+
+
+def test_the_gated_norm_of_qwen3_next_stays() -> None:
+    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    network = nn.Sequential(frozen(module.Qwen3NextRMSNormGated(16)))
+    fuse(network)
+    assert isinstance(network[0], module.Qwen3NextRMSNormGated)

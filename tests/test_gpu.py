@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bases import save_adapter, save_base
+from bases import KINDS, save_adapter, save_base
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.commands.generate import GenerateSettings
@@ -32,7 +32,7 @@ DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=KINDS)
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     save_base(tmp_path / "base", request.param)
     return str(tmp_path / "base")

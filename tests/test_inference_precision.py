@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bases import save_adapter, save_base
+from bases import KINDS, save_adapter, save_base
 from tailora.core.hardware.processor import instruction_sets
 from tailora.engine.decoding import Decoding
 from tailora.engine.requests import Request, mixture_of
@@ -29,7 +29,7 @@ CASES = [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("tor
 PROMPT = tuple((7 * place) % 200 + 1 for place in range(24))
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=KINDS)
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base and an adapter for it."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bases import save_base, save_tokenizer
+from bases import KINDS, save_base, save_tokenizer
 from tailora.core.errors import ModelError
 from tailora.families import FAMILIES
 from tailora.models.load import load_base, quiet_transformers
 from test_families import network
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_gives_model_tokenizer_and_fingerprint(tmp_path: Path, kind: str) -> None:
     saved = save_base(tmp_path, kind)
     base = load_base(str(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bases import save_base
+from bases import KINDS, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.commands.merge import MergeSettings, run
@@ -36,7 +36,7 @@ def adapted_logits(folder: Path, base: str, targets: tuple[str, ...], tokens: to
         return loaded.model(tokens).logits.float()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [("attention", "mlp"), ("head",), ("embedding",)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_folder_computes_what_the_adapter_does(

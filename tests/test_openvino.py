@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bases import save_base
+from bases import KINDS, save_base
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import ModelError
 from tailora.core.files import write_json
@@ -20,10 +20,8 @@ from tailora.engine.backend import Step
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.lora.inject import attach, extract
 
-LAYERS = {
-    "gpt2": ("attn.c_attn", "mlp.c_fc", "wte", "lm_head"),
-    "llama": ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj", "embed_tokens", "lm_head"),
-}
+_LAYERS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj", "embed_tokens", "lm_head")
+LAYERS = dict.fromkeys(KINDS, _LAYERS) | {"gpt2": ("attn.c_attn", "mlp.c_fc", "wte", "lm_head")}
 
 
 def step_of(
@@ -57,7 +55,8 @@ def logits_of(model: Any, tokens: Sequence[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tied", "rows"), [("gpt2", True, 0), ("llama", True, 0), ("llama", False, 0), ("gpt2", True, 17 * 31)]
+    ("kind", "tied", "rows"),
+    [*((kind, True, 0) for kind in KINDS), ("llama", False, 0), ("gpt2", True, 17 * 31)],
 )
 def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool, rows: int) -> None:
     model = save_base(tmp_path, kind, tied=tied, rows=rows)  # 257 logits are searched at once, 527 in blocks
@@ -74,7 +73,7 @@ def test_steps_over_paged_caches(tmp_path: Path, kind: str, tied: bool, rows: in
     np.testing.assert_allclose(second, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("grouped", [8, 1])
 def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str, grouped: int) -> None:
     base = save_base(tmp_path, kind)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from transformers import AutoModelForCausalLM
 
-from bases import save_base
+from bases import KINDS, save_base
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.commands.merge import MergeSettings
@@ -34,7 +34,7 @@ from tailora.models.rounding import packed, round_rows
 from tailora.models.weights import stored_tensors
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=KINDS)
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     save_base(tmp_path / "base", request.param)
     return tmp_path / "base"

@@ -1,10 +1,14 @@
-"""The fields of a config.json that do not affect what a network computes, so that a graph may ignore them.
+"""The fields of a config.json: which do not affect what a network computes, and which the graph of a family handles.
 
-`architecture` handles all others. The names are those of transformers' `PreTrainedConfig`, `GPT2Config`, `LlamaConfig`
-and `GenerationConfig` from 4.56 on, and of further fields in published models.
+The names are those of transformers' `PreTrainedConfig`, `GenerationConfig` and the families' own classes from 4.56 on,
+and of further fields in published models.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 _ABOUT_THE_FILE = (
     *("name_or_path", "transformers_version", "architectures", "auto_map"),
@@ -38,10 +42,82 @@ _GENERATION = (
     *("max_new_tokens", "min_length", "min_p", "no_repeat_ngram_size", "num_assistant_tokens"),
     *("num_assistant_tokens_schedule", "num_beam_groups", "num_beams", "num_return_sequences"),
     *("remove_invalid_values", "renormalize_logits", "repetition_penalty", "suppress_tokens", "target_lookbehind"),
-    *("temperature", "top_k", "top_p", "typical_p"),
+    *("temperature", "top_k", "top_p", "typical_p", "cache_implementation"),
 )
 
 WITHOUT_EFFECT = frozenset(
     (*_ABOUT_THE_FILE, *_TRAINING, *_OUTPUTS, *_TOKENS, *_OTHER_HEADS, *_GENERATION),
 )
 """Fields that a graph may ignore, whatever their values."""
+
+
+@dataclass(frozen=True)
+class GraphFields:
+    """The fields that affect what a network of a family computes.
+
+    Attributes:
+        implemented: fields, each with the values that the graph implements. A field that is absent or null has
+            transformers' default, which is one of them or has the same effect.
+        read: fields that `architecture` reads.
+    """
+
+    implemented: Mapping[str, tuple[Any, ...]]
+    read: frozenset[str]
+
+
+_ALL: Mapping[str, tuple[Any, ...]] = {
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "is_causal": (True,),
+    "add_cross_attention": (False,),
+    "use_bidirectional_attention": (False,),
+}
+_READ_OF_ALL = frozenset({"model_type", "tie_word_embeddings", "quantization_config"})
+_GPT2: Mapping[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # three names of one formula
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "reorder_and_upcast_attn": (False,),
+}
+_READ_OF_GPT2 = frozenset({"n_embd", "n_head", "n_layer", "n_positions", "n_inner", "vocab_size", "layer_norm_epsilon"})
+_SILU = {"hidden_act": ("silu", "swish")}
+_READ_OF_ROTARY = frozenset(
+    {
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps"),
+        *("rope_theta", "rope_scaling", "rope_parameters"),
+    }
+)
+_READ_OF_QWEN = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
+_READ_OF_GEMMA = frozenset(
+    {
+        *("sliding_window", "sliding_window_pattern", "layer_types"),
+        *("rope_local_base_freq", "query_pre_attn_scalar", "attention_bias"),
+    }
+)
+
+
+def _rotary(read: frozenset[str] = frozenset(), **implemented: tuple[Any, ...]) -> GraphFields:
+    return GraphFields({**_ALL, **implemented}, _READ_OF_ALL | _READ_OF_ROTARY | read)
+
+
+GRAPH_FIELDS: Mapping[str, GraphFields] = {
+    "gpt2": GraphFields({**_ALL, **_GPT2}, _READ_OF_ALL | _READ_OF_GPT2),
+    "llama": _rotary(
+        frozenset({"attention_bias"}),
+        mlp_bias=(False,),
+        rope_interleaved=(False,),
+        use_sliding_window=(False,),
+        partial_rotary_factor=(1,),
+        **_SILU,
+    ),
+    "qwen2": _rotary(_READ_OF_QWEN, use_mrope=(False,), **_SILU),
+    "qwen3": _rotary(_READ_OF_QWEN | {"attention_bias"}, **_SILU),
+    "gemma3_text": _rotary(
+        _READ_OF_GEMMA,
+        hidden_activation=("gelu_pytorch_tanh",),
+        attn_logit_softcapping=(None,),
+        final_logit_softcapping=(None,),
+    ),
+}
+"""The fields of each family that has a graph, by transformers' `model_type`."""

@@ -24,7 +24,7 @@ from tailora.engine.arrays import Floats
 from tailora.engine.backend import Precision
 from tailora.engine.backends.openvino_nodes import Node, real, whole, whole_list
 from tailora.engine.backends.openvino_rows import GroupedRows, SlotShape
-from tailora.engine.backends.openvino_weights import Matrix, Weights
+from tailora.engine.backends.openvino_weights import Matrix, Weights, in_dtype
 from tailora.families import ends_in
 
 
@@ -69,7 +69,7 @@ def build_graph(
     """
     weights = Weights(folder, merged)
     builder = _Builder(architecture, weights, precision, slots)
-    graph = builder.gpt2() if architecture.model_type == "gpt2" else builder.llama()
+    graph = builder.gpt2() if architecture.model_type == "gpt2" else builder.rotary()
     weights.require_all_merged()
     return graph
 
@@ -105,36 +105,61 @@ class _Builder:
             y = self._layer_norm(x, f"{block}.ln_1")
             qkv = self._conv1d(y, f"{block}.attn.c_attn", s.hidden, 3 * s.hidden)
             q, k, v = ops.split(qkv, whole(1), 3).outputs()
-            x = ops.add(x, self._conv1d(self._attention(q, k, v), f"{block}.attn.c_proj", s.hidden, s.hidden))
+            mixed = self._attention(q, k, v, s.windows[number])
+            x = ops.add(x, self._conv1d(mixed, f"{block}.attn.c_proj", s.hidden, s.hidden))
             y = self._conv1d(self._layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", s.hidden, s.inner)
             x = ops.add(x, self._conv1d(ops.gelu(y, "tanh"), f"{block}.mlp.c_proj", s.inner, s.hidden))
         return self._finish(self._layer_norm(self._sampled(x), "transformer.ln_f"), embedding)
 
-    def llama(self) -> Graph:
+    def rotary(self) -> Graph:
+        """Build the network of a family with rotary positions: Llama and those that differ from it in few places."""
         s, w = self.shape, self.weights
-        assert s.rope_theta is not None
         embedding = Matrix.of(w("model.embed_tokens.weight", s.vocabulary, s.hidden), self.precision)
         x = self._embed(embedding, "model.embed_tokens")
-        frequencies = s.rope_theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
-        angles = np.arange(s.context)[:, None, None, None] * np.concatenate([frequencies, frequencies])
-        turn = [
-            ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], whole(0))
-            for f in (np.cos, np.sin)
-        ]
-        kv = s.kv_heads * s.head_dim
+        if s.embedding_scale != 1:
+            x = ops.multiply(x, real(in_dtype(s.embedding_scale, self.precision)))
+        turns = {theta: self._turn(theta) for theta in s.rope_thetas}
         for number in range(s.layers):
             block = f"model.layers.{number}"
             y = self._rms_norm(x, f"{block}.input_layernorm")
-            queries, at = s.heads * s.head_dim, f"{block}.self_attn"
-            parts = {f"{at}.q_proj": queries, f"{at}.k_proj": kv, f"{at}.v_proj": kv}
-            q, k, v = self._linear(y, s.hidden, parts)
-            mixed = self._attention(self._rotate(q, *turn), self._rotate(k, *turn), v)
-            x = ops.add(x, *self._linear(mixed, queries, {f"{at}.o_proj": s.hidden}))
-            y, at = self._rms_norm(x, f"{block}.post_attention_layernorm"), f"{block}.mlp"
-            gate, up = self._linear(y, s.hidden, {f"{at}.gate_proj": s.inner, f"{at}.up_proj": s.inner})
-            mixed = ops.multiply(ops.swish(gate), up)
-            x = ops.add(x, *self._linear(mixed, s.inner, {f"{at}.down_proj": s.hidden}))
+            y = self._rotary_attention(y, f"{block}.self_attn", turns[s.rope_thetas[number]], s.windows[number])
+            if s.output_norms:
+                x = ops.add(x, self._rms_norm(y, f"{block}.post_attention_layernorm"))
+                y = self._gated(self._rms_norm(x, f"{block}.pre_feedforward_layernorm"), f"{block}.mlp")
+                x = ops.add(x, self._rms_norm(y, f"{block}.post_feedforward_layernorm"))
+            else:
+                x = ops.add(x, y)
+                y = self._rms_norm(x, f"{block}.post_attention_layernorm")
+                x = ops.add(x, self._gated(y, f"{block}.mlp"))
         return self._finish(self._rms_norm(self._sampled(x), "model.norm"), embedding)
+
+    def _rotary_attention(self, x: Node, at: str, turn: tuple[Node, Node], window: int) -> Node:
+        s = self.shape
+        queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        parts = {f"{at}.q_proj": queries, f"{at}.k_proj": keys, f"{at}.v_proj": keys}
+        q, k, v = self._linear(x, s.hidden, parts)
+        q, k = (self._rotate(heads, f"{at}.{name}_norm", *turn) for name, heads in (("q", q), ("k", k)))
+        (output,) = self._linear(self._attention(q, k, v, window), queries, {f"{at}.o_proj": s.hidden})
+        return output
+
+    def _gated(self, x: Node, at: str) -> Node:
+        """Gated feed-forward layers."""
+        s = self.shape
+        gate, up = self._linear(x, s.hidden, {f"{at}.gate_proj": s.inner, f"{at}.up_proj": s.inner})
+        opened = ops.swish(gate) if s.activation == "silu" else ops.gelu(gate, "tanh")
+        (output,) = self._linear(ops.multiply(opened, up), s.inner, {f"{at}.down_proj": s.hidden})
+        return output
+
+    def _turn(self, theta: float) -> tuple[Node, Node]:
+        """Return the cosines and sines of the tokens' rotary angles, [T, 1, 1, head_dim]."""
+        s = self.shape
+        frequencies = theta ** -(np.arange(0, s.head_dim, 2) / s.head_dim)
+        angles = np.arange(s.context)[:, None, None, None] * np.concatenate([frequencies, frequencies])
+        cosine, sine = (
+            ops.gather(ops.constant(f(angles).astype(np.float32)), self.inputs["positions"], whole(0))
+            for f in (np.cos, np.sin)
+        )
+        return cosine, sine
 
     def _finish(self, hidden_KH: Node, embedding: Matrix) -> Graph:
         head = self._head(embedding)
@@ -210,18 +235,22 @@ class _Builder:
         scale, shift = (ops.constant(self.weights(f"{name}.{p}", self.shape.hidden)) for p in ("weight", "bias"))
         return ops.add(ops.multiply(normal, scale), shift)
 
-    def _rms_norm(self, x: Node, name: str) -> Node:
+    def _rms_norm(self, x: Node, name: str, width: int | None = None) -> Node:
+        """Normalise the last axis, which is `width` wide, by its root mean square."""
         square = ops.reduce_mean(ops.power(x, real(2.0)), whole_list(-1), True)
         inverse = ops.divide(real(1.0), ops.sqrt(ops.add(square, real(self.shape.epsilon))))
-        return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights(f"{name}.weight", self.shape.hidden)))
+        weight = self.weights(f"{name}.weight", width or self.shape.hidden) + np.float32(self.shape.norm_offset)
+        return ops.multiply(ops.multiply(x, inverse), ops.constant(weight))
 
-    def _rotate(self, x: Node, cosine: Node, sine: Node) -> Node:
+    def _rotate(self, x: Node, norm: str, cosine: Node, sine: Node) -> Node:
         """Rotary positions (Su et al. 2021, arXiv:2104.09864), the halves of a head paired as in Llama.
 
-        OpenVINO recognises this form and computes it in one pass.
+        Some families normalise the heads first. OpenVINO recognises this form and computes it in one pass.
         """
         half, axis, one = self.shape.head_dim // 2, whole_list(3), whole_list(1)
         heads = ops.reshape(x, whole_list(0, -1, 1, self.shape.head_dim), True)
+        if self.shape.head_norms:
+            heads = self._rms_norm(heads, norm, self.shape.head_dim)
         first = ops.slice(heads, whole_list(0), whole_list(half), one, axis)
         second = ops.slice(heads, whole_list(half), whole_list(2 * half), one, axis)
         turned = ops.concat([ops.multiply(second, real(-1.0)), first], -1)
@@ -229,15 +258,24 @@ class _Builder:
         return ops.reshape(rotated, whole_list(0, -1), True)
 
     def _linear(self, x: Node, inputs: int, parts: Mapping[str, int]) -> list[Node]:
-        """Compute layers without bias that have the same input as one product."""
+        """Compute layers that have the same input as one product."""
         weights = [self.weights(f"{name}.weight", outputs, inputs) for name, outputs in parts.items()]
         y = self._product(x, np.concatenate(weights))
+        biases = [self._bias(name, outputs) for name, outputs in parts.items()]
+        if any(bias.any() for bias in biases):
+            y = ops.add(y, ops.constant(np.concatenate(biases)))
         sizes = ops.constant(np.array(list(parts.values()), np.int32))
         split = [y] if len(parts) == 1 else ops.variadic_split(y, whole(1), sizes).outputs()
         return [
             self._adapted(x, part, name, inputs, outputs)
             for part, (name, outputs) in zip(split, parts.items(), strict=True)
         ]
+
+    def _bias(self, name: str, outputs: int) -> Floats:
+        """Return the bias of a projection of attention, 0 for other layers and families without one."""
+        if any(name.endswith(f"self_attn.{part}_proj") for part in self.shape.biased):
+            return self.weights(f"{name}.bias", outputs)
+        return np.zeros(outputs, np.float32)
 
     def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
         y = self._product(x, self.weights(f"{name}.weight", inputs, outputs).T)
@@ -266,8 +304,15 @@ class _Builder:
         a = self._input(f"{name}.A", [groups, width, inputs], "f32")
         return a, self._input(f"{name}.B", [groups, outputs, width], "f32")
 
-    def _attention(self, q: Node, k: Node, v: Node) -> Node:
-        """Causal attention over paged caches, as defined in openvino 2026.4.1, where the node is experimental."""
+    def _attention(self, q: Node, k: Node, v: Node, window: int) -> Node:
+        """Causal attention over paged caches, as defined in openvino 2026.4.1, where the node is experimental.
+
+        Args:
+            q: queries [T, heads · head_dim].
+            k: keys [T, kv_heads · head_dim].
+            v: values, like the keys.
+            window: number of tokens that a token attends to, itself included; 0 for all.
+        """
         caches = []
         for part in ("key", "value"):
             name = f"{part}.{len(self.caches) // 2}"
@@ -281,7 +326,7 @@ class _Builder:
         i32, f32, u8 = nothing["int32"], nothing["float32"], nothing["uint8"]
         arguments = [
             *(q, k, v, *caches, *positions),
-            *(real(self.shape.head_dim**-0.5), zero, f32, self.inputs["max_context_len"]),
+            *(real(self.shape.attention_scale), whole(window), f32, self.inputs["max_context_len"]),
             *(i32, i32, i32, f32, f32, zero, zero),
             *(ops.constant(np.zeros((0, 0, 0, 0), np.float32)), zero, i32, i32, i32, i32, u8, i32),
         ]

@@ -83,6 +83,14 @@ def _widened(tensor: StoredTensor) -> Floats:
     return np.ascontiguousarray(tensor.raw, dtype=np.float32)
 
 
+def in_dtype(value: float, precision: Precision) -> float:
+    """Round a number as a network's parameter is rounded: to bf16 with "bf16" (to nearest, ties to even)."""
+    if precision != "bf16":
+        return value
+    bits = int(np.float32(value).view(np.uint32))
+    return float(np.uint32((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32))
+
+
 @dataclass
 class Matrix:
     """A weight [out, in] in the graph, in fp32 or in 8 bits with one scale per output."""
