@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adapter-l": {"method": "adapter-l", "precision": "fp32"},
     "prefix": {"method": "prefix", "precision": "fp32"},
     "patience": {"patience": 2, "learning_rate": 0.02, "epochs": 6, "eval_every": 1, "precision": "fp32"},
+    "average": {"average": 0.5, "epochs": 3, "dropout": 0.2, "precision": "fp32"},
+    "average of all weights": {"average": 0.8, "method": "full", "learning_rate": 5e-4, "precision": "fp32"},
     "no validation": {"valid": None, "precision": "fp32"},
 }
 
@@ -117,7 +120,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
         source = tmp_path / "data.jsonl"
         rows = [{"name": f"Place {n}", "food": "soup", "text": f"Place {n} serves soup."} for n in range(24)]
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        changes = {"precision": "fp32", "data": str(source)}
+        changes = {"precision": "fp32", "data": str(source), "average": 0.5}
     whole = settings(tmp_path / "whole", **changes)
     run(whole)
     with monkeypatch.context() as patched:
@@ -280,6 +283,10 @@ def test_a_finished_run_cannot_be_another(tmp_path: Path) -> None:
         run(settings(tmp_path / "run", **CONSTANT | {"warmup_steps": 50}, epochs=4))
     with pytest.raises(SettingsError, match="exist"):
         run(settings(tmp_path / "run", **CONSTANT, epochs=4, resume="never"))
+    run(settings(tmp_path / "averaged", **CONSTANT, average=0.5))
+    with pytest.raises(SettingsError, match="the average would be over other updates"):
+        run(settings(tmp_path / "averaged", **CONSTANT, average=0.5, epochs=4))
+    shutil.rmtree(tmp_path / "averaged")
     assert sorted((tmp_path / "run").rglob("*")) == kept
 
 
@@ -393,7 +400,9 @@ def test_a_run_that_only_got_worse_leaves_no_adapter(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["lora", "int8", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"])
+@pytest.mark.parametrize(
+    "name", ["lora", "average", "int8", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
+)
 def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
     changes = {**VARIANTS[name], "epochs": 16}
     flags = {**COMMON, **changes, "output": tmp_path / "killed"}

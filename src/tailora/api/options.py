@@ -44,6 +44,9 @@ class TrainOptions(TypedDict, total=False):
     """Norm to which gradients are clipped."""
     label_smoothing: float
     """Share of the target probability that is spread over the whole vocabulary."""
+    average: float
+    """Share of the updates, at the end of the run, over which the parameters are averaged. The average is validated
+    after the last update, and is the result if its loss is the lowest; without validation data, it always is."""
     eval_every: int | None
     """Number of updates between two validations. There is also one before the first and after the last update."""
     patience: int | None
@@ -322,6 +325,9 @@ class CompareOptions(TypedDict, total=False):
     """Norm to which gradients are clipped."""
     label_smoothing: float
     """Share of the target probability that is spread over the whole vocabulary."""
+    average: float
+    """Share of the updates, at the end of the run, over which the parameters are averaged. The average is validated
+    after the last update, and is the result if its loss is the lowest; without validation data, it always is."""
     eval_every: int | None
     """Number of updates between two validations. There is also one before the first and after the last update."""
     patience: int | None
@@ -439,6 +445,9 @@ class TuneOptions(TypedDict, total=False):
     """Norm to which gradients are clipped."""
     label_smoothing: float
     """Share of the target probability that is spread over the whole vocabulary."""
+    average: float
+    """Share of the updates, at the end of the run, over which the parameters are averaged. The average is validated
+    after the last update, and is the result if its loss is the lowest; without validation data, it always is."""
     eval_every: int | None
     """Number of updates between two validations. There is also one before the first and after the last update."""
     patience: int | None
@@ -556,6 +565,9 @@ class LearningCurveOptions(TypedDict, total=False):
     """Norm to which gradients are clipped."""
     label_smoothing: float
     """Share of the target probability that is spread over the whole vocabulary."""
+    average: float
+    """Share of the updates, at the end of the run, over which the parameters are averaged. The average is validated
+    after the last update, and is the result if its loss is the lowest; without validation data, it always is."""
     eval_every: int | None
     """Number of updates between two validations. There is also one before the first and after the last update."""
     patience: int | None

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from tailora.core.errors import TrainingError
 from tailora.data.examples import Example
+from tailora.training.averaging import Average, copies
 from tailora.training.distributed import SINGLE, LostProcessError, Processes, reporting_loss
 from tailora.training.methods import learning_parameters, restore
 from tailora.training.optimizer import adamw, set_learning_rate
@@ -53,6 +54,7 @@ class Outcome:
         initial_loss: validation loss before the first update, in nats per completion token; None without such data.
         final_loss: validation loss of the state that is kept, which is the best one; None if it was not measured.
         best_step: the update after which that state was reached.
+        averaged: number of updates over which the state that is kept is the average; 0 if it is not an average.
         interrupted: whether the run ended early: by Ctrl-C, SIGTERM or a loss that is not finite.
         failed: the error that ended the run after it had reached a better state than the start; else None.
         optimizer_bytes: size of the optimizer's state.
@@ -66,6 +68,7 @@ class Outcome:
     initial_loss: float | None = None
     final_loss: float | None = None
     best_step: int = 0
+    averaged: int = 0
     interrupted: bool = False
     failed: TrainingError | None = None
     optimizer_bytes: int = 0
@@ -88,6 +91,9 @@ def fit(
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train the parameters that require gradients, and leave them at the values of the best validation.
+
+    With `settings.average`, the mean of the parameters over the last updates is validated as well; without validation
+    data it is the result.
 
     Ctrl-C after the first update ends the run: the result is the best validated state since the start, or the current
     state if there was no validation. A loss that is not finite ends the run as well, with the best validated state.
@@ -140,6 +146,7 @@ def _until_the_end(run: _Run, train: Sequence[Example], valid: Sequence[Example]
     """Run the remaining updates, and decide what an interrupt or an error leaves; see `fit`."""
     try:
         _updates(run, train, valid, total_steps(len(train), run.settings), saver)
+        run.validate_average(valid, total_steps(len(train), run.settings))
     except KeyboardInterrupt:
         if saver is not None and run.is_whole and run.outcome.steps:
             saver.save()
@@ -235,6 +242,7 @@ class _Run:
         self.optimizer = adamw(model, settings)
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
+        self.average = Average(self.learning, settings.average)
         self.complete, self.processes, self.is_stopping = complete, processes, is_stopping
         self.fruitless, self.validated_at, self.is_whole = 0, -1, True
         self.generators = generators_of(model, arithmetic.head)
@@ -249,6 +257,7 @@ class _Run:
             fruitless=self.fruitless,
             learning=self._whole({name: parameter.detach() for name, parameter in self.learning.items()}),
             best=None if self.best is None else self._whole(self.best),
+            average=None if self.average.values is None else self._whole(self.average.values),
             optimizer={n: self._whole(values) for n, values in self.optimizer.state_dict()["state"].items()},
             generators={name: generator.get_state() for name, generator in self.generators.items()},
         )
@@ -257,6 +266,7 @@ class _Run:
         """Restore a state."""
         restore(self.model, self._own(state.learning))
         self.best = None if state.best is None else self._own(state.best)
+        self.average.values = None if state.average is None else self._own(state.average)
         numbered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         moments = {
             number: {
@@ -307,6 +317,7 @@ class _Run:
         self._check(step, loss, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.average.add(self.outcome.steps + 1, steps)
         seconds = time.perf_counter() - began
         self.outcome.steps += 1
         self.outcome.examples += len(batch)
@@ -348,8 +359,26 @@ class _Run:
                 "the gradient of all trainable parameters is zero", hint="choose targets that the output depends on"
             )
 
-    def validate(self, valid: Sequence[Example]) -> bool:
-        """Measure the validation loss; return whether it is the lowest so far, or True without validation data."""
+    def validate_average(self, valid: Sequence[Example], steps: int) -> None:
+        """Validate the average, if there is one; without validation data, make it the result."""
+        average = self.average.values
+        if average is None:
+            return
+        count, kept = self.average.count(self.outcome.steps, steps), copies(self.learning)
+        restore(self.model, average)
+        try:
+            if self.validate(valid, averaged=count):
+                self.outcome.averaged, kept = count, average
+        finally:
+            restore(self.model, kept)
+
+    def validate(self, valid: Sequence[Example], *, averaged: int = 0) -> bool:
+        """Measure the validation loss; return whether it is the lowest so far, or True without validation data.
+
+        Args:
+            valid: the validation examples.
+            averaged: number of updates over which the current values are the average; 0 if they are not an average.
+        """
         if not valid:
             return True
         with self.autocast():
@@ -364,10 +393,11 @@ class _Run:
                 self.outcome.initial_loss = loss
             if best:
                 self.outcome.final_loss, self.outcome.best_step, self.fruitless = loss, self.outcome.steps, 0
-                self.best = {name: parameter.detach().clone() for name, parameter in self.learning.items()}
+                self.best = copies(self.learning)
             else:
                 self.fruitless += 1
-            self.observer.validated({"step": self.outcome.steps, "validation_loss": loss}, best)
+            line = {"step": self.outcome.steps, "validation_loss": loss}
+            self.observer.validated(line | ({"averaged": averaged} if averaged else {}), best)
         return best
 
     def warn_of_chance(self) -> None:

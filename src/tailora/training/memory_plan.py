@@ -49,6 +49,7 @@ class MemoryPlan:
         gradients: its gradients.
         optimizer: the state of AdamW.
         best: a copy of what learns, from the best validation; 0 without validation.
+        average: its mean over the last updates, if the run averages.
         activations: what a pass keeps for the gradient and computes, logits and loss included, at its peak.
         loading: peak while the base is loaded and converted.
     """
@@ -59,13 +60,14 @@ class MemoryPlan:
     gradients: int
     optimizer: int
     best: int
+    average: int
     activations: int
     loading: int
 
     @property
     def updating(self) -> int:
         """Peak of an update."""
-        training = self.learning + self.gradients + self.optimizer + self.best
+        training = self.learning + self.gradients + self.optimizer + self.best + self.average
         return self.process + sum(self.weights.values()) + training + self.activations
 
     @property
@@ -127,6 +129,7 @@ def memory_plan(
         gradients=learning // divided,
         optimizer=2 * learning // divided,
         best=learning // divided if validates else 0,
+        average=learning // divided if settings.average else 0,
         activations=int(spread * update) - learning,
         loading=process + whole + max(beside, converted),
     )

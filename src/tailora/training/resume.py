@@ -49,6 +49,7 @@ class RunState:
         fruitless: number of validations in a row without a better loss.
         learning: the learning parameters by name.
         best: the learning parameters at the best validation; None without validation.
+        average: their mean over the last updates so far; None before the first of these.
         optimizer: the optimizer's tensors by parameter number and name.
         generators: states of the random number generators, by name.
         metrics_bytes: length of metrics.jsonl in bytes.
@@ -61,6 +62,7 @@ class RunState:
     best: dict[str, Tensor] | None
     optimizer: dict[int, dict[str, Tensor]]
     generators: dict[str, Tensor]
+    average: dict[str, Tensor] | None = None
     metrics_bytes: int = 0
 
 
@@ -108,6 +110,8 @@ class Job:
             )
         elif other.steps < self.steps:
             clauses.append(f"the run would have {updates}, and a run can only become longer")
+        if self.steps != other.steps and other.settings["average"]:
+            clauses.append("the average would be over other updates")
         before, after = self._warmup, other._warmup
         if before != after:
             clauses.append(
@@ -168,6 +172,7 @@ class ResumeFolder:
         """
         tensors = {f"learning.{name}": tensor for name, tensor in state.learning.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (state.best or {}).items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
         tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
         for number, values in state.optimizer.items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items()}
@@ -323,7 +328,7 @@ def is_same_run(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:
 
 
 def _read(path: Path) -> tuple[Job, RunState]:
-    parts: dict[str, dict[str, Tensor]] = {"learning": {}, "best": {}, "generator": {}}
+    parts: dict[str, dict[str, Tensor]] = {"learning": {}, "best": {}, "average": {}, "generator": {}}
     optimizer: dict[int, dict[str, Tensor]] = {}
     with safe_open(path, "pt") as file:
         rest = json.loads(file.metadata()["state"])
@@ -342,6 +347,7 @@ def _read(path: Path) -> tuple[Job, RunState]:
         fruitless=int(rest["fruitless"]),
         learning=parts["learning"],
         best=parts["best"] or None,
+        average=parts["average"] or None,
         optimizer=optimizer,
         generators=parts["generator"],
         metrics_bytes=int(rest["metrics_bytes"]),

@@ -291,6 +291,7 @@ def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, sav
         "seconds": outcome.seconds,
         "examples_per_second": outcome.examples / outcome.seconds if outcome.seconds else None,
         "validation_loss": {"before": outcome.initial_loss, "after": outcome.final_loss, "step": outcome.best_step},
+        "averaged": outcome.averaged,
         "peak_gpu_memory_bytes": peak_gpu_memory(plan["device"]),
         "optimizer_bytes": outcome.optimizer_bytes,
         "saving_seconds": outcome.saving_seconds,

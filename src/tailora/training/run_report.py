@@ -30,6 +30,7 @@ MEMORY = {
     "gradients": "their gradients",
     "optimizer": "state of AdamW",
     "best": "copy of the best validation",
+    "average": "average over the last updates",
     "activations": "activations, logits and loss of a pass",
     "process": "Python, libraries and data",
     "updating": "peak of an update",
@@ -136,6 +137,8 @@ def print_result(console: Console, folder: Path, outcome: Outcome, exact: float 
     if outcome.initial_loss is not None:
         after = "not measured" if outcome.final_loss is None else f"{outcome.final_loss:.3f}"
         loss = f"; validation loss {outcome.initial_loss:.3f} before, {after} after"
+        if outcome.averaged:
+            loss += f" with the average over the last {plural(outcome.averaged, 'update')}"
         if exact is not None:
             loss += f" (both measured with the int8 base; {exact:.3f} with the original base)"
     if outcome.interrupted and outcome.failed is None:

@@ -130,6 +130,9 @@ class OptimizationSettings(Settings):
     """Norm to which gradients are clipped."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target probability that is spread over the whole vocabulary."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Share of the updates, at the end of the run, over which the parameters are averaged. The average is validated
+    after the last update, and is the result if its loss is the lowest; without validation data, it always is."""
     eval_every: Annotated[int | None, Field(ge=1), Unset("once an epoch")] = None
     """Number of updates between two validations. There is also one before the first and after the last update."""
     patience: Annotated[int | None, Field(ge=1), Unset("never stop early")] = None

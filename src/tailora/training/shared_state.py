@@ -51,6 +51,7 @@ def _described(state: RunState) -> RunState:
         state,
         learning=_shapes(state.learning),
         best=None if state.best is None else _shapes(state.best),
+        average=None if state.average is None else _shapes(state.average),
         optimizer={number: _shapes(values) for number, values in state.optimizer.items()},
     )
 
