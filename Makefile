@@ -20,7 +20,7 @@ CODE := $(wildcard src tests tools benchmarks examples)
 # Test files run in parallel; a process takes about two gigabytes of memory.
 PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test test-slow coverage clients check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
+.PHONY: help quickstart test test-slow coverage clients axe check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
 
 help:
 	@echo "make quickstart   train, score and merge an adapter on the bundled model (about half a minute, offline)"
@@ -36,6 +36,7 @@ help:
 	@echo "make docs         build the documentation site in build/site; a broken link or a missing page is an error"
 	@echo "make docs-serve   show the site at http://127.0.0.1:8001 and rebuild it whenever a page changes"
 	@echo "make clients      install the clients for tests/test_serve_clients.py in .clients (lm-eval, LangChain, …)"
+	@echo "make axe          install axe-core in node_modules for the accessibility tests of the server's page (needs npm)"
 	@echo "make clean        remove .venv, build folders and caches"
 
 quickstart: $(VENV)/installed
@@ -66,6 +67,10 @@ clients: $(VENV)/installed-dev
 	for client in langchain:langchain-openai litellm:litellm llm:llm 'lm-eval:lm_eval[api] torch transformers'; do \
 	  $(BIN)/python -m venv .clients/$${client%%:*} && \
 	  .clients/$${client%%:*}/bin/python -m pip install --quiet $${client#*:} || exit 1; done
+
+# For tests/test_serve_page.py, which checks the server's page for accessibility where this is installed.
+axe:
+	npm install --no-save --no-package-lock axe-core@4
 
 dist: $(VENV)/installed-dev
 	rm -rf dist

@@ -133,6 +133,7 @@ def test_the_description_lists_every_route(server: Server) -> None:
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/records",
+        "/v1/files/read",
         "/v1/models",
         "/v1/models/{name}",
         "/v1/load_lora_adapter",

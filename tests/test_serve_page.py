@@ -1,9 +1,9 @@
-"""The page in a real Chromium: texts side by side, facts marked, keyboard, phone width, keys, a server that goes."""
+"""The page in a real Chromium: one record, the server, languages, keyboard, phone width, accessibility, keys."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from bases import META
-from live_server import post, save_models, served, settings_for, wait_until
+from live_page import NEEDS_CHROMIUM, Page, chromium
+from live_server import post, save_models, served, settings_for
+from snippets import ROOT
 from tailora.commands.key import KeySettings, run
 from tailora.serve.keys import read_keys
 from tailora.serve.server import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt install chromium)"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_CHROMIUM]
+PAGE = ROOT / "src" / "tailora" / "serve" / "page"
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -36,54 +36,14 @@ def server(models: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as made:
         yield made
-        made.close()
-
-
-class Page:
-    """A page that must not complain, nor ask another host."""
-
-    def __init__(self, browser: Any, address: str, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.inner = self.context.new_page()
-        self.complaints: list[str] = []
-        self.inner.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
-        self.inner.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.inner.on("request", self._see)
-        self._address = address
-        self.inner.goto(address)
-
-    def _see(self, request: Any) -> None:
-        if not request.url.startswith(self._address):
-            self.complaints.append(f"asked {request.url}")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def part(self, model: str, name: str) -> str:
-        found: str = self.inner.locator(f'[data-model="{model}"] [data-part="{name}"]').inner_text()
-        return found
-
-    def until(self, expression: str) -> None:
-        """Wait for an expression to hold; Playwright's own way is forbidden by the page's policy."""
-        wait_until(lambda: self.inner.wait_for_timeout(20) or self.inner.evaluate(expression))
-
-    def written(self) -> None:
-        """Wait until all cards are done."""
-        self.until(
-            "document.querySelectorAll('#cards article').length && "
-            "[...document.querySelectorAll('#cards article')].every((card) => card.dataset.state === 'done')"
-        )
 
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Page]:
     made = Page(browser, server.address)
-    made.wait_for_selector("#models input")
+    made.ready()
     made.fill("#max-tokens", "6")  # the tiny base's context is short
     made.click("#paste-tab")
     made.fill("#paste-text", '{"name": "Zoë 😀"}')
@@ -94,7 +54,7 @@ def page(browser: Any, server: Server) -> Iterator[Page]:
 
 
 def test_base_and_adapter_write_side_by_side(page: Page, server: Server) -> None:
-    assert page.locator("#models input").count() == 3
+    assert page.locator("#model-list input").count() == 3
     page.click("#write")
     page.written()
     for model in ("base", "one"):
@@ -123,9 +83,17 @@ def test_facts_are_marked_where_they_are_said(page: Page) -> None:
     page.written()
     marks = page.locator('[data-model="one"] mark')
     assert marks.all_text_contents() == ["Zoë 😀", "French"]
+    assert marks.nth(0).get_attribute("class") == "said light"
     assert "added" in marks.nth(1).get_attribute("class")
-    assert "<b>riverside</b>" in page.part("one", "missing")
-    assert "1 of 2 facts stated, 1 missing, 1 invented" in page.part("one", "fidelity")
+    assert "<b>riverside</b>" in page.part("one", "errors")
+    assert "1 of 2 facts stated, 1 missing, 1 not in the record" in page.part("one", "fidelity")
+
+
+def test_a_composition_names_its_adapters(page: Page) -> None:
+    parts = [{"name": "e2e", "weight": 0.7}, {"name": "formal", "weight": 0.3}]
+    model = {"id": "mix", "parent": "base", "rank": 8, "adapters": parts}
+    about = "(model) => import('/page/models.js').then(({ aboutModel }) => aboutModel(model))"
+    assert page.evaluate(about, model) == "0.7 × e2e + 0.3 × formal"
 
 
 def test_the_record_may_be_pasted(page: Page) -> None:
@@ -180,10 +148,91 @@ def test_stop_ends_what_is_written(page: Page) -> None:
     assert page.locator("#stop").is_disabled()
 
 
+def test_a_fact_lights_up_where_the_text_says_it(page: Page) -> None:
+    text = "The Mill."
+    mention = {"start": 4, "end": 8, "subject": None, "attribute": "name", "value": "Mill", "added": False}
+    fidelity = {
+        "slots": 1,
+        "errors": 0,
+        "missing": [],
+        "added": [],
+        "leaked": [],
+        "repeated": [],
+        "mentions": [mention],
+    }
+    last = {"index": 0, "text": text, "finish_reason": "stop", "fidelity": fidelity}
+    headers = {"content-type": "text/event-stream"}
+    body = f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/records", lambda route: route.fulfill(body=body, headers=headers))
+    page.fill('#facts [name="value"]', "Mill")
+    page.click("#write")
+    page.written()
+    page.focus('#facts [name="value"]')
+    assert "lit" in page.locator('[data-model="one"] mark').get_attribute("class")
+    page.fill('#facts [name="value"]', "Tower")
+    page.focus("#write")
+    page.focus('#facts [name="value"]')
+    assert "lit" not in page.locator('[data-model="one"] mark').get_attribute("class")
+
+
+@pytest.mark.parametrize("view", ["record", "file", "server"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("locale", ["en-US", "vi-VN"])
+def test_axe_finds_no_violation(browser: Any, server: Server, view: str, scheme: str, locale: str) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not in node_modules (npm install --no-save axe-core)")
+    page = Page(browser, f"{server.address}/#{view}", color_scheme=scheme, locale=locale)
+    page.ready()
+    page.fill_view(view)
+    page.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+    violations = page.evaluate("axe.run()")["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+    page.context.close()
+
+
+def test_the_browsers_language_is_used_until_another_is_chosen(browser: Any, server: Server) -> None:
+    page = Page(browser, server.address, locale="vi-VN")
+    page.ready()
+    assert page.inner_text("#write") == "Sinh văn bản"
+    assert page.evaluate("document.documentElement.lang") == "vi"
+    page.select_option("#language", "en")
+    assert page.inner_text("#write") == "Write"
+    assert page.get_attribute('#facts [name="value"]', "placeholder") == "value"
+    page.reload()
+    page.ready()
+    assert page.inner_text("#write") == "Write"
+    page.context.close()
+
+
+def test_the_languages_have_the_same_words_and_all_are_used(page: Page) -> None:
+    kinds = (
+        "Promise.all(['en', 'vi'].map((code) => import(`/page/words_${code}.js`).then("
+        "(words) => Object.entries(words[code]).map(([name, value]) => [name, value.call ? value.length : -1]))))"
+    )
+    english, vietnamese = page.evaluate(kinds)
+    assert english == vietnamese
+    sources = [path.read_text(encoding="utf-8") for path in PAGE.iterdir() if not path.stem.startswith("words_")]
+    used = set(re.findall(r"""['"](\w+)['"]""", "\n".join(sources)))
+    composed = {name for name, _ in english if re.match("(role|kind|sort)[A-Z]", name)}
+    assert {name for name, _ in english} - composed <= used
+    named = set(re.findall(r'data-word(?:-\w+)?="(\w+)"', (PAGE / "index.html").read_text(encoding="utf-8")))
+    assert named <= {name for name, _ in english}
+
+
+@pytest.mark.parametrize("view", ["record", "file", "server"])
+@pytest.mark.parametrize("locale", ["en-US", "vi-VN"])
+def test_every_view_fits_a_phone(browser: Any, server: Server, view: str, locale: str) -> None:
+    page = Page(browser, f"{server.address}/#{view}", viewport={"width": 390, "height": 844}, locale=locale)
+    page.ready()
+    page.fill_view(view)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(browser: Any, server: Server, scheme: str) -> None:
     page = Page(browser, server.address, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    page.wait_for_selector("#models input")
+    page.ready()
     page.click("#write")
     page.wait_for_selector("#cards article")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -200,18 +249,18 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, models: Path, tmp_
         page.until("document.querySelector('#message').textContent.includes('does not accept')")
         page.fill("#key", key)
         page.keyboard.press("Enter")
-        page.wait_for_selector("#models input")
-        assert page.locator("#models input").count() == 1
+        page.ready()
+        assert page.locator("#model-list input").count() == 1
         assert page.evaluate("Object.values(localStorage).length") == 0
         page.reload()
-        page.wait_for_selector("#models input")
+        page.ready()
         page.context.close()
 
 
 def test_a_server_that_stops_is_reported(browser: Any, models: Path) -> None:
     with served(settings_for(models)) as server:
         page = Page(browser, server.address)
-        page.wait_for_selector("#models input")
+        page.ready()
         page.until("!document.querySelector('#load-numbers').hidden")
     page.until("document.querySelector('#load-note').textContent.includes('does not answer')")
     page.context.close()

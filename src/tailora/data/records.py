@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -74,6 +74,7 @@ class DataFile:
         listed: attributes that have a list of values in some row.
         columns_from_training: the rows were read with the columns of an adapter's training.
         selected: which rows were read; None for all.
+        roles: of a table, the role of each column that has a name; see `Layout.roles`.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class DataFile:
     listed: frozenset[str]
     columns_from_training: bool = False
     selected: RowsRead | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(source: str | Path, **options: Any) -> list[Record]:
@@ -229,6 +231,7 @@ def parse(
         left_out,
         frozenset(parsed.listed),
         parsed.columns_from_training,
+        roles=parsed.roles,
     )
 
 

@@ -119,12 +119,14 @@ class Parsed:
         notes: sentences for the user, for example on columns that were left out.
         listed: attributes to which some row gives a list of values.
         columns_from_training: the rows were read with the columns of an adapter's training.
+        roles: of a table, the role of each column that has a name.
     """
 
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     columns_from_training: bool = False
+    roles: dict[str, str] = field(default_factory=dict)
 
 
 def records_of_rows(rows: Sequence[Row], file: str, *, by_line: bool = False) -> list[Record]:

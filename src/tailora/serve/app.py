@@ -19,6 +19,8 @@ from tailora.serve.api_error import ApiError
 from tailora.serve.endpoints.adapters import adapter_routes
 from tailora.serve.endpoints.chat import chat_routes
 from tailora.serve.endpoints.completions import completion_routes
+from tailora.serve.endpoints.files import LARGER, file_routes
+from tailora.serve.endpoints.files import ROUTE as FILE_ROUTE
 from tailora.serve.endpoints.models import model_routes
 from tailora.serve.endpoints.records import record_routes
 from tailora.serve.endpoints.status import status_routes
@@ -63,6 +65,7 @@ def build_app(
     app.include_router(completion_routes(service, log_texts=settings.log_texts))
     app.include_router(chat_routes(service, template, log_texts=settings.log_texts))
     app.include_router(record_routes(service, load_rules(), log_texts=settings.log_texts))
+    app.include_router(file_routes(service.registry))
     app.include_router(model_routes(service.registry))
     if settings.adapter_folder is not None:
         app.include_router(adapter_routes(service.registry, settings.timeout))
@@ -71,7 +74,14 @@ def build_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(RequestMiddleware, metrics=metrics, keys=keys, needs_key=_needs_key, max_body=settings.max_body)
+    limits = {FILE_ROUTE: LARGER * settings.max_body}
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        keys=keys,
+        needs_key=_needs_key,
+        max_body=lambda path: limits.get(path, settings.max_body),
+    )
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,

@@ -30,11 +30,16 @@ class RequestMiddleware:
         metrics: counts each request when it ends.
         keys: API keys; an empty ring asks for none.
         needs_key: returns whether a path needs a key.
-        max_body: largest number of bytes of a body.
+        max_body: returns the largest number of bytes of a body at a path.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: ServerMetrics, keys: KeyRing, needs_key: Callable[[str], bool], max_body: int
+        self,
+        app: ASGIApp,
+        metrics: ServerMetrics,
+        keys: KeyRing,
+        needs_key: Callable[[str], bool],
+        max_body: Callable[[str], int],
     ) -> None:
         self._app, self._metrics, self._keys = app, metrics, keys
         self._needs_key, self._max_body = needs_key, max_body
@@ -54,7 +59,7 @@ class RequestMiddleware:
         try:
             state["key"] = key = self._key(scope["path"], headers)
             stats.key = None if key is None else key.name
-            body = await read_body(receive, headers, self._max_body)
+            body = await read_body(receive, headers, self._max_body(scope["path"]))
             state["body_size"] = len(body)
             await self._app(scope, _replay(body, receive), response.send)
         except ApiError as error:

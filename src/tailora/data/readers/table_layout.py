@@ -58,6 +58,13 @@ class Layout:
     facts: list[tuple[int, str]]
     id_by_name: bool = False
 
+    def roles(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the role of each column that has a name, `ignore` for those that are not read; see `columns.ROLES`."""
+        roles = {name: "ignore" for name in names if not is_unnamed(name)}
+        roles |= {names[place]: "facts" for place, _ in self.facts}
+        single = {role: getattr(self, role) for role in ("text", *SINGLE_ROLES)}
+        return roles | {names[place]: role for role, place in single.items() if place is not None}
+
 
 def layout_of(
     names: list[str],

@@ -107,6 +107,7 @@ def parse_rows(
     parsed.listed = {name for place, name in layout.facts if any(len(row[place]) > 1 for _, row in cells)}
     parsed.listed.update(name for facts in mrs.values() for name in listed_attributes(facts))
     parsed.columns_from_training = from_training
+    parsed.roles = layout.roles(names)
     return parsed
 
 
