@@ -38,6 +38,25 @@ def run_arm(script: Path, arguments: Sequence[str], *, threads: int, python: str
     return result
 
 
+def run_tailora(command: Sequence[str], *, threads: int) -> dict[str, Any]:
+    """Run a command of Tailora with `--json` and return its result.
+
+    Args:
+        command: the command and its flags.
+        threads: OpenMP threads the process gets.
+
+    Raises:
+        ArmError: the process failed; the message ends in the last lines of its standard error.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    line = [sys.executable, "-m", "tailora", *command, "--json"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        raise ArmError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
 def print_result(measure: Callable[[], dict[str, Any]]) -> None:
     """In an arm's process: run `measure`, whatever it prints going to standard error, then print its JSON line."""
     with contextlib.redirect_stdout(sys.stderr):

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from _processes import ArmError, say
+from _processes import run_tailora, say
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.processor import cores
 from tailora.models.catalog import TINY_FOLDER
@@ -97,9 +94,9 @@ def measure(arguments: argparse.Namespace, base: str, flags: list[str], work: Pa
     common = [f"--base={base}", f"--data={arguments.data}", f"--limit={arguments.limit}", "--epochs=1", *flags]
     if arguments.updates is not None:
         common.append(f"--max-steps={arguments.updates}")
-    estimate = json.loads(tailora(arguments, ["plan", "--json", *common]))["estimate"]
+    estimate = run_tailora(["plan", *common], threads=arguments.threads)["estimate"]
     output = work / "run"
-    ran = json.loads(tailora(arguments, ["train", "--json", f"--output={output}", "--resume=never", *common]))
+    ran = run_tailora(["train", f"--output={output}", "--resume=never", *common], threads=arguments.threads)
     shutil.rmtree(output)
     return {
         "flags": " ".join(flags),
@@ -109,16 +106,6 @@ def measure(arguments: argparse.Namespace, base: str, flags: list[str], work: Pa
         "seconds": ran["seconds"],
         "updates": ran["steps"],
     }
-
-
-def tailora(arguments: argparse.Namespace, command: Sequence[str]) -> str:
-    """Run a command of Tailora; return what it prints on standard output."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
-    line = [sys.executable, "-m", "tailora", *command]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode != 0:
-        raise ArmError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 def print_table(results: Sequence[Result], *, times: bool) -> None:

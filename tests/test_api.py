@@ -68,6 +68,30 @@ def test_training_is_that_of_the_command_line(
     assert (tmp_path / "out" / "adapter" / weights).read_bytes() == (run.adapter / weights).read_bytes()
 
 
+def test_a_plan_is_that_of_the_command_line_and_of_the_run(
+    run: tailora.TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS), encoding="utf-8")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    planned = tailora.plan(PAIRS, valid=PAIRS[:2], **QUICK)
+    assert not list(empty.iterdir())
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    assert (
+        main(["plan", f"--data={tmp_path / 'rows.jsonl'}", f"--valid={tmp_path / 'rows.jsonl'}", *flags, "--json"]) == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    account = run.result["account"]
+    assert planned["fits"] is printed["fits"] is True
+    for name in account.keys() - {"estimate", "base_fingerprint"}:  # the process has grown, and times are measured
+        assert json.loads(json.dumps(planned[name])) == printed[name]
+        assert planned[name] == account[name]
+    with pytest.raises(tailora.CheckError, match="128 MiB are available") as caught:
+        tailora.plan(PAIRS, memory_limit=0.125, **QUICK)
+    assert caught.value.result["fits"] is False
+
+
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 @pytest.mark.parametrize(
     "decoding", [{}, {"beams": 3}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "beams", "drawn"]
@@ -382,7 +406,7 @@ def test_rows_are_read_with_the_columns_of_training(tmp_path: Path) -> None:
         assert model.generate(rows[0], adapter="shop", max_new_tokens=8) == expected
 
 
-@pytest.mark.parametrize("command", [tailora.train, tailora.lint, tailora.compare, tailora.tune])
+@pytest.mark.parametrize("command", [tailora.train, tailora.plan, tailora.lint, tailora.compare, tailora.tune])
 def test_an_error_about_a_row_in_memory_names_the_row(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,8 +443,8 @@ def test_several_adapters_write_as_their_weighted_sum(run: tailora.TrainingRun, 
         )
         for bad, message in (
             ({"shop": 1.0, "third": 1.0}, "there is no adapter 'third'"),
-            ({"shop": float("inf")}, "the weight of shop must be a number from -100 to 100, not inf"),
-            ({"shop": "0.5"}, "the weight of shop must be a number from -100 to 100, not '0.5'"),
+            ({"shop": float("inf")}, "the weight of 'shop' must be a number from -100 to 100, not inf"),
+            ({"shop": "0.5"}, "the weight of 'shop' must be a number from -100 to 100, not '0.5'"),
             (["shop", "other"], "is of type list"),
             ({}, "names no adapter"),
             ({tailora.BASE: 1.0}, "names the base"),

@@ -23,6 +23,7 @@ from tailora.training.trees.prefix_tree import TreeBatch, build
 from training_cases import METHODS, settings_of
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text", "phi3", "opt", "gpt_neox")
+FIRST = ("gpt2", "llama")
 TEXTS = [
     Example(str(record), (record, 2, 3, *range(10, 20)), (*range(20, 30 + text), 0))
     for record, text in itertools.product(range(4, 8), range(6))
@@ -73,9 +74,19 @@ def real(family: str, settings: TrainSettings, trees: TreeBatch, precision: str 
     return allocated_peak(model, trees, settings, autocast)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "method", "checkpointing"),
+    [
+        pytest.param(family, method, checkpointing, marks=() if family in FIRST or is_quick else pytest.mark.slow)
+        for family in FAMILIES
+        for method, checkpointing, is_quick in (
+            ("lora", False, True),
+            ("lora", True, False),
+            ("full", False, False),
+            ("full", True, True),
+        )
+    ],
+)
 def test_count_is_that_of_the_allocator(family: str, method: str, checkpointing: bool) -> None:
     settings, trees = settings_of(method, gradient_checkpointing=checkpointing), build(TEXTS)
     assert counted(family, settings, trees) == pytest.approx(real(family, settings, trees), rel=0.05)

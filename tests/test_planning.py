@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bases import save_base
 from tailora import cli
+from tailora.adapters import formats
 from tailora.core.errors import CheckError, TrainingError
-from tailora.training import planning
+from tailora.training import int8, planning
 from tailora.training.planning import plan
 from tailora.training.run import run
 from tailora.training.settings import TrainSettings
@@ -32,11 +38,20 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"base": str(folder / "base"), "data": str(data), "valid": str(data), "batch_size": 4, "epochs": 1}
 
 
+def random_states() -> tuple[Any, ...]:
+    """The states of all generators that a program may draw from."""
+    return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, precision: str, tmp_path: Path) -> None:
     settings = TrainSettings(**recipe, method=method, precision=precision, output=tmp_path / "run")
+    before = random_states()
     planned = plan(settings)
+    assert random_states() == before
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one) is FakeTensor], "a tensor without values is left"
     announced = run(settings)["account"]
     assert announced.pop("base_fingerprint")
     assert planned.pop("fits") is True
@@ -48,6 +63,26 @@ def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, pre
             estimate["memory"].pop(name)
         content["estimate"] = estimate["memory"]
     assert planned == announced
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dropout": 0.2}, {"dora": True, "precision": "bf16"}, {"method": "prefix"}, {"precision": "int8"}],
+    ids=str,
+)
+def test_a_plan_changes_no_bit_of_a_later_run(recipe: dict[str, Any], changes: dict[str, Any], tmp_path: Path) -> None:
+    """Also not what is kept in memory: the plan runs the network on tensors without values."""
+    if changes.get("precision") == "int8" and not int8.supported():
+        pytest.skip("int8 needs an x86 CPU with AVX2")
+    common = {"precision": "fp32", "max_steps": 2, "learning_rate": 0.01} | changes
+    hashes = []
+    for name in ("alone", "planned"):
+        int8._sums_in_32_bits.cache_clear()
+        if name == "planned":
+            plan(TrainSettings(**recipe, **common))
+        result = run(TrainSettings(**recipe, **common, output=tmp_path / name))
+        hashes.append(formats.load_any(tmp_path / name / result["saved"]).content_hash)
+    assert hashes[0] == hashes[1]
 
 
 def test_what_does_not_fit_is_a_failed_check(recipe: dict[str, Any]) -> None:

@@ -39,8 +39,9 @@ CHAT = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"
-FORMS = list(itertools.product(get_args(PromptForm), STYLES))
-NAMES = [f"{form}-{style}" for form, style in FORMS]
+FORMS = {f"{form}-{style}": (form, style) for form, style in itertools.product(get_args(PromptForm), STYLES)}
+FEW = {"paper-paper", "arrow-plain", "chat-plain"}
+"""A name for each prompt form and each linearisation; the slow tests have all pairs."""
 
 
 @dataclass
@@ -69,15 +70,23 @@ class World:
         return str(answer.json()["error"]["message"])
 
 
-@pytest.fixture(scope="module", params=["without bos", "with bos"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((bos, names), id=f"{bos}, {label}", marks=marks)
+        for label, names, marks in (("few", FEW, ()), ("all", set(FORMS), pytest.mark.slow))
+        for bos in ("without bos", "with bos")
+    ],
+)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    tokenizer = save_sentencepiece if request.param == "with bos" else save_tokenizer
-    save_base(folder / "base", "llama", tokenizer=tokenizer, ends=2 if request.param == "with bos" else 0)
+    bos, names = request.param
+    tokenizer = save_sentencepiece if bos == "with bos" else save_tokenizer
+    save_base(folder / "base", "llama", tokenizer=tokenizer, ends=2 if bos == "with bos" else 0)
     (folder / "base" / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
     (folder / "data.jsonl").write_text(json.dumps({"facts": FACTS, "text": TEXT}) + "\n", encoding="utf-8")
-    trained = {name: train(folder, name, form, style) for name, (form, style) in zip(NAMES, FORMS, strict=True)}
-    adapters = tuple(f"{name}={folder / name}" for name in NAMES)
+    trained = {name: train(folder, name, form, style) for name, (form, style) in FORMS.items() if name in names}
+    adapters = tuple(f"{name}={folder / name}" for name in trained)
     with served(settings_for(folder, adapter=adapters)) as server:
         made = World(folder, trained, server)
         engine: Any = server.service.running.engine
@@ -139,26 +148,29 @@ def spelled(name: str) -> str:
     return linearize(RECORD, name.rpartition("-")[2])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_verbs_build_what_training_saw(
-    world: World, name: str, tmp_path: Path, written: list[tuple[int, ...]]
-) -> None:
+def test_the_verbs_build_what_training_saw(world: World, tmp_path: Path, written: list[tuple[int, ...]]) -> None:
     common: dict[str, Any] = {"input": str(world.folder / "data.jsonl"), "max_new_tokens": 2, "precision": "fp32"}
-    generate(GenerateSettings(adapter=(str(world.folder / name),), **common))
-    generate(GenerateSettings(adapter=(str(world.folder / name),), record=json.dumps(FACTS), max_new_tokens=2))
-    output = tmp_path / "scores"
-    evaluate(EvaluateSettings(adapter=(str(world.folder / name),), output=output, metrics=("bleu",), **common))
-    merge(MergeSettings(adapter=(world.folder / name,), output=tmp_path / "merged", check=False))
-    generate(GenerateSettings(base=str(tmp_path / "merged"), **common))
-    assert written == [world.trained[name]] * 4
-    assert prompt_ids(FACTS, adapter=world.folder / name) == list(world.trained[name])
-    assert prompt_ids(FACTS, base=str(tmp_path / "merged")) == list(world.trained[name])
+    for name, trained in world.trained.items():
+        written.clear()
+        generate(GenerateSettings(adapter=(str(world.folder / name),), **common))
+        generate(GenerateSettings(adapter=(str(world.folder / name),), record=json.dumps(FACTS), max_new_tokens=2))
+        output, merged = tmp_path / name / "scores", tmp_path / name / "merged"
+        evaluate(EvaluateSettings(adapter=(str(world.folder / name),), output=output, metrics=("bleu",), **common))
+        merge(MergeSettings(adapter=(world.folder / name,), output=merged, check=False))
+        generate(GenerateSettings(base=str(merged), **common))
+        assert written == [trained] * 4
+        assert prompt_ids(FACTS, adapter=world.folder / name) == list(trained)
+        assert prompt_ids(FACTS, base=str(merged)) == list(trained)
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_route_builds_what_training_saw(world: World, name: str, stream: bool) -> None:
-    wanted, texts = world.trained[name], [json.dumps(FACTS), json.dumps({"facts": FACTS}), spelled(name)]
+def test_every_route_builds_what_training_saw(world: World, stream: bool) -> None:
+    for name, wanted in world.trained.items():
+        check_routes(world, name, wanted, stream=stream)
+
+
+def check_routes(world: World, name: str, wanted: tuple[int, ...], *, stream: bool) -> None:
+    texts = [json.dumps(FACTS), json.dumps({"facts": FACTS}), spelled(name)]
     texts += [f"```json\n{json.dumps(FACTS, indent=2)}\n```", f"~~~\n{json.dumps(FACTS)}\n~~~\n"]
     common = {"model": name, "stream": stream}
     assert world.asked("/v1/records", facts=FACTS, **common) == wanted
@@ -175,10 +187,18 @@ def test_every_route_builds_what_training_saw(world: World, name: str, stream: b
         assert world.asked("/v1/completions", prompt=f"{spelled(name)} =>", **common) == wanted
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_the_documented_request_to_vllm_sends_what_training_saw(
-    world: World, name: str, capsys: pytest.CaptureFixture[str]
+    world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name, trained in world.trained.items():
+        world.prompts.clear()
+        exec(compile(documented(world, name), str(DEPLOY), "exec"), {})  # the page's own code
+        assert world.prompts == [trained]
+        assert capsys.readouterr().out
+
+
+def documented(world: World, name: str) -> str:
+    """The page's code for an adapter of this server."""
     code = DEPLOY.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     for told, real in (
         ('"eatType": "pub", "area": "riverside"', '"eatType": "pub", "area": "a:b"'),
@@ -189,10 +209,7 @@ def test_the_documented_request_to_vllm_sends_what_training_saw(
     ):
         assert told in code
         code = code.replace(told, real)
-    world.prompts.clear()
-    exec(compile(code, str(DEPLOY), "exec"), {})  # the page's own code
-    assert world.prompts == [world.trained[name]]
-    assert capsys.readouterr().out
+    return code
 
 
 def test_prompts_begin_and_end_as_their_form_says(world: World) -> None:
@@ -205,22 +222,22 @@ def test_prompts_begin_and_end_as_their_form_says(world: World) -> None:
     assert world.trained["chat-plain"] == tuple(tokenizer.encode(f"<user>{plain}\n<assistant>"))
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "text", ["Tell me a joke.", "", " ", "Write about this:\nname : Blue", '{"name": {"a": 1}}', "[]", "7", "=> name"]
 )
-def test_what_is_no_record_is_refused_with_the_way(world: World, name: str, text: str) -> None:
-    told = world.refused("/v1/completions", model=name, prompt=text)
-    assert "/v1/records" in told
-    told = world.refused("/v1/chat/completions", model=name, messages=[{"role": "user", "content": text}])
-    assert "/v1/records" in told
+def test_what_is_no_record_is_refused_with_the_way(world: World, text: str) -> None:
+    for name in world.trained:
+        told = world.refused("/v1/completions", model=name, prompt=text)
+        assert "/v1/records" in told
+        told = world.refused("/v1/chat/completions", model=name, messages=[{"role": "user", "content": text}])
+        assert "/v1/records" in told
 
 
 def test_conversations_with_an_adapter_of_records(world: World) -> None:
     """Earlier records with their texts change nothing; what an adapter cannot heed is refused."""
     user, other = {"role": "user", "content": json.dumps(FACTS)}, {"role": "user", "content": "name : The Oak"}
     answer, system = {"role": "assistant", "content": TEXT}, {"role": "system", "content": "Be brief."}
-    for name in NAMES:
+    for name in world.trained:
         assert world.asked("/v1/chat/completions", model=name, messages=[other, answer, user]) == world.trained[name]
         for messages, told in (
             ([system, user], "without system messages"),
@@ -233,7 +250,7 @@ def test_conversations_with_an_adapter_of_records(world: World) -> None:
 
 def test_the_text_of_a_chat_is_that_of_records(world: World) -> None:
     with openai.OpenAI(base_url=f"{world.server.address}/v1", api_key="none", max_retries=0) as client:
-        for name in NAMES:
+        for name in world.trained:
             asked: dict[str, Any] = {"model": name, "max_tokens": 8, "temperature": 0}
             messages: Any = [{"role": "user", "content": json.dumps(FACTS)}]
             text = client.chat.completions.create(messages=messages, **asked).choices[0].message.content or ""
@@ -262,7 +279,7 @@ def test_the_base_gets_records_as_generate_writes_them(world: World, written: li
 
 def test_an_echoed_prompt_adds_up(world: World) -> None:
     """The beginning of text has no place in the text; what was added to a record's line is told."""
-    for name, text, echoed in (("base", "name", "name"), ("arrow-paper", "name : b", "name : b =>")):
+    for name, text, echoed in (("base", "name", "name"), ("arrow-plain", "name: b", "name: b =>")):
         body = {"model": name, "prompt": text, "echo": True, "logprobs": 1, "max_tokens": 2, "temperature": 0}
         choice = post(world.server, "/v1/completions", body).json()["choices"][0]
         assert choice["text"].startswith(echoed)

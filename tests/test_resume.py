@@ -8,15 +8,16 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from bases import save_base
+from command_processes import locked, started
 from tailora import cli
 from tailora.core.errors import SettingsError, TrainingError
 from tailora.training.resume import ResumeFolder, Saver, is_unfinished
@@ -25,18 +26,20 @@ from tailora.training.run_report import RunObserver
 from tailora.training.settings import TrainSettings
 
 COMMON: dict[str, Any] = {
-    "data": "restaurants",
-    "base": "tiny",
-    "limit": 7,
-    "valid_limit": 2,
-    "batch_size": 8,
+    "batch_size": 5,
     "epochs": 2,
     "eval_every": 2,
     "learning_rate": 5e-3,
-    "tokens_per_pass": 200,
+    "tokens_per_pass": 60,
     "save_every": 0,
     "device": "cpu",
 }
+TINY: dict[str, Any] = {"data": "restaurants", "base": "tiny", "limit": 4, "valid_limit": 1, "tokens_per_pass": 120}
+ROWS = [
+    {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}
+    for name in ("Ada", "Bob", "Cy", "Di")
+    for colour in ("red", "blue", "green", "grey")
+]
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"dropout": 0.2, "precision": "fp32"},
     "dora": {"dora": True, "bias": "lora_only", "precision": "fp32"},
@@ -54,6 +57,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "average of all weights": {"average": 0.8, "method": "full", "learning_rate": 5e-4, "precision": "fp32"},
     "no validation": {"valid": None, "precision": "fp32"},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A base and data that train in milliseconds."""
+    folder = tmp_path_factory.mktemp("recipe")
+    save_base(folder / "base")
+    (folder / "colours").mkdir()
+    for split, rows in (("train", ROWS[:12]), ("valid", ROWS[12:])):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "colours" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COMMON, "base", str(folder / "base"))
+        patch.setitem(COMMON, "data", str(folder / "colours"))
+        yield
 
 
 class Killed(BaseException):
@@ -92,6 +110,21 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A run that nothing interrupts, once for all tests that compare others with it; takes its settings."""
+    folders: dict[str, Path] = {}
+
+    def run_once(**changes: Any) -> Path:
+        key = json.dumps(changes, sort_keys=True)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("whole") / "run"
+            run(settings(folders[key], **changes))
+        return folders[key]
+
+    return run_once
+
+
 def finish(wanted: TrainSettings, tries: int = 12) -> int:
     """Run until the run ends; how often it was killed."""
     for kills in range(tries):
@@ -113,7 +146,7 @@ def finish(wanted: TrainSettings, tries: int = 12) -> int:
     ],
 )
 def test_a_killed_run_ends_as_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str, place: str
 ) -> None:
     changes = VARIANTS[name]
     if name == "no validation":  # a file has no splits
@@ -121,22 +154,23 @@ def test_a_killed_run_ends_as_one_that_was_not(
         rows = [{"name": f"Place {n}", "food": "soup", "text": f"Place {n} serves soup."} for n in range(24)]
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         changes = {"precision": "fp32", "data": str(source), "average": 0.5}
-    whole = settings(tmp_path / "whole", **changes)
-    run(whole)
+    steps = {"validated": [2, 4], "step": [2, 5] if name in ("lora", "patience") else [3]}[place]
     with monkeypatch.context() as patched:
-        kill_at(patched, [2, 5] if place == "step" else [2, 4], place)
+        kill_at(patched, steps, place)
         kills = finish(settings(tmp_path / "killed", **changes))
     assert kills >= 1
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert learnt(tmp_path / "killed") == learnt(tmp_path / "whole")
+    expected = whole(**changes)
+    assert metrics(tmp_path / "killed") == metrics(expected)
+    assert learnt(tmp_path / "killed") == learnt(expected)
     assert not is_unfinished(tmp_path / "killed")
-    before, after = (json.loads((tmp_path / run / "run.json").read_text("utf-8")) for run in ("whole", "killed"))
+    before, after = (json.loads((run / "run.json").read_text("utf-8")) for run in (expected, tmp_path / "killed"))
     assert after["validation_loss"] == before["validation_loss"]
     assert after["warnings"] == before["warnings"]
 
 
-def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(settings(tmp_path / "whole", precision="fp32"))
+def test_an_interrupted_run_continues(
+    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = RunObserver.step
 
     def step(self: Any, line: dict[str, Any]) -> None:
@@ -153,8 +187,9 @@ def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "stopped" / "adapter" / "adapter_model.safetensors").is_file()
     assert metrics(tmp_path / "stopped")[-1]["step"] == 3
     run(wanted)
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
-    assert learnt(tmp_path / "stopped") == learnt(tmp_path / "whole")
+    expected = whole(precision="fp32")
+    assert metrics(tmp_path / "stopped") == metrics(expected)
+    assert learnt(tmp_path / "stopped") == learnt(expected)
 
 
 def test_the_same_command_continues_a_run_of_the_default_name(
@@ -167,18 +202,18 @@ def test_the_same_command_continues_a_run_of_the_default_name(
         with pytest.raises(Killed):
             run(wanted)
     other = run(TrainSettings(**COMMON | {"seed": 1}, precision="fp32"))
-    assert other["run"] == str(Path("runs") / "restaurants-lora-2")
+    assert other["run"] == str(Path("runs") / "colours-lora-2")
     capsys.readouterr()
-    assert run(wanted)["run"] == str(Path("runs") / "restaurants-lora-1")
+    assert run(wanted)["run"] == str(Path("runs") / "colours-lora-1")
     assert "continuing runs" in capsys.readouterr().err
-    assert run(wanted)["run"] == str(Path("runs") / "restaurants-lora-3")
+    assert run(wanted)["run"] == str(Path("runs") / "colours-lora-3")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"rank": 4}, "rank was 8 and is 4"),
-        ({"limit": 6}, "limit was 7 and is 6, the training data has changed"),
+        ({"limit": 8}, "limit was None and is 8, the training data has changed"),
         ({"epochs": 5}, "the run would have 15 updates instead of 6"),
         ({"resume": "never"}, "already exists"),
     ],
@@ -197,15 +232,15 @@ def test_another_run_is_refused(
     assert sorted((tmp_path / "run").rglob("*")) == kept
 
 
-def test_a_constant_schedule_can_be_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    constant = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0}
-    run(settings(tmp_path / "whole", **constant, epochs=4))
+def test_a_constant_schedule_can_be_longer(
+    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         kill_at(patched, [3], "step")
         with pytest.raises(Killed):
-            run(settings(tmp_path / "run", **constant))
-    run(settings(tmp_path / "run", **constant, epochs=4))
-    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+            run(settings(tmp_path / "run", **CONSTANT))
+    run(settings(tmp_path / "run", **CONSTANT, epochs=4))
+    assert learnt(tmp_path / "run") == learnt(whole(**CONSTANT, epochs=4))
 
 
 @pytest.mark.parametrize("valid", ["valid", None], ids=["validated", "not validated"])
@@ -213,7 +248,7 @@ def test_what_a_killed_run_saved_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid: str | None
 ) -> None:
     """Its adapter writes texts, is scored and is merged, also before a validation has chosen a state."""
-    changes: dict[str, Any] = {} if valid else {"eval_every": 99}
+    changes: dict[str, Any] = TINY if valid else TINY | {"eval_every": 99}
     with monkeypatch.context() as patched:
         kill_at(patched, [3], "step")
         with pytest.raises(Killed):
@@ -228,9 +263,10 @@ def test_what_a_killed_run_saved_can_be_used(
     assert is_unfinished(tmp_path / "run")
 
 
-def test_a_state_of_a_version_with_fewer_settings_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_a_version_with_fewer_settings_is_continued(
+    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = settings(tmp_path / "run", precision="fp32")
-    run(wanted.model_copy(update={"output": tmp_path / "whole"}))
     kill_at(monkeypatch, [2], "step")
     with pytest.raises(Killed):
         run(wanted)
@@ -243,20 +279,32 @@ def test_a_state_of_a_version_with_fewer_settings_is_continued(tmp_path: Path, m
     with pytest.raises(SettingsError, match="bottleneck was 64 and is 8"):
         run(wanted.model_copy(update={"bottleneck": 8}))
     run(wanted)
-    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+    assert learnt(tmp_path / "run") == learnt(whole(precision="fp32"))
 
 
 CONSTANT: dict[str, Any] = {"precision": "fp32", "schedule": "constant", "warmup_steps": 0, "dropout": 0.2}
 
 
-@pytest.mark.parametrize("changes", [{}, {"eval_every": 4}, {"method": "bitfit"}], ids=["lora", "uneven", "bitfit"])
-@pytest.mark.parametrize("is_killed", [False, True], ids=["whole", "killed"])
+@pytest.mark.parametrize(
+    ("changes", "is_killed"),
+    [
+        pytest.param({}, False, id="lora"),
+        pytest.param({}, True, id="lora-killed", marks=pytest.mark.slow),
+        pytest.param({"eval_every": 4}, False, id="uneven", marks=pytest.mark.slow),
+        pytest.param({"eval_every": 4}, True, id="uneven-killed"),
+        pytest.param({"method": "bitfit"}, False, id="bitfit"),
+        pytest.param({"method": "bitfit"}, True, id="bitfit-killed", marks=pytest.mark.slow),
+    ],
+)
 def test_a_finished_run_can_be_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], is_killed: bool
+    tmp_path: Path,
+    whole: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    is_killed: bool,
 ) -> None:
     """Also if a validation at its end would not have been in the longer run, and if the longer run is killed."""
     constant = CONSTANT | changes
-    run(settings(tmp_path / "whole", **constant, epochs=4))
     run(settings(tmp_path / "run", **constant))
     assert not is_unfinished(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "resume").glob("*.safetensors")] == ["final.safetensors"]
@@ -268,8 +316,9 @@ def test_a_finished_run_can_be_longer(
             assert finish(settings(tmp_path / "run", **constant, epochs=4)) == 2
     else:
         run(settings(tmp_path / "run", **constant, epochs=4))
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
-    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+    expected = whole(**constant, epochs=4)
+    assert metrics(tmp_path / "run") == metrics(expected)
+    assert learnt(tmp_path / "run") == learnt(expected)
 
 
 def test_a_finished_run_cannot_be_another(tmp_path: Path) -> None:
@@ -301,8 +350,9 @@ def test_why_a_finished_run_cannot_be_longer(tmp_path: Path) -> None:
         run(settings(tmp_path / "run", precision="fp32", epochs=4, rank=4))
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(settings(tmp_path / "whole", precision="fp32"))
+def test_a_damaged_state_gives_way_to_the_one_before(
+    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         kill_at(patched, [5], "step")
         with pytest.raises(Killed):
@@ -310,8 +360,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, monkeypatch
     newest, older = ResumeFolder(tmp_path / "run").states()
     newest.write_bytes(newest.read_bytes()[:1000])
     run(settings(tmp_path / "run", precision="fp32"))
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
-    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+    expected = whole(precision="fp32")
+    assert metrics(tmp_path / "run") == metrics(expected)
+    assert learnt(tmp_path / "run") == learnt(expected)
     assert not older.exists()
 
 
@@ -325,16 +376,8 @@ def test_states_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
 
 def test_one_process_has_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    program = (
-        "import sys, time; from pathlib import Path; from tailora.training.resume import ResumeFolder\n"
-        f"with ResumeFolder(Path({str(tmp_path / 'run')!r})):\n    print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(SettingsError, match="another process is training in this directory"):
-            run(settings(tmp_path / "run", precision="fp32"))
-        process.kill()
+    with locked(tmp_path / "run"), pytest.raises(SettingsError, match="another process is training in this directory"):
+        run(settings(tmp_path / "run", precision="fp32"))
     assert run(settings(tmp_path / "run", precision="fp32"))["steps"] == 6
 
 
@@ -387,7 +430,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best(tmp_path: Path, monkeypatch: p
 def test_a_run_that_only_got_worse_leaves_no_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
-    wanted = settings(tmp_path / "run", precision="fp32", learning_rate=2.0, limit=3)
+    wanted = settings(tmp_path / "run", precision="fp32", **TINY | {"learning_rate": 2.0, "limit": 3})
     if is_killed:
         kill_at(monkeypatch, [3], "step")
         with pytest.raises(Killed):
@@ -398,33 +441,38 @@ def test_a_run_that_only_got_worse_leaves_no_adapter(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "metrics.jsonl"}
 
 
+KILLED: dict[str, dict[str, Any]] = {
+    name: VARIANTS[name]
+    for name in ("lora", "average", "int8", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix")
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "name", ["lora", "average", "int8", "full", "bitfit", "top2", "adapter-h", "adapter-l", "prefix"]
-)
-def test_killed_by_the_system_at_random_moments(tmp_path: Path, name: str) -> None:
-    changes = {**VARIANTS[name], "epochs": 16}
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_by_the_system_at_random_moments(tmp_path: Path, whole: Callable[..., Path], name: str) -> None:
+    """Dropout and accumulation are on; the moments lie in the start, in updates, in saving, and after the end."""
+    changes = {**TINY, **KILLED[name], "epochs": 16}
     flags = {**COMMON, **changes, "output": tmp_path / "killed"}
     flags["targets"] = ",".join(changes.get("targets", ("attention.qv",)))
-    command = [sys.executable, "-m", "tailora", "train"]
-    command += [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
-    run(settings(tmp_path / "whole", **changes))
-    rng, kills = random.Random(7), 0
+    arguments = ["train", *(f"--{key.replace('_', '-')}={value}" for key, value in flags.items())]
+    log, rng, kills, continued = tmp_path / "killed" / "metrics.jsonl", random.Random(7), 0, 0
     while True:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        log = tmp_path / "killed" / "metrics.jsonl"
         begun = log.stat().st_size if log.exists() else 0
-        wait = rng.uniform(0.0, 0.6)
-        while process.poll() is None and (not log.exists() or log.stat().st_size == begun):
+        continued += bool(ResumeFolder(tmp_path / "killed").states())
+        process = started(arguments, tmp_path / "errors.txt")
+        while process.is_alive() and (not log.exists() or log.stat().st_size == begun):
             time.sleep(0.005)
-        time.sleep(wait)
-        if process.poll() is not None or kills == 20:
+        process.join(rng.uniform(0.0, 0.6))
+        if not process.is_alive() or kills == 20:
             break
         process.kill()
-        process.wait()
+        process.join()
         kills += 1
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "errors.txt").read_text(encoding="utf-8")
+    print(f"{name}: {kills} kills, {continued} starts from a saved state")
     assert kills >= 5
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert learnt(tmp_path / "killed") == learnt(tmp_path / "whole")
+    expected = whole(**changes)
+    assert metrics(tmp_path / "killed") == metrics(expected)
+    assert learnt(tmp_path / "killed") == learnt(expected)

@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,33 @@ def test_texts_are_those_of_the_server(address: str, models: Path) -> None:
         assert "".join(chunk.choices[0].text for chunk in streamed) == choices[0]["text"]
 
 
-def test_an_adapters_requests_go_to_a_replica_that_has_it(address: str) -> None:
-    seen: dict[str, set[str]] = {}
+STEADY = 5
+"""Number of rounds in a row in which an adapter stays where it is; chance would keep three there once in 4,096."""
+
+
+def settled(address: str, requests: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Send requests in rounds until those of each adapter have stayed with one replica; return the replicas.
+
+    Ray hears of loaded adapters some time after they are loaded, and on a busy machine sends requests elsewhere.
+    """
+    rounds = deque[dict[str, set[str]]](maxlen=STEADY)
     with httpx.Client(base_url=address, timeout=60) as client:
-        for model in ["one", "two", "later/three"] * 8:
-            answer = client.post("/v1/completions", json={"model": model, **ASK})
-            seen.setdefault(model, set()).add(answer.headers["x-tailora-replica"])
-    assert [len(replicas) for replicas in seen.values()] == [1, 1, 1]
-    assert len(set.union(*seen.values())) == 2  # both work
+        for _ in range(40):
+            replicas: dict[str, set[str]] = {}
+            for name, request in requests:
+                answer = client.post("/v1/completions", **request)
+                assert answer.status_code == 200, answer.text
+                replicas.setdefault(name, set()).add(answer.headers["x-tailora-replica"])
+            rounds.append(replicas)
+            seen = {name: set.union(*(one[name] for one in rounds)) for name in replicas}
+            if len(rounds) == STEADY and all(len(own) == 1 for own in seen.values()):
+                return {name: own.pop() for name, own in seen.items()}
+    pytest.fail(f"the adapters' requests do not stay with a replica: {list(rounds)}")
+
+
+def test_an_adapters_requests_go_to_a_replica_that_has_it(address: str) -> None:
+    replicas = settled(address, [(name, {"json": {"model": name, **ASK}}) for name in ("one", "two", "later/three")])
+    assert len(set(replicas.values())) == 2  # each has room for two
 
 
 def test_a_compressed_body_reaches_the_replica_of_its_adapter(address: str) -> None:
@@ -89,7 +109,7 @@ def test_a_compressed_body_reaches_the_replica_of_its_adapter(address: str) -> N
     packed = gzip.compress(json.dumps(body).encode())
     answer = httpx.post(f"{address}/v1/completions", content=packed, headers=headers, timeout=60)
     assert answer.json()["choices"] == plain.json()["choices"]
-    assert answer.headers["x-tailora-replica"] == plain.headers["x-tailora-replica"]
+    settled(address, [("one", {"json": body}), ("one", {"content": packed, "headers": headers})])
     bomb = httpx.post(f"{address}/v1/completions", content=gzip.compress(bytes(1 << 22)), headers=headers, timeout=60)
     assert bomb.status_code == 413
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import math
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from command_processes import started
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
@@ -36,6 +40,7 @@ from tailora.training.methods import load_delta
 from tailora.training.optimizer import learning_rate, set_learning_rate
 from tailora.training.run import run
 from tailora.training.run_folder import run_folder
+from tailora.training.run_report import RunObserver
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import passes
 
@@ -89,6 +94,7 @@ def test_run_directory_of_an_adapter(base: Path, data: Path, tmp_path: Path) -> 
     assert losses["after"] < losses["before"]
     assert losses["after"] == min(line["validation_loss"] for line in lines if "validation_loss" in line)
     assert written["steps"] == 12
+    assert written["saving_seconds"] > 0
     assert written["account"]["parameters"]["trainable"] == 3 * 2 * 8 * (32 + 32)
     assert sum("loss" in line for line in lines) == 12
     assert (tmp_path / "run" / "loss.svg").read_text(encoding="utf-8").startswith("<?xml")
@@ -267,28 +273,15 @@ def test_each_best_validation_leaves_something_usable(
     assert result["validation_loss"]["after"] == min(losses)
 
 
-# Ctrl-C interrupts it even where the tests run in the background, whose processes inherit that SIGINT is ignored.
-_TAILORA = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("tailora", run_name="__main__", alter_sys=True)
-"""
-
-
-def run_in_process(config: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _TAILORA, "train", str(config), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
-
-
-def wait_for_validations(folder: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_validations(folder: Path, process: BaseProcess, errors: Path) -> None:
     """Until the run has validated twice since its start, and so has saved something."""
-    while process.poll() is None:
+    while process.is_alive():
         with contextlib.suppress(OSError):
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             if sum("validation_loss" in line for line in lines) > 2:
                 return
         time.sleep(0.05)
-    pytest.fail(f"the run ended by itself: {process.stderr and process.stderr.read()}")
+    pytest.fail(f"the run ended by itself: {errors.read_text(encoding='utf-8')}")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes at once")
@@ -299,11 +292,13 @@ def test_a_run_that_is_ended_from_outside_leaves_its_adapter(
     folder, config = tmp_path / "run", tmp_path / "recipe.yaml"
     endless = settings(base, data, folder, epochs=100_000, eval_every=1, learning_rate=1e-5, schedule="constant")
     config.write_text(endless.to_yaml(), encoding="utf-8")
-    process = run_in_process(config)
-    wait_for_validations(folder, process)
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
+    process = started(["train", str(config)], tmp_path / "errors.txt")
+    wait_for_validations(folder, process, tmp_path / "errors.txt")
+    assert process.pid is not None
+    os.kill(process.pid, sent)
+    process.join(60)
+    said = (tmp_path / "errors.txt").read_text(encoding="utf-8")
+    assert process.exitcode == code
     adapter = formats.load(formats.adapter_place(folder))
     assert not changes_nothing(adapter)
     written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -327,16 +322,13 @@ def test_a_full_disk_ends_a_run_with_what_is_saved(
     base: Path, data: Path, tmp_path: Path, limit: int, state: str
 ) -> None:
     """By the limit on the size of files, which fails as a full disk does."""
-    import resource
-
     folder, config = tmp_path / "run", tmp_path / "recipe.yaml"
     endless = settings(base, data, folder, epochs=100_000, eval_every=20, learning_rate=1e-5, schedule="constant")
     config.write_text(endless.to_yaml(), encoding="utf-8")
-    process = run_in_process(
-        config, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    )
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
+    process = started(["train", str(config)], tmp_path / "errors.txt", largest_file=limit)
+    process.join(120)
+    errors = (tmp_path / "errors.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 2, errors
     shown = " ".join(errors.split())
     assert "cannot be written: File too large; " in shown
     assert state in shown
@@ -369,6 +361,16 @@ def test_one_update_is_not_called_updates(
     shown = capsys.readouterr().err
     assert "examples, 1 update; an epoch has" in " ".join(shown.split())
     assert "\n1 update in " in shown
+
+
+def test_the_time_that_is_left_is_printed_after_the_first_updates(tmp_path: Path) -> None:
+    """Where no progress bar says it; the first updates build kernels and take longer."""
+    shown = io.StringIO()
+    with RunObserver(tmp_path, 100, Console(file=shown), lambda loss: None, None) as observer:
+        for step in range(1, 13):
+            seconds = 600.0 if step <= 2 else 60.0
+            observer.step({"step": step, "loss": 1.0, "examples": 4, "seconds": seconds})
+    assert shown.getvalue() == "estimated after 10 updates: 90 minutes left\n"
 
 
 def test_sigterm_is_as_it_was_after_a_run(base: Path, data: Path, tmp_path: Path) -> None:

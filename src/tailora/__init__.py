@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tailora.api.scores import Scores as Scores
     from tailora.api.scores import evaluate as evaluate
     from tailora.api.training import TrainingRun as TrainingRun
+    from tailora.api.training import plan as plan
     from tailora.api.training import plot as plot
     from tailora.api.training import train as train
     from tailora.core.errors import AdapterError as AdapterError
@@ -74,7 +75,7 @@ _MODULES = {
     "tailora.api.inputs": ("read_records",),
     "tailora.api.model": ("BASE", "Model", "Text", "load"),
     "tailora.api.scores": ("Scores", "evaluate"),
-    "tailora.api.training": ("TrainingRun", "plot", "train"),
+    "tailora.api.training": ("TrainingRun", "plan", "plot", "train"),
     "tailora.core.errors": (
         "AdapterError",
         "CheckError",

@@ -1,16 +1,19 @@
-"""`tailora.train`, and the result of a training run."""
+"""`tailora.plan` and `tailora.train`, and the result of a training run."""
 
 from __future__ import annotations
 
 import html
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tailora.api.inputs import Place, Source, places_of
+from tailora.commands.plan import PlanSettings
+from tailora.commands.plan import run as plan_run
 from tailora.commands.plot import PlotSettings, curves_of_runs
 from tailora.commands.train import TrainSettings
 from tailora.commands.train import run as train_run
@@ -101,6 +104,25 @@ class TrainingRun:
             for name, value in self._summary().items()
         )
         return f"<table>{''.join(rows)}</table>"
+
+
+def plan(data: Source, *, valid: Source | None = None, **settings: Unpack[TrainOptions]) -> dict[str, Any]:
+    """Plan the memory and the time of a training run, without loading its base or writing anything.
+
+    Args:
+        data: see `tailora.train`.
+        valid: see `tailora.train`.
+        settings: those of `tailora.train`.
+
+    Returns:
+        The plan, as `tailora plan --json` prints it: `estimate` has memory and time, and `fits` whether the run fits.
+
+    Raises:
+        UserError: see `tailora.train`.
+        CheckError: the run does not fit into memory; `.result` has the plan, and settings that would fit.
+    """
+    with tempfile.TemporaryDirectory() as folder, places_of(Path(folder), data=data, valid=valid) as places:
+        return plan_run(PlanSettings.from_values({**settings, **places}))
 
 
 def train(data: Source, *, valid: Source | None = None, **settings: Unpack[TrainOptions]) -> TrainingRun:

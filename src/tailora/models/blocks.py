@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import nn
@@ -25,6 +26,24 @@ def owner_of_blocks(model: nn.Module) -> nn.Module:
         ModelError: the model has no list of blocks.
     """
     return _find(model)[0]
+
+
+def keep_blocks(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Let a network have only some of its blocks, in place.
+
+    Args:
+        model: a transformers causal language model.
+        blocks: the blocks to keep, in order.
+
+    Raises:
+        ModelError: the model has no list of blocks.
+    """
+    _, present = _find(model)
+    owner, name = next(
+        (module, name) for module in model.modules() for name, child in module.named_children() if child is present
+    )
+    setattr(owner, name, nn.ModuleList(blocks))
+    cast(Any, model).config.num_hidden_layers = len(blocks)
 
 
 def _find(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:

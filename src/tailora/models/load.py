@@ -118,6 +118,42 @@ def outline(name_or_path: str, device: str | torch.device = "cpu") -> Base:
     return Base(model.eval(), tokenizer, resolved.name, "", config["model_type"], resolved.folder)
 
 
+def load_part(name_or_path: str, blocks: int, device: str | torch.device = "cpu") -> Base:
+    """Load the first blocks of a base model and everything beside its blocks, in fp32; its fingerprint is empty.
+
+    Args:
+        name_or_path: the base's name, path or hub id.
+        blocks: number of blocks; at most those of the model.
+        device: the device to load it on.
+
+    Raises:
+        ModelError: the base does not exist, is damaged, or cannot be shortened.
+        OfflineError: it has to be downloaded, and the hub cannot be reached.
+    """
+    resolved = resolve(name_or_path)
+    config = read_config(resolved.folder)
+    _require_known(config, resolved.folder)
+    tokenizer = Tokenizer.from_folder(resolved.folder)
+    shorter = _shorter_config(resolved.folder, blocks)
+    if is_quantised(config):
+        model = _unpacked_network(resolved.folder, stored_tensors(resolved.folder), torch.float32, shorter)
+    else:
+        model = _load_network(resolved.folder, torch.float32, shorter)
+    return Base(model.to(device).eval(), tokenizer, resolved.name, "", config["model_type"], resolved.folder)
+
+
+def _shorter_config(folder: Path, blocks: int) -> Any:
+    """Return the configuration of a folder with fewer blocks; lists with an entry for each block become shorter."""
+    with _loading(folder, "its config.json"):
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        count = config.num_hidden_layers
+        for name, value in vars(config).copy().items():
+            if isinstance(value, list) and len(value) == count:
+                setattr(config, name, value[:blocks])
+        config.num_hidden_layers = blocks
+    return config
+
+
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
     """Check that transformers itself has the code of the architecture."""
     if config["model_type"] in CONFIG_MAPPING:
@@ -155,9 +191,9 @@ def _stored_dtype(folder: Path, stored: dict[str, StoredTensor]) -> torch.dtype:
     return _TORCH_DTYPE[sizes.most_common(1)[0][0]]
 
 
-def _load_network(folder: Path, dtype: torch.dtype) -> Any:
+def _load_network(folder: Path, dtype: torch.dtype, config: Any = None) -> Any:
     with _loading(folder, "its config.json and weights"):
-        model, report = _from_pretrained(folder, dtype)
+        model, report = _from_pretrained(folder, dtype, config)
     missing = sorted(report["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -201,7 +237,7 @@ def _settle_tie(model: Any, folder: Path) -> None:
         )
 
 
-def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(folder: Path, dtype: torch.dtype, config: Any = None) -> tuple[Any, dict[str, Any]]:
     """Return the network, with fused attention if transformers has it for the architecture, and the loading report."""
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -210,6 +246,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, A
         "trust_remote_code": False,
         "use_safetensors": True,
     }
+    options |= {} if config is None else {"config": config}
     with quiet_transformers():
         try:
             loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
@@ -221,10 +258,17 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, A
     return model, report
 
 
-def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype) -> Any:
+def _unpacked_network(
+    folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype, shorter_config: Any = None
+) -> Any:
     """Return the network of an 8-bit folder with its weights widened to fp32: the same values at full size."""
-    model = _network_of_config(folder, dtype)
-    values = {canonical_name(name): torch.from_numpy(np.array(tensor.raw)) for name, tensor in stored.items()}
+    model = _network_of_config(folder, dtype, shorter_config)
+    own = model.state_dict().keys()
+    values = {
+        name: torch.from_numpy(np.array(tensor.raw))
+        for name, tensor in ((canonical_name(name), tensor) for name, tensor in stored.items())
+        if shorter_config is None or name in own
+    }
     missing, others = model.load_state_dict(values, strict=False)
     model.tie_weights()
     tied = set(model.all_tied_weights_keys)
@@ -235,9 +279,10 @@ def _unpacked_network(folder: Path, stored: dict[str, StoredTensor], dtype: torc
     return model
 
 
-def _network_of_config(folder: Path, dtype: torch.dtype) -> Any:
-    """Return a network of a folder's configuration, whose weights are arbitrary."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+def _network_of_config(folder: Path, dtype: torch.dtype, config: Any = None) -> Any:
+    """Return a network of a folder's configuration, or of another one, whose weights are arbitrary."""
+    if config is None:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with quiet_transformers():

@@ -80,7 +80,7 @@ def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
 def seconds(operations: float, precision: str, device: str) -> float:
     """Estimate the seconds that a number of operations takes, from a short timing of products on this machine."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.randn(512, 768, dtype=dtype, device=device), torch.randn(768, 3072, dtype=dtype, device=device)
+    left, right = (torch.full(shape, 0.5, dtype=dtype, device=device) for shape in ((256, 768), (768, 1536)))
     best, laps = float("inf"), 0
     start = time.perf_counter()
     # A single lap is enough where the type has no instructions and a product takes seconds.
@@ -89,5 +89,5 @@ def seconds(operations: float, precision: str, device: str) -> float:
         (left @ right).sum().item()
         best = min(best, time.perf_counter() - began)
         laps += 1
-    rate = 2 * 512 * 768 * 3072 / best
+    rate = 2 * left.numel() * right.shape[1] / best
     return operations / (rate * SHARE_REACHED[precision])

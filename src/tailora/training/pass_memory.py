@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tailora.core.errors import ModelError
-from tailora.models.blocks import blocks_of
+from tailora.models.blocks import blocks_of, keep_blocks
 from tailora.training.precision import Context
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, training_mode
@@ -85,14 +85,7 @@ def _shorten(model: nn.Module) -> dict[nn.Module, int]:
             repeated[equal[1]] = len(equal) - 2
             equal = [*equal[:2], equal[-1]]
         kept += equal
-    holder, name = next(
-        (module, name)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.ModuleList) and list(child) == blocks
-    )
-    setattr(holder, name, nn.ModuleList(kept))
-    cast(Any, model).config.num_hidden_layers = len(kept)
+    keep_blocks(model, kept)
     return repeated
 
 
@@ -144,6 +137,23 @@ def _peak(spans: list[_Span], repeated: dict[nn.Module, int]) -> int:
     return peak
 
 
+class _Count:
+    """Bytes at the moment and at their peak.
+
+    Storages keep this object. It does not refer to blocks as `_LiveBytes` does, which would keep storages in turn.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    def add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def subtract(self, size: int) -> None:
+        self.now -= size
+
+
 class _LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations create while the mode is on, as long as they live.
 
@@ -154,15 +164,15 @@ class _LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.spans: list[_Span] = []
-        self._now = self._peak = self._start = 0
+        self._bytes, self._start = _Count(), 0
         self._block: nn.Module | None = None
         self._known = weakref.WeakKeyDictionary[Any, None]()
 
     def mark(self, block: nn.Module | None) -> None:
         """End a span, which belongs to a block or, with None, to the one that it began with."""
         owner = self._block if block is None else block
-        self.spans.append(_Span(owner, self._peak - self._start, self._now - self._start))
-        self._start = self._peak = self._now
+        self.spans.append(_Span(owner, self._bytes.peak - self._start, self._bytes.now - self._start))
+        self._start = self._bytes.peak = self._bytes.now
         self._block = None
 
     def begin(self, block: nn.Module) -> None:
@@ -183,9 +193,5 @@ class _LiveBytes(TorchDispatchMode):
             return
         size = storage.nbytes()
         self._known[storage] = None
-        self._now += size
-        self._peak = max(self._peak, self._now)
-        weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self._now -= size
+        self._bytes.add(size)
+        weakref.finalize(storage, self._bytes.subtract, size)

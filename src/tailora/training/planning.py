@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,14 @@ import torch
 from rich.console import Console
 
 from tailora.core.console import message_console
-from tailora.core.errors import CheckError, ModelError, TrainingError
+from tailora.core.errors import CheckError, ModelError, TrainingError, UserError
 from tailora.core.hardware.memory import gib
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import parameter_table
 from tailora.models.catalog import resolve
 from tailora.models.load import outline
+from tailora.training.block_timing import update_seconds
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.estimate import arithmetic, seconds, workload
 from tailora.training.loop import first_batch
@@ -36,6 +38,7 @@ from tailora.training.precision_choice import SHORT, PrecisionChoice, foreseen
 from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_report import print_memory, print_plan
 from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import passes
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class RunPlan:
                 "completion": sum(len(example.learnt) for example in self.train),
             },
             "largest_pass": work.largest_pass,
-            "nodes": work.nodes * self.steps / work.updates,
+            "nodes": self._nodes,
             "prompts": self.prompts.meta,
             "device": self.device,
             "processes": self.processes.size,
@@ -228,17 +231,31 @@ class RunPlan:
 
     def choice(self) -> PrecisionChoice:
         """Return the precision that the run would use, as far as that is known without its weights."""
-        batch = first_batch(self.train, self.settings)
-        return foreseen(self.base.model, batch, self.settings, self.device, self.operations, self.precisions)
+        batch, settings, device = first_batch(self.train, self.settings), self.settings, self.device
+        operations, timed = self.operations, lambda precision: self._pass_seconds(precision)[0]
+        return foreseen(self.base.model, batch, settings, device, operations, self.precisions, timed)
 
     def _seconds(self, choice: PrecisionChoice) -> float:
         """Return the seconds of all updates."""
         if choice.seconds:
-            nodes = self.work.nodes * self.steps / self.work.updates
-            duration = choice.seconds[choice.precision] * nodes / choice.nodes
+            duration, nodes = choice.seconds[choice.precision], choice.nodes
         else:
-            duration = seconds(self.operations, choice.precision, self.device)
-        return duration / self.processes.size
+            duration, nodes = self.processes.from_first(lambda: self._pass_seconds(choice.precision))
+        return duration / nodes * self._nodes / self.processes.size
+
+    @property
+    def _nodes(self) -> float:
+        """Number of tree nodes of all updates."""
+        return self.work.nodes * self.steps / self.work.updates
+
+    def _pass_seconds(self, precision: str) -> tuple[float, int]:
+        """Return the seconds of the first pass, and its nodes: from a few blocks, or where that fails from products."""
+        batch, settings = first_batch(self.train, self.settings), self.settings
+        if self.operations >= SHORT:
+            with contextlib.suppress(UserError, torch.OutOfMemoryError):
+                return update_seconds(self.base, batch, settings, self.device, precision)
+        nodes = len(next(iter(passes(batch, settings.tokens_per_pass))))
+        return seconds(self.operations, precision, self.device) * nodes / self._nodes, nodes
 
     def _memory_of(self, choice: PrecisionChoice) -> dict[str, Any]:
         """Return the peak, the memory by part, and the limit; the first two are None where they cannot be planned."""
@@ -246,7 +263,8 @@ class RunPlan:
         try:
             plan = self.memory(choice.precision)
             if len(self.precisions) > 1:  # loaded in fp32, and perhaps timed in each
-                names = self.precisions if len(choice.seconds) > 1 and choice.reason == "timed" else (choice.precision,)
+                is_timed = len(choice.seconds) > 1 and choice.reason in ("timed", "estimated from a few blocks")
+                names = self.precisions if is_timed else (choice.precision,)
                 timing = timing_bytes({name: self.memory(name) for name in names}, self._whole)
                 plan = dataclasses.replace(plan, loading=max(plan.loading, timing))
         except ModelError as error:

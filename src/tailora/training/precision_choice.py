@@ -24,7 +24,6 @@ from torch import nn
 from tailora.core import machine_cache
 from tailora.core.hardware.devices import gpu_name
 from tailora.data.examples import Example
-from tailora.training.estimate import seconds as product_seconds
 from tailora.training.precision import ORDER, Arithmetic, apply, available
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, evaluation, passes
@@ -49,7 +48,7 @@ Reason = Literal[
     "too short a run to time others",
     "timed",
     "timed by an earlier run",
-    "the fastest of a few products; the run times whole updates",
+    "estimated from a few blocks",
     "the one that fits into memory",
     "needs the least memory",
 ]
@@ -103,7 +102,7 @@ def choose(
     if known is not None:
         return known
     seconds, nodes = measure(model, batch, settings, device, names), _nodes(batch, settings)
-    machine_cache.keep("precision", _key(model, nodes, settings, device, names), seconds)
+    machine_cache.keep("precision", timing_key(model, nodes, settings, device, names), seconds)
     return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
 
 
@@ -114,6 +113,7 @@ def foreseen(
     device: str,
     operations: float,
     fitting: Sequence[str],
+    timed: Callable[[str], float],
 ) -> PrecisionChoice:
     """Return what `choose` is going to choose, as far as that is known without running the network.
 
@@ -124,12 +124,13 @@ def foreseen(
         device: see `choose`.
         operations: see `choose`.
         fitting: see `choose`.
+        timed: estimates the seconds of the pass that `choose` times, from a few blocks of the network.
     """
     known = _known(model, batch, settings, device, operations, fitting)
     if known is not None:
         return known
-    seconds = {name: product_seconds(operations, name, device) for name in fitting}
-    return PrecisionChoice(fastest(seconds), "the fastest of a few products; the run times whole updates")
+    seconds = {name: timed(name) for name in fitting}
+    return PrecisionChoice(fastest(seconds), "estimated from a few blocks", seconds, _nodes(batch, settings))
 
 
 def _known(
@@ -149,7 +150,7 @@ def _known(
     if operations < SHORT:
         return PrecisionChoice(names[0], "too short a run to time others")
     nodes = _nodes(batch, settings)
-    key = _key(model, nodes, settings, device, names)
+    key = timing_key(model, nodes, settings, device, names)
     seconds = machine_cache.recall("precision", key, lambda kept: machine_cache.are_times(kept, names))
     return None if seconds is None else PrecisionChoice(fastest(seconds), "timed by an earlier run", seconds, nodes)
 
@@ -304,7 +305,9 @@ def _dropped_where_memory_ends(candidates: dict[str, _Candidate], name: str) -> 
         candidates.pop(name, None)
 
 
-def _key(model: nn.Module, nodes: int, settings: TrainSettings, device: str, names: Sequence[str]) -> dict[str, Any]:
+def timing_key(
+    model: nn.Module, nodes: int, settings: TrainSettings, device: str, names: Sequence[str]
+) -> dict[str, Any]:
     """Return what the times depend on besides the machine and the packages.
 
     The length of the texts counts by the power of two next to the number of nodes.

@@ -117,6 +117,7 @@ class _Training:
         valid: the validation examples; may be empty.
         arithmetic: how the network computes.
         has_best: whether a validation found a state better than the start, which is saved.
+        best_seconds: time spent on saving such states.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class _Training:
         self.settings, self.folder, self.console, self.resume = settings, place.path, console, place.resume
         self.processes = processes
         self.tracking: dict[str, Any] = {}
+        self.best_seconds = 0.0
         planned = RunPlan(settings, device, console, processes)
         self.prompts, self.train, self.valid = planned.prompts, planned.train, planned.valid
         planned.require_fit()
@@ -187,6 +189,7 @@ class _Training:
         outcome, saved = fit_here(watch, interrupts)
         saved = self.processes.from_first(lambda: saved)
         result = _result(self.settings, self.plan, outcome, saved) | {"tracking": self.tracking}
+        result["saving_seconds"] += self.best_seconds
         return result, outcome, saved
 
     def _lead(self, watch: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
@@ -259,7 +262,9 @@ class _Training:
             )
 
     def _save_best(self, loss: float) -> None:
+        began = time.perf_counter()
         self._save(loss)
+        self.best_seconds += time.perf_counter() - began
         self.has_best = True
 
     def _save(self, loss: float | None) -> Path:

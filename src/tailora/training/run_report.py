@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,12 @@ MEMORY = {
     "peak": "peak of the run",
 }
 """What `memory_plan.MemoryPlan.to_dict` has besides the frozen weights, in words."""
+
+REFINED = 10
+"""Number of updates after which a run without a progress bar prints the time that is left."""
+
+LONG = 90
+"""Seconds of a run that are worth the line."""
 
 Watch = Callable[[int, float], object]
 """Takes the number of updates so far and the validation loss after them."""
@@ -211,6 +218,7 @@ class RunObserver:
         done = 0 if state is None else state.step
         self._task = self._progress.add_task("", total=steps, completed=done, status="")
         self._examples = self._seconds = 0.0
+        self._durations, self._left, self._console = list[float](), steps - done, console
         self._validation = ""
 
     def __enter__(self) -> Self:
@@ -235,6 +243,16 @@ class RunObserver:
         rate = self._examples / self._seconds
         status = f"{rate:.1f} examples/s, loss {line['loss']:.3f}{self._validation}"
         self._progress.update(self._task, advance=1, status=status)
+        self._left -= 1
+        if len(self._durations) < REFINED:
+            self._durations.append(line["seconds"])
+            self._refine()
+
+    def _refine(self) -> None:
+        """After the first updates, print how long the others take; a progress bar says so itself."""
+        left = statistics.median(self._durations) * self._left
+        if len(self._durations) == REFINED and self._progress.disable and left >= LONG:
+            self._console.print(f"estimated after {REFINED} updates: {_duration(left)} left", highlight=False)
 
     def validated(self, line: dict[str, Any], best: bool) -> None:
         """See `loop.Observer`."""

@@ -1,0 +1,118 @@
+"""The time of an update before the base is loaded: that of a few of its blocks, extrapolated to all of them.
+
+The blocks have the base's own weights and compute the run's own trees in its precision. Timing two numbers of blocks
+tells what a block takes, and what everything beside the blocks takes. Results are kept for the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from tailora.core import machine_cache
+from tailora.data.examples import Example
+from tailora.models.blocks import blocks_of, keep_blocks
+from tailora.models.load import Base, load_part
+from tailora.training.methods import learning_parameters, prepare
+from tailora.training.optimizer import adamw
+from tailora.training.precision import apply
+from tailora.training.precision_choice import timing_key
+from tailora.training.settings import TrainSettings
+from tailora.training.trees.forward import TreeModel, evaluation, passes
+from tailora.training.trees.prefix_tree import TreeBatch, build
+
+MOST, LEAST = 6, 2
+"""The two numbers of blocks that are timed; with method top2, the blocks that learn are among the fewer."""
+SECONDS = 3.0
+"""What timing may take, without loading the blocks. A part of the update is timed if all of it would take longer."""
+LAPS = 3
+"""Number of timed updates of each; the fastest counts."""
+
+
+def update_seconds(
+    base: Base, batch: Sequence[Example], settings: TrainSettings, device: str, precision: str
+) -> tuple[float, int]:
+    """Return the seconds of the first pass of an update with all blocks, the optimizer's step included, and its nodes.
+
+    No random number is drawn from the global generators.
+
+    Args:
+        base: the outline of the base, prepared for the method; its parameters need no values.
+        batch: the examples of the update.
+        settings: the settings of the run.
+        device: the device of the run.
+        precision: one of `precision.ORDER`.
+
+    Raises:
+        UserError: the base cannot be shortened, or the method has nothing to learn in its first blocks.
+    """
+    trees = next(iter(passes(batch, settings.tokens_per_pass)))
+    key = timing_key(base.model, len(trees), settings, device, (precision,))
+    kept = machine_cache.recall("update", key, lambda value: machine_cache.are_times(value, ("node",)))
+    if kept is None:
+        kept = {"node": _measure(base, batch[: trees.examples], settings, device, precision)}
+        machine_cache.keep("update", key, kept)
+    return kept["node"] * len(trees), len(trees)
+
+
+def _measure(base: Base, batch: Sequence[Example], settings: TrainSettings, device: str, precision: str) -> float:
+    """Return the seconds that a node of an update takes."""
+    count = len(blocks_of(base.model))
+    part = load_part(settings.base, min(MOST, count), device)
+    prepare(part, settings)
+    timer = _Timer(part, build(batch[: max(1, len(batch) // 8)]), settings, device, precision)
+    with timer.arithmetic.products():
+        share = SECONDS / (2 * (LAPS + 1) * timer.seconds() * 8)
+        trees = build(batch[: max(1, int(len(batch) * min(1.0, share)))])
+        most = timer.seconds(trees)
+        if count <= MOST:
+            return most / len(trees)
+        keep_blocks(part.model, blocks_of(part.model)[-LEAST:])
+        least = timer.seconds(trees)
+    block = max(0.0, most - least) / (MOST - LEAST)
+    return (least + block * (count - LEAST)) / len(trees)
+
+
+class _Timer:
+    """Times updates of a network.
+
+    Args:
+        base: the network, prepared for the method; it is converted to the precision.
+        sample: trees to measure the inputs of int8 layers on.
+        settings: the settings of the run.
+        device: the device of the network.
+        precision: one of `precision.ORDER`.
+    """
+
+    def __init__(self, base: Base, sample: TreeBatch, settings: TrainSettings, device: str, precision: str) -> None:
+        self.model, self.settings, self.sample = base.model, settings, sample
+        self.device = torch.device(device)
+        self.arithmetic = apply(self.model, precision, settings, sample)
+        # This thread takes part in every operation on a CPU; its own time does not count what other processes take.
+        self._clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+
+    def seconds(self, trees: TreeBatch | None = None) -> float:
+        """Return the time of an update on trees, or on the sample; the first update, which builds kernels, is free."""
+        head, checkpointing = self.arithmetic.head, self.settings.gradient_checkpointing
+        optimizer, laps = adamw(self.model, self.settings), list[float]()
+        network = TreeModel(self.model, head=head, checkpointing=checkpointing)
+        with network, evaluation(self.model), torch.enable_grad():
+            for _ in range(1 + LAPS):
+                began = self._clock()
+                self._update(network, optimizer, self.sample if trees is None else trees)
+                laps.append(self._clock() - began)
+        return min(laps[1:])
+
+    def _update(self, network: TreeModel, optimizer: torch.optim.Optimizer, trees: TreeBatch) -> None:
+        with self.arithmetic.autocast():
+            loss = network.loss(trees, label_smoothing=self.settings.label_smoothing)
+        loss.backward()
+        learning = [parameter for parameter in learning_parameters(self.model).values() if parameter.grad is not None]
+        clip_grad_norm_(learning, self.settings.max_grad_norm, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
