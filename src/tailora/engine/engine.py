@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tailora.data.mixtures import Mixture
 from tailora.engine.arrays import Floats, Ints
 from tailora.engine.backend import Backend, Step, TokenScores
 from tailora.engine.decoding import Alternatives, Completion
+from tailora.engine.drafting import Drafter, OpenText
 from tailora.engine.kv_blocks import BlockPool
 from tailora.engine.requests import Request, RequestState, Samples, state_of
 from tailora.engine.scheduler import Chunk, Plan, ScheduledRequest, Scheduler
@@ -51,6 +53,8 @@ class Load:
         sequences: largest number of sequences.
         waiting: number of requests that have not started, or were preempted.
         preempted: how often a request was preempted for lack of blocks.
+        drafted: number of drafted tokens so far.
+        accepted: number of these that the texts contain.
         blocks_used: number of cache blocks in use.
         blocks: number of cache blocks.
         slots_used: number of adapter slots in use.
@@ -65,6 +69,8 @@ class Load:
     blocks: int
     slots_used: int
     slots: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Engine:
@@ -77,6 +83,7 @@ class Engine:
         sequences: largest number of sequences at once, including beams and candidates; other requests wait.
         prefix_cache: whether a common beginning of prompts with the same adapter is computed once.
         blocks: number of the backend's cache blocks to use; by default all.
+        drafter: drafts tokens that a step verifies; None writes one token of a text in a step.
 
     Attributes:
         ends: the end-of-text tokens.
@@ -91,8 +98,10 @@ class Engine:
         sequences: int = 64,
         prefix_cache: bool = True,
         blocks: int | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.backend = backend
+        self.drafter = drafter
         self.ends = frozenset((end,) if isinstance(end, int) else end)
         self._pool = BlockPool(backend.blocks if blocks is None else blocks, backend.block_size)
         self._scheduler = Scheduler(
@@ -104,6 +113,7 @@ class Engine:
         )
         self._jobs: dict[int, ScheduledRequest] = {}
         self._numbers = itertools.count()
+        self._drafted = self._accepted = 0
 
     @property
     def idle(self) -> bool:
@@ -123,6 +133,8 @@ class Engine:
             blocks=self._pool.blocks,
             slots_used=len({slot for job in scheduler.running for slot in job.slots}),
             slots=adapter_slots.slots,
+            drafted=self._drafted,
+            accepted=self._accepted,
         )
 
     def submit(self, request: Request) -> int:
@@ -158,15 +170,21 @@ class Engine:
         failed = [self._end(job, error) for job, error in plan.failed]
         if not plan.chunks:
             return failed
+        self._draft(plan)
         self.backend.copy_blocks(plan.copies)
+        began = time.perf_counter()
         sampled = [chunk.sampled for chunk in plan.chunks]
         rows = iter(self.backend.run(_step(plan, sampled, self.backend.vocabulary)).rows())
+        seconds = time.perf_counter() - began
         unusable: dict[int, Exception] = {}
+        following: dict[int, list[TokenScores]] = {}  # the scores after the tokens of drafts
         for chunk, offsets in zip(plan.chunks, sampled, strict=True):
             for offset in offsets:
                 row = next(rows)
                 place = chunk.sequence.computed + offset + 1
-                if not math.isfinite(row.log_z):
+                if offset >= chunk.count:
+                    following.setdefault(chunk.job.number, []).append(row)
+                elif not math.isfinite(row.log_z):
                     unusable.setdefault(chunk.job.number, _not_finite(chunk.job, place))
                 elif chunk.last and offset == chunk.count - 1:
                     chunk.job.rows[chunk.sequence] = row
@@ -174,10 +192,15 @@ class Engine:
                     chunk.job.state.score(place, row)
         self._scheduler.settle(plan, without=unusable)
         failed += [self._end(self._jobs[number], error) for number, error in unusable.items()]
-        touched = {
-            chunk.job.number: chunk.job for chunk in plan.chunks if chunk.last and chunk.job.number not in unusable
-        }
-        return failed + [event for job in touched.values() for event in self._advance(job)]
+        touched = {chunk.job: chunk.draft for chunk in plan.chunks if chunk.last and chunk.job.number not in unusable}
+        events = [
+            event
+            for job, draft in touched.items()
+            for event in self._advance(job, list(zip(draft, following.get(job.number, ()), strict=True)))
+        ]
+        if self.drafter is not None:
+            self.drafter.observe_step(sum(len(chunk.tokens) for chunk in plan.chunks), seconds)
+        return failed + events
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
         """Run requests together until all are done, and return their completions in the order of the requests.
@@ -207,10 +230,30 @@ class Engine:
                     left.remove(event.number)
                     yield event.number, event.result
 
-    def _advance(self, job: ScheduledRequest) -> list[Event]:
-        """Let a request choose tokens once the logits of all its sequences are computed."""
+    def _draft(self, plan: Plan) -> None:
+        """Add drafts to the plan, for texts that are alone in their requests."""
+        if self.drafter is None:
+            return
+        texts: dict[ScheduledRequest, OpenText] = {}
+        for chunk in plan.chunks:
+            job, room = chunk.job, chunk.job.state.room_after_next
+            if chunk.last and room > 0:
+                if job.predictor is None:
+                    names = [name for name, _ in sorted(job.state.request.adapters, key=lambda part: -abs(part[1]))]
+                    job.predictor = self.drafter.predictor(job.state.request.prompt, names)
+                texts[job] = OpenText(job.predictor, room)
+        drafts = self.drafter.draft(list(texts.values()), sum(chunk.count for chunk in plan.chunks))
+        self._scheduler.draft(plan, dict(zip(texts, drafts, strict=True)))
+
+    def _advance(self, job: ScheduledRequest, draft: list[tuple[int, TokenScores]]) -> list[Event]:
+        """Let a request choose tokens once the logits of all its sequences are computed.
+
+        Args:
+            job: the request.
+            draft: the tokens of its draft, with the scores after each of them.
+        """
         try:
-            return self._chosen(job)
+            return self._chosen(job, draft)
         except Exception as error:  # from the decoding or the stop strings of this request: others are not affected
             return [self._end(job, error)]
 
@@ -220,7 +263,7 @@ class Engine:
         del self._jobs[job.number]
         return Event(job.number, (), error=error)
 
-    def _chosen(self, job: ScheduledRequest) -> list[Event]:
+    def _chosen(self, job: ScheduledRequest, draft: list[tuple[int, TokenScores]]) -> list[Event]:
         state = job.state
         if len(job.rows) < len(state.sequences):
             # The next step overwrites these scores, which have to wait for those of the other sequences.
@@ -228,17 +271,47 @@ class Engine:
             return []
         going = state.settle([job.rows[sequence] for sequence in state.sequences])
         job.rows = {}
-        result = None if going else tuple(state.result())
+        if isinstance(state, Samples) and state.width == 1:
+            return [self._written(job, state, going, draft)]
         if going:
             self._scheduler.branch(job, going)
-        else:
-            self._scheduler.remove(job)
-            del self._jobs[job.number]
-        if isinstance(state, Samples) and state.width == 1:
-            token = going[0][1] if result is None else result[0].token_ids[-1]
-            logprob, top = state.last(0)
-            return [Event(job.number, (token,), result, (logprob,), (top,), cached_tokens=state.cached_tokens or 0)]
-        return [] if result is None else [Event(job.number, (), result, cached_tokens=state.cached_tokens or 0)]
+            return []
+        result = self._finish(job)
+        return [Event(job.number, (), result, cached_tokens=state.cached_tokens or 0)]
+
+    def _written(
+        self, job: ScheduledRequest, state: Samples, going: list[tuple[int, int]], draft: list[tuple[int, TokenScores]]
+    ) -> Event:
+        """Continue a single text by the token it has chosen, and by those of its draft that it chooses too."""
+        self._drafted += len(draft)
+        tokens: list[int] = []
+        scores: list[tuple[float, Alternatives]] = []
+        verified = iter(draft)
+        while True:
+            tokens.append(going[0][1] if going else state.result()[0].token_ids[-1])
+            scores.append(state.last(0))
+            if job.predictor is not None:
+                job.predictor.add(tokens[-1])
+            if not going:
+                break
+            self._scheduler.branch(job, going)
+            drafted, row = next(verified, (None, None))
+            if row is None or drafted != tokens[-1]:
+                self._scheduler.trim(state.sequences[0])
+                break
+            self._accepted += 1
+            self._scheduler.accept(job)
+            if not math.isfinite(row.log_z):
+                raise _not_finite(job, len(state.sequences[0].tokens))
+            going = state.settle([row])
+        result = None if going else self._finish(job)
+        logprobs, top = zip(*scores, strict=True)
+        return Event(job.number, tuple(tokens), result, logprobs, top, cached_tokens=state.cached_tokens or 0)
+
+    def _finish(self, job: ScheduledRequest) -> tuple[Completion, ...]:
+        self._scheduler.remove(job)
+        del self._jobs[job.number]
+        return tuple(job.state.result())
 
     def _check(self, request: Request) -> RequestState:
         backend, decoding = self.backend, request.decoding
@@ -301,15 +374,15 @@ def _step(plan: Plan, sampled: Sequence[Sequence[int]], vocabulary: int) -> Step
         sampled: for each chunk, the tokens after which logits are computed.
         vocabulary: number of token ids.
     """
-    counts = [chunk.count for chunk in plan.chunks]
+    counts = [chunk.count + len(chunk.draft) for chunk in plan.chunks]
     slots, scales = _adapters_of(plan.chunks)
     begins = np.cumsum([0, *counts], dtype=np.int32)
     return Step(
-        tokens=np.array([token for chunk in plan.chunks for token in _tokens(chunk)], np.int32),
+        tokens=np.array([token for chunk in plan.chunks for token in chunk.tokens], np.int32),
         positions=np.concatenate(
             [
-                np.arange(chunk.sequence.computed, chunk.sequence.computed + chunk.count, dtype=np.int32)
-                for chunk in plan.chunks
+                np.arange(chunk.sequence.computed, chunk.sequence.computed + count, dtype=np.int32)
+                for chunk, count in zip(plan.chunks, counts, strict=True)
             ]
         ),
         past=np.array([chunk.sequence.computed for chunk in plan.chunks], np.int32),
@@ -340,7 +413,3 @@ def _adapters_of(chunks: Sequence[Chunk]) -> tuple[Ints, Floats]:
         scales[row, : len(own)] = [weight for _, weight in chunk.job.state.request.adapters][: len(own)]
     return slots, scales
 
-
-def _tokens(chunk: Chunk) -> Sequence[int]:
-    sequence = chunk.sequence
-    return sequence.tokens[sequence.computed : sequence.computed + chunk.count]

@@ -104,6 +104,11 @@ class RequestState(ABC):
         """Largest number of its sequences at once."""
 
     @property
+    def room_after_next(self) -> int:
+        """Number of tokens that a draft may have: those after the next one, for a request of one text; else 0."""
+        return 0
+
+    @property
     @abstractmethod
     def best(self) -> int:
         """Number of the likeliest tokens that it needs."""
@@ -151,6 +156,11 @@ class Samples(RequestState):
     def width(self) -> int:
         """See `RequestState`."""
         return self.request.decoding.num_candidates
+
+    @property
+    def room_after_next(self) -> int:
+        """See `RequestState`."""
+        return 0 if self.width > 1 else self.room - 1 - len(self.written(0))
 
     @property
     def best(self) -> int:

@@ -8,12 +8,13 @@ preempted: it returns its blocks and is computed again later. The oldest request
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from tailora.core.errors import AdapterError
 from tailora.engine.adapter_slots import AdapterSlots
 from tailora.engine.backend import TokenScores
+from tailora.engine.drafting import Predictor
 from tailora.engine.kv_blocks import BlockPool, block_keys
 from tailora.engine.requests import RequestState, Sequence
 
@@ -29,27 +30,39 @@ class ScheduledRequest:
         number: its place in the order of arrival.
         slots: slots of its adapters.
         rows: scores of its sequences that are fully computed.
+        predictor: predicts the next tokens of its text, for drafts; None before the first draft.
     """
 
     state: RequestState
     number: int
     slots: tuple[int, ...] = ()
     rows: dict[Sequence, TokenScores] = field(default_factory=dict)
+    predictor: Predictor | None = None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next `count` tokens of a sequence; with `last`, the logits after them are needed."""
+    """The next `count` tokens of a sequence; with `last`, the logits after them are needed.
+
+    A draft, of tokens that may come next, is computed after a last chunk, and needs logits after each token.
+    """
 
     job: ScheduledRequest
     sequence: Sequence
     count: int
     last: bool
+    draft: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens to compute, including the draft."""
+        begin = self.sequence.computed
+        return [*self.sequence.tokens[begin : begin + self.count], *self.draft]
 
     @property
     def sampled(self) -> list[int]:
-        """The tokens, from 0, after which logits are needed: the last one, and those of a prompt that is scored."""
-        last = [self.count - 1] if self.last else []
+        """The tokens, from 0, after which logits are needed: the last one, a draft, and a prompt that is scored."""
+        last = list(range(self.count - 1, self.count + len(self.draft))) if self.last else []
         if not self.job.state.scores_prompt:
             return last
         scored = min(self.count, len(self.job.state.request.prompt) - 1 - self.sequence.computed)
@@ -118,25 +131,52 @@ class Scheduler:
             pass
         return plan
 
+    def draft(self, plan: Plan, drafts: Mapping[ScheduledRequest, tuple[int, ...]]) -> None:
+        """Add drafts to the last chunks of a plan, each as far as the step and the free blocks allow."""
+        left = self.tokens - self._used(plan)
+        for place, chunk in enumerate(plan.chunks):
+            own = chunk.sequence.computed + chunk.count
+            free = (len(chunk.sequence.blocks) + self.pool.free) * self.pool.size - own
+            draft = drafts.get(chunk.job, ())[: min(left, free)] if chunk.last else ()
+            left -= len(draft)
+            chunk.sequence.blocks += self.pool.take(
+                max(0, self.pool.needed(own + len(draft)) - len(chunk.sequence.blocks))
+            )
+            plan.chunks[place] = replace(chunk, draft=draft)
+
     def settle(self, plan: Plan, without: Container[int] = ()) -> None:
         """Record that the plan's chunks are in the cache.
 
         Args:
             plan: as `plan` returned it.
             without: numbers of the jobs whose keys and values must not be shared with other requests.
+
+        A draft counts as far as `accept` is called.
         """
         for chunk in plan.chunks:
             if chunk.job.number in without:
                 continue
-            sequence = chunk.sequence
-            sequence.computed += chunk.count
-            full = sequence.computed // self.pool.size
-            if self.prefix_cache and full > len(sequence.keys):
-                known = len(sequence.keys)
-                tokens = sequence.tokens[: full * self.pool.size]
-                sequence.keys = block_keys(self._root(chunk.job), tokens, self.pool.size, sequence.keys)
-                for number in range(known, full):
-                    self.pool.publish(sequence.blocks[number], sequence.keys[number])
+            self._settle(chunk.job, chunk.sequence, chunk.count)
+
+    def accept(self, job: ScheduledRequest) -> None:
+        """Record that the last token of a request's only sequence is in the cache, because a draft contained it."""
+        self._settle(job, job.state.sequences[0], 1)
+
+    def trim(self, sequence: Sequence) -> None:
+        """Return the blocks that only rejected tokens of a draft needed."""
+        needed = self.pool.needed(sequence.computed)
+        self.pool.give_back(sequence.blocks[needed:])
+        del sequence.blocks[needed:]
+
+    def _settle(self, job: ScheduledRequest, sequence: Sequence, count: int) -> None:
+        sequence.computed += count
+        full = sequence.computed // self.pool.size
+        if self.prefix_cache and full > len(sequence.keys):
+            known = len(sequence.keys)
+            tokens = sequence.tokens[: full * self.pool.size]
+            sequence.keys = block_keys(self._root(job), tokens, self.pool.size, sequence.keys)
+            for number in range(known, full):
+                self.pool.publish(sequence.blocks[number], sequence.keys[number])
 
     def branch(self, job: ScheduledRequest, going: Iterable[tuple[int, int]]) -> None:
         """Replace a request's sequences by those that continue, each as its parent's number and the next token."""
