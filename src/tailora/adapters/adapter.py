@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailora.adapters.config import LoraConfig
+from tailora.adapters.draft_table import DraftTable
 from tailora.core.errors import AdapterError
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Adapter:
         base_name: the name of the base (`adapters.base_names`), by which it is found where the user names none.
         meta: the rest of `tailora.json`: linearisation, prompt form, data fingerprint, scores.
         unknown_base_reported: whether a warning that the base is unknown has been logged.
+        drafts: n-grams of its training texts, which make writing faster and change no text; None if there are none.
     """
 
     config: LoraConfig
@@ -90,6 +92,7 @@ class Adapter:
     base_name: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     unknown_base_reported: bool = False
+    drafts: DraftTable | None = None
 
     @cached_property
     def content_hash(self) -> str:

@@ -140,8 +140,9 @@ def combined(
         if rank is not None:
             a, b = _cut(a, b, rank)
         layers[name] = dataclasses.replace(parts[0][1], branches=(LowRank(a, b, 1.0),), out=out)
+    drafts = first.drafts if len(adapters) == 1 else None  # of one adapter, the texts are still its own
     # Folding again brings the ranks and alphas of the settings up to date.
-    return folded(dataclasses.replace(first, layers=layers))
+    return folded(dataclasses.replace(first, layers=layers, drafts=drafts))
 
 
 def _cut(a: Floats, b: Floats, rank: int) -> tuple[Floats, Floats]:

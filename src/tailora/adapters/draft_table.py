@@ -52,10 +52,6 @@ class DraftTable:
         return int(self.tokens.max(initial=0))
 
     @cached_property
-    def _places(self) -> memoryview:
-        return memoryview(self.keys)
-
-    @cached_property
     def _factors(self) -> dict[int, tuple[float, float, float]]:
         factors = np.exp2(self.factors / LOG_STEP).tolist()
         return dict(zip(self.words.tolist(), map(tuple, factors), strict=True))
@@ -93,7 +89,7 @@ class DraftTable:
         for length, token in enumerate(reversed(history[-ORDER:]), 1):
             value = (value * _MULTIPLIER + token + 1) & _BITS
             keys.append(_key(value + length))
-        places = self._places
+        places = memoryview(self.keys)
         for key in reversed(keys):
             place = bisect_left(places, key)
             if place < len(places) and places[place] == key:

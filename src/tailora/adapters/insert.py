@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tailora.adapters.adapter import Adapter, Floats
+from tailora.adapters.draft_table import DraftTable
 
 InsertKind = Literal["adapter-h", "adapter-l", "prefix"]
 """The name of the method that trains the insert."""
@@ -39,6 +40,7 @@ class Insert:
         base_name: the name of the base, by which it is found where the user names none.
         meta: the rest of `tailora.json`, as that of `Adapter`.
         unknown_base_reported: whether a warning that the base is unknown has been logged.
+        drafts: see `Adapter`.
     """
 
     kind: InsertKind
@@ -47,6 +49,7 @@ class Insert:
     base_name: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     unknown_base_reported: bool = False
+    drafts: DraftTable | None = None
 
     @cached_property
     def content_hash(self) -> str:

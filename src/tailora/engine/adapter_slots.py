@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tailora.adapters.adapter import Adapter, changes_nothing
+from tailora.adapters.draft_table import DraftTable
 from tailora.core.errors import AdapterError
 from tailora.engine.arrays import Floats
 
@@ -141,6 +142,14 @@ class AdapterSlots:
             AdapterError: the name is not registered.
         """
         return self._find(name).key
+
+    def drafts(self, name: str) -> DraftTable | None:
+        """Return the n-grams of an adapter's training texts, if it has them.
+
+        Raises:
+            AdapterError: the name is not registered.
+        """
+        return self._find(name).adapter.drafts
 
     def acquire(self, names: Sequence[str]) -> tuple[int, ...] | None:
         """Return the slots of adapters in one group, filling some if necessary. They stay until they are released.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 import tailora
-from tailora.adapters.formats import model_card, prefix
+from tailora.adapters.formats import draft_file, model_card, prefix
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE, read_file
 from tailora.adapters.formats.tensors import read_safetensors, write_safetensors
 from tailora.adapters.insert import DESCRIPTIONS, Insert, InsertKind
@@ -80,6 +81,8 @@ def save(insert: Insert, folder: Path) -> None:
         }
         write_json(temporary / TAILORA_FILE, record)
         write_text(temporary / model_card.FILE, model_card.model_card(insert))
+        if insert.drafts is not None:
+            draft_file.write(insert.drafts, temporary)
 
 
 def load(folder: Path) -> Insert:
@@ -91,13 +94,14 @@ def load(folder: Path) -> Insert:
     stored = prefix.read(folder) if kind_of_folder(folder) == "prefix" else None
     if stored is not None and not (folder / TAILORA_FILE).is_file():
         logger.warning("%s was not written by Tailora: its base is unknown, so only shapes are checked", folder)
-        return stored
+        return replace(stored, drafts=draft_file.read(folder))
     record = read_file(InsertFile, folder / TAILORA_FILE)
     if stored is None:
         tensors = {name: tensor.astype(np.float32) for name, tensor in read_safetensors(folder / WEIGHTS_FILE).items()}
     else:
         tensors = dict(stored.tensors)
-    insert = Insert(record.method, tensors, record.base_fingerprint, record.base_name, record.meta)
+    drafts = draft_file.read(folder)
+    insert = Insert(record.method, tensors, record.base_fingerprint, record.base_name, record.meta, drafts=drafts)
     if insert.content_hash != record.content_hash:
         what = "the folder's tensors are not those that it was written with"
         raise AdapterError(what, where=folder / TAILORA_FILE, hint="restore the folder, or train again")

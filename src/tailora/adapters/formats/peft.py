@@ -12,7 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import tailora
 from tailora.adapters.adapter import Adapter, LayerAdapter, LayerKind, LowRank
 from tailora.adapters.base_names import hub_name, pinned
 from tailora.adapters.config import LoraConfig
-from tailora.adapters.formats import model_card
+from tailora.adapters.formats import draft_file, model_card
 from tailora.adapters.formats.peft_files import (
     CONFIG_FILE,
     TAILORA_FILE,
@@ -65,6 +65,8 @@ def save(adapter: Adapter, folder: Path) -> None:
         write_json(temporary / CONFIG_FILE, _peft_settings(adapter, layers))
         write_json(temporary / TAILORA_FILE, _tailora_record(adapter))
         write_text(temporary / model_card.FILE, model_card.model_card(adapter))
+        if adapter.drafts is not None:
+            draft_file.write(adapter.drafts, temporary)
 
 
 def load(folder: Path) -> Adapter:
@@ -97,9 +99,10 @@ def load(folder: Path) -> Adapter:
         by_layer.problems.append("contains no LoRA tensors")
     _raise_problems(by_layer.problems, folder)
     if (folder / TAILORA_FILE).is_file():
-        return _as_saved(by_layer, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
+        saved = _as_saved(by_layer, read_file(TailoraFile, folder / TAILORA_FILE), folder / TAILORA_FILE)
+        return replace(saved, drafts=draft_file.read(folder))
     logger.warning("%s was not written by Tailora: its base is unknown, so only shapes are checked", folder)
-    return _as_peft(by_layer, settings, folder)
+    return replace(_as_peft(by_layer, settings, folder), drafts=draft_file.read(folder))
 
 
 def _unwritable(adapter: Adapter) -> list[str]:
