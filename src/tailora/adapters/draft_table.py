@@ -56,9 +56,7 @@ class DraftTable:
         factors = np.exp2(self.factors / LOG_STEP).tolist()
         return dict(zip(self.words.tolist(), map(tuple, factors), strict=True))
 
-    def predict(
-        self, history: Sequence[int], prompt: Container[int], said: Container[int]
-    ) -> tuple[int, float] | None:
+    def predict(self, history: Sequence[int], prompt: Container[int], said: Container[int]) -> tuple[int, float] | None:
         """Return the likeliest next token of a text and its probability; None if no context is known.
 
         Args:
@@ -89,7 +87,7 @@ class DraftTable:
         for length, token in enumerate(reversed(history[-ORDER:]), 1):
             value = (value * _MULTIPLIER + token + 1) & _BITS
             keys.append(_key(value + length))
-        places = memoryview(self.keys)
+        places = self.keys.data
         for key in reversed(keys):
             place = bisect_left(places, key)
             if place < len(places) and places[place] == key:

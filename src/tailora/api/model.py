@@ -126,6 +126,7 @@ def load(
         merged=chosen.merged,
         sequences=chosen.batch_size,
         cache_tokens=cache_tokens,
+        drafts=chosen.drafts,
         capacity=AdapterCapacity(len(places) + extra_adapters, max_rank) if extra_adapters else None,
     )
     return Model(setup, running, chosen)

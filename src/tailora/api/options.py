@@ -144,6 +144,9 @@ class EngineOptions(TypedDict, total=False):
     faster on this machine."""
     device: str
     """Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one, else the CPU)."""
+    drafts: int
+    """Maximum number of tokens that a step drafts for a text, from the prompt and from the adapter's training texts. 0
+    turns drafts off. Drafts change the speed, not the texts."""
     force: bool
     """Accept an adapter that was trained on another base model's weights."""
     merged: bool

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "merge": Command("Convert", "Merge adapters into their base model"),
     "convert": Command("Convert", "Convert an adapter for PEFT, loralib, llama.cpp or OpenVINO GenAI"),
     "quantize": Command("Convert", "Store a model in 8 or 16 bits and measure the loss in quality"),
+    "draft": Command("Convert", "Write the table of an adapter from which the next tokens of its texts are drafted"),
     "verify": Command("Check", "Check that an adapter has an effect, or that a merged model matches base + adapter"),
     "lint": Command("Check", "Describe a data file and report what looks wrong in it"),
     "clean": Command("Check", "Annotate facts again from the texts, and write the data in the same format"),

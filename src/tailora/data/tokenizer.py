@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -111,6 +112,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, special ones included; a model's embedding may have more rows."""
         return self._inner.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def vocabulary_fingerprint(self) -> str:
+        """SHA-256 of the tokens with their ids."""
+        return hashlib.sha256(json.dumps(sorted(self._inner.get_vocab().items())).encode()).hexdigest()
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:

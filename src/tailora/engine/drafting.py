@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -170,25 +171,34 @@ class NgramDrafter:
 
     Args:
         table: returns the table of an adapter by its name; of the network itself for None.
+        vocabulary: number of token ids of the network; a table with others is not used.
         longest: largest number of tokens in a draft.
+
+    Attributes:
+        cost: what steps cost.
     """
 
-    def __init__(self, table: Callable[[str | None], DraftTable | None], longest: int = LONGEST) -> None:
-        self._table, self._longest = table, longest
-        self._accuracy: dict[str | None, Accuracy] = {}
+    def __init__(
+        self, table: Callable[[str | None], DraftTable | None], vocabulary: int, longest: int = LONGEST
+    ) -> None:
+        self._table, self._vocabulary, self._longest = table, vocabulary, longest
+        self._accuracy: WeakKeyDictionary[DraftTable, Accuracy] = WeakKeyDictionary()
+        self._accuracy_without = Accuracy()
         self.cost = StepCost()
 
     def predictor(self, prompt: Sequence[int], adapters: Sequence[str]) -> Predictor:
         """See `Drafter`."""
-        name = adapters[0] if adapters else None
-        return Predictor(prompt, self._table(name), self._accuracy.setdefault(name, Accuracy()))
+        table = self._table(adapters[0] if adapters else None)
+        if table is None or table.largest >= self._vocabulary:
+            return Predictor(prompt, None, self._accuracy_without)
+        return Predictor(prompt, table, self._accuracy.setdefault(table, Accuracy()))
 
     def draft(self, texts: Sequence[OpenText], tokens: int) -> list[tuple[int, ...]]:
         """See `Drafter`.
 
-        A step of T tokens takes `fixed + per_token · T` and is expected to write E of them. One more drafted token, right
-        with probability p, raises E / time if p exceeds per_token · E / time. The likeliest come first, and the
-        probability of a token includes those of the tokens before it in its draft.
+        A step of T tokens takes `fixed + per_token · T` and is expected to write E of them. One more drafted token,
+        which is right with probability p, raises E / time if p exceeds per_token · E / time. The likeliest come first,
+        and the probability of a token includes those of the tokens before it in its draft.
         """
         drafts: list[list[int]] = [[] for _ in texts]
         expected, cost = float(len(texts)), self.cost

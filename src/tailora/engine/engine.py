@@ -412,4 +412,3 @@ def _adapters_of(chunks: Sequence[Chunk]) -> tuple[Ints, Floats]:
         slots[row, : len(own)] = own
         scales[row, : len(own)] = [weight for _, weight in chunk.job.state.request.adapters][: len(own)]
     return slots, scales
-

@@ -10,6 +10,7 @@ from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
 from tailora.adapters.arithmetic import combined
+from tailora.adapters.formats import draft_file
 from tailora.core.errors import SettingsError
 from tailora.core.files import atomic_folder, require_new, write_json
 from tailora.inference.attached import load_adapted
@@ -63,6 +64,8 @@ def write_merged(
     with atomic_folder(output) as folder:
         save_model(merged_base, folder)
         write_json(folder / "tailora.json", {"tailora": __version__, "merged": model.merged, "meta": model.meta})
+        if model.adapter is not None and model.adapter.drafts is not None:
+            draft_file.write(model.adapter.drafts, folder)
         if check:
             report = verify(model.adapter, base or merged_base.name, str(folder), force=force)
             merged = " and ".join(map(str, adapters))

@@ -15,6 +15,7 @@ from tailora.core.settings import Settings, Unset, Verbatim
 from tailora.data.linearize import Linearization
 from tailora.data.prompts import PromptForm
 from tailora.engine.backend import Precision
+from tailora.engine.drafting import LONGEST
 from tailora.models.settings import BaseSettings, DeviceName
 
 BackendName = Literal["auto", "openvino", "torch"]
@@ -32,6 +33,9 @@ class EngineSettings(Settings):
     """Precision of matrix products. auto is int8 with OpenVINO and fp32 with torch, unless another one is more than 10%
     faster on this machine."""
     device: DeviceName = "auto"
+    drafts: int = Field(LONGEST, ge=0, le=32)
+    """Maximum number of tokens that a step drafts for a text, from the prompt and from the adapter's training texts. 0
+    turns drafts off. Drafts change the speed, not the texts."""
 
 
 class AdaptersSettings(BaseSettings):

@@ -13,6 +13,7 @@ import torch
 from tailora import __version__
 from tailora.adapters import formats, lineage
 from tailora.adapters.adapter import Adapter
+from tailora.adapters.formats import draft_file
 from tailora.core.errors import CheckError
 from tailora.core.files import atomic_folder, require_new, write_json
 from tailora.data.examples import Example
@@ -93,6 +94,9 @@ def quantize(chosen: Quantization, probing: ProbeSettings) -> dict[str, Any]:
     with atomic_folder(output) as folder:
         save_quantized(base, folder, chosen.to)
         write_json(folder / "tailora.json", description)
+        drafts = adapter.drafts if chosen.merged and adapter is not None else draft_file.read(base.folder)
+        if drafts is not None:
+            draft_file.write(drafts, folder)
         if beside is not None:
             formats.save(beside, folder / "adapter")
         quantized = load_base(str(folder), dtype=torch.float32)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, changes_nothing, require_base
+from tailora.adapters.draft_table import DraftTable
+from tailora.adapters.formats import draft_file
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.data.known_values import KnownValues, joined, read_known_values
@@ -22,6 +25,9 @@ from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.provenance import training_metadata
 
+log = logging.getLogger(__name__)
+A = TypeVar("A", bound=AnyAdapter)
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -33,6 +39,7 @@ class Setup:
         fingerprint: fingerprint of the base's weights.
         adapters: the adapters by the names that requests use; inserts of other methods count as adapters.
         force: whether adapters trained on other weights are accepted.
+        base_drafts: n-grams of the texts that the base was trained on, if its folder has them.
     """
 
     base: Resolved
@@ -40,6 +47,7 @@ class Setup:
     fingerprint: str
     adapters: Mapping[str, AnyAdapter]
     force: bool = False
+    base_drafts: DraftTable | None = None
 
     def training_metadata(self, adapter: str | None) -> Mapping[str, Any]:
         """Return the metadata of an adapter's training; for None, of the adapter that was merged into the base."""
@@ -132,7 +140,29 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
     fingerprint = fingerprint_folder(resolved.folder)
     for name, adapter in loaded.items():
         require_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
-    return Setup(resolved, Tokenizer.from_folder(resolved.folder), fingerprint, loaded, force)
+    tokenizer = Tokenizer.from_folder(resolved.folder)
+    fitting = {name: with_fitting_drafts(adapter, tokenizer, adapters[name]) for name, adapter in loaded.items()}
+    drafts = _fitting(draft_file.read(resolved.folder), tokenizer, resolved.folder)
+    return Setup(resolved, tokenizer, fingerprint, fitting, force, drafts)
+
+
+def with_fitting_drafts(adapter: A, tokenizer: Tokenizer, place: object) -> A:
+    """Return an adapter without its n-grams if they are of another tokenizer's tokens, which is reported as a warning.
+
+    Args:
+        adapter: the adapter.
+        tokenizer: that of the base.
+        place: where the adapter is, for the warning.
+    """
+    return replace(adapter, drafts=_fitting(adapter.drafts, tokenizer, place))
+
+
+def _fitting(drafts: DraftTable | None, tokenizer: Tokenizer, place: object) -> DraftTable | None:
+    if drafts is None or drafts.vocabulary == tokenizer.vocabulary_fingerprint:
+        return drafts
+    hint = "make it again with `tailora draft`"
+    log.warning("%s: its table of drafts is for another tokenizer and is not used; %s", place, hint)
+    return None
 
 
 def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedReading | None:

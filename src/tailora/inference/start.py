@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tailora.adapters.draft_table import DraftTable
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, ModelError, SettingsError
 from tailora.core.hardware.devices import choose_device
 from tailora.core.hardware.machine import describe
 from tailora.engine.architecture import architecture_of
 from tailora.engine.backend import Backend
+from tailora.engine.drafting import NgramDrafter
 from tailora.engine.engine import Engine
 from tailora.families import family_of
 from tailora.inference import self_check, step_timing
@@ -57,6 +59,7 @@ def start_engine(
     cache_tokens: int = 16384,
     capacity: AdapterCapacity | None = None,
     threads: int | None = None,
+    drafts: int = 0,
 ) -> Running:
     """Start an engine.
 
@@ -71,6 +74,7 @@ def start_engine(
         cache_tokens: capacity of the key-value cache in tokens.
         capacity: for further adapters of any linear layer of the blocks; by default only those of the setup fit.
         threads: number of CPU threads; by default that of the machine's cores.
+        drafts: largest number of tokens that a step drafts for a text.
 
     Raises:
         SettingsError: the arguments contradict each other.
@@ -92,10 +96,20 @@ def start_engine(
         backend = "torch"
         started = _torch(setup, precision, device, built_in, merged, cache_tokens, capacity, threads)
     network, choice, place = started
-    engine = Engine(network, end=setup.ends, sequences=sequences)
+    drafter = _drafter(network, setup, built_in, drafts) if drafts else None
+    engine = Engine(network, end=setup.ends, sequences=sequences, drafter=drafter)
     return Running(
         engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.description
     )
+
+
+def _drafter(network: Backend, setup: Setup, built_in: bool, longest: int) -> NgramDrafter:
+    own = next(iter(setup.adapters.values())).drafts if built_in and setup.adapters else setup.base_drafts
+
+    def table(adapter: str | None) -> DraftTable | None:
+        return own if adapter is None else network.adapter_slots.drafts(adapter)
+
+    return NgramDrafter(table, network.vocabulary, longest)
 
 
 def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: bool) -> bool:

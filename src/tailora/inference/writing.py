@@ -137,4 +137,5 @@ def start_writing_engine(
         sequences=width * settings.batch_size,
         cache_tokens=max(CACHE_TOKENS, width * (longest + decoding.max_new_tokens + 64)),
         threads=threads,
+        drafts=settings.drafts,
     )

@@ -93,6 +93,8 @@ class _EngineCollector(Collector):
             "engine_steps": ("Steps computed.", stats.steps),
             "engine_tokens": ("Tokens written by the engine.", stats.tokens),
             "engine_busy_seconds": ("Seconds spent in steps.", stats.busy_seconds),
+            "draft_tokens": ("Tokens drafted for steps to verify.", load.drafted),
+            "draft_tokens_accepted": ("Drafted tokens that became part of a text.", load.accepted),
             "preemptions": ("Times that a text gave its blocks back because others needed them.", load.preempted),
         }
         for name, (description, value) in gauges.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from tailora import __version__
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, require_base
-from tailora.adapters.formats import peft
+from tailora.adapters.formats import draft_file, peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError, UserError
@@ -24,7 +24,7 @@ from tailora.data.mixtures import Mixture
 from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
-from tailora.inference.setup import Setup
+from tailora.inference.setup import Setup, with_fitting_drafts
 from tailora.serve.served_model import ServedModel, mixed
 
 _FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
@@ -217,13 +217,13 @@ class Registry:
         assert self._folder is not None
         place = _inside(self._folder, path)
         place = require_safetensors(place, shown=path)
-        for file in (*_FILES, TAILORA_FILE):  # each may itself be a link out of the folder
+        for file in (*_FILES, TAILORA_FILE, draft_file.FILE):  # each may itself be a link out of the folder
             if (place / file).exists() or file in _FILES:
                 _inside(self._folder, str(place / file), shown=path)
         adapter = formats.load(place)
         base = self._setup.base.name
         require_base(adapter, fingerprint=self._setup.fingerprint, base_name=base, place=path, force=self._setup.force)
-        return adapter
+        return with_fitting_drafts(adapter, self._setup.tokenizer, path)
 
     def _retire(self, model: ServedModel) -> None:
         model.retired = True

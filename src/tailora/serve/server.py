@@ -112,6 +112,7 @@ def _start_engine(settings: ServeSettings) -> tuple[Setup, Running]:
         sequences=settings.sequences,
         cache_tokens=settings.cache_tokens,
         capacity=capacity,
+        drafts=settings.drafts,
     )
     return setup, running
 

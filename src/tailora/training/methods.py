@@ -17,6 +17,8 @@ from tailora import __version__
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
 from tailora.adapters.config import matches
+from tailora.adapters.draft_table import DraftTable
+from tailora.adapters.formats import draft_file
 from tailora.core.errors import ModelError, TrainingError
 from tailora.core.files import atomic_folder, atomic_path, write_json
 from tailora.families import family_of
@@ -118,6 +120,7 @@ def save_result(
     meta: Mapping[str, Any],
     run: Path,
     values: Mapping[str, torch.Tensor] | None = None,
+    drafts: DraftTable | None = None,
 ) -> Path:
     """Write the result of training into a run directory: `adapter/`, `model/`, or `delta.safetensors`.
 
@@ -127,6 +130,7 @@ def save_result(
         meta: what the result carries besides its tensors.
         run: the run directory.
         values: with method full, the values of all parameters, if the model has them only in part.
+        drafts: n-grams of the training texts, for adapters, inserts and models.
 
     Returns:
         The path of the result.
@@ -136,7 +140,11 @@ def save_result(
     """
     if settings.method == "lora":
         adapter = replace(
-            inject.extract(base.model), base_fingerprint=base.fingerprint, base_name=base.name, meta=dict(meta)
+            inject.extract(base.model),
+            base_fingerprint=base.fingerprint,
+            base_name=base.name,
+            meta=dict(meta),
+            drafts=drafts,
         )
         if changes_nothing(adapter):
             raise _unchanged()
@@ -148,6 +156,7 @@ def save_result(
             base_fingerprint=base.fingerprint,
             base_name=base.name,
             meta=dict(meta),
+            drafts=drafts,
         )
         if insert.changes_nothing:
             raise _unchanged()
@@ -158,6 +167,8 @@ def save_result(
             save_model(base, folder, values)
             origin = {"adapter": None, "run": str(run), "base": base.name, "base_fingerprint": base.fingerprint}
             write_json(folder / "tailora.json", {"tailora": __version__, "merged": origin, "meta": dict(meta)})
+            if drafts is not None:
+                draft_file.write(drafts, folder)
         return run / "model"
     tensors = {name: p.detach().cpu().contiguous() for name, p in learning_parameters(base.model).items()}
     with atomic_path(run / DELTA) as temporary:

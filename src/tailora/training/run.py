@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 from tailora.adapters import formats
+from tailora.adapters.draft_table import DraftTable
+from tailora.adapters.ngram_counts import draft_table
 from tailora.core.console import message_console
 from tailora.core.errors import TrainingError
 from tailora.core.files import write_json
@@ -283,7 +286,13 @@ class _Training:
             **({} if ratio is None or self.settings.method != "lora" else {"lora_plus_ratio": ratio}),
             "scores": {"validation_loss": loss},
         }
-        return save_result(self.base, self.settings, meta, self.folder, values)
+        return save_result(self.base, self.settings, meta, self.folder, values, self._drafts)
+
+    @cached_property
+    def _drafts(self) -> DraftTable:
+        """The n-grams of the training texts."""
+        pairs = [(example.prompt, example.completion) for example in self.train]
+        return draft_table(pairs, self.base.tokenizer.vocabulary_fingerprint)
 
 
 def _result(settings: TrainSettings, plan: dict[str, Any], outcome: Outcome, saved: Path) -> dict[str, Any]:

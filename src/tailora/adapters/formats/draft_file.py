@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from tailora.adapters.draft_table import DraftTable
 from tailora.core.errors import AdapterError
+from tailora.core.files import atomic_path
 
 FILE = "tailora.drafts"
 _FORMAT = "1"
@@ -24,7 +25,8 @@ def write(table: DraftTable, folder: Path) -> None:
     """Write a table into a folder, with tokens in 16 bits if they fit."""
     tokens = table.tokens.astype(np.uint16 if table.largest < 2**16 else np.uint32)
     arrays = {**{name: getattr(table, name) for name in _TYPES}, "tokens": tokens}
-    save_file(arrays, folder / FILE, metadata={"format": _FORMAT, "vocabulary": table.vocabulary})
+    with atomic_path(folder / FILE) as temporary:
+        save_file(arrays, temporary, metadata={"format": _FORMAT, "vocabulary": table.vocabulary})
 
 
 def read(folder: Path) -> DraftTable | None:
