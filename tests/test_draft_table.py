@@ -275,14 +275,6 @@ def test_drafts_are_longer_where_steps_cost_little_and_predictions_are_right() -
     assert made.draft([OpenText(made.predictor((), []), 50)], 1) == [()]
 
 
-def test_the_cost_of_steps_is_measured() -> None:
-    made = drafter(None)
-    for lap in range(40):
-        for tokens in (1, 2, 4, 8):
-            made.observe_step(tokens, (0.01 + 0.002 * tokens) * (3 if lap % 3 else 1))
-    assert made.cost.fixed / made.cost.per_token == pytest.approx(5, rel=0.1)
-
-
 def test_without_a_table_what_the_prompt_repeats_is_drafted() -> None:
     prompt = (3, 4, 5, 6, 7, 8)
     predictor = Predictor(prompt, None, Accuracy())

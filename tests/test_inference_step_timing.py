@@ -10,8 +10,10 @@ import pytest
 
 from bases import save_adapter, save_base
 from tailora.core.hardware.memory import Memory
+from tailora.engine.backend import Step
 from tailora.engine.backends.openvino import OpenVinoBackend
 from tailora.engine.backends.torch import TorchBackend
+from tailora.engine.drafting import StepCost
 from tailora.inference import step_timing
 from tailora.inference.model_settings import BackendName
 from tailora.inference.setup import resolve_models
@@ -58,6 +60,32 @@ def test_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         choose(tmp_path, {"a": 2}, tuple(speeds), never)
 
 
+def test_the_cost_of_a_step_is_a_line_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_base(tmp_path, "llama")
+    backend = TorchBackend(load_base(str(tmp_path)), cache_tokens=8 * 32)
+    assert step_timing.step_cost(tmp_path, {}, backend) == StepCost()  # small models are not timed
+    monkeypatch.setattr(step_timing, "SMALL", 0)
+    sizes: list[int] = []
+
+    def timed(_: object, step: Step) -> float:
+        sizes.append(len(step.tokens))
+        return 10.0 + 2.0 * len(step.tokens)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step_timing, "_milliseconds", timed)
+        cost = step_timing.step_cost(tmp_path, {"a": 1}, backend)
+    assert cost.fixed == pytest.approx(10)
+    assert cost.per_token == pytest.approx(2)
+    assert set(sizes) == {1, 2, 4, 8}  # more texts than blocks do not fit
+    monkeypatch.setattr(step_timing, "_milliseconds", lambda *_: pytest.fail("was timed"))
+    assert step_timing.step_cost(tmp_path, {"a": 1}, backend) == cost
+    monkeypatch.undo()
+    monkeypatch.setattr(step_timing, "SMALL", 0)
+    real = step_timing.step_cost(tmp_path, {"a": 2}, backend)
+    assert real.fixed >= 0
+    assert real.per_token > 0
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_the_steps_that_are_timed_are_steps(tmp_path: Path, kind: str) -> None:
     save_base(tmp_path, kind)
@@ -67,7 +95,7 @@ def test_the_steps_that_are_timed_are_steps(tmp_path: Path, kind: str) -> None:
     )
     for backend in backends:
         assert 0 < batch_milliseconds(backend) < float("inf")
-        scores = backend.run(step_timing._step(backend, 0, step_timing.PROMPT))
+        scores = backend.run(step_timing._step(backend, step_timing.TEXTS, 0, step_timing.PROMPT))
         assert scores.logits.shape == (step_timing.TEXTS, backend.vocabulary)
         assert np.isfinite(scores.logits).all()
 

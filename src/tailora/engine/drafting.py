@@ -1,7 +1,7 @@
 """Drafts: the next tokens of texts as their prompts and training texts suggest them, for a step to verify.
 
-A wrong draft costs time and never changes a text. How far it pays to draft follows from two measurements: how often
-predictions of each kind were right, and how long steps of various sizes took.
+A wrong draft costs time and never changes a text. How far it pays to draft follows from how often predictions of each
+kind were right, and from what a step and each of its tokens cost.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from tailora.adapters.draft_table import ORDER, START, DraftTable
 
 LONGEST = 8
@@ -20,6 +18,9 @@ LONGEST = 8
 COPIED = (1, 2, 3)  # lengths of the n-grams whose continuation is looked up in the prompt
 _LEVELS = 16  # kinds of predictions by a table, by their stated probability
 _PRIORS = (0.1, 0.4, 0.6)  # of the continuations of these n-grams, before any is measured
+# Where steps cost almost nothing besides their tokens, not even a perfect draft gains more than this fraction, which
+# would not pay for the predictions.
+_WORTHWHILE = 0.15
 _WEIGHT, _MEMORY = 4.0, 1000.0  # number of predictions that a prior counts for, and after which old ones fade
 
 
@@ -56,10 +57,6 @@ class Drafter(Protocol):
             texts: the texts that the step continues.
             tokens: number of tokens of the step without drafts.
         """
-        ...
-
-    def observe_step(self, tokens: int, seconds: float) -> None:
-        """Take note of how long a step took."""
         ...
 
 
@@ -139,31 +136,11 @@ class Predictor:
         return best
 
 
-class StepCost:
-    """The time of a step as a line over its number of tokens, fitted to the fastest recent steps of each size."""
+class StepCost(NamedTuple):
+    """The time of a step as a line over its number of tokens, in any unit: only the ratio of the two has an effect."""
 
-    def __init__(self) -> None:
-        self.fixed, self.per_token = 8.0, 1.0  # in any unit: only their ratio has an effect
-        self._seconds: dict[int, float] = {}
-        self._steps = 0
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Take note of a step. The first of a size is left out, because kernels may be compiled for it."""
-        known = self._seconds.get(tokens)
-        self._seconds[tokens] = float("inf") if known is None else min(seconds, 1.02 * known)
-        self._steps += 1
-        if self._steps & (self._steps - 1) == 0 or self._steps % 64 == 0:
-            self._fit()
-
-    def _fit(self) -> None:
-        sizes = [(size, seconds) for size, seconds in self._seconds.items() if np.isfinite(seconds)]
-        if len(sizes) < 2:
-            return
-        tokens, seconds = np.array(sizes).T
-        weights = 1 / seconds  # errors count in relation to the time of a step
-        slope, fixed = np.polyfit(tokens, seconds, 1, w=weights)
-        if slope > 0 and fixed > 0:
-            self.fixed, self.per_token = float(fixed), float(slope)
+    fixed: float = 8.0
+    per_token: float = 1.0
 
 
 class NgramDrafter:
@@ -173,18 +150,20 @@ class NgramDrafter:
         table: returns the table of an adapter by its name; of the network itself for None.
         vocabulary: number of token ids of the network; a table with others is not used.
         longest: largest number of tokens in a draft.
-
-    Attributes:
-        cost: what steps cost.
+        cost: what a step costs.
     """
 
     def __init__(
-        self, table: Callable[[str | None], DraftTable | None], vocabulary: int, longest: int = LONGEST
+        self,
+        table: Callable[[str | None], DraftTable | None],
+        vocabulary: int,
+        longest: int = LONGEST,
+        cost: StepCost = StepCost(),  # noqa: B008 (immutable)
     ) -> None:
         self._table, self._vocabulary, self._longest = table, vocabulary, longest
         self._accuracy: WeakKeyDictionary[DraftTable, Accuracy] = WeakKeyDictionary()
         self._accuracy_without = Accuracy()
-        self.cost = StepCost()
+        self._cost = cost
 
     def predictor(self, prompt: Sequence[int], adapters: Sequence[str]) -> Predictor:
         """See `Drafter`."""
@@ -201,7 +180,9 @@ class NgramDrafter:
         and the probability of a token includes those of the tokens before it in its draft.
         """
         drafts: list[list[int]] = [[] for _ in texts]
-        expected, cost = float(len(texts)), self.cost
+        expected, cost = float(len(texts)), self._cost
+        if cost.fixed < _WORTHWHILE * cost.per_token * tokens:
+            return [() for _ in texts]
         queue: list[tuple[float, int, int]] = []  # (-probability, text, token)
 
         def predict(number: int, probability: float) -> None:
@@ -221,7 +202,3 @@ class NgramDrafter:
             tokens, expected = tokens + 1, expected - negative
             predict(number, -negative)
         return [tuple(draft) for draft in drafts]
-
-    def observe_step(self, tokens: int, seconds: float) -> None:
-        """See `Drafter`."""
-        self.cost.observe(tokens, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -172,10 +171,8 @@ class Engine:
             return failed
         self._draft(plan)
         self.backend.copy_blocks(plan.copies)
-        began = time.perf_counter()
         sampled = [chunk.sampled for chunk in plan.chunks]
         rows = iter(self.backend.run(_step(plan, sampled, self.backend.vocabulary)).rows())
-        seconds = time.perf_counter() - began
         unusable: dict[int, Exception] = {}
         following: dict[int, list[TokenScores]] = {}  # the scores after the tokens of drafts
         for chunk, offsets in zip(plan.chunks, sampled, strict=True):
@@ -193,14 +190,11 @@ class Engine:
         self._scheduler.settle(plan, without=unusable)
         failed += [self._end(self._jobs[number], error) for number, error in unusable.items()]
         touched = {chunk.job: chunk.draft for chunk in plan.chunks if chunk.last and chunk.job.number not in unusable}
-        events = [
+        return failed + [
             event
             for job, draft in touched.items()
             for event in self._advance(job, list(zip(draft, following.get(job.number, ()), strict=True)))
         ]
-        if self.drafter is not None:
-            self.drafter.observe_step(sum(len(chunk.tokens) for chunk in plan.chunks), seconds)
-        return failed + events
 
     def complete(self, requests: Iterable[Request]) -> list[tuple[Completion, ...]]:
         """Run requests together until all are done, and return their completions in the order of the requests.

@@ -93,6 +93,11 @@ class RayTexts:
         """The traits that all engines have."""
         return self._traits
 
+    @property
+    def drafts(self) -> None:
+        """See `TextEngine`. The actors do not report them."""
+        return None
+
     def write(
         self,
         prompts: Sequence[Prompt],

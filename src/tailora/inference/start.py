@@ -18,7 +18,7 @@ from tailora.core.hardware.devices import choose_device
 from tailora.core.hardware.machine import describe
 from tailora.engine.architecture import architecture_of
 from tailora.engine.backend import Backend
-from tailora.engine.drafting import NgramDrafter
+from tailora.engine.drafting import NgramDrafter, StepCost
 from tailora.engine.engine import Engine
 from tailora.families import family_of
 from tailora.inference import self_check, step_timing
@@ -96,20 +96,25 @@ def start_engine(
         backend = "torch"
         started = _torch(setup, precision, device, built_in, merged, cache_tokens, capacity, threads)
     network, choice, place = started
-    drafter = _drafter(network, setup, built_in, drafts) if drafts else None
+    drafter = None
+    if drafts:
+        key: dict[str, Any] = {"backend": backend, "precision": choice.precision, "device": place, "threads": threads}
+        key |= {"config": read_config(setup.base.folder), "slots": network.adapter_slots.slots}
+        cost = step_timing.step_cost(setup.base.folder, key, network)
+        drafter = _drafter(network, setup, built_in, drafts, cost)
     engine = Engine(network, end=setup.ends, sequences=sequences, drafter=drafter)
     return Running(
         engine, setup.tokenizer, backend, choice.precision, place, built_in=built_in, timed=choice.description
     )
 
 
-def _drafter(network: Backend, setup: Setup, built_in: bool, longest: int) -> NgramDrafter:
+def _drafter(network: Backend, setup: Setup, built_in: bool, longest: int, cost: StepCost) -> NgramDrafter:
     own = next(iter(setup.adapters.values())).drafts if built_in and setup.adapters else setup.base_drafts
 
     def table(adapter: str | None) -> DraftTable | None:
         return own if adapter is None else network.adapter_slots.drafts(adapter)
 
-    return NgramDrafter(table, network.vocabulary, longest)
+    return NgramDrafter(table, network.vocabulary, longest, cost)
 
 
 def _fit_into_slots(setup: Setup, backend: BackendName, device: str, merged: bool) -> bool:

@@ -1,7 +1,7 @@
-"""Choose the precision of an engine by timing its steps on this machine.
+"""Choose the precision of an engine, and the length of its drafts, by timing its steps on this machine.
 
-The steps run on the same backend, with the same model and adapter slots, at the sizes of a typical batch. The result is
-cached by machine, package versions and shape of the model (`machine_cache`).
+The steps run on the same backend, with the same model and adapter slots, at the sizes of a typical batch. The results
+are cached by machine, package versions and shape of the model (`machine_cache`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from tailora.core import machine_cache
 from tailora.core.hardware.memory import memory
 from tailora.engine.backend import Backend, Step
+from tailora.engine.drafting import StepCost
 from tailora.models.weights import weight_files
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ CACHE_TOKENS = 2048  # of the backends that are timed
 SMALL = 64 * 2**20  # bytes of weights below which products do not dominate the time of a step
 MARGIN = 0.1  # fraction by which another precision must be faster than the preferred one: more than the noise
 _LAPS = 5
+_SIZES = (1, 2, 4, 8, 16, 32)  # of the steps from which the cost of drafts follows, in texts
 _HOPELESS = 2.0  # a candidate this many times slower than the best so far is not timed further
 
 
@@ -95,7 +97,7 @@ def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
         backend: the backend, which does nothing else at the same time.
         limit: milliseconds above which one lap is enough.
     """
-    prompts, writing = _step(backend, 0, PROMPT), _step(backend, PROMPT + WRITTEN // 2, 1)
+    prompts, writing = _step(backend, TEXTS, 0, PROMPT), _step(backend, TEXTS, PROMPT + WRITTEN // 2, 1)
     least = [float("inf"), float("inf")]
     for lap in range(_LAPS + 1):  # the first one compiles the kernels
         for place, step in enumerate((prompts, writing, writing)):
@@ -108,17 +110,52 @@ def batch_milliseconds(backend: Backend, limit: float = float("inf")) -> float:
     return 1000 * (least[0] + WRITTEN * least[1])
 
 
-def _step(backend: Backend, past: int, count: int) -> Step:
-    """Build a step of `TEXTS` sequences, each with `past` tokens in the cache and `count` new ones."""
+def step_cost(folder: Path, key: Mapping[str, Any], backend: Backend) -> StepCost:
+    """Time steps of several sizes, of one token of each text, and fit a line to their times.
+
+    Args:
+        folder: the model's.
+        key: see `choose`.
+        backend: the started backend, whose cache is not in use.
+
+    Returns:
+        The line; that of typical models without timing if the model is small.
+    """
+    sizes = [size for size in _SIZES if size <= backend.blocks]
+    if len(sizes) < 2 or sum(path.stat().st_size for path in weight_files(folder)) < SMALL:
+        return StepCost()
+    whole, names = {**key, "sizes": sizes}, [str(size) for size in sizes]
+    known = machine_cache.recall(
+        "step-costs", whole, lambda kept: machine_cache.are_times(kept, names) and list(kept) == names
+    )
+    if known is None:
+        backend.run(_step(backend, sizes[-1], 0, PROMPT // 2))  # fills the cache
+        steps = [_step(backend, size, PROMPT // 2, 1) for size in sizes]
+        laps = [[_milliseconds(backend, step) for step in steps] for _ in range(_LAPS + 1)]
+        known = dict(zip(names, map(min, zip(*laps[1:], strict=True)), strict=True))  # the first compiles the kernels
+        machine_cache.keep("step-costs", whole, known)
+    times = np.array([known[name] for name in names])
+    per_token, fixed = np.polyfit(sizes, times, 1, w=1 / times)  # errors count in relation to the time of a step
+    return StepCost(max(0.0, float(fixed)), max(1e-3 * float(times[0]), float(per_token)))
+
+
+def _milliseconds(backend: Backend, step: Step) -> float:
+    began = time.perf_counter()
+    backend.run(step)
+    return 1000 * (time.perf_counter() - began)
+
+
+def _step(backend: Backend, texts: int, past: int, count: int) -> Step:
+    """Build a step of some texts, each with `past` tokens in the cache and `count` new ones."""
     blocks = -(-(past + count) // backend.block_size)
-    total = TEXTS * count
+    total = texts * count
     return Step(
         tokens=(np.arange(total) % backend.vocabulary).astype(np.int32),
-        positions=np.tile(np.arange(past, past + count, dtype=np.int32), TEXTS),
-        past=np.full(TEXTS, past, np.int32),
+        positions=np.tile(np.arange(past, past + count, dtype=np.int32), texts),
+        past=np.full(texts, past, np.int32),
         begins=np.arange(0, total + 1, count, dtype=np.int32),
-        blocks=np.arange(TEXTS * blocks, dtype=np.int32),
-        block_begins=np.arange(0, TEXTS * blocks + 1, blocks, dtype=np.int32),
+        blocks=np.arange(texts * blocks, dtype=np.int32),
+        block_begins=np.arange(0, texts * blocks + 1, blocks, dtype=np.int32),
         slots=np.full((total, 1), -1, np.int32),
         scales=np.ones((total, 1), np.float32),
         sampled=np.arange(count - 1, total, count, dtype=np.int32),

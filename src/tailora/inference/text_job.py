@@ -162,6 +162,11 @@ class TextJob:
             return {}
         return {"texts_with_slot_errors": sum(bool(row["slot_errors"]) for row in rows.values())}
 
+    def _draft_counts(self) -> dict[str, int]:
+        """Return the numbers of drafted and accepted tokens, if they are known."""
+        counts = self._engine.drafts
+        return {} if counts is None else {"drafted_tokens": counts.drafted, "accepted_tokens": counts.accepted}
+
     def _digest(self) -> str:
         """Return a digest of everything that the texts depend on."""
         settings, engine = self._settings, self._traits
@@ -186,6 +191,7 @@ class TextJob:
             **self._with_slot_errors(rows),
             "cut_at_max_new_tokens": sum(row["finish_reason"] == "length" for row in rows.values()),
             "completion_tokens": sum(row["completion_tokens"] for row in rows.values()),
+            **self._draft_counts(),
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
             "backend": engine.backend,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -47,12 +47,24 @@ class WritingSettings(ClusterSettings, DecodingSettings, ModelSettings):
     """The model that writes texts, the decoding, and where the engines run."""
 
 
+class DraftCounts(NamedTuple):
+    """Number of drafted tokens, and of those that the texts contain."""
+
+    drafted: int
+    accepted: int
+
+
 class TextEngine(Protocol):
     """Writes texts after prompts, by one engine or several."""
 
     @property
     def traits(self) -> EngineTraits:
         """The traits of the engine, or of each of them."""
+        ...
+
+    @property
+    def drafts(self) -> DraftCounts | None:
+        """Counts of the drafted tokens so far; None if they are not known."""
         ...
 
     def write(
@@ -93,6 +105,12 @@ class LocalEngine:
     def traits(self) -> EngineTraits:
         """See `TextEngine`."""
         return self._running.traits
+
+    @property
+    def drafts(self) -> DraftCounts:
+        """See `TextEngine`."""
+        load = self._running.engine.load
+        return DraftCounts(load.drafted, load.accepted)
 
     def write(
         self,
