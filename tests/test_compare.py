@@ -148,13 +148,18 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     chosen = settings(tmp_path, data, methods=("lora", "bitfit"))
     first = compare.run(chosen)
     assert here.count("train") == 3
-    compare.run(chosen)
+    repeated = compare.run(chosen)
     assert here.count("train") == 3
+    speeds = [
+        {name: row["decoding"]["speed"] for name, row in result["methods"].items()} for result in (first, repeated)
+    ]
+    assert speeds[0] == speeds[1]
     account = tmp_path / "out" / first["methods"]["bitfit"]["run"] / "run.json"
     cut = {**json.loads(account.read_text(encoding="utf-8")), "interrupted": True}
     account.write_text(json.dumps(cut), encoding="utf-8")
     again = compare.run(chosen)
     assert here.count("train") == 4
+    assert again["methods"]["lora"]["decoding"]["speed"] != first["methods"]["lora"]["decoding"]["speed"]
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
     with pytest.raises(SettingsError, match="contains a run with other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))

@@ -118,6 +118,19 @@ def test_suggested_settings_fit(recipe: dict[str, Any], monkeypatch: pytest.Monk
         assert plan(TrainSettings(**longer | changes, memory_limit=limit))["fits"] is True
 
 
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"rank": 100_000_000}, "--rank 64"),
+        ({"method": "adapter-l", "bottleneck": 100_000_000}, "--bottleneck 64"),
+    ],
+    ids=["lora", "adapter-l"],
+)
+def test_a_size_that_is_too_large_is_named(recipe: dict[str, Any], changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(CheckError, match=f"add .*{flag}"):
+        plan(TrainSettings(**recipe | changes, memory_limit=20.0))
+
+
 def test_precision_that_fits_is_chosen(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "process_bytes", lambda device: 0)
     planned = {name: plan(TrainSettings(**recipe, precision=name)) for name in ("fp32", "bf16")}

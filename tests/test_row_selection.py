@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
-from collections.abc import Sequence
+import lzma
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from tailora.core.errors import DataError, SettingsError
 from tailora.data import records as record_files
 from tailora.data import row_selection
 from tailora.data.readers import columnar
-from tailora.data.readers.line_rows import LineRows, line_rows
+from tailora.data.readers.line_rows import LineRows
 from tailora.data.row_selection import FirstRecords, RowSample
 from tailora.training import run_data
 from tailora.training.run import run
@@ -159,7 +162,46 @@ def test_tables_whose_rows_are_not_lines_are_read_as_a_whole(content: str, tmp_p
     assert record_files.load(path, selection=RowSample(5, 0)) == record_files.load(path)
     packed = tmp_path / "b.csv.gz"
     packed.write_bytes(gzip.compress(content.encode()))
-    assert line_rows(packed) is None
+    assert record_files.load(packed, selection=RowSample(5, 0)).records == record_files.load(path).records
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_compressed_files_give_the_same_rows(name: str, suffix: str, tmp_path: Path) -> None:
+    plain = write_lines(ROWS, tmp_path / "a.jsonl")
+    if name == "a.csv":
+        plain = tmp_path / name
+        plain.write_text("name,n,text\n" + "".join(f"{r['name']},{r['n']},{r['text']}\n" for r in ROWS), "utf-8")
+    packed = tmp_path / (name + suffix)
+    packed.write_bytes(PACKERS[suffix](plain.read_bytes()))
+    for selection in (RowSample(5, 0), FirstRecords(4)):
+        whole, part = (record_files.load(path, selection=selection) for path in (plain, packed))
+        assert part.records == whole.records
+        assert part.selected == whole.selected is not None
+
+
+def test_a_broken_compressed_file_is_reported(tmp_path: Path) -> None:
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(write_lines(ROWS, tmp_path / "a.jsonl").read_bytes())[:-20])
+    with pytest.raises(DataError, match="broken gzip"):
+        record_files.load(packed, selection=RowSample(5, 0))
+    plain = write_lines(ROWS, tmp_path / "b.jsonl.gz")
+    with pytest.raises(DataError, match=r"is called \.gz but is not compressed that way"):
+        record_files.load(plain, selection=RowSample(5, 0))
+
+
+def test_a_compressed_file_is_not_unpacked_into_memory(tmp_path: Path) -> None:
+    packed = tmp_path / "a.jsonl.gz"
+    row = json.dumps({"name": "Inn", "note": "x" * 1000, "text": "It is an inn."}) + "\n"
+    packed.write_bytes(gzip.compress(row.encode() * 20_000))
+    tracemalloc.start()
+    record_files.load(packed, selection=RowSample(5, 0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000 < 20_000 * len(row)
 
 
 def test_more_rows_are_read_where_those_of_a_sample_have_too_few_texts(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_report(text: str, missing: int, added: int, repeated: int) -> None:
     assert (len(report.missing), len(report.added), len(report.repeated)) == (missing, added, repeated)
 
 
+@pytest.mark.parametrize("name", ["Café Adriatic", "Cafe Brazil", "Café Rouge", "café sicilia"])
+def test_a_name_that_contains_a_kind_of_place_is_not_that_kind(name: str) -> None:
+    """Also where no record has the name, so that it is no known value."""
+    eagle = record(name="The Eagle", food="English")
+    assert slot_report(eagle, f"The Eagle serves English food near {name}.").added == ()
+    (added,) = slot_report(eagle, f"The Eagle is a café with English food near {name}.").added
+    assert added.value == "coffee shop"
+
+
 def test_mentions_stand_where_the_text_has_them() -> None:
     text = "The Eagle — a kid-friendly Indian place, near CAFÉ  ROUGE!"
     report = slot_report(record(name="The Eagle", familyFriendly="yes", near="Café Rouge"), text)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from tailora.core.errors import DataError, unreadable
 
 PACKED = (".gz", ".bz2", ".xz")
 """Suffixes of the compressed files that can be read."""
 
-_UNPACKERS: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", gzip.decompress),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+_UNPACKERS: Mapping[bytes, tuple[str, Callable[[bytes], bytes], Callable[[Path], AbstractContextManager[Any]]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress, gzip.GzipFile),
+    b"BZh": ("bzip2", bz2.decompress, bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress, lzma.LZMAFile),
 }
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+"""What reading a broken compressed file raises."""
 _FOREIGN = {
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV UTF-8"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save the sheet as CSV UTF-8"),
@@ -61,6 +66,29 @@ def read_text(path: Path, *, blank: bool = False) -> str:
     return text
 
 
+@contextlib.contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, unpacked while it is read if its content is compressed.
+
+    Raises:
+        DataError: also while the file is read: it is broken, or called as if it was compressed.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        raw = file.read(max(map(len, _UNPACKERS)))
+    name, opened = next(((n, o) for magic, (n, _, o) in _UNPACKERS.items() if raw.startswith(magic)), (None, None))
+    if opened is None:
+        _unpack(raw, path)  # reports a name that is wrong
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with opened(path) as file:
+            yield file
+    except BROKEN as error:
+        raise DataError(f"broken {name} ({error})", where=path, hint="fetch or compress it again") from error
+
+
 def has_bom(path: Path) -> bool:
     """Return whether a file is UTF-8 with a byte order mark, by which Excel recognises it."""
     return _unpack(path.read_bytes(), path).startswith(codecs.BOM_UTF8)
@@ -92,11 +120,11 @@ def base_suffix(path: Path) -> str:
 
 
 def _unpack(raw: bytes, path: Path) -> bytes:
-    for magic, (name, unpack) in _UNPACKERS.items():
+    for magic, (name, unpack, _) in _UNPACKERS.items():
         if raw.startswith(magic):
             try:
                 return unpack(raw)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+            except BROKEN as error:
                 raise DataError(f"broken {name} ({error})", where=path, hint="fetch or compress it again") from error
     for magic, (what, hint) in _FOREIGN.items():
         if raw.startswith(magic):

@@ -303,10 +303,26 @@ def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, 
             "linearization": training.linearization,
         }
     console.print("decoding speed:", highlight=False)
-    for name, speed in speeds_of(models).items():
+    runs = {name: comparison.output / rows[name]["run"] for name in models if "run" in rows[name]}
+    for name, speed in _speeds(models, runs, comparison.output).items():
         rows[name]["decoding"]["speed"] = speed
         spread = f"{speed['lowest']:,.0f} to {speed['highest']:,.0f}"
         console.print(f"  {name}: {speed['tokens_per_second']:,.0f} tokens/s ({spread})", highlight=False)
+
+
+def _speeds(models: Mapping[str, Any], runs: Mapping[str, Path], output: Path) -> dict[str, dict[str, Any]]:
+    """Return the decoding speeds of models; those of an earlier start are kept if runs and machine are the same."""
+    finished = {
+        name: json.loads((run / "run.json").read_text(encoding="utf-8"))["finished"] for name, run in runs.items()
+    }
+    machine = {name: value for name, value in describe().items() if name in ("packages", "cpu", "cores", "gpu")}
+    measured = {"models": dict(models), "finished": finished, "machine": machine}
+    path = output / "speeds.json"
+    kept = read_json_object(path, SettingsError, hint="delete it", optional=True)
+    if any(kept.get(key) != value for key, value in measured.items()):
+        kept = {**measured, "speeds": speeds_of(models)}
+        write_json(path, kept)
+    return dict(kept["speeds"])
 
 
 def _written(name: str, comparison: Comparison, console: Console, run: Path | None = None) -> dict[str, Any]:

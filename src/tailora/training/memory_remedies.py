@@ -13,6 +13,10 @@ SMALLEST_PASS = 128
 """Tokens of the smallest pass that is suggested."""
 SUGGESTIONS = 3
 
+SIZES = (64, 8)
+"""Sizes that are suggested in place of a larger rank, bottleneck or prefix."""
+_SIZE_OF = {"lora": "rank", "adapter-h": "bottleneck", "adapter-l": "bottleneck", "prefix": "prefix_tokens"}
+
 Changes = Mapping[str, Any]
 Planner = Callable[[str, Changes], MemoryPlan]
 """Plans the memory in a precision and with some settings changed."""
@@ -66,6 +70,9 @@ def _kinds(settings: Changes, precision: str, precisions: tuple[str, ...]) -> It
     yield [(precision, {})]
     if not settings["gradient_checkpointing"]:
         yield [(precision, again)]
+    size = _SIZE_OF.get(settings["method"])
+    if size is not None and settings[size] > SIZES[0]:
+        yield [(precision, {size: number}) for number in SIZES]
     others: list[dict[str, Any]] = []
     if settings["method"] != "lora":
         others = [{"method": "lora"}, {"method": "lora", "precision": precisions[-1]}]

@@ -10,13 +10,14 @@ from itertools import count
 from pathlib import Path
 
 from tailora.core.errors import DataError
+from tailora.data.text_files import base_suffix, open_unpacked
 
 _JSON, _TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
 _SEPARATOR_LINE = re.compile(rb'"?sep=.', re.IGNORECASE)
 
 
 class LineRows:
-    """The rows of an uncompressed file in UTF-8 with one row on each line.
+    """The rows of a file in UTF-8, plain or compressed, with one row on each line.
 
     Args:
         path: the file.
@@ -55,7 +56,7 @@ class LineRows:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield (number from 1, line) of each line that is not blank."""
-        with self.path.open("rb") as file:
+        with open_unpacked(self.path) as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
 
     def _decoded(self, line: bytes, number: int) -> str:
@@ -71,20 +72,20 @@ def line_rows(path: Path) -> LineRows | None:
 
     Tables are read as a whole if a quoted cell has a line end, or if quotation marks are in cells separated by tabs.
     """
-    suffix = path.suffix.lower()
+    suffix = base_suffix(path)
     try:
         if suffix in _JSON:
-            with path.open("rb") as file:
+            with open_unpacked(path) as file:
                 first = next((line for line in file if line.strip()), b"")
             return LineRows(path) if isinstance(json.loads(first.decode("utf-8-sig")), dict) else None
         return LineRows(path, header=True) if suffix in _TABLES and _has_a_row_on_each_line(path) else None
-    except (OSError, ValueError, RecursionError):  # reported when the file is read as a whole
+    except (DataError, OSError, ValueError, RecursionError):  # reported when the file is read as a whole
         return None
 
 
 def _has_a_row_on_each_line(path: Path) -> bool:
     """Return whether no cell of a table has a line end: a line within quotation marks has an odd number of them."""
-    with path.open("rb") as file:
+    with open_unpacked(path) as file:
         first = next((line for line in file if line.strip()), b"")
         if b"\0" in first or _SEPARATOR_LINE.match(first) or (b"\t" in first and b'"' in first):
             return False
