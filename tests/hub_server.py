@@ -1,4 +1,4 @@
-"""A hub of data sets on this machine, which answers what the hub's library asks for."""
+"""A hub of data sets and models on this machine, which answers what the hub's library asks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass
 class Repository:
-    """A data set of the hub.
+    """A data set or a model of the hub.
 
     Attributes:
         commits: the files of each revision, a commit; the first one is `main`.
@@ -38,8 +38,10 @@ class Repository:
 
 
 @contextlib.contextmanager
-def hub_of(repositories: Mapping[str, Repository]) -> Iterator[tuple[str, list[str]]]:
-    """Serve data sets; yields the address and the list of what has been asked for."""
+def hub_of(
+    repositories: Mapping[str, Repository], models: Mapping[str, Repository] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve data sets and models; yields the address and the list of what has been asked for."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -48,8 +50,10 @@ def hub_of(repositories: Mapping[str, Repository]) -> Iterator[tuple[str, list[s
             path = self.path.partition("?")[0]
             asked.append(path)
             kind, _, rest = path.lstrip("/").removeprefix("api/").partition("/")
+            if kind not in ("datasets", "models"):  # files of a model have no such word before them
+                kind, rest = "models", path.lstrip("/")
             name = "/".join(rest.split("/")[:2])
-            repository = repositories.get(name) if kind == "datasets" else None
+            repository = (repositories if kind == "datasets" else models or {}).get(name)
             if path == "/":
                 return self.reply(200)
             if repository is None or repository.token not in (None, self.token()):
@@ -73,7 +77,9 @@ def hub_of(repositories: Mapping[str, Repository]) -> Iterator[tuple[str, list[s
             if action == "paths-info":
                 wanted = json.loads(sent)["paths"]
                 return self.json([entry(path, files) for path in wanted if path in files])
-            return self.json({"id": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0})
+            about = {"id": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0}
+            siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
+            return self.json({**about, "siblings": siblings})
 
         do_HEAD = do_POST = do_GET  # noqa: N815 - the base class's names
 

@@ -16,13 +16,20 @@ from tailora.serve.schema.adapters import LoadBody, UnloadBody
 from tailora.serve.schema.chat import ChatBody
 from tailora.serve.schema.completions import CompletionBody
 from tailora.serve.schema.records import RecordsBody
+from tailora.serve.schema.responses import ResponsesBody
+from tailora.serve.schema.tokens import DetokenizeBody, TokenizeBody
 from tailora.serve.validation import invalid_body
 
-BODIES: tuple[type[BaseModel], ...] = (CompletionBody, ChatBody, RecordsBody, LoadBody, UnloadBody)
+BODIES: tuple[type[BaseModel], ...] = (
+    *(CompletionBody, ChatBody, RecordsBody, ResponsesBody, TokenizeBody, DetokenizeBody, LoadBody, UnloadBody),
+)
 VALID: dict[type[BaseModel], dict[str, Any]] = {
     CompletionBody: {"model": "m", "prompt": "x"},
     ChatBody: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
     RecordsBody: {"model": "m", "facts": {"name": "Blue"}},
+    ResponsesBody: {"model": "m", "input": "x"},
+    TokenizeBody: {"prompt": "x"},
+    DetokenizeBody: {"tokens": [1]},
     LoadBody: {"lora_name": "a", "lora_path": "b"},
     UnloadBody: {"lora_name": "a"},
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 
+LARGEST_ADAPTER = 256 << 20
+"""Bytes of the largest adapter that is downloaded from the hub."""
 HUB_DOWN = (500, 502, 503, 504)
 """HTTP statuses of a hub that cannot be used."""
 

@@ -42,7 +42,8 @@ class AdaptersSettings(BaseSettings):
     """A base model and any number of adapters on it."""
 
     adapter: Annotated[tuple[str, ...], Verbatim(), Unset("none")] = ()
-    """Adapter: a folder, a file or a run directory, optionally named, as NAME=PATH. Repeat the flag for several."""
+    """Adapter: a folder, a file, a run directory, or ORGANISATION/NAME@REVISION on the Hugging Face hub, optionally
+    named, as NAME=PATH. Repeat the flag for several."""
 
     def adapters(self) -> dict[str, Path]:
         """Return the adapters' paths by name; an adapter without a name has its path as its name."""

@@ -21,6 +21,7 @@ from tailora.data.readers.jsonl import parse_facts
 from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Record
+from tailora.models import hub_adapters
 from tailora.models.catalog import Resolved, resolve
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.provenance import training_metadata
@@ -111,7 +112,7 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
 
     Args:
         base: name, path or hub id; None takes the one that the adapters name.
-        adapters: folders, files or run directories by name.
+        adapters: folders, files, run directories or hub ids by name.
         force: accept adapters that were trained on other weights than the base has.
 
     Raises:
@@ -119,7 +120,8 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
         AdapterError: an adapter cannot be read, changes nothing, or belongs to another base.
         ModelError: the base cannot be loaded or read.
     """
-    loaded = {name: formats.load_any(formats.adapter_place(path)) for name, path in adapters.items()}
+    places = located(adapters)
+    loaded = {name: formats.load_any(formats.adapter_place(path)) for name, path in places.items()}
     for name, adapter in loaded.items():
         if adapter.changes_nothing if isinstance(adapter, Insert) else changes_nothing(adapter):
             what = "the adapter changes nothing: all its updates are zero"
@@ -139,7 +141,10 @@ def resolve_models(base: str | None, adapters: Mapping[str, Path], *, force: boo
     resolved = resolve(base)
     fingerprint = fingerprint_folder(resolved.folder)
     for name, adapter in loaded.items():
-        require_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=str(adapters[name]), force=force)
+        place = str(adapters[name])
+        require_base(adapter, fingerprint=fingerprint, base_name=resolved.name, place=place, force=force)
+        if places[name] != adapters[name] and not force:
+            hub_adapters.require_base_name(adapter, base_name=resolved.name, place=place)
     tokenizer = Tokenizer.from_folder(resolved.folder)
     fitting = {name: with_fitting_drafts(adapter, tokenizer, adapters[name]) for name, adapter in loaded.items()}
     drafts = _fitting(draft_file.read(resolved.folder), tokenizer, resolved.folder)
@@ -165,6 +170,19 @@ def _fitting(drafts: DraftTable | None, tokenizer: Tokenizer, place: object) -> 
     return None
 
 
+def located(adapters: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the paths of adapters, those of the hub downloaded unless they are in its cache.
+
+    Raises:
+        UserError: see `models.hub_adapters.folder_of`.
+    """
+    texts = {name: path.as_posix() for name, path in adapters.items()}
+    return {
+        name: hub_adapters.folder_of(text) if hub_adapters.is_hub_adapter(text) else adapters[name]
+        for name, text in texts.items()
+    }
+
+
 def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedReading | None:
     """How the data was read in the training of the only adapter, or of the one merged into a base.
 
@@ -175,7 +193,7 @@ def trained_reading(base: str | None, adapters: Mapping[str, Path]) -> TrainedRe
         return None
     if not adapters and base is not None:
         return TrainedReading.of_meta(training_metadata(resolve(base).folder))
-    meta = _metadata(next(iter(adapters.values())))
+    meta = _metadata(next(iter(located(adapters).values())))
     return None if meta is None else TrainedReading.of_meta(meta)
 
 
@@ -186,7 +204,7 @@ def trained_values(base: str | None, adapters: Mapping[str, Path]) -> KnownValue
     """
     if not adapters:
         return {} if base is None else read_known_values(training_metadata(resolve(base).folder))
-    return joined(read_known_values(_metadata(place) or {}) for place in adapters.values())
+    return joined(read_known_values(_metadata(place) or {}) for place in located(adapters).values())
 
 
 def _metadata(adapter: Path) -> dict[str, Any] | None:

@@ -24,8 +24,8 @@ _FILES = (
     *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-# A lost connection raises an error of the library's transport, which is requests or httpx by its version.
-_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+"""Errors of a lost connection: those of the library's transport, which is requests or httpx by its version."""
 
 
 def cached(repository: str, revision: str | None = None) -> Path | None:
@@ -71,7 +71,7 @@ def download(name: str, repository: str, revision: str | None = None) -> Path:
     except RepositoryNotFoundError as error:
         hint = "check the name; for a private model, log in with `hf auth login`"
         raise ModelError("the hub has no such public model", where=repository, hint=hint) from error
-    except _TRANSPORT_ERRORS as error:
+    except TRANSPORT_ERRORS as error:
         raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
     weight_files(Path(place))
     return Path(place)

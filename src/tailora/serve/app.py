@@ -23,7 +23,9 @@ from tailora.serve.endpoints.files import LARGER, file_routes
 from tailora.serve.endpoints.files import ROUTE as FILE_ROUTE
 from tailora.serve.endpoints.models import model_routes
 from tailora.serve.endpoints.records import record_routes
+from tailora.serve.endpoints.responses import response_routes
 from tailora.serve.endpoints.status import status_routes
+from tailora.serve.endpoints.tokens import token_routes
 from tailora.serve.keys import KeyRing
 from tailora.serve.metrics import ServerMetrics
 from tailora.serve.middleware import RequestMiddleware
@@ -64,6 +66,8 @@ def build_app(
     )
     app.include_router(completion_routes(service, log_texts=settings.log_texts))
     app.include_router(chat_routes(service, template, log_texts=settings.log_texts))
+    app.include_router(response_routes(service, template, log_texts=settings.log_texts))
+    app.include_router(token_routes(service, template))
     app.include_router(record_routes(service, load_rules(), log_texts=settings.log_texts))
     app.include_router(file_routes(service.registry))
     app.include_router(model_routes(service.registry))
@@ -81,6 +85,7 @@ def build_app(
         keys=keys,
         needs_key=_needs_key,
         max_body=lambda path: limits.get(path, settings.max_body),
+        lenient=settings.lenient,
     )
     if settings.cors:
         app.add_middleware(
@@ -88,7 +93,7 @@ def build_app(
             allow_origins=list(settings.cors),
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own; origins are what is chosen
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After", "X-Ignored-Fields"],
         )
     return app
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
 from fastapi import Request
 
-from tailora.core.errors import AdapterError, SettingsError
+from tailora.core.errors import AdapterError, ModelError, OfflineError, SettingsError, UserError
 from tailora.serve.api_error import ApiError, from_user_error, no_model
 from tailora.serve.keys import Key
 from tailora.serve.registry import Registry
@@ -32,8 +33,10 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
-def find_model(request: Request, registry: Registry, name: str, mixing: Mixing | None = None) -> ServedModel:
+async def find_model(request: Request, registry: Registry, name: str, mixing: Mixing | None = None) -> ServedModel:
     """Return the model that a request names; the request keeps this version to its end.
+
+    An adapter of the hub is loaded if requests may name it.
 
     Args:
         request: the HTTP request.
@@ -45,12 +48,15 @@ def find_model(request: Request, registry: Registry, name: str, mixing: Mixing |
         ApiError: no model has one of the names, or the request's key may not use it, with the same answer for both; or
             the adapters cannot be mixed.
     """
-    model = _find(request, registry, name)
+    adapters = [] if mixing is None or mixing.adapters is None else mixing.adapters
+    for wanted in (name, *(adapter.name for adapter in adapters)):
+        await _fetch(request, registry, wanted)
+    model = find_loaded(request, registry, name)
     stats_of(request).model = name
     try:
-        if mixing is None or mixing.adapters is None:
+        if not adapters:
             return model if mixing is None or mixing.scale is None else scaled(model, mixing.scale)
-        parts = [(_find(request, registry, adapter.name), adapter.weight) for adapter in mixing.adapters]
+        parts = [(find_loaded(request, registry, adapter.name), adapter.weight) for adapter in adapters]
         if model is not registry.base and all(model is not part for part, _ in parts):
             message = "model must be the base, or one of the adapters of the request"
             raise ApiError(400, message, param="model")
@@ -59,9 +65,37 @@ def find_model(request: Request, registry: Registry, name: str, mixing: Mixing |
         raise from_user_error(error) from error
 
 
-def _find(request: Request, registry: Registry, name: str) -> ServedModel:
+async def _fetch(request: Request, registry: Registry, name: str) -> None:
+    """Load an adapter of the hub if the request may use it and it is not loaded."""
+    if not _may_use(request, name):
+        raise no_model(name)
+    limit = registry.fetch_seconds
+    try:
+        async with asyncio.timeout(limit):
+            await registry.fetch(name)
+    except TimeoutError as error:
+        message = f"the adapter {name!r} was not loaded within {limit:g} s; try again later"
+        raise ApiError(504, message, code="timeout") from error
+    except ModelError as error:
+        status = 503 if isinstance(error, OfflineError) else 404
+        code = "model_not_found" if status == 404 else None
+        raise ApiError(status, str(error), param="model", code=code) from error
+    except UserError as error:
+        raise from_user_error(error) from error
+
+
+def _may_use(request: Request, name: str) -> bool:
     key = key_of(request)
-    if key is not None and not key.may_use(name):
+    return key is None or key.may_use(name)
+
+
+def find_loaded(request: Request, registry: Registry, name: str) -> ServedModel:
+    """Return a loaded model by name; the request keeps this version to its end.
+
+    Raises:
+        ApiError: see `find_model`.
+    """
+    if not _may_use(request, name):
         raise no_model(name)
     try:
         model = registry.find(name)

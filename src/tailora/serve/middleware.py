@@ -16,9 +16,11 @@ from tailora.serve.keys import Key, KeyRing
 from tailora.serve.metrics import ServerMetrics
 from tailora.serve.request_body import read_body
 from tailora.serve.request_log import RequestStats, log_request
+from tailora.serve.schema.body import lenient_fields
 
 log = logging.getLogger("tailora.serve")
 _ID = re.compile(r"[\w.:-]{1,64}")
+_MOST_NAMES, _LONGEST_NAME = 32, 64  # of ignored fields in a header
 CLIENT_GONE = 499  # nginx's status for a client that closed its connection before the answer was complete
 
 
@@ -31,6 +33,7 @@ class RequestMiddleware:
         keys: API keys; an empty ring asks for none.
         needs_key: returns whether a path needs a key.
         max_body: returns the largest number of bytes of a body at a path.
+        lenient: ignore unknown fields of bodies, and name them in a header.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class RequestMiddleware:
         keys: KeyRing,
         needs_key: Callable[[str], bool],
         max_body: Callable[[str], int],
+        *,
+        lenient: bool = False,
     ) -> None:
         self._app, self._metrics, self._keys = app, metrics, keys
-        self._needs_key, self._max_body = needs_key, max_body
+        self._needs_key, self._max_body, self._lenient = needs_key, max_body, lenient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -54,6 +59,8 @@ class RequestMiddleware:
         state = scope.setdefault("state", {})
         state["stats"] = stats
         response = _Response(send, stats.id)
+        if self._lenient:
+            lenient_fields.set(response.ignored)
         scope = _as_routed(scope)
         resources = state["resources"] = ExitStack()
         try:
@@ -96,14 +103,22 @@ class _Response:
         self._send, self._id = send, request_id
         self.status = 0
         self.whole = False
+        self.ignored: list[str] = []
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode())]
+            ignored = [(b"x-ignored-fields", _listed(self.ignored))] if self.ignored else []
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode()), *ignored]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.whole = True
+
+
+def _listed(names: list[str]) -> bytes:
+    """The names of fields as a header: without what a header cannot hold, and no longer than it may be."""
+    shown = [re.sub(r"[^\w.-]", "?", name[:_LONGEST_NAME], flags=re.ASCII) for name in dict.fromkeys(names)]
+    return ", ".join(shown[:_MOST_NAMES]).encode()
 
 
 async def _send_error(response: _Response, scope: Scope, receive: Receive, error: ApiError) -> None:

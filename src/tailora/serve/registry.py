@@ -16,8 +16,8 @@ from pathlib import Path
 from tailora import __version__
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, require_base
-from tailora.adapters.formats import draft_file, peft
-from tailora.adapters.formats.peft_files import CONFIG_FILE, TAILORA_FILE
+from tailora.adapters.formats import draft_file
+from tailora.adapters.formats.peft_files import TAILORA_FILE
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, SettingsError, UserError
 from tailora.data.mixtures import Mixture
@@ -25,9 +25,8 @@ from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup, with_fitting_drafts
+from tailora.serve.hub import FILES, HubAdapters, require_safetensors
 from tailora.serve.served_model import ServedModel, mixed
-
-_FILES = (CONFIG_FILE, peft.WEIGHTS_FILE)
 
 
 class Registry:
@@ -38,6 +37,8 @@ class Registry:
         running: engine.
         worker: thread of the engine.
         folder: folder that adapters may be loaded from; None if none may.
+        hub: adapters of the hub that requests may name; None if they may name none.
+        fetch_seconds: seconds that a request waits for an adapter of the hub.
         compositions: adapters with weights that requests can name as one model; see `compose`.
 
     Raises:
@@ -51,10 +52,15 @@ class Registry:
         worker: Worker,
         *,
         folder: Path | None = None,
+        hub: HubAdapters | None = None,
+        fetch_seconds: float = 300.0,
         compositions: Mapping[str, Mixture] | None = None,
     ) -> None:
         self._setup, self._running, self._worker = setup, running, worker
         self._folder = None if folder is None else folder.resolve()
+        self._hub, self.fetch_seconds = hub, fetch_seconds
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._fetched: dict[str, None] = {}  # models of the hub, the most recently used last
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
         name = setup.base.name
@@ -111,7 +117,8 @@ class Registry:
                 what = f"names {len(mixture)} adapters (limit of this server for one text: {together})"
                 raise SettingsError(what, where=where, hint="merge some of them beforehand with `tailora merge`")
             missing = [own for own, _ in mixture if own not in self._models]
-            if missing and self._folder is None:
+            fetched = self._hub is not None and all(map(self._hub.allows, missing))
+            if missing and self._folder is None and not fetched:
                 hint = "name the adapter with --adapter"
                 raise SettingsError(f"there is no adapter {missing[0]!r}", where=where, hint=hint)
             if not missing:
@@ -157,7 +164,6 @@ class Registry:
             AdapterError: no adapter in safetensors is there, or it does not belong to the base.
             SettingsError: the name is taken or not valid.
         """
-        assert self._folder is not None
         if not name.strip() or len(name) > 200 or not name.isprintable():
             raise SettingsError("is not a valid name", where="lora_name", hint="use up to 200 printable characters")
         async with self._changing:
@@ -168,26 +174,68 @@ class Registry:
             if old is self.base or (old is not None and not replace):
                 hint = "choose another name" if old is self.base else "unload it first, or set load_inplace"
                 raise SettingsError(f"a model {name!r} already exists", where="lora_name", hint=hint)
-            adapter = await asyncio.to_thread(self._read, path)
-            prompts = self._setup.prompts_of(adapter.meta, adapted=True)
-            if prompts.end not in self._setup.ends:
-                what = f"its texts end with the token {prompts.end}, which does not end texts on this server"
-                raise AdapterError(what, hint="name the adapter with --adapter when the server starts")
-            engine_name = f"{name}#{next(self._numbers)}"
-            force = self._setup.force
-            registered = self._worker.post(
-                lambda engine: engine.backend.adapter_slots.register(engine_name, adapter, force=force)
-            )
-            try:
-                await asyncio.wrap_future(registered)
-            except asyncio.CancelledError:
-                if self._worker.alive:  # queued behind the registration, if that has begun
-                    self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(engine_name))
-                raise
-            model = self._models[name] = self._model(name, engine_name, adapter, prompts)
-            if old is not None:
-                self._retire(old)
-            return model
+            return await self._install(name, await asyncio.to_thread(self._read, path))
+
+    async def fetch(self, name: str) -> None:
+        """Load an adapter of the hub, or those of a composition, that are not loaded; do nothing for any other name.
+
+        Requests that name it at the same time share one download, which goes on if they end.
+
+        Raises:
+            ModelError: the hub has no such adapter.
+            AdapterError: it cannot be used with the base.
+            OfflineError: the hub cannot be reached.
+        """
+        for own, _ in self._compositions.get(name, ((name, 1.0),)):
+            await self._fetch_once(own)
+
+    async def _fetch_once(self, name: str) -> None:
+        if name in self._fetched and name in self._models:
+            self._fetched[name] = self._fetched.pop(name)
+        if self._hub is None or name in self._models or not self._hub.allows(name):
+            return
+        if name not in self._fetching:
+            task = self._fetching[name] = asyncio.create_task(self._fetch(name, self._hub))
+            task.add_done_callback(lambda _: self._fetching.pop(name))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
+        await asyncio.shield(self._fetching[name])
+
+    async def _fetch(self, name: str, hub: HubAdapters) -> None:
+        base = self._setup.base.name
+        adapter = await asyncio.to_thread(
+            hub.read, name, fingerprint=self._setup.fingerprint, base_name=base, force=self._setup.force
+        )
+        async with self._changing:
+            await self._install(name, with_fitting_drafts(adapter, self._setup.tokenizer, name))
+            self._fetched.pop(name, None)
+            self._fetched[name] = None
+            for oldest in list(self._fetched)[: -hub.loaded]:
+                del self._fetched[oldest]
+                if oldest in self._models:
+                    self._retire(self._models.pop(oldest))
+
+    async def _install(self, name: str, adapter: Adapter) -> ServedModel:
+        """Register an adapter in the engine under a name, in place of an earlier version."""
+        prompts = self._setup.prompts_of(adapter.meta, adapted=True)
+        if prompts.end not in self._setup.ends:
+            what = f"its texts end with the token {prompts.end}, which does not end texts on this server"
+            raise AdapterError(what, hint="name the adapter with --adapter when the server starts")
+        engine_name = f"{name}#{next(self._numbers)}"
+        force = self._setup.force
+        registered = self._worker.post(
+            lambda engine: engine.backend.adapter_slots.register(engine_name, adapter, force=force)
+        )
+        try:
+            await asyncio.wrap_future(registered)
+        except asyncio.CancelledError:
+            if self._worker.alive:  # queued behind the registration, if that has begun
+                self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(engine_name))
+            raise
+        old = self._models.get(name)
+        model = self._models[name] = self._model(name, engine_name, adapter, prompts)
+        if old is not None:
+            self._retire(old)
+        return model
 
     async def unload(self, name: str) -> bool:
         """Unload an adapter, which requests in progress keep to their ends; return False if none has this name."""
@@ -217,8 +265,8 @@ class Registry:
         assert self._folder is not None
         place = _inside(self._folder, path)
         place = require_safetensors(place, shown=path)
-        for file in (*_FILES, TAILORA_FILE, draft_file.FILE):  # each may itself be a link out of the folder
-            if (place / file).exists() or file in _FILES:
+        for file in (*FILES, TAILORA_FILE, draft_file.FILE):  # each may itself be a link out of the folder
+            if (place / file).exists() or file in FILES:
                 _inside(self._folder, str(place / file), shown=path)
         adapter = formats.load(place)
         base = self._setup.base.name
@@ -234,24 +282,6 @@ class Registry:
             name = model.engine_name
             assert name is not None
             self._worker.post(lambda engine: engine.backend.adapter_slots.unregister(name))
-
-
-def require_safetensors(path: Path, *, shown: str | None = None) -> Path:
-    """Return the folder of an adapter whose tensors are in safetensors: a server opens no pickle.
-
-    Args:
-        path: the folder, or a run directory.
-        shown: name of the folder in messages.
-
-    Raises:
-        AdapterError: the folder holds something else.
-    """
-    place = formats.adapter_place(path)
-    missing = [file for file in _FILES if not (place / file).is_file()]
-    if missing:
-        hint = "name a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
-        raise AdapterError(f"{missing[0]} is missing", where=shown or path, hint=hint)
-    return place
 
 
 def _inside(folder: Path, path: str, *, shown: str | None = None) -> Path:

@@ -57,16 +57,19 @@ class EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-async def event_stream(chunks: AsyncGenerator[Mapping[str, Any] | None, None], stats: RequestStats) -> EventStream:
+async def event_stream(
+    chunks: AsyncGenerator[Mapping[str, Any] | None, None], stats: RequestStats, *, named: bool = False
+) -> EventStream:
     """Start a stream.
 
     Args:
         chunks: None as soon as the work has begun, then the events. An error before the None becomes a response with
             its own status; a later one becomes the last event.
         stats: of the request; get the error that ends the stream.
+        named: events have names and numbers, as in OpenAI's Responses API, and the last one ends the stream.
     """
     await anext(chunks)
-    return EventStream(_events(chunks, stats))
+    return EventStream((_named_events if named else _events)(chunks, stats))
 
 
 async def _events(
@@ -82,3 +85,24 @@ async def _events(
         yield "data: [DONE]\n\n"
     finally:
         await chunks.aclose()
+
+
+async def _named_events(
+    chunks: AsyncGenerator[Mapping[str, Any] | None, None], stats: RequestStats
+) -> AsyncGenerator[str, None]:
+    number = 0
+    try:
+        async for chunk in chunks:
+            assert chunk is not None
+            yield _named_event(chunk, number)
+            number += 1
+    except ApiError as error:
+        stats.error = error
+        yield _named_event({"type": "error", "code": error.code, "message": str(error), "param": error.param}, number)
+    finally:
+        await chunks.aclose()
+
+
+def _named_event(chunk: Mapping[str, Any], number: int) -> str:
+    data = json.dumps({**chunk, "sequence_number": number}, ensure_ascii=False)
+    return f"event: {chunk['type']}\ndata: {data}\n\n"

@@ -24,12 +24,13 @@ from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
 from tailora.inference.model_settings import named_adapters
 from tailora.inference.running import Running
-from tailora.inference.setup import Setup, resolve_models
+from tailora.inference.setup import Setup, located, resolve_models
 from tailora.inference.start import AdapterCapacity, start_engine
 from tailora.serve.app import build_app
+from tailora.serve.hub import HubAdapters, require_safetensors
 from tailora.serve.keys import KeyRing, read_keys
 from tailora.serve.metrics import ServerMetrics
-from tailora.serve.registry import Registry, require_safetensors
+from tailora.serve.registry import Registry
 from tailora.serve.request_log import JsonLogFormatter
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings
@@ -78,8 +79,15 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
         setup, running = _start_engine(settings)
         worker = Worker(running.engine)
         try:
+            hub = HubAdapters(settings.allow_hub, settings.hub_max_bytes, settings.hub_loaded)
             registry = Registry(
-                setup, running, worker, folder=settings.adapter_folder, compositions=settings.compositions
+                setup,
+                running,
+                worker,
+                folder=settings.adapter_folder,
+                hub=hub if settings.allow_hub else None,
+                fetch_seconds=settings.timeout,
+                compositions=settings.compositions,
             )
             limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
             service = Service(running, worker, registry, limits)
@@ -94,16 +102,21 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
 
 def _start_engine(settings: ServeSettings) -> tuple[Setup, Running]:
     adapters: dict[str, Path] = {}
-    for name, path in named_adapters(settings.adapter).items():
-        if formats.insert_kind(formats.adapter_place(path)) in (None, "prefix"):
+    named = named_adapters(settings.adapter)
+    paths = located(named)
+    for name, path in named.items():
+        if paths[name] != path:  # of the hub, which has the path of a cache
+            require_safetensors(paths[name], shown=str(path))
+        elif formats.insert_kind(formats.adapter_place(path)) in (None, "prefix"):
             require_safetensors(path)  # Lin's and Houlsby's adapters are in no other form
-        name = path.name if name == str(path) else name
+        name = path.name if name == str(path) and paths[name] == path else name
         if name in adapters:
             hint = "give each its own name, as NAME=PATH"
             raise SettingsError(f"two adapters are named {name}", where="adapter", hint=hint)
         adapters[name] = path
     setup = resolve_models(settings.base, adapters, force=settings.force)
-    capacity = None if settings.adapter_folder is None else AdapterCapacity(settings.slots, settings.max_rank)
+    changes = settings.adapter_folder is not None or settings.allow_hub
+    capacity = AdapterCapacity(settings.slots, settings.max_rank) if changes else None
     running = start_engine(
         setup,
         backend=settings.backend,
@@ -212,7 +225,7 @@ def _greeting(server: Server, settings: ServeSettings, seconds: float) -> str:
 
 def _idle_keys(server: Server, settings: ServeSettings) -> list[str]:
     """Name the models of API keys that the server does not have, unless an administrator can still load them."""
-    if settings.adapter_folder is not None:
+    if settings.adapter_folder is not None or settings.allow_hub:
         return []
     names = {model.name for model in server.service.registry}
     return [

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tailora.core.errors import SettingsError
+from tailora.core.hub_connection import LARGEST_ADAPTER
 from tailora.core.problems import FieldError
 from tailora.core.settings import Unset, Verbatim
 from tailora.data.mixtures import Mixture, MixtureError, parse_mixture, read_mixture
@@ -56,7 +57,8 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     heading = "limits"
     headings: ClassVar = {
         **dict.fromkeys(("adapter_folder", "compositions", "slots", "max_rank"), "model"),
-        **dict.fromkeys(("host", "port", "drain", "log_texts"), "server"),
+        **dict.fromkeys(("allow_hub", "hub_max_bytes", "hub_loaded"), "model"),
+        **dict.fromkeys(("host", "port", "drain", "log_texts", "lenient"), "server"),
         **dict.fromkeys(("api_keys", "cors"), "access"),
     }
     adapter_folder: Annotated[Path | None, Unset("off")] = None
@@ -66,8 +68,16 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     )
     """Adapters with weights that clients name as one model: NAME=ADAPTER:WEIGHT+ADAPTER:WEIGHT, in YAML
     {name: {adapter: weight}}. Repeat the flag for several."""
+    allow_hub: Annotated[tuple[str, ...], Unset("none")] = ()
+    """Organisation of the Hugging Face hub, or ORGANISATION/NAME of an adapter, that requests may name as model, with
+    @REVISION if needed. It is loaded when it is first named. Repeat the flag for several; `all` allows any."""
+    hub_max_bytes: int = Field(LARGEST_ADAPTER, ge=1024)
+    """Maximum size of an adapter that a request loads from the hub, in bytes."""
+    hub_loaded: int = Field(64, ge=1)
+    """Maximum number of adapters from the hub in memory. The least recently used one is unloaded first."""
     slots: int = Field(8, ge=1)
-    """Number of adapters that can compute at the same time, if clients may load adapters."""
+    """Number of adapters that can compute at the same time, if clients may load adapters or name adapters of the
+    hub."""
     max_rank: int = Field(16, ge=1)
     """Maximum rank of an adapter that a client loads."""
     host: str = "127.0.0.1"
@@ -80,6 +90,9 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     """Write prompts and texts to the log."""
     api_keys: Annotated[Path | None, Unset("no key is required, unless TAILORA_API_KEYS is set")] = None
     """YAML file of hashed API keys, as `tailora key` writes it."""
+    lenient: bool = False
+    """Ignore unknown fields of requests, and name them in the response header X-Ignored-Fields. By default they are an
+    error."""
     cors: Annotated[tuple[str, ...], Unset("none")] = ()
     """Origin whose pages may call this server from a browser, for example https://example.org. Repeat the flag for
     several."""

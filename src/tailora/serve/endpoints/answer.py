@@ -29,7 +29,10 @@ class Answer(ABC):
 
     Attributes:
         written: texts so far, by their index in the answer.
+        named_events: whether the events of a stream have names, which are their types.
     """
+
+    named_events = False
 
     def __init__(
         self, model: ServedModel, stats: RequestStats, requests: Sequence[TextRequest], *, streamed: bool = False
@@ -85,7 +88,7 @@ async def respond(request: Request, service: Service, answer: Answer, *, log_tex
     if log_texts:
         answer.stats.texts += answer.prompt_texts
     if answer.streamed:
-        return await event_stream(_chunks(service, answer, log_texts), answer.stats)
+        return await event_stream(_chunks(service, answer, log_texts), answer.stats, named=answer.named_events)
     body = await unless_gone(request, _whole(service, answer))
     if log_texts:
         _log_written(answer)

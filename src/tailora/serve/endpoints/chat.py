@@ -39,7 +39,7 @@ def chat_routes(service: Service, template: ChatTemplate | None, *, log_texts: b
         An adapter that was trained on records takes the last user message as a record: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.
         """
-        model = find_model(request, service.registry, body.model, body)
+        model = await find_model(request, service.registry, body.model, body)
         answer = await prepare(request, _answer, service, template, body, model, stats_of(request))
         return await respond(request, service, answer, log_texts=log_texts)
 

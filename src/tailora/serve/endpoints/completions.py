@@ -48,7 +48,7 @@ def completion_routes(service: Service, *, log_texts: bool = False) -> APIRouter
         An adapter that was trained on records takes a record as its prompt: JSON facts, or one line such as
         `name : Blue Spice | Type : pub`.
         """
-        model = find_model(request, service.registry, body.model, body)
+        model = await find_model(request, service.registry, body.model, body)
         answer = await prepare(request, _answer, service, body, model, stats_of(request))
         return await respond(request, service, answer, log_texts=log_texts)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from tailora.serve.dependencies import find_model, key_of, stats_of
+from tailora.serve.dependencies import find_loaded, key_of
 from tailora.serve.registry import Registry
 from tailora.serve.served_model import ServedModel
 
@@ -34,9 +34,7 @@ def model_routes(registry: Registry) -> APIRouter:
     @router.get("/v1/models/{name:path}", summary="Describe one model")
     async def model(name: str, request: Request) -> dict[str, Any]:
         """Describe the base or an adapter, as in the list."""
-        described = find_model(request, registry, name)
-        stats_of(request).model = None  # nothing is written with it
-        return _description(described, registry)
+        return _description(find_loaded(request, registry, name), registry)
 
     return router
 

@@ -57,7 +57,7 @@ def record_routes(service: Service, rules: Rules, *, log_texts: bool = False) ->
 
         The answer lists for each text which facts it states, misses, adds and repeats, and where.
         """
-        model = find_model(request, service.registry, body.model, body)
+        model = await find_model(request, service.registry, body.model, body)
         source = await request.body()
         answer = await prepare(
             request, _answer, service, rules_of(model.prompts), body, source, model, stats_of(request)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+
+lenient_fields: ContextVar[list[str] | None] = ContextVar("lenient_fields", default=None)
+"""Names of the unknown fields that a lenient server has ignored in a request; None if unknown fields are refused."""
 
 
 class Body(BaseModel):
     """A JSON object of a request.
 
     A field that is null counts as absent, whether it is known or not, and so does an unknown field that is an empty
-    list, because neither asks for anything. Every other unknown field is refused.
+    list, because neither asks for anything. Every other unknown field is refused, unless a lenient server ignores it
+    (`lenient_fields`).
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
+    def _drop_empty(cls, data: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, dict):
-            return data
-        return {
+            return check(data)
+        values = {
             name: value
             for name, value in data.items()
             if value is not None and (value != [] or name in cls.model_fields)
         }
+        ignored = lenient_fields.get()
+        if ignored is None:
+            return check(values)
+        body = check({name: value for name, value in values.items() if name in cls.model_fields})
+        ignored += [name for name in values if name not in cls.model_fields]  # only of the alternative that fits
+        return body
 
 
 def default_only(*accepted: Any, hint: str) -> AfterValidator:

@@ -34,6 +34,19 @@ def bias_pairs(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
     return tuple(sorted((int(token), value) for token, value in (bias or {}).items()))
 
 
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Return the strings of a field `stop`."""
+    return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def check_stops(stops: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless these strings can end a text."""
+    if len(stops) > 16:
+        raise ValueError(f"stop has {len(stops)} strings, and the limit is 16; remove some")
+    if not all(stops):
+        raise ValueError("stop contains an empty string, which would end every text; remove it")
+
+
 class StreamOptions(Body):
     """Options of a stream."""
 
@@ -91,11 +104,7 @@ class Sampling(Mixing, ClientDefaults):
 
     @model_validator(mode="after")
     def _check_decoding(self) -> Self:
-        stops = self.stops
-        if len(stops) > 16:
-            raise ValueError(f"stop has {len(stops)} strings, and the limit is 16; remove some")
-        if not all(stops):
-            raise ValueError("stop contains an empty string, which would end every text; remove it")
+        check_stops(self.stops)
         if self.stop_token_ids and not all(0 <= token < 2**31 for token in self.stop_token_ids):
             raise ValueError("stop_token_ids must be token ids from 0 to 2147483647")
         if self.use_beam_search and self.temperature:
@@ -105,7 +114,7 @@ class Sampling(Mixing, ClientDefaults):
     @property
     def stops(self) -> tuple[str, ...]:
         """The strings that end a text."""
-        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return stop_strings(self.stop)
 
     @property
     def greedy(self) -> bool:
