@@ -429,6 +429,75 @@ def test_what_was_computed_once_serves_again(backend: Backend) -> None:
     assert sum(seen) == 75 + 75 + 11 + written
 
 
+class Counting:
+    """Counts the tokens that a backend computes in each step."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.steps: list[int] = []
+        self._backend = backend
+
+    def __enter__(self) -> Counting:
+        run = self._backend.run
+        self._backend.run = lambda step: self.steps.append(len(step.tokens)) or run(step)  # type: ignore[method-assign,func-returns-value]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._backend.run
+
+
+@pytest.mark.parametrize("length", [1, 2, 20, 32, 33, 40])
+@pytest.mark.parametrize("adapters", [(), (("0", 2.0),), (("2", 0.75), ("0", 0.5))])
+def test_requests_that_come_together_compute_their_prompt_once(
+    backend: Backend, length: int, adapters: tuple[tuple[str, float], ...]
+) -> None:
+    """Texts of one prompt, and requests with one prompt, greedy, sampled or beams: its last token alone is repeated."""
+    prompt = tuple(range(1, length + 1))
+    ways: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0, "seed": 3},
+        {"temperature": 1.0, "seed": 4},
+        {"num_beams": 2},
+    ]
+    asked = [Request(prompt, Decoding(max_new_tokens=3, ignore_end=True, **way), adapters) for way in ways]
+    made = engine(backend, step_tokens=64)
+    with Counting(backend) as counted:
+        together = made.complete(asked)
+    assert [texts(each) for each in together] == [alone(backend, each) for each in asked]
+    written = 3 * 2 + 2 * 2  # tokens of which the logits after them were needed, after the prompt's
+    first = length if length > 1 else len(asked)
+    assert sum(counted.steps) == length + (len(asked) - 1) + written
+    assert counted.steps[0] == first
+    assert made._pool.free == 12
+
+
+def test_a_prompt_in_pieces_is_computed_once(backend: Backend) -> None:
+    prompt = tuple(range(1, 61))
+    asked = [Request(prompt, Decoding(max_new_tokens=2, ignore_end=True)) for _ in range(3)]
+    others = [Request(tuple(range(100, 110)), Decoding(max_new_tokens=2, ignore_end=True))]
+    made = engine(backend, step_tokens=24)
+    with Counting(backend) as counted:
+        together = made.complete([*asked, *others])
+    assert [texts(each) for each in together] == [alone(backend, each) for each in (*asked, *others)]
+    assert sum(counted.steps) == 60 + 2 + 10 + 4
+
+
+def test_a_request_that_comes_later_shares_the_prompt_of_one_that_writes(backend: Backend) -> None:
+    prompt = tuple(range(1, 41))
+    first, second = (Request(prompt, Decoding(max_new_tokens=count, ignore_end=True)) for count in (8, 4))
+    made = engine(backend, step_tokens=64)
+    numbers = [made.submit(first)]
+    for _ in range(3):
+        made.step()
+    with Counting(backend) as counted:
+        numbers.append(made.submit(second))
+        last = step_all(made)
+    assert [texts(last[number].result or ()) for number in numbers] == [
+        alone(backend, each) for each in (first, second)
+    ]
+    assert sum(counted.steps) == 5 + 1 + 3
+    assert last[numbers[1]].cached_tokens == 39
+
+
 def test_tokens_come_as_they_are_written(backend: Backend) -> None:
     made = engine(backend)
     number = made.submit(Request((3, 4, 5), Decoding(max_new_tokens=6, ignore_end=True)))

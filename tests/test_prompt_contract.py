@@ -182,6 +182,9 @@ def check_routes(world: World, name: str, wanted: tuple[int, ...], *, stream: bo
             assert (
                 world.asked("/v1/chat/completions", messages=[{"role": "user", "content": content}], **common) == wanted
             )
+        limits = {"max_tokens": None, "max_output_tokens": 2}
+        assert world.asked("/v1/responses", input=text, **common, **limits) == wanted
+        assert post(world.server, "/tokenize", {"model": name, "prompt": text}).json()["tokens"] == list(wanted)
     assert world.asked("/v1/completions", prompt=list(wanted), **common) == wanted
     if name.startswith("arrow"):
         assert world.asked("/v1/completions", prompt=f"{spelled(name)} =>", **common) == wanted

@@ -3,6 +3,9 @@
 Sequences that write come before prompts, and prompts are computed in pieces that fit into a step. Requests wait in
 one queue per adapter, and the queues take turns. When blocks run out, the youngest request is
 preempted: it returns its blocks and is computed again later. The oldest request always continues.
+
+A prompt is computed once: a request with the prompt and the adapters of one that is being computed waits for it, and
+then computes the last token alone, for its logits.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class ScheduledRequest:
     Attributes:
         state: the state of the request.
         number: its place in the order of arrival.
+        prompt: identifies its prompt and its adapters.
         slots: slots of its adapters.
         rows: scores of its sequences that are fully computed.
         predictor: predicts the next tokens of its text, for drafts; None before the first draft.
@@ -35,9 +39,19 @@ class ScheduledRequest:
 
     state: RequestState
     number: int
+    prompt: bytes = b""
     slots: tuple[int, ...] = ()
     rows: dict[Sequence, TokenScores] = field(default_factory=dict)
     predictor: Predictor | None = None
+
+    def __post_init__(self) -> None:
+        request = self.state.request
+        (self.prompt,) = block_keys(repr(request.adapters).encode(), request.prompt, len(request.prompt))
+
+    @property
+    def prompt_computed(self) -> bool:
+        """Whether all tokens of the prompt are in the cache."""
+        return self.state.sequences[0].computed >= len(self.state.request.prompt)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ class Scheduler:
         self.tokens, self.sequences, self.prefix_cache = tokens, sequences, prefix_cache
         self.running: list[ScheduledRequest] = []
         self._queues: dict[tuple[str, ...], deque[ScheduledRequest]] = {}
+        self._prompts: dict[bytes, ScheduledRequest] = {}  # a running request of each prompt, computed if there is one
         self.preemptions = 0
 
     @property
@@ -127,6 +142,10 @@ class Scheduler:
         for job in list(self.running):
             self._continue(plan, job, least=2)
         plan.failed = self._without_adapter()
+        self._prompts = {}
+        for job in self.running:
+            if job.prompt not in self._prompts or job.prompt_computed:
+                self._prompts[job.prompt] = job
         while self._admit(plan):
             pass
         return plan
@@ -272,7 +291,9 @@ class Scheduler:
         for names, queue in self._queues.items():
             if any(name not in self.adapter_slots for name in names):
                 continue
-            job = queue[0]
+            job = next((job for job in queue if not self._waits_for_prompt(job)), None)
+            if job is None:
+                continue
             if busy and busy + job.state.width > self.sequences:
                 return False  # smaller requests must not starve it
             slots = self.adapter_slots.acquire(names)
@@ -281,16 +302,24 @@ class Scheduler:
             if not self._find_room(plan, job):
                 self.adapter_slots.release(slots)
                 return False
-            queue.popleft()
+            queue.remove(job)
             self._queues[names] = self._queues.pop(names)
             job.slots = slots
             if job.state.cached_tokens is None:  # a preempted request would find its own blocks
                 job.state.cached_tokens = job.state.sequences[0].computed
             self.running.append(job)
+            self._prompts.setdefault(job.prompt, job)
             self.running.sort(key=lambda running: running.number)
             self._continue(plan, job, least=1)
             return True
         return False
+
+    def _waits_for_prompt(self, job: ScheduledRequest) -> bool:
+        """Return whether a running request is computing the prompt that this one needs."""
+        if not self.prefix_cache or job.state.scores_prompt or len(job.state.request.prompt) == 1:
+            return False
+        other = self._prompts.get(job.prompt)
+        return other is not None and other in self.running and not other.prompt_computed
 
     def _find_room(self, plan: Plan, job: ScheduledRequest) -> bool:
         """Return whether there are blocks for the tokens of a job in this step, and one more for running sequences."""
@@ -317,6 +346,19 @@ class Scheduler:
         self.pool.share(sequence.blocks)
         sequence.keys = keys[: len(sequence.blocks)]
         sequence.computed = len(sequence.blocks) * self.pool.size
+        self._find_prompt(job, sequence)
+
+    def _find_prompt(self, job: ScheduledRequest, sequence: Sequence) -> None:
+        """Share the blocks of a running request with the same prompt, the one that is not full included."""
+        other, last = self._prompts.get(job.prompt), len(job.state.request.prompt) - 1
+        if other is None or other not in self.running or not other.prompt_computed or last <= sequence.computed:
+            return
+        source = other.state.sequences[0]
+        self.pool.give_back(sequence.blocks)
+        sequence.blocks = source.blocks[: self.pool.needed(last)]
+        self.pool.share(sequence.blocks)
+        sequence.keys = source.keys[: last // self.pool.size]
+        sequence.computed = last
 
     def _root(self, job: ScheduledRequest) -> bytes:
         adapters = sorted((self.adapter_slots.key(name), weight) for name, weight in job.state.request.adapters)

@@ -38,7 +38,7 @@ def file_routes(registry: Registry) -> APIRouter:
         `columns` lists the columns of a table with their roles. A file may be eight times as large as other bodies
         (`--max-body`) and have up to 20,000 records.
         """
-        meta = {} if body.model is None else find_model(request, registry, body.model).meta
+        meta = {} if body.model is None else (await find_model(request, registry, body.model)).meta
         stats_of(request).model = None  # nothing is written with it
         async with one_at_a_time:
             return await prepare(request, _answer, body, meta)
