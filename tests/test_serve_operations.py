@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -428,3 +429,26 @@ def test_sigterm_ends_a_process_with_a_long_stream_after_its_drain_time(models: 
     assert seconds < 20
     last = json.loads(err.splitlines()[-1])
     assert (last["status"], last["error"], last["route"]) == (503, "server_stopped", "/v1/completions")
+
+
+def test_the_dashboard_uses_metrics_that_exist(server: Server) -> None:
+    """Every metric and label of docs/assets/grafana-dashboard.json is in /metrics, and every metric is shown."""
+    assert post(server, "/v1/completions", {**LONG, "max_tokens": 3}).status_code == 200
+    dashboard = json.loads((Path(__file__).parents[1] / "docs/assets/grafana-dashboard.json").read_text("utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [each["query"]["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
+    exposed: dict[str, set[str]] = {}
+    wait_until(lambda: any(name.startswith("tailora_token_seconds_bucket") for name in samples(server)))
+    for sample in samples(server):
+        name, _, labels = sample.partition("{")
+        exposed.setdefault(name, {"instance"}).update(re.findall(r'(\w+)="', labels))  # instance is Prometheus' own
+    for query in queries:
+        names = set(re.findall(r"tailora_\w+", query))
+        assert names, query
+        assert names <= exposed.keys(), query
+        labels = set(re.findall(r"(\w+)=~?\"", query)) | set(re.findall(r"by \(([\w, ]+)\)", query))
+        labels = {label.strip() for group in labels for label in group.split(",")}
+        assert labels <= set().union(*(exposed[name] for name in names)), query
+    shown = {name for query in queries for name in re.findall(r"tailora_\w+", query)}
+    parts = ("_sum", "_count", "_created")
+    assert {name for name in exposed if name.startswith("tailora_") and not name.endswith(parts)} == shown

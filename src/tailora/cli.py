@@ -79,6 +79,7 @@ def overview() -> str:
 def run_command(name: str, arguments: Sequence[str]) -> None:
     """Read a command's settings from its arguments, run it, and print its result if `--json` asks for it."""
     from tailora.core.flags import from_arguments, parser_for
+    from tailora.core.settings import read_again
 
     if launch.size() > 1 and name not in SEVERAL_PROCESSES:
         hint = f"start it without torchrun; `tailora {SEVERAL_PROCESSES[0]}` is what several processes can do"
@@ -89,6 +90,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         settings, others = from_arguments(cls, parser, arguments)
     except SystemExit:  # argparse has printed the help
         return
+    read_again.set(lambda: from_arguments(cls, parser, arguments)[0])
     function = commands.function(name)
     if not others.json:
         function(settings)

@@ -19,7 +19,11 @@ class KeySettings(Settings):
     model: Annotated[tuple[str, ...], Unset("all models")] = ()
     """Model that the key may use. Repeat the flag for several."""
     admin: bool = False
-    """Allow requests with this key to load and unload adapters."""
+    """Allow requests with this key to load and unload adapters, and to reload the server's configuration."""
+    requests_per_minute: Annotated[int | None, Unset("any number")] = Field(None, ge=1)
+    """Maximum number of requests a minute. Further ones get status 429."""
+    tokens_per_minute: Annotated[int | None, Unset("any number")] = Field(None, ge=1)
+    """Maximum number of tokens a minute, of prompts and texts together. Further requests get status 429."""
     output: Path
     """YAML file of hashed keys. It is created if it does not exist; otherwise the key is added to it."""
 
@@ -34,6 +38,13 @@ def run(settings: KeySettings) -> dict[str, Any]:
         SettingsError: the file already has a key of this name.
         DataError: the file is not a file of keys.
     """
-    key = add_key(settings.output, settings.name, models=settings.model or None, admin=settings.admin)
+    key = add_key(
+        settings.output,
+        settings.name,
+        models=settings.model or None,
+        admin=settings.admin,
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+    )
     print(key)
     return {"name": settings.name, "key": key, "file": str(settings.output)}

@@ -19,6 +19,7 @@ from tailora.serve.api_error import ApiError
 from tailora.serve.endpoints.adapters import adapter_routes
 from tailora.serve.endpoints.chat import chat_routes
 from tailora.serve.endpoints.completions import completion_routes
+from tailora.serve.endpoints.configuration import configuration_routes
 from tailora.serve.endpoints.files import LARGER, file_routes
 from tailora.serve.endpoints.files import ROUTE as FILE_ROUTE
 from tailora.serve.endpoints.models import model_routes
@@ -29,6 +30,7 @@ from tailora.serve.endpoints.tokens import token_routes
 from tailora.serve.keys import KeyRing
 from tailora.serve.metrics import ServerMetrics
 from tailora.serve.middleware import RequestMiddleware
+from tailora.serve.reloading import Reloader
 from tailora.serve.schema.error import ERROR_RESPONSES
 from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings
@@ -36,6 +38,9 @@ from tailora.serve.validation import invalid_body
 
 PAGE = Path(__file__).with_name("page")
 _WITHOUT_KEY = ("/health", "/ready", "/")
+RATE_HEADERS = tuple(
+    f"X-Ratelimit-{what}-{kind}" for kind in ("Requests", "Tokens") for what in ("Limit", "Remaining", "Reset")
+)
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -45,7 +50,12 @@ _PAGE_HEADERS = {
 
 
 def build_app(
-    service: Service, settings: ServeSettings, keys: KeyRing, template: ChatTemplate | None, metrics: ServerMetrics
+    service: Service,
+    settings: ServeSettings,
+    keys: KeyRing,
+    template: ChatTemplate | None,
+    metrics: ServerMetrics,
+    reloader: Reloader,
 ) -> FastAPI:
     """Return the application on a running service.
 
@@ -55,6 +65,7 @@ def build_app(
         keys: API keys that are accepted; an empty ring asks for none.
         template: chat template of the base, if it has one.
         metrics: counters of requests.
+        reloader: reads the configuration again.
     """
     app = FastAPI(
         title="Tailora",
@@ -74,6 +85,7 @@ def build_app(
     if settings.adapter_folder is not None:
         app.include_router(adapter_routes(service.registry, settings.timeout))
     app.include_router(status_routes(service, metrics))
+    app.include_router(configuration_routes(reloader))
     _add_page(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_body)
@@ -93,7 +105,7 @@ def build_app(
             allow_origins=list(settings.cors),
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own; origins are what is chosen
-            expose_headers=["X-Request-Id", "Retry-After", "X-Ignored-Fields"],
+            expose_headers=["X-Request-Id", "Retry-After", "X-Ignored-Fields", *RATE_HEADERS],
         )
     return app
 

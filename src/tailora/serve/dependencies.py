@@ -116,12 +116,12 @@ async def prepare(request: Request, function: Callable[..., T], *arguments: obje
 
 
 def require_admin(request: Request) -> None:
-    """Check that the request's key may load and unload adapters.
+    """Check that the request's key may load and unload adapters, and reload the configuration.
 
     Raises:
         ApiError: it may not.
     """
     key = key_of(request)
     if key is not None and not key.admin:
-        message = "this API key may not load or unload adapters; use one made with `tailora key --admin`"
+        message = "this API key may not change the server; use one made with `tailora key --admin`"
         raise ApiError(403, message, code="insufficient_permissions")

@@ -26,7 +26,9 @@ class Key(BaseModel):
         name: name of the key in the log.
         sha256: hash of the key in hexadecimal. Keys are random, so the hash needs no salt.
         models: names of the models that the key may use; None for all.
-        admin: whether the key may load and unload adapters.
+        admin: whether the key may load and unload adapters, and reload the configuration.
+        requests_per_minute: largest number of requests a minute; None for any number.
+        tokens_per_minute: largest number of tokens a minute, of prompts and texts; None for any number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +37,8 @@ class Key(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     models: tuple[str, ...] | None = None
     admin: bool = False
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
 
     def may_use(self, model: str) -> bool:
         """Return whether requests with this key may use a model."""
@@ -52,6 +56,10 @@ class KeyRing:
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys)
+
+    def replace(self, other: KeyRing) -> None:
+        """Accept the keys of another ring from here on, in place of these."""
+        self._keys = tuple(other)
 
     def find(self, presented: str) -> Key | None:
         """Return the key that a client presented, or None. The time does not depend on which key it is."""
@@ -97,14 +105,24 @@ def _parse(text: str, where: str) -> list[Key]:
     return keys
 
 
-def add_key(path: Path, name: str, *, models: tuple[str, ...] | None = None, admin: bool = False) -> str:
+def add_key(
+    path: Path,
+    name: str,
+    *,
+    models: tuple[str, ...] | None = None,
+    admin: bool = False,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+) -> str:
     """Create a key, add its hash to a file, and return the key, which is stored nowhere.
 
     Args:
         path: file of keys; it is created if it does not exist.
         name: name of the key in the log.
         models: names of the models that it may use; None for all.
-        admin: whether it may load and unload adapters.
+        admin: whether it may load and unload adapters, and reload the configuration.
+        requests_per_minute: see `Key`.
+        tokens_per_minute: see `Key`.
 
     Raises:
         SettingsError: the file already has a key of this name.
@@ -118,6 +136,8 @@ def add_key(path: Path, name: str, *, models: tuple[str, ...] | None = None, adm
     entry: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     entry |= {"models": list(models)} if models else {}
     entry |= {"admin": True} if admin else {}
+    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    entry |= {limit: number for limit, number in limits.items() if number is not None}
     write_text(path, _with_entry(text, keys, entry))
     return key
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tailora.serve.api_error import ApiError
 from tailora.serve.keys import Key, KeyRing
 from tailora.serve.metrics import ServerMetrics
+from tailora.serve.rate_limits import KeyLimits, RateLimits
 from tailora.serve.request_body import read_body
 from tailora.serve.request_log import RequestStats, log_request
 from tailora.serve.schema.body import lenient_fields
@@ -48,6 +49,7 @@ class RequestMiddleware:
     ) -> None:
         self._app, self._metrics, self._keys = app, metrics, keys
         self._needs_key, self._max_body, self._lenient = needs_key, max_body, lenient
+        self._rates = RateLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -66,6 +68,9 @@ class RequestMiddleware:
         try:
             state["key"] = key = self._key(scope["path"], headers)
             stats.key = None if key is None else key.name
+            stats.limits = response.limits = self._rates.of(key)
+            if stats.limits is not None and scope["method"] == "POST":
+                stats.limits.begin_request()
             body = await read_body(receive, headers, self._max_body(scope["path"]))
             state["body_size"] = len(body)
             await self._app(scope, _replay(body, receive), response.send)
@@ -104,19 +109,22 @@ class _Response:
         self.status = 0
         self.whole = False
         self.ignored: list[str] = []
+        self.limits: KeyLimits | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             ignored = [(b"x-ignored-fields", _listed(self.ignored))] if self.ignored else []
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode()), *ignored]
+            limits = {} if self.limits is None else self.limits.headers
+            rates = [(name.encode(), value.encode()) for name, value in limits.items()]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode()), *ignored, *rates]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.whole = True
 
 
 def _listed(names: list[str]) -> bytes:
-    """The names of fields as a header: without what a header cannot hold, and no longer than it may be."""
+    """The names of fields as a header: the first ones, without characters that a header cannot hold."""
     shown = [re.sub(r"[^\w.-]", "?", name[:_LONGEST_NAME], flags=re.ASCII) for name in dict.fromkeys(names)]
     return ", ".join(shown[:_MOST_NAMES]).encode()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tailora.engine.engine import Event
 from tailora.serve.api_error import ApiError
+from tailora.serve.rate_limits import KeyLimits
 
 log = logging.getLogger("tailora.serve")
 
@@ -29,6 +30,7 @@ class RequestStats:
         cached_tokens: for each of its texts, by number, how many tokens of the prompt the prefix cache held.
         texts: prompts and texts, if the log is to have them.
         error: what ended the request early; for a stream the client sees it as the last event, behind status 200.
+        limits: of the API key, which count its tokens.
         began: time of arrival; this and the next two are seconds of the monotonic clock.
         first: time of the first token.
         last: time of the last token.
@@ -44,6 +46,7 @@ class RequestStats:
     cached_tokens: dict[int, int] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     error: ApiError | None = None
+    limits: KeyLimits | None = None
     began: float = field(default_factory=time.monotonic)
     first: float | None = None
     last: float | None = None
@@ -51,7 +54,10 @@ class RequestStats:
     def count(self, number: int, event: Event) -> None:
         """Count the tokens of an event of one of the request's texts."""
         completions = () if event.tokens or event.result is None else event.result
-        self.completion_tokens += len(event.tokens) + sum(len(completion.token_ids) for completion in completions)
+        tokens = len(event.tokens) + sum(len(completion.token_ids) for completion in completions)
+        self.completion_tokens += tokens
+        if self.limits is not None:
+            self.limits.count_tokens(tokens)
         self.cached_tokens[number] = event.cached_tokens
         self.last = time.monotonic()
         self.first = self.last if self.first is None else self.first

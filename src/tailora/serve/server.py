@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from fastapi import FastAPI
 
 from tailora.adapters import formats
 from tailora.core.console import message_console
-from tailora.core.errors import SettingsError
+from tailora.core.errors import SettingsError, UserError
 from tailora.core.hardware.memory import peak_rss
+from tailora.core.settings import read_again
 from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
 from tailora.inference.model_settings import named_adapters
@@ -31,6 +34,7 @@ from tailora.serve.hub import HubAdapters, require_safetensors
 from tailora.serve.keys import KeyRing, read_keys
 from tailora.serve.metrics import ServerMetrics
 from tailora.serve.registry import Registry
+from tailora.serve.reloading import Reloader
 from tailora.serve.request_log import JsonLogFormatter
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings
@@ -92,8 +96,9 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
             limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
-            app = build_app(service, settings, keys, template, ServerMetrics(worker))
-            yield Server(app, service, listener, keys, drain=settings.drain)
+            reloader = Reloader(settings, service, keys, read_again.get())
+            app = build_app(service, settings, keys, template, ServerMetrics(worker), reloader)
+            yield Server(app, service, listener, keys, reloader)
         finally:
             worker.close(patience=LAST_SECONDS)
     finally:
@@ -138,19 +143,22 @@ class Server(uvicorn.Server):
         service: engine of the application.
         listener: socket that is bound and does not listen yet.
         keys: API keys that are accepted; an empty ring asks for none.
-        drain: seconds that open requests have to end.
+        reloader: settings, which SIGHUP reads again.
 
     Attributes:
         address: URL of the server.
         greeting: message for stderr once the server answers.
     """
 
-    def __init__(self, app: FastAPI, service: Service, listener: socket.socket, keys: KeyRing, *, drain: float) -> None:
+    def __init__(
+        self, app: FastAPI, service: Service, listener: socket.socket, keys: KeyRing, reloader: Reloader
+    ) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
         config.timeout_graceful_shutdown = 1  # connections are aborted before; see `shutdown`
         super().__init__(config)
         self.service, self.keys = service, keys
-        self._listener, self._drain, self._deadline = listener, drain, 0.0
+        self._listener, self._reloader, self._deadline = listener, reloader, 0.0
+        self._reloads: set[asyncio.Task[None]] = set()
         self.address = _address(listener)
         self.greeting = ""
 
@@ -161,14 +169,25 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
         await super().startup(sockets)
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         message_console().print(self.greeting, soft_wrap=True, highlight=False, markup=False)
+
+    def _hang_up(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        with suppress(UserError):  # which has been logged
+            await self._reloader.reload()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """See `uvicorn.Server`. A second signal ends the process at once."""
         if self.service.draining:
             self.should_exit = self.force_exit = True
         self.service.draining = True
-        self._deadline = time.monotonic() + self._drain
+        self._deadline = time.monotonic() + self._reloader.settings.drain
 
     async def on_tick(self, counter: int) -> bool:
         """See `uvicorn.Server`; it is called ten times a second."""

@@ -20,6 +20,7 @@ from tailora.serve.api_error import ApiError, from_user_error
 from tailora.serve.registry import Registry
 from tailora.serve.request_log import RequestStats
 from tailora.serve.served_model import ServedModel
+from tailora.serve.settings import ServeSettings
 
 T = TypeVar("T")
 STALL = 60.0  # seconds without a step, with texts waiting, after which the engine counts as stalled
@@ -84,6 +85,11 @@ class Service:
         self._pending: set[PendingTexts] = set()
         self._busy_since = 0.0  # when there began to be something to compute
 
+    def set_limits(self, settings: ServeSettings) -> None:
+        """Use the limits of new settings for requests that begin from here on."""
+        self.limits = Limits(settings.queue, settings.timeout, settings.max_prompt)
+        self.registry.fetch_seconds = settings.timeout
+
     @property
     def stalled(self) -> bool:
         """Whether the engine has computed nothing for `STALL` seconds although texts wait for it."""
@@ -139,9 +145,12 @@ class Service:
         """Start the texts of one HTTP request; what is not done at the end of the context is cancelled.
 
         Raises:
-            ApiError: too many texts are open, the server is about to stop, or the engine refuses a text.
+            ApiError: too many texts are open, the API key has used its tokens, the server is about to stop, or the
+                engine refuses a text.
         """
         self._admit(len(requests))
+        if stats.limits is not None:
+            stats.limits.begin_texts(stats.prompt_tokens)
         if not self.open_texts:
             self._busy_since = time.monotonic()
         pending = PendingTexts(self, stats)
