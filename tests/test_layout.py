@@ -70,6 +70,7 @@ LATE_IMPORTS = {
     "tailora.commands.tune": {"tailora.experiments.tuning"},
     "tailora.commands.verify": {"tailora.inference.verification"},
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
+    "tailora.serve.server": {"tailora.serve.tracing"},
     "tailora.training.distributed": {"torch.distributed.tensor"},
     "tailora.training.sharded": {"torch.distributed.fsdp"},
     "tailora.training.trackers.feed": {"tailora.training.trackers"},

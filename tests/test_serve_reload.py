@@ -18,7 +18,7 @@ import yaml
 
 from live_server import Slow, post, save_models, served, settings_for, wait_until
 from tailora.commands.key import KeySettings, run
-from tailora.core.settings import read_again
+from tailora.core.flags import read_again
 from tailora.serve.keys import read_keys
 from tailora.serve.server import Server
 from tailora.serve.settings import ServeSettings

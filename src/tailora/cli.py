@@ -78,8 +78,7 @@ def overview() -> str:
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
     """Read a command's settings from its arguments, run it, and print its result if `--json` asks for it."""
-    from tailora.core.flags import from_arguments, parser_for
-    from tailora.core.settings import read_again
+    from tailora.core.flags import from_arguments, parser_for, read_again
 
     if launch.size() > 1 and name not in SEVERAL_PROCESSES:
         hint = f"start it without torchrun; `tailora {SEVERAL_PROCESSES[0]}` is what several processes can do"

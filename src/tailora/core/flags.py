@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +18,8 @@ from tailora.core.settings import Settings, build
 from tailora.core.yaml_file import read_yaml
 
 S = TypeVar("S", bound=Settings)
+read_again: ContextVar[Callable[[], Any] | None] = ContextVar("read_again", default=None)
+"""Reads the settings of the command that is running from its arguments and its file again; None outside of one."""
 GROUPS = (
     *("data", "model", "adapter", "method", "prompt", "optimisation", "search", "decoding", "sampling", "scoring"),
     *("checks", "cleaning", "computation", "cluster", "server", "limits", "access", "options", "output"),

@@ -7,8 +7,7 @@ hold numbers, texts, paths, choices, tuples of those, or mappings from text to t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -34,8 +33,6 @@ from tailora.core.yaml_file import Value, read_yaml
 __all__ = ["Settings", "Unset", "Verbatim"]
 
 S = TypeVar("S", bound="Settings")
-read_again: ContextVar[Callable[[], Any] | None] = ContextVar("read_again", default=None)
-"""Reads the settings of the command that is running from its arguments and its file again; None outside of one."""
 
 
 class Settings(BaseModel):

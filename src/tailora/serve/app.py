@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,9 @@ from tailora.serve.service import Service
 from tailora.serve.settings import ServeSettings
 from tailora.serve.validation import invalid_body
 
+if TYPE_CHECKING:
+    from tailora.serve.tracing import Tracing  # needs the extra `otel`
+
 PAGE = Path(__file__).with_name("page")
 _WITHOUT_KEY = ("/health", "/ready", "/")
 RATE_HEADERS = tuple(
@@ -56,6 +60,7 @@ def build_app(
     template: ChatTemplate | None,
     metrics: ServerMetrics,
     reloader: Reloader,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Return the application on a running service.
 
@@ -66,6 +71,7 @@ def build_app(
         template: chat template of the base, if it has one.
         metrics: counters of requests.
         reloader: reads the configuration again.
+        tracing: records each request when it ends; None for no traces.
     """
     app = FastAPI(
         title="Tailora",
@@ -98,6 +104,7 @@ def build_app(
         needs_key=_needs_key,
         max_body=lambda path: limits.get(path, settings.max_body),
         lenient=settings.lenient,
+        tracing=tracing,
     )
     if settings.cors:
         app.add_middleware(

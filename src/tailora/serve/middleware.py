@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,9 @@ from tailora.serve.rate_limits import KeyLimits, RateLimits
 from tailora.serve.request_body import read_body
 from tailora.serve.request_log import RequestStats, log_request
 from tailora.serve.schema.body import lenient_fields
+
+if TYPE_CHECKING:
+    from tailora.serve.tracing import Tracing  # needs the extra `otel`
 
 log = logging.getLogger("tailora.serve")
 _ID = re.compile(r"[\w.:-]{1,64}")
@@ -35,6 +39,7 @@ class RequestMiddleware:
         needs_key: returns whether a path needs a key.
         max_body: returns the largest number of bytes of a body at a path.
         lenient: ignore unknown fields of bodies, and name them in a header.
+        tracing: records each request when it ends; None for no traces.
     """
 
     def __init__(
@@ -46,10 +51,11 @@ class RequestMiddleware:
         max_body: Callable[[str], int],
         *,
         lenient: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app, self._metrics, self._keys = app, metrics, keys
         self._needs_key, self._max_body, self._lenient = needs_key, max_body, lenient
-        self._rates = RateLimits()
+        self._rates, self._tracing = RateLimits(), tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -88,6 +94,8 @@ class RequestMiddleware:
             status = response.status if response.whole and stats.error is None else ended
             self._metrics.count(stats, status)
             log_request(stats, status)
+            if self._tracing is not None:
+                self._tracing.record(stats, status, headers)
 
     def _key(self, path: str, headers: dict[bytes, bytes]) -> Key | None:
         if not len(self._keys) or not self._needs_key(path):

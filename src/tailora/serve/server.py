@@ -13,16 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from tailora.adapters import formats
 from tailora.core.console import message_console
-from tailora.core.errors import SettingsError, UserError
+from tailora.core.errors import MissingExtraError, SettingsError, UserError
+from tailora.core.flags import read_again
 from tailora.core.hardware.memory import peak_rss
-from tailora.core.settings import read_again
 from tailora.data.chat_template import ChatTemplate
 from tailora.engine.worker import Worker
 from tailora.inference.model_settings import named_adapters
@@ -38,6 +38,9 @@ from tailora.serve.reloading import Reloader
 from tailora.serve.request_log import JsonLogFormatter
 from tailora.serve.service import Limits, Service
 from tailora.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from tailora.serve.tracing import Tracing
 
 LAST_SECONDS = 0.5  # after the deadline, for error responses to reach their clients and for the engine to end a step
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -97,12 +100,33 @@ def open_server(settings: ServeSettings, keys: KeyRing) -> Iterator[Server]:
             service = Service(running, worker, registry, limits)
             template = ChatTemplate.from_folder(setup.base.folder, setup.tokenizer)
             reloader = Reloader(settings, service, keys, read_again.get())
-            app = build_app(service, settings, keys, template, ServerMetrics(worker), reloader)
-            yield Server(app, service, listener, keys, reloader)
+            with _tracing(settings.otlp) as tracing:
+                app = build_app(service, settings, keys, template, ServerMetrics(worker), reloader, tracing)
+                yield Server(app, service, listener, keys, reloader)
         finally:
             worker.close(patience=LAST_SECONDS)
     finally:
         listener.close()
+
+
+@contextmanager
+def _tracing(endpoint: str | None) -> Iterator[Tracing | None]:
+    """Yield what records requests as spans; None without an endpoint."""
+    if endpoint is None:
+        yield None
+        return
+    try:
+        from tailora.serve.tracing import tracing_to  # needs the extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        what = f"traces need packages that are not installed ({error.name})"
+        raise MissingExtraError(what, hint="install them with `pip install 'tailora[otel]'`") from error
+    tracing = tracing_to(endpoint)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 def _start_engine(settings: ServeSettings) -> tuple[Setup, Running]:

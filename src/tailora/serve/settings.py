@@ -58,7 +58,7 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     headings: ClassVar = {
         **dict.fromkeys(("adapter_folder", "compositions", "slots", "max_rank"), "model"),
         **dict.fromkeys(("allow_hub", "hub_max_bytes", "hub_loaded"), "model"),
-        **dict.fromkeys(("host", "port", "drain", "log_texts", "lenient"), "server"),
+        **dict.fromkeys(("host", "port", "drain", "log_texts", "lenient", "otlp"), "server"),
         **dict.fromkeys(("api_keys", "cors"), "access"),
     }
     adapter_folder: Annotated[Path | None, Unset("off")] = None
@@ -90,6 +90,8 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     """Write prompts and texts to the log."""
     api_keys: Annotated[Path | None, Unset("no key is required, unless TAILORA_API_KEYS is set")] = None
     """YAML file of hashed API keys, as `tailora key` writes it."""
+    otlp: Annotated[str | None, Unset("no traces")] = Field(None, pattern="^https?://")
+    """Address of an OpenTelemetry collector that gets a span for each request, for example http://127.0.0.1:4318."""
     lenient: bool = False
     """Ignore unknown fields of requests, and name them in the response header X-Ignored-Fields. By default they are an
     error."""
