@@ -446,9 +446,9 @@ def test_the_dashboard_uses_metrics_that_exist(server: Server) -> None:
         names = set(re.findall(r"tailora_\w+", query))
         assert names, query
         assert names <= exposed.keys(), query
-        labels = set(re.findall(r"(\w+)=~?\"", query)) | set(re.findall(r"by \(([\w, ]+)\)", query))
-        labels = {label.strip() for group in labels for label in group.split(",")}
-        assert labels <= set().union(*(exposed[name] for name in names)), query
+        named = [*re.findall(r"(\w+)=~?\"", query), *re.findall(r"by \(([\w, ]+)\)", query)]
+        used = {label.strip() for group in named for label in group.split(",")}
+        assert used <= set().union(*(exposed[name] for name in names)), query
     shown = {name for query in queries for name in re.findall(r"tailora_\w+", query)}
     parts = ("_sum", "_count", "_created")
     assert {name for name in exposed if name.startswith("tailora_") and not name.endswith(parts)} == shown

@@ -48,11 +48,15 @@ def known_values(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
 
 
 def read_known_values(meta: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """Return the known values in an adapter's metadata; none if it has none."""
+    """Return the known values in an adapter's metadata; none if it has none, and no more than training keeps."""
     values = meta.get("known_values")
     if not isinstance(values, Mapping):
         return {}
-    return {str(name): tuple(map(str, own)) for name, own in values.items() if isinstance(own, list | tuple)}
+    pairs = [(str(name), str(value)) for name, own in values.items() if isinstance(own, list | tuple) for value in own]
+    kept: dict[str, list[str]] = {str(name): [] for name, own in values.items() if isinstance(own, list | tuple)}
+    for name, value in pairs[:MOST_VALUES]:
+        kept[name].append(value)
+    return {name: tuple(own) for name, own in kept.items()}
 
 
 def joined(parts: Iterable[KnownValues]) -> dict[str, tuple[str, ...]]:

@@ -64,13 +64,20 @@ class Search:
         """Number of further candidates."""
         return len(self._others)
 
-    def add(self, generation: Generation) -> None:
-        """Judge candidates: those that the settings ask for at first, and further ones afterwards."""
+    def add(self, generation: Generation, ended: Callable[[], bool] = lambda: False) -> None:
+        """Judge candidates: those that the settings ask for at first, and further ones afterwards.
+
+        Args:
+            generation: the candidates.
+            ended: asked before each text; once it is true, nobody needs the result, and no further text is searched.
+        """
         if self.reports:
             self._others += generation.candidates
         else:
             self.first = generation
         for text in dict.fromkeys(candidate.text for candidate in generation.candidates):
+            if ended():
+                return
             if text not in self.reports:
                 self.reports[text] = slot_report(self._record, text, self._vocabulary, self._rules)
 

@@ -203,6 +203,7 @@ class PendingTexts:
         self._open: dict[int, Future[int]] = {}
         loop, limit = asyncio.get_running_loop(), service.limits.timeout
         self._ended: asyncio.Future[ApiError] = loop.create_future()
+        self._closed = False
         # Not `asyncio.timeout`: it belongs to one task, and a stream starts in one task and is read in another.
         message = f"the request took longer than {limit:g} s; lower max_tokens, or ask for fewer texts"
         self._timer = loop.call_later(limit, self.end, ApiError(504, message, code="timeout"))
@@ -213,6 +214,11 @@ class PendingTexts:
             self._stats.error = error
             self._ended.set_result(error)
             self._arrived.put_nowait((-1, error))
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for the texts any longer: the request was ended, or its client has left."""
+        return self._ended.done() or self._closed
 
     async def start(self, number: int, model: ServedModel, request: TextRequest) -> None:
         """Queue a text.
@@ -279,6 +285,7 @@ class PendingTexts:
 
     def close(self) -> None:
         """Cancel the texts that are not done."""
+        self._closed = True
         self._timer.cancel()
         for queued in self._open.values():
             if self._service.worker.alive:

@@ -165,7 +165,7 @@ class RecordsAnswer(Answer):
         Those have numbers that are larger by multiples of the number of records.
         """
         rounds, place = divmod(number, len(self.requests))
-        await pending.unless_ended(self._judge_aside(place, result))
+        await pending.unless_ended(self._judge_aside(place, result, pending))
         search, request = self._searches[place], self.requests[place]
         if self._body.faithful and not search.is_faithful:
             following = further_decoding(request.decoding, search.further, self._body.faithful_candidates)
@@ -175,15 +175,21 @@ class RecordsAnswer(Answer):
                 return place, None
         return place, self._finished(place)
 
-    async def _judge_aside(self, place: int, result: tuple[Completion, ...]) -> None:
+    async def _judge_aside(self, place: int, result: tuple[Completion, ...], pending: PendingTexts) -> None:
         async with self._service.search_lock:
-            await asyncio.to_thread(self._judge, place, result)
+            await asyncio.to_thread(self._judge, place, result, pending)
 
-    def _judge(self, place: int, result: tuple[Completion, ...]) -> None:
-        """Judge texts of a record; slow where many facts are searched for in many texts, so called in a thread."""
+    def _judge(self, place: int, result: tuple[Completion, ...], pending: PendingTexts) -> None:
+        """Judge texts of a record; slow where many facts are searched for in many texts, so called in a thread.
+
+        A thread cannot be stopped from outside, so it ends by itself after the text at which the request ends. A single
+        text takes a bounded time: its length and the number of facts are limited by the model's context, and patterns
+        come from the package alone, never from a request.
+        """
         self._tokens[place] += sum(len(completion.token_ids) for completion in result)
         prompt_tokens = len(self.requests[place].prompt)
-        self._searches[place].add(generation_of(self._service.tokenizer, prompt_tokens, result, self._body.stop))
+        generation = generation_of(self._service.tokenizer, prompt_tokens, result, self._body.stop)
+        self._searches[place].add(generation, lambda: pending.over)
 
     def _finished(self, number: int) -> dict[str, Any]:
         """Return the entry of a record."""
