@@ -58,7 +58,7 @@ def words() -> list[str]:
 @settings(max_examples=40, deadline=None)
 @given(parts=st.lists(st.sampled_from(words()), min_size=1, max_size=4), joint=st.sampled_from([" ", "", "-", " , "]))
 def test_no_text_makes_the_bundled_patterns_slow(parts: list[str], joint: str) -> None:
-    """Texts that repeat the patterns' own words, as backtracking needs them, take a time in proportion to their length."""
+    """Texts that repeat the patterns' own words, as backtracking needs them, take a time in proportion to length."""
     record = Record("1", tuple(Fact(None, name, "x") for name in load_rules().groups[0]), ())
     text = joint.join(parts) + joint
     short, long = text * (4000 // len(text)), text * (16000 // len(text))
