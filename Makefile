@@ -20,12 +20,13 @@ CODE := $(wildcard src tests tools benchmarks examples)
 # Test files run in parallel; a process takes about two gigabytes of memory.
 PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test test-slow coverage clients axe check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
+.PHONY: help quickstart test test-slow fuzz coverage clients axe check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
 
 help:
 	@echo "make quickstart   train, score and merge an adapter on the bundled model (about half a minute, offline)"
 	@echo "make test         check the code and run the tests, as CI does"
 	@echo "make test-slow    check nothing, run all tests, the slow ones included"
+	@echo "make fuzz         send thousands of generated requests to every route of a server, and count them"
 	@echo "make coverage     run the tests, report the lines that they do not reach, and fail below $(COVERAGE_FLOOR)%"
 	@echo "make check        check lint, format and types without running tests"
 	@echo "make format       format the code and apply the linter's fixes"
@@ -58,6 +59,10 @@ tests: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -m "slow or not slow"
+
+# FUZZ_EXAMPLES sets the number of requests of each kind for each route.
+fuzz: $(VENV)/installed-dev
+	$(BIN)/pytest -q -s -m slow tests/test_serve_fuzz.py
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) --cov --cov-report term:skip-covered --cov-report xml --cov-fail-under $(COVERAGE_FLOOR)

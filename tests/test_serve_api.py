@@ -65,7 +65,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
 def test_a_body_that_no_text_can_be_made_of_is_refused(server: Server, body: bytes) -> None:
-    for path in ("/v1/completions", "/v1/chat/completions", "/v1/records"):
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/records", "/tokenize"):
         answer = httpx.post(server.address + path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400
         check(answer)
@@ -80,7 +80,7 @@ def test_a_whole_surrogate_pair_is_a_character(server: Server) -> None:
 @SEVERAL
 @given(body=JSON)
 def test_any_json_is_answered(server: Server, body: Any) -> None:
-    for path in ("/v1/records", "/v1/completions", "/v1/chat/completions"):
+    for path in ("/v1/records", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"):
         check(ask(server, path, body))
 
 
@@ -132,12 +132,17 @@ def test_the_description_lists_every_route(server: Server) -> None:
     assert set(described["paths"]) == {
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/responses",
         "/v1/records",
         "/v1/files/read",
+        "/tokenize",
+        "/detokenize",
+        "/version",
         "/v1/models",
         "/v1/models/{name}",
         "/v1/load_lora_adapter",
         "/v1/unload_lora_adapter",
+        "/v1/reload",
         "/v1/status",
         "/health",
         "/ready",
