@@ -431,6 +431,24 @@ def test_sigterm_ends_a_process_with_a_long_stream_after_its_drain_time(models: 
     assert (last["status"], last["error"], last["route"]) == (503, "server_stopped", "/v1/completions")
 
 
+def test_texts_of_one_prompt_compute_it_once(server: Server) -> None:
+    backend = server.service.running.engine.backend
+    plain, steps = backend.run, list[int]()
+    backend.run = lambda step: steps.append(len(step.tokens)) or plain(step)  # type: ignore[method-assign,func-returns-value]
+    try:
+        body = {"model": "two", "max_tokens": 3, "ignore_eos": True, "seed": 1}
+        several = post(server, "/v1/completions", {**body, "prompt": "several texts of a single prompt", "n": 4})
+        of_n = sum(steps)
+        same = "one prompt in several requests, of one step"
+        together = post(server, "/v1/completions", {**body, "prompt": [same] * 3})
+    finally:
+        del backend.run
+    assert several.json()["usage"]["completion_tokens"] == 12
+    assert of_n == 32 + 3 + 4 * 2  # the last token of the prompt again for the other three texts, and what was written
+    assert together.json()["usage"]["prompt_tokens"] == 3 * len(same)
+    assert sum(steps) - of_n == len(same) + 2 + 3 * 2
+
+
 def test_the_dashboard_uses_metrics_that_exist(server: Server) -> None:
     """Every metric and label of docs/assets/grafana-dashboard.json is in /metrics, and every metric is shown."""
     assert post(server, "/v1/completions", {**LONG, "max_tokens": 3}).status_code == 200

@@ -31,7 +31,7 @@ from tailora.serve.shared_adapters import SharedAdapters
 
 Headers = list[tuple[bytes, bytes]]
 REPLICA = "x-tailora-replica"
-_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/records")
+_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/records")
 _HOP_HEADERS = {b"host", b"content-length", b"transfer-encoding", b"connection", b"content-encoding"}  # not forwarded
 
 
