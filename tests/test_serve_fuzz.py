@@ -31,13 +31,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LATEST = 60.0  # seconds
 WRITING = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/records")
-POSTS = (*WRITING, "/tokenize", "/detokenize", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/reload")
+POSTS = (
+    *WRITING,
+    "/v1/files/read",
+    "/tokenize",
+    "/detokenize",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/v1/reload",
+)
 GETS = ("/", "/health", "/ready", "/metrics", "/version", "/v1/models", "/v1/status", "/openapi.json", "/page/app.js")
 PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "abc", "max_tokens": 2},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 2},
     "/v1/responses": {"input": "abc", "max_output_tokens": 2},
     "/v1/records": {"facts": {"name": "Blue"}, "max_tokens": 2},
+    "/v1/files/read": {"text": "name,area\nBlue,north\n"},
     "/tokenize": {"prompt": "abc"},
     "/detokenize": {"tokens": [1, 2]},
     "/v1/load_lora_adapter": {"lora_name": "x", "lora_path": "three"},
