@@ -16,12 +16,14 @@ from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
 from tailora.lora.inject import attach, extract
+from tailora.training.int8 import Int8Head
 from tailora.training.loop import first_batch
 from tailora.training.precision import Arithmetic, apply
 from tailora.training.precision_choice import choose
 from tailora.training.settings import TrainingPrecision, TrainSettings
 from tailora.training.trees.forward import TreeModel, training_mode
 from tailora.training.trees.prefix_tree import TreeBatch, batches, build
+from tailora.training.vocabulary import keep_used_rows, used_tokens
 
 UPDATE = 32
 
@@ -46,7 +48,10 @@ def put_into(model: nn.Module, examples: Sequence[Example], precision: TrainingP
     settings = TrainSettings(data="", batch_size=UPDATE, precision=precision)
     batch, device = first_batch(examples, settings), str(next(model.parameters()).device)
     chosen = choose(model, batch, settings, device, operations=float("inf"))
-    return apply(model, chosen.precision, settings, build(batch))
+    arithmetic = apply(model, chosen.precision, settings, build(batch))
+    if isinstance(arithmetic.head, Int8Head):
+        keep_used_rows(model, arithmetic.head, used_tokens(examples))
+    return arithmetic
 
 
 def save(model: nn.Module, folder: Path) -> None:

@@ -12,7 +12,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from tailora.training.fused import FrozenRMSNorm, fuse
+from tailora.training.fused import CompactGELU, FrozenRMSNorm, compact_gelus, fuse
 
 
 def frozen(layer: nn.Module) -> nn.Module:
@@ -117,3 +117,20 @@ def test_the_gated_norm_of_qwen3_next_stays() -> None:
     network = nn.Sequential(frozen(module.Qwen3NextRMSNormGated(16)))
     fuse(network)
     assert isinstance(network[0], module.Qwen3NextRMSNormGated)
+
+
+@pytest.mark.parametrize("form", ["none", "tanh"])
+def test_compact_gelu_has_the_values_and_nearly_the_gradient_of_gelu(form: str) -> None:
+    x = torch.linspace(-6, 6, 1001).requires_grad_()
+    network = nn.Sequential(nn.GELU(approximate=form))
+    exact = nn.GELU()(x)
+    exact.sum().backward()
+    expected, x.grad = x.grad, None
+    compact_gelus(network)
+    assert isinstance(network[0], CompactGELU)
+    y = network(x)
+    assert torch.equal(y, exact)
+    y.sum().backward()
+    assert expected is not None
+    assert x.grad is not None
+    assert (x.grad - expected).abs().max() < 0.005

@@ -19,6 +19,7 @@ from tailora.training.methods import prepare
 from tailora.training.precision import apply, loading_dtype
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.prefix_tree import build
+from tailora.training.vocabulary import UsedRows, keep_used_rows, used_tokens
 from training_cases import METHODS, settings_of
 
 ALL_PRECISIONS = {"lora", "dora", "full", "top2", "adapter-h", "prefix"}
@@ -69,6 +70,25 @@ def test_weights_are_those_of_the_converted_network(base: Path, method: str, pre
     assert plan.weights.get("fp32", 0) == sizes["fp32"]
     assert plan.weights.get("bf16", 0) == sizes["bf16"]
     assert ("int8" in plan.weights) == (precision == "int8")
+
+
+def test_rows_of_the_vocabulary_that_are_not_used_do_not_count(base: Path) -> None:
+    if not int8.supported():
+        pytest.skip("int8 needs an x86 CPU with AVX2")
+    settings, tokens = settings_of("lora", base=str(base)), used_tokens(TEXTS)
+    loaded = load_base(str(base), dtype=torch.float32)
+    prepare(loaded, settings)
+    head = apply(loaded.model, "int8", settings, build(TEXTS)).head
+    assert isinstance(head, int8.Int8Head)
+    keep_used_rows(loaded.model, head, tokens)
+    tensors = [p for p in loaded.model.parameters() if not p.requires_grad and p.device.type == "cpu"]
+    tensors += [b for m in loaded.model.modules() if isinstance(m, UsedRows) for b in m.buffers()]
+    projections = {layer.projections for layer in loaded.model.modules() if isinstance(layer, int8.Int8Linear)}
+    tensors += [head.weight, *(group.bias for group in projections if group.bias is not None)]
+    sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
+    work = workload(TEXTS, settings)
+    plan = memory_plan(settings, work, "int8", "cpu", process=0, validates=True, tokens=len(tokens))
+    assert plan.weights["fp32"] == sum(sizes.values())
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

@@ -9,6 +9,7 @@ import inspect
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.activations import NewGELUActivation
@@ -32,6 +33,45 @@ class _RMSNorm(torch.autograd.Function):
         slope = grad * weight
         along = torch.linalg.vecdot(slope, normal)[..., None].div_(-normal.shape[-1])
         return torch.addcmul(slope, normal, along).mul_(inverse), None, None
+
+
+class _CompactGELU(torch.autograd.Function):
+    """GELU in its exact form, whose input is kept for the gradient in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.to(torch.bfloat16))
+        return F.gelu(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = torch.ops.aten.gelu_backward(grad, x.to(grad.dtype))
+        return slope
+
+
+class CompactGELU(nn.Module):
+    """GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415) that keeps half as much for its gradient.
+
+    The gradient's error is below 0.5%, less than that of rounding the gradient to 8 bits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the GELU of each element."""
+        y: Tensor = _CompactGELU.apply(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+def compact_gelus(network: nn.Module) -> None:
+    """Replace GELU, in its exact or tanh form, by `CompactGELU`, in place.
+
+    The two forms differ by less than 0.0005, a small part of a step of 8-bit rounding; the kernel of the exact form
+    takes a fifth of the time.
+    """
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.GELU | NewGELUActivation):
+                setattr(module, name, CompactGELU())
 
 
 class FrozenRMSNorm(nn.Module):

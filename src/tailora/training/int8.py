@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tailora.core.errors import TrainingError
 from tailora.lora.layers import LoraLayer, kind_of
+from tailora.training.fused import compact_gelus
 from tailora.training.trees.forward import TreeModel, evaluation
 from tailora.training.trees.loss import CHUNK
 from tailora.training.trees.prefix_tree import TreeBatch
@@ -205,6 +206,7 @@ class Int8Head:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
+        self._places: Tensor | None = None
         self.mean_row = self.weight.mean(0)
         self._forth = _Int8Matrix(self.weight)
         self._back = _Int8Matrix(self.weight.t())
@@ -237,7 +239,17 @@ class Int8Head:
         two, and rounding only one of them would swamp it.
         """
         scales = self._back.scales
-        return (self.weight[tokens] / scales).round_().mul_(scales)
+        places = tokens if self._places is None else self._places[tokens]
+        return (self.weight[places] / scales).round_().mul_(scales)
+
+    def keep_rows(self, rows: Tensor, places: Tensor) -> None:
+        """Keep only some rows of the weight in fp32, of which `weight_rows` takes all that it is asked for.
+
+        Args:
+            rows: [rows, width].
+            places: [vocabulary] the row of each token; arbitrary for tokens without one.
+        """
+        self.weight, self._places = rows, places
 
 
 def supported() -> bool:
@@ -280,10 +292,8 @@ def require() -> None:
 
 @torch.no_grad()
 def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
-    """Replace every frozen linear layer, including those inside adapted layers, by its 8-bit form.
-
-    The tanh form of GELU is replaced by the exact form, whose kernel takes a fifth of the time. They differ by less
-    than 0.0005, a small part of a step of 8-bit rounding.
+    """Replace every frozen linear layer, including those inside adapted layers, by its 8-bit form, and GELUs by
+    `fused.CompactGELU`.
 
     Args:
         model: a transformers causal language model whose learning parameters have `requires_grad`.
@@ -301,9 +311,7 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
         for number, child in enumerate(layers):
             module, name = frozen[child]
             setattr(module, name, Int8Linear(projections, number, cast(Tensor, child.weight).shape))
-    for module in model.modules():
-        if isinstance(module, nn.GELU):
-            module.approximate = "none"
+    compact_gelus(model)
     for parameter in model.parameters():
         if not parameter.requires_grad:  # a view of the file, which would keep all of it in memory
             parameter.data = parameter.data.clone()

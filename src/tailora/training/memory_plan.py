@@ -21,11 +21,13 @@ from tailora.models.load import Base, outline
 from tailora.models.weights import stored_tensors
 from tailora.training import int8
 from tailora.training.estimate import Workload
+from tailora.training.fused import compact_gelus
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import pass_bytes, without_values
 from tailora.training.precision import apply, loading_dtype
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import passes
+from tailora.training.vocabulary import is_reducible
 
 RUNTIME = 80 * 2**20
 """Bytes of main memory that libraries take while they compute, in addition to those after their import: kernels,
@@ -89,6 +91,7 @@ def memory_plan(
     process: int,
     validates: bool,
     processes: int = 1,
+    tokens: int | None = None,
 ) -> MemoryPlan:
     """Plan the memory of a run in a precision.
 
@@ -100,6 +103,7 @@ def memory_plan(
         process: bytes of the process without the network (`process_bytes`).
         validates: whether there are examples to validate on.
         processes: number of processes that share the trees of an update, and with method full what learns.
+        tokens: number of different tokens in its data; None counts the whole vocabulary.
 
     Raises:
         ModelError: the network cannot be trained, or needs the values of its weights to be planned.
@@ -115,7 +119,9 @@ def memory_plan(
         learning = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
         # Rounding needs values. Layers in fp32 keep as much for the gradient as rounded ones, which is nothing.
         arithmetic = apply(model, "fp32" if precision == "int8" else precision, settings, trees)
-        weights = _rounded_weights(model) if precision == "int8" else _frozen_weights(model)
+        weights = _rounded_weights(model, tokens) if precision == "int8" else _frozen_weights(model)
+        if precision == "int8":
+            compact_gelus(model)
         several = trees.examples < len(share)
         during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
     divided = processes if settings.method == "full" else 1  # see `sharded`
@@ -179,12 +185,13 @@ def _frozen_weights(model: nn.Module) -> dict[str, int]:
     return dict(sizes)
 
 
-def _rounded_weights(model: nn.Module) -> dict[str, int]:
-    """Return the bytes of the frozen weights by type, once `int8.quantise_frozen` has rounded them.
+def _rounded_weights(model: nn.Module, tokens: int | None) -> dict[str, int]:
+    """Return the bytes of the frozen weights by type, once `int8.quantise_frozen` has rounded them, and
+    `vocabulary.keep_used_rows` has dropped those of tokens that are not used.
 
     A rounded weight is kept for both directions. Each output of a direction has a scale of 4 and a zero of 8 bytes.
     """
-    rounded = 0
+    rounded = rows = 0
     frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     for layer in int8.convertible(model):
         weight = cast(nn.Parameter, layer.weight)
@@ -193,7 +200,13 @@ def _rounded_weights(model: nn.Module) -> dict[str, int]:
     head = int8.convertible_head(model)
     if head is not None:  # its own weight stays for the embedding and for single rows; it has as much noise
         rounded += 2 * head.weight.numel() + 16 * sum(head.weight.shape)
-    return {"fp32": _bytes(frozen.values()), "int8": rounded}
+        if tokens is not None and is_reducible(model):
+            embedding = cast(Any, model).get_input_embeddings()
+            for layer in (embedding, head):
+                if frozen.pop(id(layer.weight), None) is not None:  # one weight, if the two are tied
+                    rows += tokens * layer.weight.shape[1] * layer.weight.element_size()
+            rows += 8 * len(embedding.weight)
+    return {"fp32": _bytes(frozen.values()) + rows, "int8": rounded}
 
 
 def _bytes_beside(base: Base, dtype: torch.dtype) -> int:

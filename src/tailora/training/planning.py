@@ -39,6 +39,7 @@ from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_report import print_memory, print_plan
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import passes
+from tailora.training.vocabulary import used_tokens
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class RunPlan:
         self._memory: dict[str, MemoryPlan] = {}
 
     @cached_property
+    def tokens(self) -> list[int]:
+        """The tokens of the examples, ascending."""
+        return used_tokens([*self.train, *self.valid])
+
+    @cached_property
     def data(self) -> dict[str, str]:
         """The fingerprints of the examples to train and to validate on."""
         return {"training": _digest(self.train), "validation": _digest(self.valid)}
@@ -156,7 +162,14 @@ class RunPlan:
             settings, validates = self.settings.model_copy(update=dict(changes)), bool(self.valid)
             size = self.processes.size
             plan = memory_plan(
-                settings, self.work, precision, self.device, process=self.process, validates=validates, processes=size
+                settings,
+                self.work,
+                precision,
+                self.device,
+                process=self.process,
+                validates=validates,
+                processes=size,
+                tokens=len(self.tokens),
             )
             return plan if changes else self._memory.setdefault(precision, plan)
         return self._memory[precision]

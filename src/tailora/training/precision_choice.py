@@ -234,12 +234,11 @@ def _is_clear(rounds: Sequence[Mapping[str, float]]) -> bool:
 
 
 class _NetworkState:
-    """What `apply` and `TreeModel` change about a network: its modules, their tensors, and the form of their GELUs."""
+    """What `apply` and `TreeModel` change about a network: its modules and their tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         self._children = [(module, list(module.named_children())) for module in model.modules()]
         self._tensors = [(parameter, parameter.data) for parameter in model.parameters()]
-        self._gelus = [(module, module.approximate) for module in model.modules() if isinstance(module, nn.GELU)]
 
     def restore(self) -> None:
         """Put the same modules with the same tensors back."""
@@ -248,8 +247,6 @@ class _NetworkState:
                 setattr(module, name, child)
         for parameter, tensor in self._tensors:
             parameter.data, parameter.grad = tensor, None
-        for gelu, approximate in self._gelus:
-            gelu.approximate = approximate
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tailora.models.blocks import blocks_of
 from tailora.models.load import load_base
 from tailora.reports.plots import loss_plot
 from tailora.training.distributed import LostProcessError, Processes, joined, own_device
+from tailora.training.int8 import Int8Head
 from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Observer, Outcome, first_batch, fit
 from tailora.training.methods import learning_parameters, prepare, save_result
@@ -47,6 +48,7 @@ from tailora.training.trackers.tracker import TrackedRun
 from tailora.training.trees.check import ROUNDED, check_trees
 from tailora.training.trees.forward import TreeModel
 from tailora.training.trees.prefix_tree import build
+from tailora.training.vocabulary import keep_used_rows
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -141,7 +143,7 @@ class _Training:
             check_trees(self.base.model, [*self.train, *self.valid])
         self.plan = planned.summary | {"base_fingerprint": self.base.fingerprint}
         choice = self._continue(planned)
-        self.arithmetic = self._apply(choice.precision)
+        self.arithmetic = self._apply(choice.precision, planned.tokens)
         self.plan |= planned.announcement(choice)
         print_plan(console, self.plan, choice)
 
@@ -176,12 +178,14 @@ class _Training:
         self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
         return choice
 
-    def _apply(self, precision: str) -> Arithmetic:
+    def _apply(self, precision: str, tokens: Sequence[int]) -> Arithmetic:
         model, settings = self.base.model, self.settings
         arithmetic = apply(model, precision, settings, build(self.train[: settings.batch_size]))
         if precision in ("bf16", "int8"):
             texts, autocast, head = [*self.train, *self.valid], arithmetic.autocast, arithmetic.head
             check_trees(model, texts, autocast=autocast, head=head, bound=ROUNDED)
+        if isinstance(arithmetic.head, Int8Head):
+            keep_used_rows(model, arithmetic.head, tokens)
         if self.processes.size > 1 and settings.method == "full":
             shard(model, blocks_of(model))
         return arithmetic
