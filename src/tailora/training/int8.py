@@ -25,6 +25,7 @@ from tailora.training.trees.prefix_tree import TreeBatch
 
 _ROWS, _SHIFT = CHUNK, 397  # maximum number of rows in one call of the head; offset between their noise
 _ROUND = 64  # the number of rows of a product is padded to a multiple of this
+_SLICE = 1 << 20  # weights rounded at a time: their copies in fp32 take megabytes, and a whole vocabulary's hundreds
 _STEPS = 255 * (1 - 2**-15)  # so that 1 plus a random number below 1 stays below 256 in fp32
 _SAMPLE = 128  # number of input rows to measure
 _FINER = 254  # a second product divides each step of 8-bit rounding into this many
@@ -40,10 +41,14 @@ class _Int8Matrix:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        peak = weight.abs().amax(1) if _sums_in_32_bits() else _pair_peak(weight)
-        self.scales = (peak.clamp(min=torch.finfo(torch.float32).tiny) / 127).float()
-        self.zeros = torch.zeros(len(peak), dtype=torch.int64)
-        whole = (weight / self.scales[:, None]).round_().to(torch.int8).contiguous()
+        whole = torch.empty(weight.shape, dtype=torch.int8)
+        self.scales = torch.empty(len(weight))
+        self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+        size = max(1, _SLICE // weight.shape[1])
+        for rows, scales, rounded in zip(weight.split(size), self.scales.split(size), whole.split(size), strict=True):
+            peak = rows.abs().amax(1) if _sums_in_32_bits() else _pair_peak(rows)
+            scales.copy_(peak.clamp(min=torch.finfo(torch.float32).tiny) / 127)
+            rounded.copy_((rows / scales[:, None]).round_())
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
 
     def product(self, rows: Tensor, zero: int, count: int) -> Tensor:
