@@ -47,7 +47,8 @@ FOREIGN = {
     *("--constraint", "--editable", "--local-dir", "--lowercase", "--lower", "--model_args", "--no-deps", "--revision"),
     *("--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"),
     *("--shutdown-timeout", "--cpus-per-task", "--nodes", "--ntasks-per-node", "--requeue", "--signal"),
-    *("--head", "--summary", "--tasks", "--tokenize", "--training", "--logdir", "--backend-store-uri", "--otlp-traces-endpoint"),
+    *("--head", "--summary", "--tasks", "--tokenize", "--training", "--logdir", "--backend-store-uri"),
+    *("--otlp-traces-endpoint",),
 }
 
 
