@@ -3,7 +3,7 @@
     python benchmarks/drafts.py --adapter runs/e2e --data e2e
     python benchmarks/drafts.py --adapter runs/e2e --data e2e --arms one one_drafts --rounds 1
 
-The first prompts of the test split, greedy texts to their ends. Tailora's arms write `one`, `8` or `64` texts at a time,
+The first prompts of the test split, greedy texts to their ends. Tailora's arms write `one`, `8` or `64` texts at once,
 in int8 on OpenVINO, without drafts and with them (`_drafts`); a text that ends makes room for the next. The adapter's
 folder needs its table: `tailora train` writes it, and `tailora draft` makes it. Peers write one text after another with
 the merged model: OpenVINO GenAI (int8 weights) without and with its prompt lookup, and llama.cpp's Python binding on

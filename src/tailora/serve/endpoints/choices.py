@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tailora.data.text_stream import TextStream
@@ -135,8 +136,9 @@ class ChoicesAnswer(Answer):
         if event.result is not None:
             text += stream.end()
             reason = event.result[0].finish_reason
-        unseen = ends_unseen(self.tokenizer, event.tokens, reason)
-        logprobs = None if unseen else self.piece_logprobs(number, event)
+        count = len(event.tokens) - ends_unseen(self.tokenizer, event.tokens, reason)
+        seen = replace(event, tokens=event.tokens[:count], logprobs=event.logprobs[:count], top=event.top[:count])
+        logprobs = self.piece_logprobs(number, seen) if count else None
         if not text and reason is None and logprobs is None:
             return []
         copies = self.n if self._per_prompt < self.n else 1
