@@ -156,21 +156,19 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
     )
     asked = [Prompt(prompt, "adapter") for prompt in prompts[: arguments.alone if texts == 1 else None]]
     decoding = Decoding(max_new_tokens=arguments.new_tokens)
-    laps: list[tuple[float, int, int]] = []
+    laps: list[tuple[float, int]] = []
     while len(laps) < 2 or sum(lap[0] for lap in laps[1:]) < arguments.seconds:
-        steps = [0]
         began, before = time.perf_counter(), running.engine.load
-        done = generate(running, asked, decoding, progress=lambda _, __, steps=steps: steps.append(1))
-        laps.append((time.perf_counter() - began, sum(each.completion_tokens for each in done), len(steps) - 1))
+        done = generate(running, asked, decoding)
+        laps.append((time.perf_counter() - began, sum(each.completion_tokens for each in done)))
         after = running.engine.load
-    tokens, passed = laps[-1][1], laps[-1][2]
+    tokens = laps[-1][1]
     drafted, accepted = after.drafted - before.drafted, after.accepted - before.accepted
     return {
         "seconds": sum(lap[0] for lap in laps[1:]),
-        "tokens_per_second": statistics.median(written / took for took, written, _ in laps[1:]),
+        "tokens_per_second": statistics.median(written / took for took, written in laps[1:]),
         "tokens": tokens,
         "tokens_per_step": tokens / (tokens - accepted),  # of a text, whatever is written beside it
-        "steps": passed,
         "drafted": drafted,
         "accepted": accepted,
     }
