@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tailora.adapters.config import LoraConfig
 from tailora.core.files import write_json
 from tailora.families import FAMILIES
 from tailora.lora import inject
+from tailora.models.catalog import TINY_FOLDER
 from tailora.models.load import load_base, quiet_transformers
 
 END = "<|endoftext|>"
@@ -34,6 +36,14 @@ def save_tokenizer(folder: Path) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"eos_token": END, "tokenizer_class": "PreTrainedTokenizerFast"})
     return len(vocabulary)
+
+
+def save_bpe(folder: Path) -> int:
+    """Write the tokenizer of `tiny`, which merges bytes; give the size of its vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(TINY_FOLDER / name, folder / name)
+    return 4096
 
 
 SENTENCEPIECE = ("llama", "metaspace", "gemma")

@@ -237,6 +237,11 @@ class ConvertOptions(TypedDict, total=False):
     to: Literal["peft", "loralib", "gguf", "openvino-genai"]
     """Format to write: a folder (peft; openvino-genai, with the scale multiplied in), a .bin file (loralib) or a .gguf
     file for llama.cpp (gguf, which needs the base model). With --base, the logits are compared as well."""
+    merged: bool
+    """With --to gguf: write a folder with the whole model, the adapter merged into it, and an Ollama Modelfile. Runs of
+    any method can be written."""
+    storage: Literal["f32", "f16", "q8_0"] | None
+    """Type of the matrices of a merged GGUF model: f32, f16 or q8_0."""
 
 
 class QuantizeOptions(TypedDict, total=False):

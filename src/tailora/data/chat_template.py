@@ -101,6 +101,18 @@ class ChatTemplate:
             ids += self._tokenizer.encode(content, special=not place % 2, continues=bool(ids))
         return tuple(ids)
 
+    def around_message(self) -> tuple[str, str]:
+        """Return what the template writes before and after the only message of a user, up to the answer.
+
+        Raises:
+            DataError: the template does not write the message once and unchanged.
+        """
+        mark = secrets.token_hex(8)
+        before, middle, after = self._render([{"role": "user", "content": mark}]).partition(mark)
+        if not middle or mark in after:
+            raise DataError("the model's chat template does not write a message once and unchanged", where="messages")
+        return before, after
+
     def answer_form(self) -> tuple[str, int]:
         """Return the text between the prompt and an assistant's answer, and the id of the token that ends the answer.
 

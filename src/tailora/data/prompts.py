@@ -189,6 +189,28 @@ class PromptFormat:
             for record, ids in zip(records, batch, strict=True)
         ]
 
+    def around_text(self) -> tuple[str, str]:
+        """Return the texts before and after a record's text in its prompt, for programs that fill in templates.
+
+        Tokenizing the whole, special tokens recognised, after the tokenizer's own beginning-of-text tokens gives the
+        prompt's ids. The record's text is a ready prompt if the adapter was trained on those, and else its facts in
+        the linearisation `style`.
+
+        Raises:
+            SettingsError: the adapter was trained on records as well as ready prompts, whose prompts end differently.
+            DataError: the chat template does not write a message once and unchanged.
+        """
+        if self.template is not None:
+            before, after = self.template.around_message()
+            bos = self.tokenizer.decode(self.tokenizer.bos_ids, special=True)
+            return before.removeprefix(bos), after
+        if self.source == "mixed":
+            what = "the adapter was trained on records and on ready prompts, which no single template writes"
+            raise SettingsError(what, where="prompt_form", hint="send token ids to Tailora's own server instead")
+        if self.source == "text":
+            return "", ""
+        return "", self.tokenizer.decode([self.end], special=True) if self.form == "paper" else f" {ARROW}"
+
     def _messages(self, record: Record) -> list[dict[str, str]]:
         """Return the conversation that a chat template writes as the prompt of a record."""
         if record.prompt == "":

@@ -150,3 +150,10 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
 
 def _broken(path: Path) -> ModelError:
     return ModelError("is truncated, or not a safetensors file", where=path, hint="fetch the model again")
+
+
+def widened(tensor: StoredTensor) -> NDArray[np.float32]:
+    """Return a tensor's numbers in fp32."""
+    if tensor.dtype == "BF16":
+        return (tensor.raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.ascontiguousarray(tensor.raw, dtype=np.float32)

@@ -34,9 +34,9 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         AdapterError: a layer, a magnitude or a bias that such a file cannot represent.
         MissingExtraError: the `gguf` package is not installed.
     """
-    gguf = _package()
-    storage = _storage(config)
-    names = _names(gguf, config)
+    gguf = package()
+    storage = storage_of(config)
+    names = tensor_names(gguf, config)
     plain = folded(adapter)
     tensors: dict[str, Floats] = {}
     for module, layer in plain.layers.items():
@@ -48,7 +48,7 @@ def save(adapter: Adapter, path: Path, config: dict[str, Any]) -> None:
         # llama.cpp scales by alpha / rank with one alpha for all layers; a layer's other scale goes into B.
         b = branch.b * np.float32(branch.rank / plain.config.alpha)
         tensors[f"{name}.lora_a"] = branch.a.T if layer.kind == "embedding" else branch.a
-        tensors[f"{name}.lora_b"] = _rows(b, module, config)
+        tensors[f"{name}.lora_b"] = ordered_rows(b, module, config)
     with atomic_path(path) as scratch:
         writer = gguf.GGUFWriter(scratch, storage.name)
         writer.add_type("adapter")
@@ -75,8 +75,8 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         AdapterError: it cannot be read, is not an adapter of such a base, or adapts layers that the base lacks.
         MissingExtraError: the `gguf` package is not installed.
     """
-    gguf = _package()
-    kind, names = _storage(config).name, _names(gguf, config)
+    gguf = package()
+    kind, names = storage_of(config).name, tensor_names(gguf, config)
     paths = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in modules}
     try:
         reader = gguf.GGUFReader(path)
@@ -103,7 +103,9 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
             continue
         module = paths[name]
         # Without an alpha, or with one of 0, llama.cpp applies the factors as they are.
-        branch = LowRank(np.ascontiguousarray(a), _rows(b, module, config, back=True), alpha / len(a) if alpha else 1.0)
+        branch = LowRank(
+            np.ascontiguousarray(a), ordered_rows(b, module, config, back=True), alpha / len(a) if alpha else 1.0
+        )
         plain: LayerKind = "gpt2_conv1d" if kind == "gpt2" and module != "lm_head" else "linear"
         layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
@@ -115,7 +117,12 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
     return folded(Adapter(settings, layers, {}, origin.base_fingerprint, origin.base_name, origin.meta))
 
 
-def _package() -> Any:
+def package() -> Any:
+    """Return the `gguf` package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import gguf
     except ModuleNotFoundError as error:
@@ -123,7 +130,7 @@ def _package() -> Any:
     return gguf
 
 
-def _storage(config: Mapping[str, Any]) -> LlamaCpp:
+def storage_of(config: Mapping[str, Any]) -> LlamaCpp:
     """How llama.cpp stores the base."""
     kind = str(config.get("model_type"))
     if (storage := family_of(kind).llama_cpp) is None:
@@ -136,9 +143,9 @@ def _storage(config: Mapping[str, Any]) -> LlamaCpp:
     return storage
 
 
-def _names(gguf: Any, config: Mapping[str, Any]) -> Any:
+def tensor_names(gguf: Any, config: Mapping[str, Any]) -> Any:
     """Return llama.cpp's names of the layers of such a network."""
-    name = _storage(config).name
+    name = storage_of(config).name
     number = next((number for number, known in gguf.MODEL_ARCH_NAMES.items() if known == name), None)
     if number is None:
         raise AdapterError(f"the installed gguf package does not know {name!r}", where="base", hint="update gguf")
@@ -157,9 +164,9 @@ def _unplaced(name: str | None, layer: LayerAdapter, config: Mapping[str, Any]) 
     return None
 
 
-def _rows(b: Floats, module: str, config: Mapping[str, Any], *, back: bool = False) -> Floats:
-    """The rows of B in llama.cpp's order; `back` takes them from there to transformers'."""
-    order = _storage(config).rows
+def ordered_rows(b: Floats, module: str, config: Mapping[str, Any], *, back: bool = False) -> Floats:
+    """Return rows, those of a layer's outputs, in llama.cpp's order; `back` takes them from there to transformers'."""
+    order = storage_of(config).rows
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 0)
     if order == "rotary pairs" and module.endswith(("q_proj", "k_proj")):
         if module.endswith("k_proj"):

@@ -15,7 +15,7 @@ from tailora.engine.backend import Precision
 from tailora.engine.backends.openvino_nodes import Node, whole
 from tailora.models.fingerprint import canonical_name
 from tailora.models.rounding import round_rows
-from tailora.models.weights import StoredTensor, stored_tensors
+from tailora.models.weights import stored_tensors, widened
 
 
 class Weights:
@@ -39,7 +39,7 @@ class Weights:
         """
         if name not in self._tensors:
             raise ModelError(f"weights are missing: {name}", where=self._folder, hint="fetch the model again")
-        values = _widened(self._tensors[name])
+        values = widened(self._tensors[name])
         if values.shape != shape:
             raise ModelError(
                 f"{name} has the shape {list(values.shape)}; config.json requires {list(shape)}",
@@ -75,12 +75,6 @@ def _update(layer: LayerAdapter, name: str, shape: tuple[int, ...]) -> Floats:
             raise AdapterError(f"has factors of {shapes} for {name}, which is {list(shape)}")
         place += np.float32(branch.scale) * (branch.b @ branch.a)
     return total if layer.kind == "linear" else total.T
-
-
-def _widened(tensor: StoredTensor) -> Floats:
-    if tensor.dtype == "BF16":
-        return (tensor.raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return np.ascontiguousarray(tensor.raw, dtype=np.float32)
 
 
 def in_dtype(value: float, precision: Precision) -> float:
