@@ -386,7 +386,7 @@ def test_a_full_disk_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ResumeFolder, "save", full)
-    result = run(settings(tmp_path / "run", precision="fp32"))
+    result = run(settings(tmp_path / "run", precision="fp32", **TINY))
     assert result["warnings"] == ["the last state of the run could not be saved (No space left on device)"]
     assert result["steps"] == 6
 
