@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bases import save_base
+from networks import stir
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.engine.backend import Backend
@@ -22,6 +24,7 @@ from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.drafting import Accuracy, OpenText, Predictor
 from tailora.engine.engine import Engine, Event
 from tailora.engine.requests import Mixture, Request
+from tailora.inserts import attachment
 from tailora.models.load import load_base
 
 END, BLOCKS = 0, 12
@@ -70,7 +73,7 @@ class Oracle(Predictor):
 class Scripted:
     """Drafts what really comes next, with a number of errors, and more than there is room for."""
 
-    def __init__(self, texts: dict[tuple[int, ...], Sequence[int]], seed: int, errors: float) -> None:
+    def __init__(self, texts: Mapping[tuple[int, ...], Sequence[int]], seed: int, errors: float) -> None:
         self.texts, self.rng, self.errors = texts, np.random.default_rng(seed), errors
 
     def predictor(self, prompt: Sequence[int], adapters: Sequence[str]) -> Oracle:
@@ -179,3 +182,20 @@ def test_drafts_change_no_text(
     engine.drafter = None  # what follows reads the prefix cache, which must not contain rejected tokens
     for texts, its in zip(expected_longer, engine.complete(longer), strict=True):
         same(its, texts)
+
+
+@pytest.mark.parametrize("method", ["prefix", "adapter-h"])
+def test_drafts_change_no_text_of_a_network_with_an_insert(method: Any, tmp_path: Path) -> None:
+    save_base(tmp_path, "llama")
+    base = load_base(str(tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    attachment.attach_new(base.model, method, 4, model_type=base.model_type, generator=generator)
+    stir(base.model)
+    network = TorchBackend(base, cache_tokens=BLOCKS * 32)
+    asked = [replace(request, adapters=()) for request in requests(3, 6)]
+    expected = without(network, asked)
+    texts = {request.prompt: completions[0].token_ids for request, completions in zip(asked, expected, strict=True)}
+    engine = Engine(network, end=END, step_tokens=48, sequences=4, drafter=Scripted(texts, 1, 0.1))
+    for made, wanted in zip(engine.complete(asked), expected, strict=True):
+        same(made, wanted)
+    assert engine.load.drafted > engine.load.accepted > 0

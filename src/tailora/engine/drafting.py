@@ -16,7 +16,7 @@ from tailora.adapters.draft_table import ORDER, START, DraftTable
 LONGEST = 8
 """Largest number of tokens in a draft by default."""
 COPIED = (1, 2, 3)  # lengths of the n-grams whose continuation is looked up in the prompt
-_LEVELS = 16  # kinds of predictions by a table, by their stated probability
+_LEVELS = 64  # kinds of predictions by a table, by their stated probability
 _PRIORS = (0.1, 0.4, 0.6)  # of the continuations of these n-grams, before any is measured
 # Where steps cost almost nothing besides their tokens, not even a perfect draft gains more than this fraction, which
 # would not pay for the predictions.
