@@ -16,6 +16,8 @@ CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 # Per cent of the lines that the tests reach without the optional packages (Ray, trackers, llama.cpp, Java).
 COVERAGE_FLOOR := 92
+# Damaged files of each kind that `make fuzz` reads.
+FUZZ ?= 2000
 CODE := $(wildcard src tests tools benchmarks examples)
 # Test files run in parallel; a process takes about two gigabytes of memory.
 PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
@@ -26,7 +28,7 @@ help:
 	@echo "make quickstart   train, score and merge an adapter on the bundled model (about half a minute, offline)"
 	@echo "make test         check the code and run the tests, as CI does"
 	@echo "make test-slow    check nothing, run all tests, the slow ones included"
-	@echo "make fuzz         send thousands of generated requests to every route of a server, and count them"
+	@echo "make fuzz         send thousands of generated requests to every route of a server, read thousands of damaged files, and count them"
 	@echo "make coverage     run the tests, report the lines that they do not reach, and fail below $(COVERAGE_FLOOR)%"
 	@echo "make check        check lint, format and types without running tests"
 	@echo "make format       format the code and apply the linter's fixes"
@@ -60,9 +62,9 @@ tests: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -m "slow or not slow"
 
-# FUZZ_EXAMPLES sets the number of requests of each kind for each route.
+# FUZZ_EXAMPLES sets the number of requests of each kind for each route, FUZZ the number of damaged files of each kind.
 fuzz: $(VENV)/installed-dev
-	$(BIN)/pytest -q -s -m slow tests/test_serve_fuzz.py
+	FUZZ=$(FUZZ) $(BIN)/pytest -q -s -m slow tests/test_serve_fuzz.py tests/test_file_fuzz.py
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) --cov --cov-report term:skip-covered --cov-report xml --cov-fail-under $(COVERAGE_FLOOR)

@@ -6,8 +6,13 @@ Every error that a user can cause is a `UserError`; bugs in Tailora raise other 
 
 from __future__ import annotations
 
+import re
 from os import PathLike
 from typing import Any
+
+_LONGEST = 3000  # characters of a clause
+_KEPT = 60  # characters at each end of a word that is cut
+_LONG_WORD = re.compile(r"\S{400,}")
 
 
 class UserError(Exception):
@@ -20,10 +25,10 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | PathLike[str] | None = None, hint: str | None = None) -> None:
-        self.what = what
+        self.what = _shortened(what)
         self.where = None if where is None else str(where)
-        self.hint = hint
-        super().__init__(what)
+        self.hint = None if hint is None else _shortened(hint)
+        super().__init__(self.what)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle every subclass, whatever its constructor takes: process pools pass errors on."""
@@ -33,6 +38,12 @@ class UserError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text}; {self.hint}" if self.hint else text
         return " ".join(text.split())
+
+
+def _shortened(text: str) -> str:
+    """Cut what a message quotes from a file to a length that can be read."""
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:_KEPT]} … {word[0][-_KEPT:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - _KEPT]} … {text[-_KEPT:]}"
 
 
 def _unpickled(kind: type[UserError], arguments: tuple[Any, ...], state: dict[str, Any]) -> UserError:

@@ -103,7 +103,7 @@ class ResumeLog:
         try:
             first, *rows = [json.loads(line) for line in whole.splitlines()] or [job]
             self.rows = {int(number): row for number, row in rows}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise SettingsError("is not a Tailora resume file", where=self.path, hint="move or delete it") from error
         if first != job:
             raise SettingsError(

@@ -35,6 +35,8 @@ def read_yaml(path: Path) -> dict[str, Value]:
         raise SettingsError(unreadable(error), where=path, hint="check the path") from error
     except UnicodeDecodeError as error:
         raise SettingsError("is not UTF-8 text", where=path, hint="save it as UTF-8") from error
+    except (ValueError, OverflowError, RecursionError) as error:  # a date such as 2020-13-45, or thousands of brackets
+        raise SettingsError(f"is not valid YAML: {error}", where=path, hint="correct it") from error
     except yaml.YAMLError as error:
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "unreadable"
         place = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -22,7 +22,7 @@ def training_settings(adapter: Path) -> dict[str, Any]:
             try:
                 content = json.loads(record.read_text(encoding="utf-8"))
                 return {**content["settings"], "base": content["account"]["base"]}
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 hint = "restore the file, or move the adapter's folder out of the run directory"
                 raise SettingsError("is not the record of a training run", where=record, hint=hint) from error
     return {}

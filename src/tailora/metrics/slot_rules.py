@@ -182,6 +182,10 @@ class Rules:
         return searched
 
 
+_NOT_RULES = (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading a YAML file of another content as rules raises."""
+
+
 @cache
 def load_rules(path: Path | None = None) -> Rules:
     """Return the bundled rules, after those of a file if there is one.
@@ -214,7 +218,7 @@ def _group(path: Path) -> dict[str, AttributeRules]:
         raise DataError(unreadable(error), where=path, hint="name a file of slot rules") from error
     except re.error as error:
         raise DataError(f"{error.pattern!r} is not a regular expression: {error.msg}", where=path, hint=hint) from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _NOT_RULES as error:
         raise DataError("is not a file of slot rules", where=path, hint=hint) from error
     return table
 

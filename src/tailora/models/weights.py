@@ -121,10 +121,12 @@ def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:
         header = file.read(length)
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        ends = [entry["data_offsets"][1] for entry in entries.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        places = sorted((int(begin), int(end)) for begin, end in (e["data_offsets"] for e in entries.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _broken(path) from error
-    if 8 + length + max(ends, default=0) != size:
+    edges = [0, *(end for _, end in places)]
+    # The tensors fill the rest of the file, without gaps and without bytes that two of them share.
+    if [begin for begin, _ in places] != edges[:-1] or 8 + length + edges[-1] != size:
         raise _broken(path)
     values = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
     for name, entry in entries.items():
@@ -135,6 +137,7 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         expected = math.prod(shape) * np.dtype(_NUMPY_DTYPE[dtype]).itemsize if dtype in _NUMPY_DTYPE else None
+        whole = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(path) from error
     if expected is None:
@@ -143,7 +146,7 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], values: NDArray[np.uin
             where=path,
             hint="name an unquantised model",
         )
-    if not 0 <= begin <= end or end - begin != expected:
+    if not whole or end - begin != expected:
         raise _broken(path)
     return StoredTensor(dtype, values[begin:end].view(_NUMPY_DTYPE[dtype]).reshape(shape))
 

@@ -26,6 +26,9 @@ class Curves:
     validation: tuple[tuple[float, float], ...]
 
 
+_MOST = 2**53  # the largest whole number that a float holds exactly
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl.
 
@@ -44,7 +47,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             numbers = [line["step"], *(line[name] for name in ("loss", "validation_loss") if name in line)]
-            is_known = all(isinstance(value, int | float) for value in numbers)
+            is_known = all(isinstance(value, float) or (type(value) is int and abs(value) < _MOST) for value in numbers)
         except (ValueError, KeyError, TypeError, RecursionError):
             is_known = False
         if not is_known:

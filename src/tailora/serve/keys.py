@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tailora.core.errors import DataError, SettingsError, unreadable
 from tailora.core.files import write_text
@@ -97,7 +97,7 @@ def _parse(text: str, where: str) -> list[Key]:
     try:
         entries = yaml.safe_load(text)
         keys = [Key(**entry) for entry in entries]
-    except (yaml.YAMLError, TypeError, ValidationError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         # The error itself would quote the text, which may be a key.
         raise DataError("is not a list of hashed API keys", where=where, hint=hint) from error
     if not keys:

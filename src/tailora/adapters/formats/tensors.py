@@ -157,7 +157,7 @@ def _check_archive(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         what = "cannot be read as tensors: the archive is damaged"
         raise AdapterError(what, where=path, hint="download or save it again") from error
     if size > 2 * path.stat().st_size + (1 << 20):

@@ -88,7 +88,7 @@ class ColumnarRows:
         try:
             with path.open("rb") as file:
                 return call(file)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, LookupError, OverflowError, TypeError) as error:
             what = f"the Parquet or Arrow file cannot be read ({_first_line(error)})"
             raise DataError(what, where=path, hint="fetch or write it again") from error
 
@@ -116,7 +116,13 @@ def _row_count(file: BinaryIO) -> int:
 
 
 def _batches(file: BinaryIO) -> Iterator[Any]:
-    """Yield the record batches of an open file."""
+    """Yield the record batches of an open file, checked: pyarrow reads memory that is not its own in damaged ones."""
+    for batch in _read_batches(file):
+        batch.validate(full=True)
+        yield batch
+
+
+def _read_batches(file: BinaryIO) -> Iterator[Any]:
     from pyarrow import ipc, parquet
 
     start = file.read(len(_ARROW))

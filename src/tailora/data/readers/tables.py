@@ -48,7 +48,9 @@ def parse(
         DataError: the table cannot be read.
     """
     lines = delimited.rows(text, where, delimiter)
-    first, header = next(lines)
+    first, header = next(lines, (0, []))
+    if not header:
+        raise DataError("has no header", where=where, hint="write the names of the columns into the first row")
     names = [name.strip() for name in header]
     if e2e and not (columns and "mr" in columns) and not looks_like_e2e(names):
         what = f"the header is {','.join(header)!r} and has no column 'mr'"

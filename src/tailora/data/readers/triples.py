@@ -48,7 +48,7 @@ def parse_webnlg_json(text: str, where: str, *, plain_numbers: bool = True) -> P
                 ((key, entry),) = outer.items()
                 facts = [_fact(t["subject"], t["property"], t["object"]) for t in entry["modifiedtripleset"]]
                 lexes = [
-                    _Lex(_string(lex["lex"]), lex.get("comment") or "", lex.get("lang") or "")
+                    _Lex(_string(lex["lex"]), _string(lex.get("comment")), _string(lex.get("lang")))
                     for lex in entry.get("lexicalisations") or ()
                 ]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
