@@ -49,16 +49,16 @@ async def find_model(request: Request, registry: Registry, name: str, mixing: Mi
             the adapters cannot be mixed.
     """
     adapters = [] if mixing is None or mixing.adapters is None else mixing.adapters
-    found: dict[str, ServedModel] = {}
+    served: dict[str, ServedModel] = {}
     for wanted in (name, *(adapter.name for adapter in adapters)):
         await _fetch(request, registry, wanted)
-        found[wanted] = find_loaded(request, registry, wanted)  # at once: loading the next one may unload it
-    model = found[name]
+        served[wanted] = find_loaded(request, registry, wanted)  # at once: loading the next one may unload it
+    model = served[name]
     stats_of(request).model = name
     try:
         if not adapters:
             return model if mixing is None or mixing.scale is None else scaled(model, mixing.scale)
-        parts = [(found[adapter.name], adapter.weight) for adapter in adapters]
+        parts = [(served[adapter.name], adapter.weight) for adapter in adapters]
         if model is not registry.base and all(model is not part for part, _ in parts):
             message = "model must be the base, or one of the adapters of the request"
             raise ApiError(400, message, param="model")
