@@ -104,10 +104,15 @@ def room_beside(tokens: int, config: Any, limit: int | None) -> int | None:
         config: configuration of the network.
         limit: largest length without a prefix; None for no limit.
     """
+    limits = [value for value in (limit, window_of(config) if tokens else None) if value is not None]
+    return min(limits) - tokens if limits else None
+
+
+def window_of(config: Any) -> int | None:
+    """Return the number of tokens that the layers with a sliding window attend to; None without such layers."""
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
-    limits = [value for value in (limit, window if tokens else None) if value is not None]
-    return min(limits) - tokens if limits else None
+    return window or None
 
 
 def _states(network: Any, ids: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from tailora.core.errors import ModelError
 from tailora.data.examples import Example
+from tailora.inserts.prefix import window_of
 from tailora.training.trees.forward import TreeModel, evaluation
 from tailora.training.trees.loss import FrozenHead
 from tailora.training.trees.prefix_tree import build
@@ -44,8 +45,14 @@ def check_trees(
             wider; `ROUNDED` suits narrower types.
 
     Raises:
-        ModelError: the losses differ.
+        ModelError: the losses differ, or a text is longer than a window that the model attends through, of which a
+            difference of losses need not be large.
     """
+    window, longest = window_of(cast(Any, model).config), max(map(len, examples))
+    if window is not None and longest > window:
+        what = f"the longest text has {longest} tokens, and some layers attend to a window of {window}"
+        hint = "shorten the texts, or leave out the longest; trees attend to whole texts"
+        raise ModelError(what, where=type(model).__name__, hint=hint)
     chosen = samples(examples)
     device = next(model.parameters()).device
     own, tokens = 0.0, sum(len(example.learnt) for example in chosen)
@@ -62,8 +69,7 @@ def check_trees(
         raise ModelError(
             f"trees give a loss of {tree:.4f} where its own forward pass gives {own:.4f}",
             where=type(model).__name__,
-            hint="choose a base whose architecture has plain attention and a plain vocabulary projection, "
-            "or shorten the texts if it attends through a window",
+            hint="choose a base whose architecture has plain attention and a plain vocabulary projection",
         )
     if loss.requires_grad:
         loss.backward()
