@@ -114,5 +114,7 @@ def test_every_field_refuses_a_mapping_or_a_text(name: str) -> None:
 
 
 def test_the_default_of_a_float_is_short() -> None:
-    assert default_text(info("train", "learning_rate")) == "1e-3, but 5e-5 for full, 1e-4 for top2 and 3e-2 for prefix"
+    assert default_text(info("train", "learning_rate")) == (
+        "2e-3 for lora, 5e-5 for full, 1e-4 for top2, 3e-2 for prefix, 1e-3 for other methods"
+    )
     assert default_text(info("train", "alpha")) == "16"

@@ -34,6 +34,11 @@ def test_the_paper_s_recipe_has_the_published_settings() -> None:
     assert (settings.schedule, settings.warmup_steps, settings.epochs, settings.batch_size) == ("linear", 500, 5, 8)
 
 
+def test_without_a_recipe_lora_adapts_all_linear_layers() -> None:
+    settings = TrainSettings(data="restaurants")
+    assert (settings.targets, settings.rank, settings.peak_learning_rate) == (("all-linear",), 8, 2e-3)
+
+
 @pytest.mark.parametrize("command", USERS)
 def test_flags_override_the_configuration_which_overrides_a_recipe(command: str, tmp_path: Path) -> None:
     cls = settings_class(command)

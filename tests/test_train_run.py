@@ -79,6 +79,7 @@ def settings(base: Path, data: Path, output: Path, **more: object) -> TrainSetti
         "epochs": 4,
         "batch_size": 4,
         "learning_rate": 1e-2,
+        "targets": ("attention.qv",),
         "precision": "fp32",
         "device": "cpu",
     }

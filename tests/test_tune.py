@@ -81,7 +81,7 @@ def test_a_study_trains_and_its_best_settings_train_again(tmp_path: Path) -> Non
 
 def test_the_first_trial_is_what_the_user_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = faked(monkeypatch, lambda settings: [2.0, 1.0])
-    tune.run(study_settings(tmp_path, rank=4, learning_rate=0.05))
+    tune.run(study_settings(tmp_path, rank=4, learning_rate=0.05, targets=("attention.qv",)))
     first = seen[0]
     assert (first.rank, first.learning_rate, first.targets) == (4, 0.05, ("attention.qv",))
     assert len({(s.rank, s.learning_rate, s.targets) for s in seen}) == 3
@@ -176,7 +176,7 @@ def test_a_study_goes_on_with_other_ranges_where_it_can(tmp_path: Path, monkeypa
     tune.run(study_settings(tmp_path, trials=2))
     narrow = {"learning_rate": "1e-3..2e-2", "rank": [2, 4], "dropout": "0..0.5"}
     tune.run(study_settings(tmp_path, trials=4, ranges=narrow))
-    assert [len(seen), seen[-1].targets] == [4, ("attention.qv",)]
+    assert [len(seen), seen[-1].targets] == [4, ("all-linear",)]
     assert all(0 < settings.dropout < 0.5 and (settings.learning_rate or 1) <= 2e-2 for settings in seen[2:])
     with pytest.raises(SettingsError, match=r"rank is searched in 2\|4 in that study; use the same ranges"):
         tune.run(study_settings(tmp_path, trials=5, ranges={"rank": [2, 8]}))
@@ -436,5 +436,5 @@ def test_the_first_trial_has_the_own_settings_that_lie_in_their_ranges(
 ) -> None:
     seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
     tune.run(study_settings(tmp_path, ranges={"learning_rate": "1e-4..5e-2", "rank": [2, 4]}, trials=2))
-    assert (seen[0].learning_rate, seen[0].rank in (2, 4)) == (1e-3, True)  # the default rank, 8, is not in its range
-    assert seen[1].learning_rate != 1e-3
+    assert (seen[0].learning_rate, seen[0].rank in (2, 4)) == (2e-3, True)  # the default rank, 8, is not in its range
+    assert seen[1].learning_rate != 2e-3

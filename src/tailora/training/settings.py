@@ -25,7 +25,8 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
 
 LEARNING_RATE: dict[Method, float] = {
-    **dict.fromkeys(("lora", "bitfit", "adapter-h", "adapter-l"), 1e-3),
+    "lora": 2e-3,
+    **dict.fromkeys(("bitfit", "adapter-h", "adapter-l"), 1e-3),
     "top2": 1e-4,
     "full": 5e-5,
     "prefix": 3e-2,
@@ -54,7 +55,7 @@ class AdapterSettings(Settings):
     """Rank of the adapter."""
     alpha: float = Field(16.0, gt=0)
     """Numerator of the adapter's scale, alpha / rank."""
-    targets: tuple[str, ...] = ("attention.qv",)
+    targets: tuple[str, ...] = ("all-linear",)
     """Layers to adapt: attention.qv, attention, mlp, all-linear, head, embedding, or patterns of module paths."""
     rank_pattern: Annotated[dict[str, int], Unset("none")] = Field(default_factory=dict)
     """Ranks of single layers, as PATTERN=RANK with patterns of module paths. The first pattern that matches counts."""
@@ -195,7 +196,9 @@ class TrainSettings(RunSettings):
     """Parameters to train: an adapter (lora), all weights (full), the biases (bitfit), the top two blocks (top2),
     Houlsby's adapters (adapter-h), Lin's adapters (adapter-l) or a prefix of keys and values (prefix)."""
     learning_rate: Annotated[
-        float | None, Field(gt=0), Unset("1e-3, but 5e-5 for full, 1e-4 for top2 and 3e-2 for prefix")
+        float | None,
+        Field(gt=0),
+        Unset("2e-3 for lora, 5e-5 for full, 1e-4 for top2, 3e-2 for prefix, 1e-3 for other methods"),
     ] = None
     """Peak learning rate."""
     output: Annotated[Path | None, Unset("runs/DATA-METHOD-N")] = None
