@@ -64,21 +64,31 @@ class Accuracy:
     """How often predictions of each kind were right: `_LEVELS` kinds of a table's, then one for each of `COPIED`."""
 
     def __init__(self) -> None:
-        priors = [(level + 0.5) / _LEVELS for level in range(_LEVELS)] + list(_PRIORS)
-        self._right = [prior * _WEIGHT for prior in priors]
-        self._made = [_WEIGHT] * len(priors)
+        self._priors = [(level + 0.5) / _LEVELS for level in range(_LEVELS)] + list(_PRIORS)
+        self._right = [0.0] * len(self._priors)
+        self._made = [0.0] * len(self._priors)
+        self._all_right = self._all_expected = _WEIGHT
 
     def of(self, kind: int) -> float:
-        """Return the probability that a prediction of a kind is right."""
-        return self._right[kind] / self._made[kind]
+        """Return the probability that a prediction of a kind is right.
+
+        A kind that was seldom observed is trusted as much as all predictions together have deserved.
+        """
+        prior = self._priors[kind] * min(1.0, self._all_right / self._all_expected)
+        return (self._right[kind] + _WEIGHT * prior) / (self._made[kind] + _WEIGHT)
 
     def count(self, kind: int, right: bool) -> None:
         """Take note of a prediction."""
         if self._made[kind] > _MEMORY:
             self._made[kind] /= 2
             self._right[kind] /= 2
+        if self._all_expected > _MEMORY:
+            self._all_expected /= 2
+            self._all_right /= 2
         self._made[kind] += 1
         self._right[kind] += right
+        self._all_expected += self._priors[kind]
+        self._all_right += right
 
 
 class Predictor:
