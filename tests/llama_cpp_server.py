@@ -41,6 +41,6 @@ class LlamaCpp:
     def _asked(self, route: str, **body: Any) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self._server.listening_address + route, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             content: dict[str, Any] = json.load(answer)
         return content
