@@ -109,7 +109,16 @@ def test_every_end_of_the_base_ends_a_text(tmp_path: Path, generation: Any, conf
     assert out[0, len(prompt) :].tolist() == made["token_ids"]
 
 
-@pytest.mark.parametrize("text", ["nonsense", "{", "[3]", "", "a : b | c"])
+def test_one_record_may_name_its_adapter() -> None:
+    facts = '"facts": {"name": "Mill"}'
+    assert parse_record("{" + facts + "}").adapter is None
+    assert parse_record("{" + facts + ', "adapter": null}').adapter == ""
+    assert parse_record("{" + facts + ', "adapter": "a"}').adapter == "a"
+    assert parse_record("{" + facts + ', "adapter": {"a": 0.5, "b": 2}}').adapter == (("a", 0.5), ("b", 2.0))
+    assert parse_record('{"name": "Mill", "adapter": "plug"}').adapter is None  # an attribute of the record
+
+
+@pytest.mark.parametrize("text", ["nonsense", "{", "[3]", "", "a : b | c", '{"facts": {"a": 1}, "adapter": 3}'])
 def test_what_is_no_record_is_said(text: str) -> None:
     with pytest.raises(DataError):
         parse_record(text)

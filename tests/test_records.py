@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora import read_records
 from tailora.core.errors import DataError
 from tailora.data.readers import jsonl
 from tailora.data.records import Fact, Record, load, read
@@ -96,6 +97,14 @@ def test_json_lines_of_prompts_come_back(rows: Any) -> None:
     rows = jsonl.parse(jsonl.dump(records), "a.jsonl").rows
     gathered, _ = gather(rows, records_of_rows(rows, "a.jsonl"))
     assert gathered == records
+
+
+def test_a_byte_order_mark_in_a_name_is_not_part_of_it() -> None:
+    """csv.DictReader leaves it in the first column of a file that it reads as plain UTF-8."""
+    plain = read_records([{"name": "Mill", "area": "river"}])
+    assert read_records([{"\ufeffname": "Mill", "area": "river"}]) == plain
+    nested = read_records([{"facts": {"\ufeffname": "Mill", "area": "river"}, "text": "x"}])
+    assert nested[0].facts == plain[0].facts
 
 
 def test_a_text_is_read_as_its_file_is(tmp_path: Path) -> None:

@@ -140,6 +140,10 @@ def test_a_composition_follows_its_adapters(models: Path, tmp_path: Path) -> Non
     ("compositions", "message"),
     [
         ({"one": WEIGHTS}, "compositions.one: a model has this name; give the composition another name"),
+        (
+            {"x": {"one": 1, "none": 1, "two": 1, "four": 1, "five": 1, "six": 1}},
+            "compositions.x: there is no adapter 'none'; name the adapter with --adapter",
+        ),
         ({"x": {"one": 1, "none": 1}}, "compositions.x: there is no adapter 'none'; name the adapter with --adapter"),
         ({"x": {"base": 1}}, "compositions.x: base is not an adapter that can be mixed"),
     ],

@@ -61,6 +61,10 @@ def test_a_table_has_rows_and_roles(server: Server) -> None:
     assert found["data"][1]["facts"] == [[None, "name", "Mill"]]
 
 
+def test_a_byte_order_mark_is_not_part_of_a_column(server: Server) -> None:
+    assert read(server, "\ufeff" + TABLE) == read(server, TABLE)
+
+
 def test_columns_may_be_chosen(server: Server) -> None:
     found = read(server, TABLE, columns={"facts": ["name"], "ignore": ["id"]})
     assert [column["role"] for column in found["columns"]] == ["ignore", "facts", "ignore", "ignore"]

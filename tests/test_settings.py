@@ -189,6 +189,7 @@ def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str)
         ("data: x\n3: 3", ":2: 3: no such setting; see --help for those that exist"),
         ("data: x\nrank: yes", ":2: rank: must be a whole number of at least 1, not yes"),
         ("data: x\nrank: 3\nrank: 4", ":3: 'rank' is given twice; keep one of them"),
+        ("data: x\nrank_pattern: {a: 1, a: 1}", ":2: is not valid YAML: 'a' is given twice; correct that line"),
         ("data: x\ntargets: 3", ":2: targets: must be a list (each item: text), not 3"),
         (
             "data: x\nmethod: full\nrank_pattern: {a: 1}",

@@ -236,7 +236,8 @@ def test_rules_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("attributes: [1", "is not a file of slot rules"),
+        ("attributes: [1", ":1: is not valid YAML: expected ',' or ']'"),
+        ("attributes:\n  colour: {}\n  colour: {}", ":3: is not valid YAML: 'colour' is given twice"),
         ("attributes: {colour: {rules: [{values: [red]}]}}", "is not a file of slot rules"),
         ("colour: red", "is not a file of slot rules"),
         ("attributes: {colour: {rules: [{values: [red], patterns: ['(red']}]}}", "is not a regular expression"),

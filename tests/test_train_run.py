@@ -186,7 +186,7 @@ def test_unreachable_target_is_said(base: Path, data: Path, tmp_path: Path) -> N
 
 def test_adapter_that_learns_nothing_is_an_error(base: Path, data: Path, tmp_path: Path) -> None:
     # A learning rate so small that it is lost in fp32.
-    with pytest.raises(TrainingError, match="still all zero after training; raise the learning rate"):
+    with pytest.raises(TrainingError, match="still all zero"):
         run(settings(base, data, tmp_path / "run", max_steps=1, learning_rate=1e-300))
 
 

@@ -104,9 +104,10 @@ def parse_record(text: str) -> Record:
     where = "--record"
     if text.lstrip().startswith(("{", "[")):
         value = json_text.whole(text, where, hint="quote it for your shell")
-        if isinstance(value, dict) and isinstance(value.get("facts"), dict | list):
-            value = value["facts"]
-        return Record("1", jsonl.parse_facts(value, where), ())
+        if not isinstance(value, dict) or not isinstance(value.get("facts"), dict | list):
+            return Record("1", jsonl.parse_facts(value, where), ())
+        adapter = jsonl.parse_adapter(value, where)
+        return Record("1", jsonl.parse_facts(value["facts"], where), (), adapter=adapter)
     try:
         return Record("1", piped.parse_facts(text), ())
     except ValueError as error:

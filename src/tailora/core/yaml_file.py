@@ -17,6 +17,21 @@ class Value(NamedTuple):
     line: int
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Loads plain values, and refuses a mapping that has a key twice, of which PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See PyYAML."""
+        keys = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Value]:
     """Return the top-level keys of a YAML file with their values and lines.
 
@@ -24,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Value]:
         SettingsError: the file is missing, is not text, is not YAML, is not a mapping, or gives a key twice.
     """
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        loader = UniqueKeyLoader(path.read_text(encoding="utf-8-sig"))
         node = loader.get_single_node()
         if node is None:
             return {}

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tailora.data.text_files import BYTE_ORDER_MARK
+
 DOUBLE = 8
 """Bytes of a float as Python has it; shorter ones have fewer digits."""
 
@@ -15,7 +17,11 @@ DOUBLE = 8
 def json_lines(rows: Iterable[Mapping[Any, Any]]) -> str:
     """Return rows as the text of a file of JSON lines, one object for each row."""
     return "".join(
-        json.dumps({str(key): plain_value(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
+        json.dumps(
+            {str(key).removeprefix(BYTE_ORDER_MARK): plain_value(value) for key, value in row.items()},
+            ensure_ascii=False,
+        )
+        + "\n"
         for row in rows
     )
 

@@ -19,7 +19,7 @@ from tailora.data.readers.formats import FORMATS, choose_format
 from tailora.data.readers.line_rows import LineRows, line_rows
 from tailora.data.row_selection import WHOLE, RowSample, RowSource, RowsRead, Selection, read_selected
 from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName
-from tailora.data.text_files import PACKED, read_text
+from tailora.data.text_files import BYTE_ORDER_MARK, PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, gather, records_of_rows
 
@@ -208,6 +208,7 @@ def parse(
         DataError: see `load`.
         SettingsError: see `load`.
     """
+    text = text.removeprefix(BYTE_ORDER_MARK)
     kind = format or choose_format(path, text, columns, trained)
     if kind not in FORMATS:
         raise DataError(f"there is no format {kind!r}", where=path, hint=f"use one of {', '.join(FORMATS)}")

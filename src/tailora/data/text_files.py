@@ -43,6 +43,8 @@ _WIDE_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+BYTE_ORDER_MARK = "\ufeff"
+"""The mark that programs which do not know it leave at the beginning of a text, and so of its first column's name."""
 _SAVE = "save the file as UTF-8 (in Excel: CSV UTF-8)"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tailora.core.errors import DataError, unreadable
+from tailora.core.yaml_file import UniqueKeyLoader
 from tailora.data.values import Fact, Record
 from tailora.metrics.scripts import is_spaceless
 from tailora.metrics.spelling import without_accents
@@ -210,7 +211,7 @@ def _group(path: Path) -> dict[str, AttributeRules]:
     table: dict[str, AttributeRules] = {}
     hint = "write it as docs/evaluate.md describes"
     try:
-        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["attributes"].items():
+        for name, entry in yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)["attributes"].items():
             rules = tuple(_rule(rule) for rule in entry.get("rules", []))
             attribute = AttributeRules(str(name), rules, bool(entry.get("closed")), bool(entry.get("open")))
             table |= dict.fromkeys([str(name), *map(str, entry.get("aliases", []))], attribute)
@@ -218,6 +219,9 @@ def _group(path: Path) -> dict[str, AttributeRules]:
         raise DataError(unreadable(error), where=path, hint="name a file of slot rules") from error
     except re.error as error:
         raise DataError(f"{error.pattern!r} is not a regular expression: {error.msg}", where=path, hint=hint) from error
+    except yaml.MarkedYAMLError as error:
+        place = path if error.problem_mark is None else f"{path}:{error.problem_mark.line + 1}"
+        raise DataError(f"is not valid YAML: {error.problem}", where=place, hint="correct that line") from error
     except _NOT_RULES as error:
         raise DataError("is not a file of slot rules", where=path, hint=hint) from error
     return table

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tailora.core.errors import DataError, SettingsError, unreadable
 from tailora.core.files import write_text
+from tailora.core.yaml_file import UniqueKeyLoader
 
 VARIABLE = "TAILORA_API_KEYS"
 _PREFIX = "tailora-"
@@ -95,7 +96,7 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
 def _parse(text: str, where: str) -> list[Key]:
     hint = "create it with `tailora key`"
     try:
-        entries = yaml.safe_load(text)
+        entries = yaml.load(text, UniqueKeyLoader)
         keys = [Key(**entry) for entry in entries]
     except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         # The error itself would quote the text, which may be a key.

@@ -113,14 +113,14 @@ class Registry:
             where = f"compositions.{name}"
             if name in self._models:
                 raise SettingsError("a model has this name", where=where, hint="give the composition another name")
-            if len(mixture) > together:
-                what = f"names {len(mixture)} adapters (limit of this server for one text: {together})"
-                raise SettingsError(what, where=where, hint="merge some of them beforehand with `tailora merge`")
             missing = [own for own, _ in mixture if own not in self._models]
             fetched = self._hub is not None and all(map(self._hub.allows, missing))
             if missing and self._folder is None and not fetched:
                 hint = "name the adapter with --adapter"
                 raise SettingsError(f"there is no adapter {missing[0]!r}", where=where, hint=hint)
+            if len(mixture) > together:
+                what = f"names {len(mixture)} adapters (limit of this server for one text: {together})"
+                raise SettingsError(what, where=where, hint="merge some of them beforehand with `tailora merge`")
             if not missing:
                 try:
                     self._mixed(name, mixture)

@@ -177,6 +177,4 @@ def save_result(
 
 
 def _unchanged() -> TrainingError:
-    """Either the updates had no effect, or every validation was worse than the one at the start."""
-    hint = "raise the learning rate, or lower it if the validation loss rose from the start"
-    return TrainingError("the adapter is still all zero after training", hint=hint)
+    return TrainingError("the adapter is still all zero after training", hint="raise the learning rate")

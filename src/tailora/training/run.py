@@ -39,7 +39,7 @@ from tailora.training.precision_choice import PrecisionChoice, choose
 from tailora.training.resume import Job, ResumeFolder, RunState, check_same
 from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
 from tailora.training.run_report import RunObserver, SilentObserver, Watch, print_continuation, print_plan, print_result
-from tailora.training.settings import TrainSettings
+from tailora.training.settings import FROZEN_BASE, TrainSettings
 from tailora.training.sharded import is_sharded, shard, whole_on_first
 from tailora.training.shared_passes import mean_loss, own_share
 from tailora.training.shared_state import check_processes, load_state
@@ -216,7 +216,7 @@ class _Training:
                                 self._write(None, state.learning)
 
                     outcome = self._updates(observer, keep, interrupts)
-                saved = self._save(outcome.final_loss)
+                saved = self._save_outcome(outcome)
                 if outcome.failed is None:
                     trackers.status = "interrupted" if outcome.interrupted else "finished"
             loss_plot(folder / "metrics.jsonl", folder / "loss.svg")
@@ -226,7 +226,7 @@ class _Training:
     def _follow(self, _: Watch | None, interrupts: Interrupts) -> tuple[Outcome, Path]:
         """Train in a process that writes nothing."""
         outcome = self._updates(SilentObserver(self._save_best), lambda _: None, interrupts)
-        return outcome, self._save(outcome.final_loss)
+        return outcome, self._save_outcome(outcome)
 
     def _trackers(self) -> Trackers:
         def warn(text: str) -> None:
@@ -273,6 +273,15 @@ class _Training:
         self._save(loss)
         self.best_seconds += time.perf_counter() - began
         self.has_best = True
+
+    def _save_outcome(self, outcome: Outcome) -> Path:
+        start = outcome.initial_loss
+        if start is not None and outcome.best_step == 0 and self.settings.method in FROZEN_BASE:
+            raise TrainingError(
+                f"no validation loss was below that before training ({start:.3f}), so the adapter is still all zero",
+                hint="lower the learning rate, raise it if the loss hardly changed, or validate on other texts",
+            )
+        return self._save(outcome.final_loss)
 
     def _save(self, loss: float | None) -> Path:
         """Write the current state as the result, in the first process; the others contribute their parts."""

@@ -13,6 +13,7 @@ from tailora.data.mixtures import Mixture, MixtureError, read_mixture
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
 from tailora.data.readers.table_layout import Cell
+from tailora.data.text_files import BYTE_ORDER_MARK
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, Turn
 
@@ -121,6 +122,27 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
     return stated
 
 
+def parse_adapter(row: dict[str, Any], where: str) -> str | Mixture | None:
+    """Return the adapter that a row names, or several with weights; "" for null, which means the base model alone.
+
+    Raises:
+        DataError: it is empty, or is neither a name nor adapters with weights.
+    """
+    if "adapter" not in row:
+        return None
+    if row["adapter"] is None:
+        return ""
+    if isinstance(row["adapter"], dict | list):
+        try:
+            return read_mixture(row["adapter"])
+        except MixtureError as error:
+            raise DataError(f"adapter: {error}", where=where, hint=error.hint) from error
+    name = _string(row["adapter"], where, "adapter").strip()
+    if not name:
+        raise DataError("the adapter is empty", where=where, hint="name one, or give null for the base model alone")
+    return name
+
+
 def _refuse_other_files(first: dict[str, Any], where: str) -> None:
     """Raise `DataError` for other JSON files that Tailora writes."""
     for keys, what, hint in _OTHER_FILES:
@@ -206,7 +228,7 @@ def _conversations(
                 id=_name(row, "id", at),
                 group=_name(row, "group", at),
                 prompt=conversation.messages[-1].content,
-                adapter=_adapter(row, at),
+                adapter=parse_adapter(row, at),
                 language=_name(row, "language", at),
                 messages=conversation.messages,
             )
@@ -257,7 +279,7 @@ def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
         id=_name(row, "id", at),
         group=_name(row, "group", at),
         prompt=prompt,
-        adapter=_adapter(row, at),
+        adapter=parse_adapter(row, at),
         language=language,
     )
 
@@ -305,29 +327,12 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _adapter(row: dict[str, Any], where: str) -> str | Mixture | None:
-    """Return the adapter that a row names, or several with weights; "" for null, which means the base model alone."""
-    if "adapter" not in row:
-        return None
-    if row["adapter"] is None:
-        return ""
-    if isinstance(row["adapter"], dict | list):
-        try:
-            return read_mixture(row["adapter"])
-        except MixtureError as error:
-            raise DataError(f"adapter: {error}", where=where, hint=error.hint) from error
-    name = _string(row["adapter"], where, "adapter").strip()
-    if not name:
-        raise DataError("the adapter is empty", where=where, hint="name one, or give null for the base model alone")
-    return name
-
-
 def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
     """Return a fact; None if the value is missing."""
     subject, attribute, value = parts
     if subject is not None:
         subject = _required(subject, where, "subject")
-    attribute = _required(attribute, where, "attribute")
+    attribute = _required(attribute, where, "attribute").removeprefix(BYTE_ORDER_MARK)
     try:
         text = json_text.plain(value)
     except TypeError as error:
