@@ -234,12 +234,17 @@ class RunPlan:
         )
         return Shortage(precision, plans[precision].peak, self.limit, tuple(fitting))
 
-    def announcement(self, choice: PrecisionChoice) -> dict[str, Any]:
-        """Return the precision, and the estimates of time and memory, as they are in run.json."""
+    def announcement(self, choice: PrecisionChoice, *, fits: bool = True) -> dict[str, Any]:
+        """Return the precision, and the estimates of time and memory, as they are in run.json.
+
+        Args:
+            choice: the precision.
+            fits: whether the run fits into memory, so that blocks of its network can be timed.
+        """
         return {
             "precision": choice.precision,
             "choice": dataclasses.asdict(choice),
-            "estimate": {"seconds": self._seconds(choice), **self._memory_of(choice)},
+            "estimate": {"seconds": self._seconds(choice, fits), **self._memory_of(choice)},
         }
 
     def choice(self) -> PrecisionChoice:
@@ -248,12 +253,12 @@ class RunPlan:
         operations, timed = self.operations, lambda precision: self._pass_seconds(precision)[0]
         return foreseen(self.base.model, batch, settings, device, operations, self.precisions, timed)
 
-    def _seconds(self, choice: PrecisionChoice) -> float:
+    def _seconds(self, choice: PrecisionChoice, fits: bool) -> float:
         """Return the seconds of all updates."""
         if choice.seconds:
             duration, nodes = choice.seconds[choice.precision], choice.nodes
         else:
-            duration, nodes = self.processes.from_first(lambda: self._pass_seconds(choice.precision))
+            duration, nodes = self.processes.from_first(lambda: self._pass_seconds(choice.precision, fits))
         return duration / nodes * self._nodes / self.processes.size
 
     @property
@@ -261,10 +266,10 @@ class RunPlan:
         """Number of tree nodes of all updates."""
         return self.work.nodes * self.steps / self.work.updates
 
-    def _pass_seconds(self, precision: str) -> tuple[float, int]:
+    def _pass_seconds(self, precision: str, fits: bool = True) -> tuple[float, int]:
         """Return the seconds of the first pass, and its nodes: from a few blocks, or where that fails from products."""
         batch, settings = first_batch(self.train, self.settings), self.settings
-        if self.operations >= SHORT:
+        if fits and self.operations >= SHORT:
             with contextlib.suppress(UserError, torch.OutOfMemoryError):
                 return update_seconds(self.base, batch, settings, self.device, precision)
         nodes = len(next(iter(passes(batch, settings.tokens_per_pass))))
@@ -300,7 +305,7 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
     planned = RunPlan(settings, device_for(settings), console)
     short = planned.shortage()
     choice = planned.choice() if short is None else PrecisionChoice(short.precision, "needs the least memory")
-    result = planned.summary | planned.announcement(choice)
+    result = planned.summary | planned.announcement(choice, fits=short is None)
     print_plan(console, result, choice)
     estimate = result["estimate"]
     print_memory(console, estimate)
