@@ -17,6 +17,7 @@ import pytest
 
 from tailora import __version__, cli, commands
 from tailora.core.errors import DataError
+from tailora.core.flags import read_again
 from tailora.core.settings import Settings
 
 
@@ -240,3 +241,9 @@ def test_a_missing_value_without_a_flag_is_asked_for_as_such(
 ) -> None:
     assert cli.main([command]) == 2
     assert f"tailora: --{field}: is missing; give it after the command" in capsys.readouterr().err
+
+
+def test_a_command_that_has_ended_leaves_no_settings_to_read_again() -> None:
+    """A server that Python starts afterwards would read those of the command when it is reloaded."""
+    assert cli.main(["models", "--json"]) == 0
+    assert read_again.get() is None

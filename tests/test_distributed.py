@@ -117,7 +117,7 @@ def test_several_processes_continue_a_run_of_one(tmp_path: Path, monkeypatch: py
     assert result["steps"] == 6
     assert done.stderr.count("continuing ") == 1
     assert "after update 3" in done.stderr
-    assert done.stderr.count("tiny: 4,371,968 parameters") == 1
+    assert done.stderr.count("tiny: 4,470,272 parameters") == 1
     assert f"in {size} processes with 1 thread each" in " ".join(done.stderr.split())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"adapter", "loss.svg", "metrics.jsonl", "run.json"}
     run(TrainSettings(**COMMON, output=tmp_path / "alone"))

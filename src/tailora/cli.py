@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tailora import __version__, commands
@@ -89,9 +89,15 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         settings, others = from_arguments(cls, parser, arguments)
     except SystemExit:  # argparse has printed the help
         return
-    read_again.set(lambda: from_arguments(cls, parser, arguments)[0])
-    function = commands.function(name)
-    if not others.json:
+    again = read_again.set(lambda: from_arguments(cls, parser, arguments)[0])
+    try:
+        _print_result(commands.function(name), settings, as_json=others.json)
+    finally:
+        read_again.reset(again)
+
+
+def _print_result(function: Callable[[Any], Any], settings: Any, *, as_json: bool) -> None:
+    if not as_json:
         function(settings)
         return
     failed: CheckError | None = None
