@@ -122,7 +122,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def measure(arm: str, arguments: argparse.Namespace) -> Result:
-    """One arm, in a process of its own."""
+    """Run one arm in a separate process."""
     if arm in OURS:
         names = ("adapter", "data", "prompts", "alone", "new_tokens", "drafts", "precision", "seconds", "threads")
         flags = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]

@@ -19,7 +19,7 @@ TABLE = "id,name,food\na1,Mill,Thai\na2,Zoë 😀,\na3,Inn,French\n"
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser without a network of its own."""
+    """A browser that reaches nothing but this machine."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -52,7 +52,7 @@ function wideEncoding(bytes) {
   return zeros[1] > zeros[0] ? 'utf-16le' : 'utf-16be';
 }
 
-/** Windows-1258 writes tones as letters of their own, which follow a vowel; other Western texts have none of these. */
+/** Windows-1258 writes tones as separate letters after a vowel; other Western texts do not contain them. */
 function looksVietnamese(text) {
   const tones = text.match(/[\u0300\u0301\u0303\u0309\u0323]/g)?.length ?? 0;
   const placed = text.match(/[aăâeêioôơuưy][\u0300\u0301\u0303\u0309\u0323]/gi)?.length ?? 0;

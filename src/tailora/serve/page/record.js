@@ -57,7 +57,7 @@ function nameRows() {
   });
 }
 
-/** A row as [subject, attribute, value]; without triples a subject is kept in its field, but is no part of the fact. */
+/** A row as [subject, attribute, value]; without triples a subject is kept in its field, but is not part of the fact. */
 function factOf(row) {
   const [subject, attribute, value] = PARTS.map((name) => field(row, name).value.trim());
   return [byId('triples').checked ? subject : '', attribute, value];
