@@ -190,7 +190,10 @@ def test_a_hub_is_asked_once(tmp_path: Path, online: Callable[[str], None]) -> N
         assert (first.name, first.source) == ("someone/small", "hub")
         assert not (first.folder / "pytorch_model.bin").exists()
         assert all((first.folder / name).is_file() for name in texts)
-        with pytest.raises(ModelError, match="someone/else: the hub has no such public model; check the name"):
+        with pytest.raises(
+            ModelError,
+            match="someone/else: there is no such path, and the hub has no such public model; check the name",
+        ):
             resolve("someone/else")
     assert resolve("someone/small").source == "cached"
     assert load_base("someone/small").model_type == "gpt2"
@@ -207,7 +210,7 @@ def test_a_revision_of_the_hub_is_pinned_after_an_at_sign(
         assert (found.name, found.source) == (f"someone/small@{revision}", "hub")
         assert found.folder.name == EARLIER
         assert resolve("someone/small").folder.name == COMMIT
-        with pytest.raises(ModelError, match="someone/small: the hub has no revision v9 of it; name a commit, a tag"):
+        with pytest.raises(ModelError, match="someone/small@v9: the hub has no revision v9 of it; name a commit"):
             resolve("someone/small@v9")
     again = resolve(f"someone/small@{revision}")
     assert (again.folder, again.source) == (found.folder, "cached")

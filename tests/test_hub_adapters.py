@@ -113,8 +113,11 @@ WANTED = ["adapter_config.json", "adapter_model.safetensors", "tailora.json"]
 def test_only_an_adapters_files_are_downloaded(hub: tuple[str, list[str]], place: Path, tmp_path: Path) -> None:
     endpoint, asked = hub
     cases = {
-        "org/nothing": ("ModelError", "there is no such path, and the hub has no such adapter; check the name"),
-        "org/secret": ("ModelError", "the hub has no such adapter; check the name; for a private adapter, log in"),
+        "org/nothing": ("ModelError", "there is no such path, and the hub has no such public adapter; check the name"),
+        "org/secret": (
+            "ModelError",
+            "the hub has no such public adapter; check the name; for a private adapter",
+        ),
         "org/gated": ("ModelError", "asks for its terms to be accepted; accept them at http://127.0.0.1"),
         "org/e2e@v9": ("ModelError", "the hub has no revision v9 of it; name a commit, a tag or a branch"),
         "org/pickled": ("AdapterError", "org/pickled: has no adapter_model.safetensors, so it is not an adapter in"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
@@ -24,7 +27,7 @@ _FILES = (
     *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
 """Errors of a lost connection: those of the library's transport, which is requests or httpx by its version."""
 
 
@@ -54,27 +57,52 @@ def download(name: str, repository: str, revision: str | None = None) -> Path:
         ModelError: the hub has no such model or revision, or asks for its terms to be accepted.
         OfflineError: the hub cannot be reached, or the download failed.
     """
-    if constants.HF_HUB_OFFLINE:
-        raise _offline(name, "HF_HUB_OFFLINE is set, and it is not in the hub's cache")
-    if (problem := hub_problem(constants.ENDPOINT, CONNECT_TIMEOUT)) is not None:
-        raise _offline(name, problem)
-    try:
+    with downloading("model", name, repository, revision, _offline):
         place = snapshot_download(
             repository, revision=revision, allow_patterns=list(_FILES), etag_timeout=CONNECT_TIMEOUT
         )
-    except GatedRepoError as error:
-        hint = f"accept them at {constants.ENDPOINT}/{repository} and log in with `hf auth login`"
-        raise ModelError("the hub asks for its terms to be accepted", where=repository, hint=hint) from error
-    except RevisionNotFoundError as error:
-        what = f"the hub has no revision {revision} of it"
-        raise ModelError(what, where=repository, hint="name a commit, a tag or a branch after the @") from error
-    except RepositoryNotFoundError as error:
-        hint = "check the name; for a private model, log in with `hf auth login`"
-        raise ModelError("the hub has no such public model", where=repository, hint=hint) from error
-    except TRANSPORT_ERRORS as error:
-        raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
     weight_files(Path(place))
     return Path(place)
+
+
+@contextlib.contextmanager
+def downloading(
+    kind: Literal["model", "adapter"],
+    name: str,
+    repository: str,
+    revision: str | None,
+    offline: Callable[[str, str], OfflineError],
+) -> Iterator[None]:
+    """Check that the hub can be reached, and report the errors of its library in the block as Tailora's.
+
+    Args:
+        kind: what is downloaded, for messages.
+        name: what the user called it.
+        repository: the hub id.
+        revision: see `download`.
+        offline: returns the error for a name and the reason why the download is not possible.
+
+    Raises:
+        ModelError, OfflineError: see `download`.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise offline(name, "HF_HUB_OFFLINE is set, and it is not in the hub's cache")
+    if (problem := hub_problem(constants.ENDPOINT, CONNECT_TIMEOUT)) is not None:
+        raise offline(name, problem)
+    try:
+        yield
+    except GatedRepoError as error:
+        hint = f"accept them at {constants.ENDPOINT}/{repository} and log in with `hf auth login`"
+        raise ModelError("the hub asks for its terms to be accepted", where=name, hint=hint) from error
+    except RevisionNotFoundError as error:
+        what = f"the hub has no revision {revision} of it"
+        raise ModelError(what, where=name, hint="name a commit, a tag or a branch after the @") from error
+    except RepositoryNotFoundError as error:
+        hint = f"check the name; for a private {kind}, log in with `hf auth login`"
+        what = f"there is no such path, and the hub has no such public {kind}"
+        raise ModelError(what, where=name, hint=hint) from error
+    except _TRANSPORT_ERRORS as error:
+        raise offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
 
 
 def _is_complete(folder: Path) -> bool:

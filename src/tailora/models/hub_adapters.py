@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 
 from tailora.adapters.base_names import hub_name, is_hub_id, split_revision
 from tailora.adapters.formats import draft_file
 from tailora.adapters.insert import AnyAdapter
-from tailora.core.errors import AdapterError, ModelError, OfflineError
-from tailora.core.hub_connection import LARGEST_ADAPTER, hub_problem
-from tailora.models.hub import CONNECT_TIMEOUT, TRANSPORT_ERRORS
+from tailora.core.errors import AdapterError, OfflineError
+from tailora.core.hub_connection import LARGEST_ADAPTER
+from tailora.models.hub import CONNECT_TIMEOUT, downloading
 
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -43,26 +42,11 @@ def folder_of(name: str, *, largest: int = LARGEST_ADAPTER) -> Path:
     repository, revision = split_revision(name)
     if folder := _cached(repository, revision):
         return folder
-    if constants.HF_HUB_OFFLINE:
-        raise _offline(name, "HF_HUB_OFFLINE is set, and it is not in the hub's cache")
-    if (problem := hub_problem(constants.ENDPOINT, CONNECT_TIMEOUT)) is not None:
-        raise _offline(name, problem)
-    try:
+    with downloading("adapter", name, repository, revision, _offline):
         commit = _check_files(name, repository, revision, largest)
         place = snapshot_download(
             repository, revision=revision, allow_patterns=list(_FILES), etag_timeout=CONNECT_TIMEOUT
         )
-    except GatedRepoError as error:
-        hint = f"accept them at {constants.ENDPOINT}/{repository} and log in with `hf auth login`"
-        raise ModelError("the hub asks for its terms to be accepted", where=name, hint=hint) from error
-    except RevisionNotFoundError as error:
-        what = f"the hub has no revision {revision} of it"
-        raise ModelError(what, where=name, hint="name a commit, a tag or a branch after the @") from error
-    except RepositoryNotFoundError as error:
-        hint = "check the name; for a private adapter, log in with `hf auth login`"
-        raise ModelError("there is no such path, and the hub has no such adapter", where=name, hint=hint) from error
-    except TRANSPORT_ERRORS as error:
-        raise _offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
     if Path(place).name != commit:  # whose files have not been checked
         raise AdapterError("has changed during the download", where=name, hint="try again")
     return Path(place)
