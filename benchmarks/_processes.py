@@ -57,6 +57,37 @@ def run_tailora(command: Sequence[str], *, threads: int) -> dict[str, Any]:
     return result
 
 
+def run_rounds(
+    arms: Sequence[str],
+    rounds: int,
+    measure: Callable[[str], dict[str, Any]],
+    rates: Callable[[dict[str, Any]], Sequence[str]] = lambda result: (f"{result['tokens_per_second']:.1f} tokens/s",),
+) -> list[dict[str, dict[str, Any]]]:
+    """Measure all arms in turns, so that a slow moment of the machine meets every arm, and report each figure.
+
+    Args:
+        arms: names of the arms.
+        rounds: how many times each of them is measured.
+        measure: returns the result of an arm.
+        rates: the lines that a result is reported with.
+
+    Returns:
+        The results of each round by arm. An arm that fails is reported and left out of its round.
+    """
+    results: list[dict[str, dict[str, Any]]] = []
+    for number in range(1, rounds + 1):
+        results.append({})
+        for arm in arms:
+            try:
+                results[-1][arm] = measure(arm)
+            except (ArmError, OSError, subprocess.CalledProcessError) as error:
+                say(f"round {number}  {arm:<20} failed: {error}")
+                continue
+            for line in rates(results[-1][arm]):
+                say(f"round {number}  {arm:<20} {line}")
+    return results
+
+
 def print_result(measure: Callable[[], dict[str, Any]]) -> None:
     """In an arm's process: run `measure`, whatever it prints going to standard error, then print its JSON line."""
     with contextlib.redirect_stdout(sys.stderr):

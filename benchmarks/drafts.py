@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from _processes import ArmError, print_result, run_arm, run_tailora, say
+from _processes import ArmError, print_result, run_arm, run_rounds, run_tailora
 from serving import environment
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.processor import cores
@@ -58,17 +58,7 @@ def main() -> None:
         print_result(lambda: measure_ours(arguments))
         return
     prepare(arguments)
-    rounds: list[dict[str, Result]] = []
-    for number in range(arguments.rounds):
-        results: dict[str, Result] = {}
-        for arm in arguments.arms:
-            try:
-                results[arm] = measure(arm, arguments)
-            except (ArmError, subprocess.CalledProcessError) as error:
-                say(f"round {number + 1}  {arm:<14} failed: {error}")
-                continue
-            say(f"round {number + 1}  {arm:<14}{results[arm]['tokens_per_second']:9.1f} tokens/s")
-        rounds.append(results)
+    rounds = run_rounds(arguments.arms, arguments.rounds, lambda arm: measure(arm, arguments))
     summary = summarise(rounds, arguments)
     print_table(summary)
     if arguments.json:

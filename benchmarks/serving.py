@@ -32,7 +32,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from _processes import ArmError, print_result, run_arm, say
+from _processes import ArmError, print_result, run_arm, run_rounds, say
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.processor import cores
 
@@ -93,17 +93,7 @@ def main() -> None:
 
     folder = work / Path(arguments.base).name
     prepare(folder, arguments.base, arguments.data, prompts=arguments.prompts, adapters=8)
-    rounds: list[dict[str, Result]] = []
-    for number in range(arguments.rounds):
-        results: dict[str, Result] = {}
-        for arm in arguments.arms:
-            try:
-                results[arm] = measure(arm, folder, arguments)
-            except (ArmError, subprocess.CalledProcessError) as error:
-                say(f"round {number + 1}  {arm:<20} failed: {error}")
-                continue
-            say(f"round {number + 1}  {arm:<20}{results[arm]['tokens_per_second']:9.1f} tokens/s")
-        rounds.append(results)
+    rounds = run_rounds(arguments.arms, arguments.rounds, lambda arm: measure(arm, folder, arguments))
     summary = summarise(rounds, arguments)
     print_table(summary)
     if arguments.json:

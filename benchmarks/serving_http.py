@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _http_client import drive
-from _processes import ArmError, print_result, run_arm, say
+from _processes import ArmError, print_result, run_arm, run_rounds
 from _requests import prepare
 from serving import SHARED, environment
 from tailora.core.hardware.machine import describe
@@ -58,23 +58,18 @@ def main() -> None:
         return
     folder = Path(arguments.work) / Path(arguments.base).name
     given = prepare(folder, arguments.base, arguments.data, prompts=64, adapters=ADAPTERS)
-    rounds: list[dict[str, Result]] = []
-    for number in range(arguments.rounds):
-        results: dict[str, Result] = {}
-        for arm in arguments.arms:
-            try:
-                results[arm] = measure(arm, given, folder, arguments)
-            except (ArmError, OSError, subprocess.CalledProcessError) as error:
-                say(f"round {number + 1}  {arm} failed: {error}")
-                continue
-            for level in results[arm]["levels"]:
-                told = f"{level['clients']:4} at once {level['tokens_per_second']:9.1f} tokens/s"
-                say(f"round {number + 1}  {arm:<11}{told}")
-        rounds.append(results)
+    rounds = run_rounds(
+        arguments.arms, arguments.rounds, lambda arm: measure(arm, given, folder, arguments), rates_by_clients
+    )
     summary = summarise(rounds, arguments)
     print_table(summary)
     if arguments.json:
         print(json.dumps(summary, indent=2))
+
+
+def rates_by_clients(result: Result) -> list[str]:
+    """Return a line for each number of clients."""
+    return [f"{level['clients']:4} at once {level['tokens_per_second']:9.1f} tokens/s" for level in result["levels"]]
 
 
 def parse() -> argparse.Namespace:
