@@ -80,15 +80,16 @@ def test_llama_cpp_writes_what_the_engine_writes(tmp_path: Path, kind: str) -> N
     engine = start_engine(resolve_models(str(base), {"a": adapter}), backend="openvino", precision="fp32").engine
     decoding = Decoding(max_new_tokens=24, ignore_end=True)
     ((own,),) = engine.complete([Request(IDS, decoding, (("a", 1.0),))])
-    llama_cpp = server.LlamaCpp(converted(adapter, tmp_path / "f32") / "model.gguf")
-    steps = [llama_cpp.likeliest(IDS + own.token_ids[:step]) for step in range(24)]
+    with server.LlamaCpp(converted(adapter, tmp_path / "f32") / "model.gguf") as llama_cpp:
+        steps = [llama_cpp.likeliest(IDS + own.token_ids[:step]) for step in range(24)]
     compared = [(step, *wanted) for step, *wanted in zip(steps, own.token_ids, own.logprobs, strict=True) if step]
     assert len(compared) > 12
     for (token, theirs), wanted, logprob in compared:
         assert abs(theirs - logprob) < 5e-3  # llama.cpp rounds the inputs of GELU to 16 bits
         assert token == wanted
     if kind == "llama":
-        near = server.LlamaCpp(converted(adapter, tmp_path / "q8_0", "q8_0") / "model.gguf").likeliest(IDS)
+        with server.LlamaCpp(converted(adapter, tmp_path / "q8_0", "q8_0") / "model.gguf") as llama_cpp:
+            near = llama_cpp.likeliest(IDS)
         assert abs(near[1] - own.logprobs[0]) < 0.2
 
 
@@ -141,11 +142,12 @@ def test_llama_cpp_splits_texts_into_the_same_tokens(tmp_path: Path, rule: str) 
     base = tmp_path / "base"
     save_base(base, "llama", tokenizer=lambda folder: with_rule(folder, rule))
     output = converted(save_adapter(tmp_path / "adapter", str(base)), tmp_path / "out")
-    llama_cpp, own = server.LlamaCpp(output / "model.gguf"), Tokenizer.from_folder(base)
+    own = Tokenizer.from_folder(base)
     rng = np.random.default_rng(0)
     alphabet = [*"abcdeXYZ0123456789    '.,-:|\n\t", "é", "ß", "東", "🙂", "½", "'s", " the", "\u00a0"]
     texts = [*TEXTS, *("".join(rng.choice(alphabet, 30)) for _ in range(60))]
-    assert [llama_cpp.tokens(text) for text in texts] == [own.encode(text) for text in texts]
+    with server.LlamaCpp(output / "model.gguf") as llama_cpp:
+        assert [llama_cpp.tokens(text) for text in texts] == [own.encode(text) for text in texts]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -202,8 +204,8 @@ def test_the_template_gives_the_prompts_of_training(tmp_path: Path, form: str) -
     found = re.search('TEMPLATE """(.*?)"""', modelfile, re.DOTALL)
     assert found is not None
     whole = found[1].replace("{{ .Prompt }}", text)
-    llama_cpp = server.LlamaCpp(output / "model.gguf")
-    assert llama_cpp.tokens(whole, special=True) == list(prompts.encode([record])[0])
+    with server.LlamaCpp(output / "model.gguf") as llama_cpp:
+        assert llama_cpp.tokens(whole, special=True) == list(prompts.encode([record])[0])
     for line_ in ("FROM ./model.gguf", "PARAMETER temperature 0", 'PARAMETER stop "<|endoftext|>"'):
         assert line_ in modelfile.splitlines()
 
