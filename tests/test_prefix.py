@@ -221,7 +221,7 @@ def test_a_prefix_takes_positions_of_the_base(tmp_path: Path, data: Path) -> Non
     ],
 )
 def test_a_window_bounds_what_is_beside_a_prefix(config: dict[str, Any], tokens: int, room: int) -> None:
-    assert room_beside(tokens, SimpleNamespace(**config), 32) == room
+    assert room_beside(tokens, SimpleNamespace(num_hidden_layers=2, **config), 32) == room
     assert room_beside(0, SimpleNamespace(), None) is None
 
 

@@ -24,7 +24,9 @@ from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bases import save_tokenizer
 from command_processes import started
+from networks import network
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.adapter import changes_nothing
@@ -103,6 +105,14 @@ def test_run_directory_of_an_adapter(base: Path, data: Path, tmp_path: Path) -> 
     assert not changes_nothing(adapter)
     assert adapter.base_fingerprint == written["account"]["base_fingerprint"]
     assert adapter.meta["prompt_form"] == "paper"
+
+
+def test_texts_that_would_change_the_rotary_frequencies_of_others_are_refused(data: Path, tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    model = network("llama", vocab_size=save_tokenizer(tmp_path / "base"), rope_parameters=rope)
+    model.save_pretrained(tmp_path / "base")
+    with pytest.raises(DataError, match="16 tokens"):
+        run(settings(tmp_path / "base", data, tmp_path / "run"))
 
 
 def test_same_seed_same_adapter(base: Path, data: Path, tmp_path: Path) -> None:

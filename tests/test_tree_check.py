@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from tailora.core.errors import ModelError
 from tailora.data.examples import Example
 from tailora.training.estimate import seconds, workload
 from tailora.training.settings import TrainSettings
+from tailora.training.trees import attention as trees_attention
 from tailora.training.trees.check import check_trees
 from tailora.training.trees.forward import TreeModel
 
@@ -49,18 +52,54 @@ def test_an_attention_that_is_not_told_of_the_trees_is_refused() -> None:
 def test_an_attention_that_ignores_trees_is_found_in_data_that_does_not_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TreeModel, "_takes", lambda *_: True)  # as if transformers had not said so
     for family in ("gpt_neo", "bloom", "gptj"):
-        with pytest.raises(ModelError, match="trees give a loss of"):
+        with pytest.raises(ModelError, match="only 0 of its 2 layers"):
             check_trees(network(family), CHAINS)
 
 
-def test_a_window_shorter_than_the_longest_text_is_refused_wherever_that_stands() -> None:
+LONG = Example("2", tuple(range(1, 12)), (5, 6, 7))
+
+
+@pytest.mark.parametrize("form", ["mistral", "qwen2", "gemma3_text"])
+def test_a_window_shorter_than_the_longest_text_passes(form: str) -> None:
+    check_trees(network(form, sliding_window=8, use_sliding_window=True, max_window_layers=1), [*EXAMPLES, LONG])
+
+
+@pytest.mark.parametrize("bound", [1e-3, 100.0])  # whatever the precision of the products
+def test_a_window_that_attention_does_not_ask_for_is_refused(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees_attention.TreeMasks, "within", lambda self, _: self.windows.append(None) or self.masks)
     model = network("mistral", sliding_window=8)
-    short = Example("1", (1, 2), (3, 4))
-    long = Example("2", tuple(range(1, 12)), (5, 6, 7))
-    check_trees(model, [short])
-    for bound in (1e-3, 100.0):  # whatever the precision of the products
-        with pytest.raises(ModelError, match=r"the longest text has 14 tokens, .* a window of 8; shorten the texts"):
-            check_trees(model, [short] * 20 + [long], bound=bound)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()  # no loss shows it
+    check_trees(model, EXAMPLES, bound=bound)
+    with pytest.raises(ModelError, match=r"the longest text has 14 tokens, .* a window of 8; shorten the texts"):
+        check_trees(model, [*EXAMPLES * 20, LONG], bound=bound)
+
+
+LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "only 1 of its 2 layers"),
+        ("qwen3_5_text", {"layer_types": ["linear_attention", "full_attention"], **LINEAR}, "only 1 of its 2 layers"),
+        ("mamba", {"hidden_size": 32, "state_size": 4}, "only 0 of its 2 layers|does not pass|own attention"),
+        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, "an input s_aux"),
+    ],
+)
+def test_layers_that_mix_tokens_otherwise_are_refused_in_every_precision(
+    family: str, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_trees(network(family, **config), EXAMPLES, bound=100.0)
+
+
+def test_a_kind_of_attention_that_trees_do_not_have_is_refused() -> None:
+    model = network("llama")
+    model.config.layer_types, model.config.attention_chunk_size = ["chunked_attention", "full_attention"], 64
+    with pytest.raises(ModelError, match="has layers of the type chunked_attention"):
+        check_trees(model, EXAMPLES)
 
 
 def test_a_base_that_knows_its_texts_by_heart_passes() -> None:

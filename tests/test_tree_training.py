@@ -15,9 +15,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from networks import network
 from tailora.data.examples import Example
 from tailora.training.trees import forward
-from tailora.training.trees.attention import masks_side_by_side
+from tailora.training.trees.attention import masks_one_by_one, masks_side_by_side
 from tailora.training.trees.forward import TreeModel
 from tailora.training.trees.prefix_tree import build
 
@@ -115,6 +116,47 @@ def test_tree_equals_padded(
 
     assert tree.item() == pytest.approx(padded.item(), rel=bound)
     assert (gradients(model) - expected).norm() <= bound * expected.norm()
+
+
+KINDS = ["sliding_attention", "full_attention"]
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a window in all layers": ("mistral", {"sliding_window": 6}),
+    "a window from a layer on": ("qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
+    "a window and two rotations": ("gemma3_text", {"sliding_window": 6, "layer_types": KINDS}),
+    "a window wider than the texts": ("phi3", {"sliding_window": 24}),
+    "capped scores and logits": (
+        "gemma2",
+        {"sliding_window": 6, "layer_types": KINDS, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 3.0},
+    ),
+    "divided logits": ("granite", {"logits_scaling": 2.0, "attention_multiplier": 0.3}),
+    "multiplied logits": ("cohere", {"logit_scale": 0.3}),
+}
+LONG = [
+    Example("1", tuple(range(1, 14)), (20, 21, 22, 23, 24, 25, 0)),
+    Example("1", tuple(range(1, 14)), (20, 21, 30, 31, 0)),
+    Example("2", (5, 6), (7, 8, 9, 0)),
+    Example("3", tuple(range(30, 50)), (1, 2, 0)),
+]
+
+
+@pytest.mark.parametrize("frozen_head", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_attention_and_logits(form: str, frozen_head: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, config = FORMS[form]
+    model = network(family, **config)
+    model.get_output_embeddings().requires_grad_(not frozen_head)
+    padded = padded_loss(model, LONG, 0.1)
+    padded.backward()
+    expected = gradients(model)
+    batch = build(LONG)
+    for masks in (masks_one_by_one, masks_side_by_side):
+        monkeypatch.setattr(forward, "tree_masks", lambda *given, rows, prefix, f=masks: f(*given, prefix=prefix))
+        model.zero_grad()
+        with TreeModel(model) as trees:
+            tree = trees.loss(batch, label_smoothing=0.1) / batch.completion_tokens
+        tree.backward()
+        assert tree.item() == pytest.approx(padded.item(), rel=1e-5)
+        assert (gradients(model) - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -210,7 +210,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": replace(_LLAMA, name="Qwen 2", openvino=True, llama_cpp=LlamaCpp("qwen2")),
     "qwen3": replace(_LLAMA, name="Qwen 3", openvino=True, llama_cpp=LlamaCpp("qwen3")),
     "gemma": replace(_LLAMA, name="Gemma", tied=True, llama_cpp=LlamaCpp("gemma")),
-    "gemma2": replace(_LLAMA, name="Gemma 2", tied=True, trained=False, llama_cpp=LlamaCpp("gemma2")),
+    "gemma2": replace(_LLAMA, name="Gemma 2", tied=True, llama_cpp=LlamaCpp("gemma2")),
     "gemma3_text": replace(_LLAMA, name="Gemma 3", tied=True, openvino=True, llama_cpp=LlamaCpp("gemma3")),
     "stablelm": replace(_LLAMA, name="StableLM", trained=False, llama_cpp=LlamaCpp("stablelm")),
     "phi3": replace(
@@ -219,6 +219,14 @@ FAMILIES: dict[str, Family] = {
         attention=_stacked("self_attn.qkv_proj", "self_attn.o_proj"),
         mlp=("mlp.gate_up_proj", "mlp.down_proj"),
         llama_cpp=LlamaCpp("phi3"),
+    ),
+    "phi": replace(
+        _LLAMA,
+        name="Phi",
+        attention=_SEPARATE | {"o": ("self_attn.dense",)},
+        mlp=("mlp.fc1", "mlp.fc2"),
+        final_norm="final_layernorm",
+        llama_cpp=LlamaCpp("phi2"),
     ),
     "opt": Family(
         name="OPT",

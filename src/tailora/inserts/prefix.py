@@ -110,9 +110,14 @@ def room_beside(tokens: int, config: Any, limit: int | None) -> int | None:
 
 def window_of(config: Any) -> int | None:
     """Return the number of tokens that the layers with a sliding window attend to; None without such layers."""
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
-    return window or None
+    return next(iter(windows_of(config)), None)
+
+
+def windows_of(config: Any) -> tuple[int, ...]:
+    """Return the numbers of tokens that the layers with a sliding window attend to, layer by layer."""
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    count = config.num_hidden_layers if kinds is None and window else (kinds or []).count("sliding_attention")
+    return (window,) * count if window else ()
 
 
 def _states(network: Any, ids: Tensor) -> Tensor:

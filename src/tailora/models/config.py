@@ -1,4 +1,4 @@
-"""The config.json of a base model: the one reader of it. No torch."""
+"""The config.json of a base model: the one reader of it, and the length of text that it allows. No torch."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def is_quantised(config: dict[str, Any]) -> bool:
     """Whether a config.json is that of a folder that `tailora quantize --to int8` wrote."""
     settings = config.get("quantization_config")
     return isinstance(settings, dict) and settings.get("quant_method") == QUANTIZATION_METHOD
+
+
+def context_of(config: Any) -> int | None:
+    """Return the largest length of a sequence in tokens; None if a transformers configuration sets no limit.
+
+    If the rotary frequencies change beyond a length, it is that length: keys that are cached, and other texts of the
+    same pass, would have the frequencies of another length.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for scaling in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su", "dynamic"):
+            own = scaling.get("original_max_position_embeddings")
+            limits.append(own or getattr(config, "original_max_position_embeddings", None))
+    return min((int(limit) for limit in limits if limit), default=None)

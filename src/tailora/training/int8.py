@@ -20,7 +20,7 @@ from tailora.core.errors import TrainingError
 from tailora.lora.layers import LoraLayer, kind_of
 from tailora.training.fused import compact_gelus
 from tailora.training.trees.forward import TreeModel, evaluation
-from tailora.training.trees.loss import CHUNK
+from tailora.training.trees.loss import CHUNK, LogitsForm
 from tailora.training.trees.prefix_tree import TreeBatch
 
 _ROWS, _SHIFT = CHUNK, 397  # maximum number of rows in one call of the head; offset between their noise
@@ -306,7 +306,7 @@ def quantise_frozen(model: nn.Module, sample: TreeBatch) -> Int8Head | None:
 
     Returns:
         The vocabulary projection in 8 bits, for `forward.TreeModel`; the network keeps its own, whose weight may be
-        the embedding's. None if the projection learns, carries an adapter, or has a bias.
+        the embedding's. None if the projection has no 8-bit form (see `convertible_head`).
     """
     frozen = convertible(model)
     for inputs, layers in _inputs(model, frozen, sample):
@@ -342,10 +342,13 @@ def convertible(model: nn.Module) -> dict[nn.Module, tuple[nn.Module, str]]:
 
 
 def convertible_head(model: nn.Module) -> nn.Linear | None:
-    """Return the vocabulary projection if it has an 8-bit form: it neither learns nor has an adapter or a bias."""
+    """Return the vocabulary projection if it has an 8-bit form.
+
+    It neither learns nor has an adapter or a bias, and the architecture does not cap its logits.
+    """
     head = cast(Any, model).get_output_embeddings()
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-    return head if plain else None
+    return head if plain and not LogitsForm.of(cast(Any, model).config).cap else None
 
 
 def _inputs(model: nn.Module, layers: Iterable[nn.Module], sample: TreeBatch) -> list[tuple[Tensor, list[nn.Module]]]:

@@ -16,6 +16,7 @@ from tailora.data.row_selection import WHOLE, FirstRecords, RowSample, RowsRead,
 from tailora.data.split_names import SplitName
 from tailora.data.values import Record
 from tailora.inserts.prefix import room_beside
+from tailora.models.config import context_of
 from tailora.models.load import Base
 from tailora.training.run_folder import trained_data
 from tailora.training.settings import TrainSettings
@@ -100,7 +101,7 @@ def examples_of(
     """
     config = base.model.config
     prefix = settings.prefix_tokens if settings.method == "prefix" else 0
-    room = room_beside(prefix, config, getattr(config, "max_position_embeddings", None))
+    room = room_beside(prefix, config, context_of(config))
     longest = settings.max_length if room is None else min(settings.max_length, room)
     if prefix and longest < 2:
         what = f"{prefix:,} virtual tokens leave no room for texts in the base's context"

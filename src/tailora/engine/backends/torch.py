@@ -21,6 +21,7 @@ from tailora.engine.backend import Step, StepScores
 from tailora.families import ends_in
 from tailora.inserts.prefix import prefix_of, room_beside
 from tailora.lora.layers import kind_of
+from tailora.models.config import context_of
 from tailora.models.load import Base
 
 BLOCK = 32  # tokens of a block
@@ -55,7 +56,7 @@ class TorchBackend:
         self.vocabulary = int(embedding.shape[0])
         self._prefix = prefix_of(self._model)
         self._before = 0 if self._prefix is None else len(self._prefix)  # virtual tokens before every sequence
-        self.context = room_beside(self._before, self._model.config, _context(self._model.config)) or cache_tokens
+        self.context = room_beside(self._before, self._model.config, context_of(self._model.config)) or cache_tokens
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
         targets = {path: _widths(layer) for path, layer in chosen.items()}
@@ -233,20 +234,6 @@ def _part(step: Step, own: np.ndarray) -> Step:
         sampled=np.flatnonzero(np.isin(tokens, step.sampled)).astype(np.int32),
         best=step.best,
     )
-
-
-def _context(config: Any) -> int | None:
-    """Return the largest length of a sequence in tokens; None if the configuration sets no limit.
-
-    If the rotary frequencies change beyond a length, it is that length: cached keys would keep the old frequencies.
-    """
-    limits = [getattr(config, "max_position_embeddings", None)]
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    for scaling in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su", "dynamic"):
-            own = scaling.get("original_max_position_embeddings")
-            limits.append(own or getattr(config, "original_max_position_embeddings", None))
-    return min((int(limit) for limit in limits if limit), default=None)
 
 
 def _ends(path: str, layer: nn.Module, layers: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tailora.core.errors import ModelError
 from tailora.data.examples import Example
-from tailora.inserts.prefix import window_of
+from tailora.inserts.prefix import windows_of
 from tailora.training.trees.forward import TreeModel, evaluation
 from tailora.training.trees.loss import FrozenHead
 from tailora.training.trees.prefix_tree import build
@@ -32,9 +32,8 @@ def check_trees(
 ) -> None:
     """Compare the loss of a few texts as trees with that of the model's own forward pass, and run a backward pass.
 
-    Without this check, an architecture that scales its logits, attends through a window shorter than the texts, or
-    does not take its attention from the registry would silently train on something other than its texts. No parameter
-    changes, and no random number is drawn.
+    Without this check, an architecture that scales its logits or does not take its attention from the registry would
+    silently train on something other than its texts. No parameter changes, and no random number is drawn.
 
     Args:
         model: a transformers causal language model.
@@ -45,14 +44,9 @@ def check_trees(
             wider; `ROUNDED` suits narrower types.
 
     Raises:
-        ModelError: the losses differ, or a text is longer than a window that the model attends through, of which a
+        ModelError: the losses differ, or some layers do not attend to trees as they attend to texts, of which a
             difference of losses need not be large.
     """
-    window, longest = window_of(cast(Any, model).config), max(map(len, examples))
-    if window is not None and longest > window:
-        what = f"the longest text has {longest} tokens, and some layers attend to a window of {window}"
-        hint = "shorten the texts, or leave out the longest; trees attend to whole texts"
-        raise ModelError(what, where=type(model).__name__, hint=hint)
     chosen = samples(examples)
     device = next(model.parameters()).device
     own, tokens = 0.0, sum(len(example.learnt) for example in chosen)
@@ -65,6 +59,7 @@ def check_trees(
         with TreeModel(model, head=head) as trees, torch.enable_grad():
             loss = trees.loss(build(chosen))
             tree = loss.item()
+    _require_attention(model, max(map(len, examples)), trees.windows)
     if not abs(tree - own) <= bound * max(abs(own), tokens):
         raise ModelError(
             f"trees give a loss of {tree:.4f} where its own forward pass gives {own:.4f}",
@@ -74,6 +69,32 @@ def check_trees(
     if loss.requires_grad:
         loss.backward()
         model.zero_grad(set_to_none=True)
+
+
+def _require_attention(model: nn.Module, longest: int, seen: Sequence[int | None]) -> None:
+    """Raise unless every layer attended to the trees, through the windows that the configuration has.
+
+    Args:
+        model: the network.
+        longest: length of the longest text, in tokens.
+        seen: `TreeModel.windows`.
+    """
+    config = cast(Any, model).config
+    layers = config.num_hidden_layers
+    if len(seen) != layers:
+        what = (
+            f"only {len(seen)} of its {layers} layers have an attention that can be replaced by one over prefix trees"
+        )
+        raise ModelError(what, where=type(model).__name__, hint="train another base model")
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if others:
+        what = f"has layers of the type {others[0]}, which do not compute the same on prefix trees"
+        raise ModelError(what, where=type(model).__name__, hint="train another base model")
+    windows = windows_of(config)
+    if windows and longest > windows[0] and seen.count(windows[0]) != len(windows):
+        what = f"the longest text has {longest} tokens, and some layers attend to a window of {windows[0]}"
+        hint = "shorten the texts, or leave out the longest; trees attend to whole texts in this architecture"
+        raise ModelError(what, where=type(model).__name__, hint=hint)
 
 
 def samples(examples: Sequence[Example]) -> list[Example]:

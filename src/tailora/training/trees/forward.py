@@ -24,7 +24,14 @@ from tailora.training.fused import fuse
 from tailora.training.sharded import computed
 from tailora.training.trees import attention as tree_attention
 from tailora.training.trees.attention import tree_masks
-from tailora.training.trees.loss import FrozenHead, PlainHead, frozen_head_loss, general_head_loss, scored
+from tailora.training.trees.loss import (
+    FrozenHead,
+    LogitsForm,
+    PlainHead,
+    frozen_head_loss,
+    general_head_loss,
+    scored,
+)
 from tailora.training.trees.prefix_tree import TreeBatch, build
 
 GPU_ROWS = 128
@@ -39,6 +46,10 @@ class TreeModel:
         head: a frozen vocabulary projection to score with; by default the model's own.
         checkpointing: keep only the inputs of the blocks for the gradient, and compute each block again.
 
+    Attributes:
+        windows: the windows, in tokens, of the layers that attended to trees in the last forward pass; None for layers
+            without one.
+
     Raises:
         ModelError: the model has no plain vocabulary projection, or, on entering, its attention cannot be replaced.
     """
@@ -50,8 +61,9 @@ class TreeModel:
         if projection is None or self.body is model:
             raise ModelError("is not a causal language model with a vocabulary projection", where=type(model).__name__)
         self.projection = cast(nn.Module, projection)
-        self._frozen = head
+        self._frozen, self._form = head, LogitsForm.of(self.model.config)
         self._attention: str | None = None
+        self.windows: tuple[int | None, ...] = ()
 
     def __enter__(self) -> Self:
         self._attention = self.model.config._attn_implementation
@@ -97,12 +109,14 @@ class TreeModel:
         device, dtype = self.device, cast(torch.dtype, self.model.dtype)
         nodes, prefix = len(batch), prefix_of(self.model)
         rows = nodes if device.type == "cpu" else -(-nodes // GPU_ROWS) * GPU_ROWS
+        masks = tree_masks(batch, dtype, device, rows=rows, prefix=0 if prefix is None else len(prefix))
         states = self.body(
             input_ids=_filled(batch.tokens, rows, device)[None],
             position_ids=_filled(batch.positions, rows, device)[None],
-            tree=tree_masks(batch, dtype, device, rows=rows, prefix=0 if prefix is None else len(prefix)),
+            tree=masks,
             use_cache=False,
         ).last_hidden_state
+        self.windows = tuple(masks.windows)
         return cast(Tensor, states[0, :nodes])
 
     def loss(self, batch: TreeBatch, *, label_smoothing: float = 0.0) -> Tensor:
@@ -110,16 +124,18 @@ class TreeModel:
         return computed(self.model, lambda: self._loss(batch, label_smoothing))
 
     def _loss(self, batch: TreeBatch, label_smoothing: float) -> Tensor:
-        hidden = self.hidden(batch)
+        hidden = self.hidden(batch) * self._form.factor
         targets = scored(batch, hidden.device)
         head = self._frozen_head()
         if head is None:
-            return general_head_loss(hidden, self.projection, targets, label_smoothing)
+            return general_head_loss(hidden, lambda x: self._form(self.projection(x)), targets, label_smoothing)
         return frozen_head_loss(hidden, head, targets, label_smoothing)
 
     def _frozen_head(self) -> FrozenHead | None:
-        """Return the head if it neither learns nor carries an adapter; otherwise None."""
+        """Return the head if it neither learns nor carries an adapter and its logits are not capped; otherwise None."""
         head = self.projection
+        if self._form.cap:
+            return None
         if self._frozen is None and type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
             self._frozen = PlainHead(head.weight, head.bias)
         return self._frozen

@@ -64,6 +64,30 @@ def _chunks(rows: NDArray[np.int64], size: int) -> list[tuple[int, int, slice]]:
     return [(low, high, slice(*edges[i : i + 2])) for i, (low, high) in enumerate(pairwise(bounds))]
 
 
+@dataclass(frozen=True)
+class LogitsForm:
+    """What an architecture does to the outputs of its vocabulary projection.
+
+    Attributes:
+        factor: what they are multiplied by.
+        cap: if positive, they become cap · tanh(logits / cap) afterwards.
+    """
+
+    factor: float = 1.0
+    cap: float = 0.0
+
+    @classmethod
+    def of(cls, config: Any) -> LogitsForm:
+        """Read the fields of Granite, Cohere and Gemma from a transformers configuration."""
+        divisor, factor = getattr(config, "logits_scaling", None), getattr(config, "logit_scale", None)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return cls((factor or 1.0) / (divisor or 1.0), cap or 0.0)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Apply the cap."""
+        return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
+
+
 class FrozenHead(Protocol):
     """A vocabulary projection that does not learn."""
 
