@@ -56,6 +56,14 @@ def test_columns_on_the_command_line(flags: list[str], columns: dict[str, Any]) 
         ("text=a,text=b", "the role text is given twice"),
         ("{broken", "is not valid JSON"),
         ('{"text": ["a", "b"]}', "the role text takes one column"),
+        ('{"text": "a", "text": "b"}', "the key 'text' occurs twice"),
+        ('{"facts": {"a": null}}', "facts, column 'a': None is not a name"),
+        ('{"facts": {"a": ["b"]}}', "facts, column 'a': .* is not a name"),
+        ('{"facts": {"a": ""}}', "facts, column 'a': the name is empty"),
+        ('{"ignore": {"a": "b"}}', "ignore: .* is not a name"),
+        ('{"facts": [["a"]]}', "facts: .* is not a name"),
+        ('text="a', "a quotation mark is not closed"),
+        ('facts="a+b,text=c', "a quotation mark is not closed"),
     ],
 )
 def test_columns_that_cannot_be_read(flag: str, message: str) -> None:
@@ -81,6 +89,16 @@ def test_columns_in_yaml(tmp_path: Path, yaml: str, columns: dict[str, Any]) -> 
     assert settings.columns == columns
     path.write_text(settings.to_yaml(), encoding="utf-8")
     assert TrainSettings.from_yaml(path) == settings
+
+
+@pytest.mark.parametrize("yaml", ["{facts: [no, name]}", "{id: no}", "{ignore: on}", "{facts: {name: yes}}"])
+def test_words_that_yaml_reads_as_true_and_false_are_not_names(tmp_path: Path, yaml: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"data: x.csv\ncolumns: {yaml}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="named by text, not by (True|False).*quotation marks"):
+        TrainSettings.from_yaml(path)
+    path.write_text("data: x.csv\ncolumns: {facts: [2020, 2021-01-02, 'no']}\n", encoding="utf-8")
+    assert TrainSettings.from_yaml(path).columns == {"facts": ("2020", "2021-01-02", "no")}
 
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name == name.strip())

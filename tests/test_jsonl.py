@@ -246,3 +246,16 @@ def test_one_record_may_have_lists(tmp_path: Path, record: Row) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(record), encoding="utf-8")
     assert len(load(path).records) == 1
+
+
+@pytest.mark.parametrize("key", ["facts", "prompt"])
+def test_a_null_is_a_key_that_is_not_there(tmp_path: Path, key: str) -> None:
+    row: dict[str, object] = {"facts": {"name": "Blue Door"}, "prompt": "Write:", "text": "Blue Door."}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row | {key: None}), encoding="utf-8")
+    (record,) = read(path)
+    assert (record.facts == ()) == (key == "facts")
+    assert (record.prompt is None) == (key == "prompt")
+    path.write_text(json.dumps(row | {"facts": None, "prompt": None}), encoding="utf-8")
+    with pytest.raises(DataError, match="has neither 'facts' nor 'prompt'"):
+        read(path)

@@ -424,3 +424,9 @@ def test_a_value_with_parts_is_not_turned_into_text(tmp_path: Path, value: str) 
         load(rows)
     read_without = load(rows, columns={"text": "description", "ignore": ("price",)}).records[0]
     assert [fact.attribute for fact in read_without.facts] == ["name", "sold"]
+
+
+def test_a_column_is_among_the_facts_once(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "name,text\nBlue Door,Blue Door.\n")
+    with pytest.raises(DataError, match=r"a.csv:1: the column 'Name' is twice among the facts; name it once"):
+        read(path, columns={"facts": ["name", "Name"], "text": "text"})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from tailora.core.errors import SettingsError
+from tailora.data.readers.json_text import unique_keys
 
 ROLES = ("text", "facts", "ignore", "id", "group", "language", "subject", "prompt", "mr")
 _MANY = ("facts", "ignore")
@@ -33,8 +35,8 @@ def parse_columns(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         if text.lstrip().startswith("{"):
             try:
-                mapping = json.loads(text)
-            except ValueError as error:
+                mapping = json.loads(text, object_pairs_hook=unique_keys)
+            except (ValueError, RecursionError) as error:
                 raise SettingsError(f"is not valid JSON ({error})", where="columns", hint=_EXAMPLE) from error
             pairs = list(mapping.items())
         else:
@@ -59,17 +61,33 @@ def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
         if role not in ROLES:
             raise SettingsError(f"there is no role {role!r}", where="columns", hint=f"the roles are {', '.join(ROLES)}")
         if role not in _MANY:
-            if value is not None and not isinstance(value, str | int | float):
+            if isinstance(value, Mapping | Sequence | set) and not isinstance(value, str):
                 what = f"the role {role} takes one column, not {value!r}"
                 raise SettingsError(what, where="columns", hint=_EXAMPLE)
-            checked[role] = None if value is None or value == "" else str(value)
+            checked[role] = None if value is None or value == "" else _checked_name(value, role)
         elif isinstance(value, Mapping) and role == "facts":
-            checked[role] = {str(column): str(attribute) for column, attribute in value.items()}
-        elif isinstance(value, str) or not isinstance(value, Sequence):
-            checked[role] = () if value is None else (str(value),)
+            checked[role] = {
+                _checked_name(column, role): _checked_name(attribute, f"{role}, column {column!r}")
+                for column, attribute in value.items()
+            }
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            checked[role] = tuple(_checked_name(column, role) for column in value)
         else:
-            checked[role] = tuple(map(str, value))
+            checked[role] = () if value is None else (_checked_name(value, role),)
     return checked
+
+
+def _checked_name(value: Any, role: str) -> str:
+    """Return the name of a column or an attribute; a number, such as a year, is a name, too."""
+    if isinstance(value, bool):
+        what = f"{role}: a column is named by text, not by {value}"
+        hint = "put the name in quotation marks: YAML reads no, off, on and yes without them as false and true"
+        raise SettingsError(what, where="columns", hint=hint)
+    if not isinstance(value, str | int | float | date):
+        raise SettingsError(f"{role}: {value!r} is not a name", where="columns", hint=_EXAMPLE)
+    if not str(value).strip():
+        raise SettingsError(f"{role}: the name is empty", where="columns", hint=_EXAMPLE)
+    return str(value)
 
 
 def spell_columns(columns: Mapping[str, Any]) -> str:
@@ -98,6 +116,8 @@ def spell_name(name: str) -> str:
 def _pair(part: str) -> tuple[str, Any]:
     role, separator, names = part.partition("=")
     role = role.strip()
+    if part.count('"') % 2:
+        raise SettingsError(f"a quotation mark is not closed in {part.strip()!r}", where="columns", hint=_EXAMPLE)
     if not separator:
         raise SettingsError(f"must be ROLE=COLUMN, not {part.strip()!r}", where="columns", hint=_EXAMPLE)
     if role not in _MANY:

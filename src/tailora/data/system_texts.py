@@ -115,10 +115,14 @@ def _numbers(names: Sequence[str]) -> list[int]:
 def _lines(content: str, count: int, path: Path, source: InputRows | None) -> list[str]:
     # `splitlines` would also split a text at a U+2028 or a form feed in it.
     lines = content.replace("\r\n", "\n").split("\n")
-    if any(line.startswith("{") and is_text_row(line) for line in lines):
-        other = next(number for number, line in enumerate(lines, start=1) if line.strip() and not is_text_row(line))
+    rows = {number: is_text_row(line) for number, line in enumerate(lines, start=1) if line.strip()}
+    if any(rows.values()):
         what, hint = "is not a JSON object with a text, although other lines are", f"use one form for all; {AS_JSON}"
-        raise DataError(what, where=f"{path}:{other}", hint=hint)
+        other = next((number for number, is_row in rows.items() if not is_row), None)
+        if other is None:
+            what = "the lines are objects with a text, but not JSON lines"
+            hint = "write one JSON object per line, with quotation marks and without a comma after it"
+        raise DataError(what, where=path if other is None else f"{path}:{other}", hint=hint)
     if not content.strip():  # texts joined by line ends, or each followed by one: all of them empty
         if len(lines) < count:
             _refuse_count(len(lines) - 1, count, path, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Sequence
@@ -139,9 +140,15 @@ def _at(value: Any, key: str, at: str) -> Any:
 
 
 def is_text_row(line: str) -> bool:
-    """Return whether a line is a JSON object with a text."""
+    """Return whether a line is a JSON object with a text, or nearly: indented, before a comma, or as Python writes it."""
+    line = line.strip().rstrip(", ")
+    if not line.startswith("{"):
+        return False
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        try:
+            value = ast.literal_eval(line)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return False
     return isinstance(value, dict) and any(key in value for key in TEXT_KEYS)

@@ -257,11 +257,11 @@ def _is_whole_table(row: dict[str, Any]) -> bool:
 
 
 def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
-    if "facts" in row and row.get("prompt") is not None:
+    if row.get("facts") is not None and row.get("prompt") is not None:
         raise DataError("has both 'facts' and 'prompt'", where=at, hint="give one of the two")
     facts: tuple[Fact, ...] = ()
     prompt = None
-    if "facts" in row:
+    if row.get("facts") is not None:
         facts = parse_facts(row["facts"], at)
         if isinstance(row["facts"], dict):
             listed.update(attribute for attribute, value in row["facts"].items() if isinstance(value, list))

@@ -200,6 +200,8 @@ def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[
     if both := [column for place, column in places if place in ignored]:
         what = f"the column {both[0]!r} is among the facts and among the columns to ignore"
         raise DataError(what, where=header.where, hint="name it once")
+    if twice := [column for n, (place, column) in enumerate(places) if place in dict(places[:n])]:
+        raise DataError(f"the column {twice[0]!r} is twice among the facts", where=header.where, hint="name it once")
     if isinstance(chosen, Mapping):
         return [(place, chosen[column]) for place, column in places]
     return [(place, header.names[place]) for place, _ in places]
