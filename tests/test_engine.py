@@ -276,6 +276,23 @@ def test_logits_that_are_not_finite_end_one_request(backend: Backend, decoding: 
         backend.adapter_slots.unregister("huge")
 
 
+@pytest.mark.parametrize("length", [3, 33, 60])
+def test_what_is_not_finite_stays_out_of_the_other_requests(backend: Backend, length: int) -> None:
+    """The request that fails has the cache's first block, and the others are shorter and longer than it."""
+    backend.adapter_slots.register("huge", replaced(adapter(0), 3e38))
+    try:
+        made = engine(backend, step_tokens=128)
+        ways = Decoding(max_new_tokens=8, ignore_end=True)
+        bad = made.submit(Request(tuple(range(1, 40)), ways, mixture_of("huge")))
+        good = [Request(tuple(range(2, 2 + length)), ways, mixture_of(name)) for name in (None, "1")]
+        numbers = [made.submit(each) for each in good]
+        last = step_all(made)
+        assert isinstance(last[bad].error, ModelError)
+        assert [texts(last[number].result or ()) for number in numbers] == [alone(backend, each) for each in good]
+    finally:
+        backend.adapter_slots.unregister("huge")
+
+
 def replaced(made: Adapter, factor: float) -> Adapter:
     """An adapter with each effect multiplied."""
     layers = {

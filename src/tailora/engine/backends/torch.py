@@ -188,7 +188,8 @@ class TorchBackend:
         if past == 0:
             return cache
         sequences = len(step.past)
-        blocks = np.zeros((sequences, past), np.int64)
+        # Padding comes from the block that nobody writes: attention multiplies it by 0, which leaves NaN as it is.
+        blocks = np.full((sequences, past), self.blocks, np.int64)
         places = np.zeros((sequences, past), np.int64)
         for number in range(sequences):
             count = int(step.past[number])
@@ -211,7 +212,7 @@ class TorchBackend:
             parts = layer.keys[:, :, past:], layer.values[:, :, past:]
             if number == len(self._caches):
                 self._caches.append(
-                    tuple(part.new_zeros(self.blocks, BLOCK, part.shape[1], part.shape[3]) for part in parts)
+                    tuple(part.new_zeros(self.blocks + 1, BLOCK, part.shape[1], part.shape[3]) for part in parts)
                 )
             for kept, part in zip(self._caches[number], parts, strict=True):
                 kept[where] = part.transpose(1, 2)[source]
