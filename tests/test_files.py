@@ -185,3 +185,28 @@ def test_an_optional_json_file_is_empty_where_it_does_not_exist(tmp_path: Path) 
     assert read_json_object(tmp_path / "a.json", ModelError, optional=True) == {}
     write_json(tmp_path / "a.json", {"a": 1})
     assert read_json_object(tmp_path / "a.json", ModelError, optional=True) == {"a": 1}
+
+
+@posix
+def test_a_file_that_is_replaced_keeps_its_permissions_and_the_links_to_it(tmp_path: Path) -> None:
+    real, link, absent = tmp_path / "real.txt", tmp_path / "link.txt", tmp_path / "new.txt"
+    real.write_text("old", encoding="utf-8")
+    real.chmod(0o600)
+    link.symlink_to("real.txt")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert real.read_text(encoding="utf-8") == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    link.unlink()
+    link.symlink_to("new.txt")
+    write_text(link, "made")
+    assert link.is_symlink()
+    assert absent.read_text(encoding="utf-8") == "made"
+
+
+@posix
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match="pipe: is a device or a pipe, not a file"):
+        write_text(tmp_path / "pipe", "a")
+    assert listing(tmp_path) == ["pipe"]

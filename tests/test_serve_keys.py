@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import yaml
 from live_server import get, post, save_models, served, settings_for
 from tailora.commands.key import KeySettings, run
 from tailora.core.errors import DataError, SettingsError
-from tailora.serve.keys import VARIABLE, KeyRing, read_keys
+from tailora.serve.keys import VARIABLE, KeyRing, add_key, read_keys
 from tailora.serve.server import Server, _greeting
 
 
@@ -175,3 +177,22 @@ def test_a_key_for_a_model_that_does_not_exist_is_reported(
     warning = "WARNING: API key 'shop' is for 'onne', which is not a model of this server"
     assert (warning in greeting) is not loads_more
     assert "'one'," not in greeting
+
+
+def test_a_file_that_is_not_text_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(DataError, match=r"keys.yaml: is not UTF-8 text"):
+        add_key(path, "new")
+    assert path.read_bytes() == b"# caf\xe9\n"
+    with pytest.raises(DataError, match="directory"):
+        add_key(tmp_path, "new")
+
+
+def test_keys_that_are_created_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    command = "import sys; from pathlib import Path; from tailora.serve.keys import add_key; "
+    command += "[add_key(Path(sys.argv[1]), f'{sys.argv[2]}-{n}') for n in range(10)]"
+    processes = [subprocess.Popen([sys.executable, "-c", command, str(path), str(number)]) for number in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert {key.name for key in read_keys(path, {})} == {f"{number}-{n}" for number in range(3) for n in range(10)}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from tailora.core.errors import SettingsError
 
 if sys.platform == "win32":
     import msvcrt
@@ -39,6 +44,30 @@ class FileLock:
         if self._file is not None:
             self._file.close()  # which gives it back
             self._file = None
+
+
+@contextlib.contextmanager
+def only_writer(target: Path, patience: float = 30.0) -> Iterator[None]:
+    """Read, change and write a file while no other process does so; the lock is a hidden file beside it.
+
+    Args:
+        target: the file.
+        patience: seconds to wait for another process.
+
+    Raises:
+        SettingsError: another process has the lock for longer.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    deadline = time.monotonic() + patience
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            raise SettingsError("another process is changing this file", where=target, hint="wait for it, and try again")
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 if sys.platform == "win32":

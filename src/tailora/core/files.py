@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,8 +22,14 @@ _PROBE = 1 << 20
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is renamed to `target`, on any exception it is deleted."""
-    target = Path(target)
+    """Yield a temporary path beside `target`; on success it is renamed to `target`, on any exception it is deleted.
+
+    A file that is replaced keeps its permissions, and a link to it stays a link.
+
+    Raises:
+        SettingsError: there is something at `target` that is neither a file nor a folder, such as a device.
+    """
+    target = _replaceable(Path(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -31,7 +38,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask())
         temporary.replace(target)
     except BaseException as error:
         system = _system_error(error, target) or _refused_write(error, temporary, target)
@@ -39,6 +46,15 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         if system is not None:
             raise system from error
         raise
+
+
+def _replaceable(target: Path) -> Path:
+    """Return the path of the file that would be replaced: that behind a link."""
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise SettingsError("is a device or a pipe, not a file", where=target, hint="name a file")
+    return target
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from tailora.core.errors import DataError, SettingsError, unreadable
+from tailora.core.file_lock import only_writer
 from tailora.core.files import write_text
 from tailora.core.yaml_file import UniqueKeyLoader
 
@@ -84,13 +86,17 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> KeyRing:
     """
     keys: list[Key] = []
     if path is not None:
-        try:
-            keys += _parse(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(unreadable(error), where=path, hint="create it with `tailora key`") from error
+        keys += _parse(_text_of(path), str(path))
     if VARIABLE in environment:
         keys += _parse(environment[VARIABLE], VARIABLE)
     return KeyRing(tuple(keys))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(unreadable(error), where=path, hint="create it with `tailora key`") from error
 
 
 def _parse(text: str, where: str) -> list[Key]:
@@ -129,17 +135,19 @@ def add_key(
         SettingsError: the file already has a key of this name.
         DataError: the file is not a file of keys.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    keys = _parse(text, str(path)) if _is_filled(text) else []
-    if any(key.name == name for key in keys):
-        raise SettingsError(f"{path} already has a key for {name!r}", where="name", hint="remove its entry first")
+    path = Path(os.path.realpath(path))  # the file that other processes lock, too
     key = _PREFIX + secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     entry |= {"models": list(models)} if models else {}
     entry |= {"admin": True} if admin else {}
     limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     entry |= {limit: number for limit, number in limits.items() if number is not None}
-    write_text(path, _with_entry(text, keys, entry))
+    with only_writer(path):
+        text = _text_of(path) if path.exists() else ""
+        keys = _parse(text, str(path)) if _is_filled(text) else []
+        if any(key.name == name for key in keys):
+            raise SettingsError(f"{path} already has a key for {name!r}", where="name", hint="remove its entry first")
+        write_text(path, _with_entry(text, keys, entry))
     return key
 
 
