@@ -148,3 +148,19 @@ def test_a_server_says_how_long_to_wait(serve: Any, asked: str, waited: float, m
 def test_offline_says_what_works(serve: Any) -> None:
     with pytest.raises(OfflineError, match="bundled samples"):
         download.fetch("e2e", base_url="http://127.0.0.1:9")
+
+
+def test_a_connection_that_breaks_after_the_last_byte_is_no_failure(serve: Any) -> None:
+    folder = download.fetch("e2e", base_url=serve(length=len(BODY) + 5))
+    assert (folder / "trainset.csv").read_bytes() == BODY
+    assert serve.asked == [None]
+
+
+@pytest.mark.parametrize("address", ["data.example.org/e2e", "/srv/data", "C:\\data", "ftps://x"])
+def test_an_address_that_is_not_one_is_one_error(
+    serve: Any, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    monkeypatch.setenv("TAILORA_DATA_URL", address)
+    with pytest.raises((DataError, OfflineError), match=r"trainset\.csv"):
+        download.fetch("e2e")

@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from adapters import small
 from tailora.adapters import formats
 from tailora.adapters.formats import peft
+from tailora.adapters.formats.tensors import read_torch
 from tailora.core.errors import AdapterError
 
 
@@ -65,6 +67,36 @@ def test_a_small_file_that_asks_for_gigabytes_is_one_error(tmp_path: Path, case:
     assert file.stat().st_size < 1 << 20
     with pytest.raises(AdapterError, match="more numbers than the file contains"):
         formats.load(tmp_path if form == "peft" else file)
+
+
+def _half(value: torch.Tensor) -> torch.Tensor:
+    return torch.complex(torch.zeros_like(value), value).conj().imag
+
+
+STRANGE: dict[str, Callable[[torch.Tensor], Any]] = {
+    "nested": lambda value: torch.nested.nested_tensor([value, value]),
+    "sparse": lambda value: value.to_sparse(),
+    "sparse rows": lambda value: value.to_sparse_csr(),
+    "without values": lambda value: value.to("meta"),
+    "complex": lambda value: value.to(torch.complex64),
+    "integers": lambda value: value.to(torch.int32),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", STRANGE)
+def test_tensors_of_another_kind_are_one_error(tmp_path: Path, case: str) -> None:
+    torch.save({"proj.lora_A.weight": STRANGE[case](torch.ones(3, 4))}, tmp_path / "a.bin")
+    with pytest.raises(AdapterError, match=r"a\.bin: .*(dense floating-point tensor|cannot be read as tensors)"):
+        read_torch(tmp_path / "a.bin")
+
+
+def test_a_view_with_another_sign_has_its_values(tmp_path: Path) -> None:
+    torch.save({"a": _half(torch.ones(3))}, tmp_path / "a.bin")
+    assert np.array_equal(read_torch(tmp_path / "a.bin")["a"], -np.ones(3))
+    torch.save({1: torch.ones(3), "1": torch.zeros(3)}, tmp_path / "a.bin")
+    with pytest.raises(AdapterError, match="something other than named tensors"):
+        read_torch(tmp_path / "a.bin")
 
 
 def test_an_archive_that_unpacks_to_much_more_is_one_error(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from tailora.commands.quantize import QuantizeSettings
 from tailora.commands.quantize import run as quantize
 from tailora.commands.verify import VerifySettings, run
 from tailora.core.errors import AdapterError, CheckError, DataError, ModelError, SettingsError
+from tailora.inference.probes import Reading, probes_of, reading_of
+from tailora.inference.verification import _judge
 from tailora.lora import inject
 from tailora.models.load import load_base
 from tailora.training.run import run as train
@@ -187,6 +189,25 @@ def test_another_model_has_drifted(base: str, tmp_path: Path, capsys: pytest.Cap
     told = json.loads(out)
     assert told["drift"] > 0.05
     assert told["failed"] in err
+
+
+def test_a_drift_that_is_not_a_number_is_an_error() -> None:
+    reading = Reading(torch.ones(2, 3), None, ())
+    change = {"largest": 1.0, "mean": 1.0}
+    for drift in (float("nan"), float("inf"), 0.5):
+        result = {"model": "m", "adapter": "a", "against_base": change, "drift": drift}
+        with pytest.raises(CheckError, match="deviates by"):
+            _judge(result, reading, tolerance=0.1)
+
+
+def test_a_loss_beyond_all_perplexities_is_reported(base: str) -> None:
+    loaded = load_base(base)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.mul_(30)
+    reading = reading_of(loaded, probes_of([], loaded, META), 1)
+    assert reading.perplexity is not None
+    assert 1e300 < reading.perplexity < float("inf")
 
 
 def test_what_changes_nothing_is_refused(base: str, tmp_path: Path) -> None:

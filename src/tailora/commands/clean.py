@@ -14,7 +14,7 @@ from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.files import atomic_path, require_new, write_text
 from tailora.core.plural import plural
-from tailora.core.settings import Unset
+from tailora.core.settings import Unset, Verbatim
 from tailora.data.reading import ChoiceOfSplit
 from tailora.data.rewriting import rewriter_of
 from tailora.data.text_files import has_bom, packed
@@ -40,7 +40,7 @@ class CleanSettings(ChoiceOfSplit):
     """Keep facts that the text may say in words which the rules mark as unsure."""
     keep_duplicates: bool = False
     """Keep rows with the same facts and the same text."""
-    against: Annotated[tuple[str, ...], Unset("none")] = ()
+    against: Annotated[tuple[str, ...], Verbatim(), Unset("none")] = ()
     """Files, such as the test set, whose records the output must not contain. Rows with the same facts, whatever the
     names, are left out. The records of these files count as they are and as their texts say them."""
     keep_overlap: bool = False

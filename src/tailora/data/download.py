@@ -81,13 +81,21 @@ def _fetch_file(url: str, target: Path, digest: str, timeout: float) -> None:
                 break
             except urllib.error.HTTPError as error:
                 answer = f"the server responded {error.code} {error.reason}"
+                if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.stat().st_size:
+                    part.write_bytes(b"")  # more came than the file has: from the beginning
+                    continue
                 if not _may_pass(error.code):
                     raise DataError(_failed(target, answer, url), hint=_other_ways(target)) from error
                 if attempt == _ATTEMPTS:
                     what = _failed(target, f"{answer} three times", url)
                     raise OfflineError(what, hint=_other_ways(target)) from error
                 time.sleep(_pause(error, attempt))
+            except ValueError as error:  # of an address that is not one
+                hint = "write it with https:// at its beginning, or unset TAILORA_DATA_URL"
+                raise DataError(f"is not the address of a file ({error})", where=url, hint=hint) from error
             except (OSError, http.client.HTTPException) as error:
+                if _sha256(part) == digest:  # the connection broke after the last byte
+                    break
                 if attempt == _ATTEMPTS:
                     reason = getattr(error, "reason", None) or error
                     raise OfflineError(_failed(target, str(reason), url), hint=_other_ways(target)) from error

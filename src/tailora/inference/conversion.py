@@ -100,7 +100,7 @@ def _checked(
     again = _bare_loralib(adapter, output) if to == "loralib" else _read(output, own_base)
     apart = difference(adapter, again)
     report: dict[str, Any] = {"format": to, "largest_relative_difference": apart, "on_base": None}
-    if apart > ROUNDING:
+    if not apart <= ROUNDING:  # also where it is not a number
         what = f"the written updates differ from the adapter's by {apart:.1%} of the largest number in a layer"
         raise CheckError(what, where=output, hint="report this as a bug in Tailora", result=report)
     if base is not None:

@@ -20,6 +20,8 @@ from tailora.inference.probe_settings import PROBES
 from tailora.inference.texts import Prompt, generate
 from tailora.models.load import Base
 
+_LARGEST_LOSS = 700.0  # nats per token; the perplexity of a larger one is beyond the range of a float
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -62,7 +64,8 @@ def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Readin
     prompts = [Prompt(probe.prompt) for probe in probes if len(probe.prompt) + new_tokens <= context]
     generations = generate(running_on(base), prompts, Decoding(max_new_tokens=new_tokens))
     texts = tuple(generation.token_ids for generation in generations)
-    return Reading(torch.cat(parts), math.exp(loss / scored) if scored else None, texts)
+    perplexity = math.exp(min(loss / scored, _LARGEST_LOSS)) if scored else None
+    return Reading(torch.cat(parts), perplexity, texts)
 
 
 def distance(one: Reading, other: Reading) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _check_losses(result: Mapping[str, Any], chosen: Quantization) -> None:
     if before is not None and after is not None and after > before * (1 + chosen.tolerance):
         rise = f"the perplexity of {what} is {after / before - 1:.1%} higher (limit {chosen.tolerance:.1%})"
         raise CheckError(rise, where=where, hint="use more bits, or raise --tolerance", result=measured)
-    if result.get("drift", 0.0) > ROUNDED_AWAY:
+    if not result.get("drift", 0.0) <= ROUNDED_AWAY:  # also where it is not a number
         lost = f"{what} loses the adapter: it is off by {result['drift']:.0%} of its effect (limit {ROUNDED_AWAY:.0%})"
         hint = "leave out --merged, which stores the adapter separately"
         raise CheckError(lost, where=where, hint=hint, result=measured)

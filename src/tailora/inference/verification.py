@@ -113,7 +113,7 @@ def _judge(result: dict[str, Any], before: Reading, tolerance: float) -> None:
         raise CheckError(
             f"{what} changes nothing: its logits are those of the base", where=where, hint=hint, result=result
         )
-    if result.get("drift", 0.0) > tolerance:
+    if not result.get("drift", 0.0) <= tolerance:  # also where it is not a number
         share = f"{result['drift']:.1%} of the adapter's effect (limit {tolerance:.1%})"
         hint = "merge into a base in fp32, or serve the adapter without merging it"
         raise CheckError(f"{what} deviates by {share}", where=where, hint=hint, result=result)

@@ -87,14 +87,16 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         MissingExtraError: torch is not installed.
     """
     state = load_torch(path)
-    if not isinstance(state, Mapping) or not all(hasattr(value, "is_floating_point") for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and hasattr(value, "is_floating_point") for name, value in state.items()
+    ):
         hint = "save the adapter's state dict, as safetensors"
         raise AdapterError("contains something other than named tensors", where=path, hint=hint)
     check_claims(state.values(), path)
     arrays = {}
     for name, value in state.items():
         try:
-            arrays[str(name)] = torch_array(value)
+            arrays[name] = torch_array(value)
         except ValueError as error:
             raise AdapterError(f"{name} {error}", where=path) from error
     return arrays
@@ -107,13 +109,14 @@ def torch_array(tensor: Any) -> Tensor:
         ValueError: the tensor is not dense floating-point numbers, or claims more of them than the file holds: a
             crafted tensor stretches one stored number over terabytes, which widening would write out.
     """
-    if tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu" or not tensor.is_floating_point():
+    is_dense = str(tensor.layout) == "torch.strided" and not (tensor.is_nested or tensor.is_quantized)
+    if not is_dense or tensor.device.type != "cpu" or not tensor.is_floating_point():
         raise ValueError(f"is not a dense floating-point tensor ({tensor.dtype})")
-    if tensor.layout is not tensor.new_empty(0).layout or tensor.element_size() < 2:
+    if tensor.element_size() < 2:
         raise ValueError(f"is stored as {tensor.dtype}, which is not read")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError("claims more numbers than the file contains")
-    values = tensor.detach()
+    values = tensor.detach().resolve_neg()
     wide = values if values.element_size() == 8 else values.float()
     array: Tensor = np.ascontiguousarray(wide.numpy())
     return array
