@@ -95,7 +95,7 @@ def test_columns_in_yaml(tmp_path: Path, yaml: str, columns: dict[str, Any]) -> 
 def test_words_that_yaml_reads_as_true_and_false_are_not_names(tmp_path: Path, yaml: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(f"data: x.csv\ncolumns: {yaml}\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match="named by text, not by (True|False).*quotation marks"):
+    with pytest.raises(SettingsError, match=r"named by text, not by (True|False).*quotation marks"):
         TrainSettings.from_yaml(path)
     path.write_text("data: x.csv\ncolumns: {facts: [2020, 2021-01-02, 'no']}\n", encoding="utf-8")
     assert TrainSettings.from_yaml(path).columns == {"facts": ("2020", "2021-01-02", "no")}

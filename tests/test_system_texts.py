@@ -167,7 +167,10 @@ WRONG = [
     ('{"text": "a"}\n{"text": "b \\ud83d"}\n{"text": "c"}\n', r":2: the text has half of a surrogate pair"),
     ('["a", "b", "\\udc00"]', r": entry 3: the text has half of a surrogate pair"),
     ('{"text": "a"}\n{"text": "b", "text": "c"}\n{"text": "d"}\n', r":2: the key 'text' occurs twice"),
-    ('{"text": "a"},\n{"text": "b"},\n{"text": "c"},\n', r"(:\d)?: (broken JSON|the lines are objects with a text, but)"),
+    (
+        '{"text": "a"},\n{"text": "b"},\n{"text": "c"},\n',
+        r"(:\d)?: (broken JSON|the lines are objects with a text, but)",
+    ),
     ('  {"text": "a"},\n  {"text": "b"},\n  {"text": "c"}', r"(:\d)?: (broken JSON|the lines are objects with a text)"),
     ("{'text': 'a'}\n{'text': \"b\"}\n{'text': 'c'}\n", r"(:\d)?: (broken JSON|the lines are objects with a text)"),
     ("{'text': 'a'}\nb\nc\n", r"(:\d)?: (broken JSON|is not a JSON object with a text)"),

@@ -62,7 +62,9 @@ def only_writer(target: Path, patience: float = 30.0) -> Iterator[None]:
     deadline = time.monotonic() + patience
     while not lock.acquire():
         if time.monotonic() > deadline:
-            raise SettingsError("another process is changing this file", where=target, hint="wait for it, and try again")
+            raise SettingsError(
+                "another process is changing this file", where=target, hint="wait for it, and try again"
+            )
         time.sleep(0.02)
     try:
         yield

@@ -140,7 +140,7 @@ def _at(value: Any, key: str, at: str) -> Any:
 
 
 def is_text_row(line: str) -> bool:
-    """Return whether a line is a JSON object with a text, or nearly: indented, before a comma, or as Python writes it."""
+    """Return whether a line is an object with a text, in JSON or as Python writes it, indented or before a comma."""
     line = line.strip().rstrip(", ")
     if not line.startswith("{"):
         return False
