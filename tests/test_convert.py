@@ -272,6 +272,23 @@ def test_a_gguf_without_an_alpha_is_applied_as_it_is(tmp_path: Path, alpha: floa
     assert difference(formats.load(adapter), formats.load(tmp_path / "back")) < 1e-6
 
 
+@pytest.mark.parametrize(("rows", "alpha", "message"), [(30, 8, "blk.0.attn_q.weight"), (32, np.inf, "alpha is inf")])
+def test_a_gguf_of_another_base_is_one_error(tmp_path: Path, rows: int, alpha: float, message: str) -> None:
+    writer = GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((4, 32), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.ones((rows, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    with pytest.raises(AdapterError, match=f"lora.gguf: .*{message}"):
+        gguf.load(tmp_path / "lora.gguf", config, ["model.layers.0.self_attn.q_proj"])
+
+
 def test_mistakes(tmp_path: Path) -> None:
     adapter, _ = save_adapter(tmp_path, "gpt2")
     with pytest.raises(SettingsError, match="already exists"):

@@ -84,6 +84,8 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
         fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(keys)}
         tensors = {stored.name: gguf.quants.dequantize(stored.data, stored.tensor_type) for stored in reader.tensors}
         alpha = float(fields.get("adapter.lora.alpha", 0.0))
+        if not 0 <= alpha < float("inf"):
+            raise AdapterError(f"alpha is {alpha}, not a positive number", where=path, hint="convert it again")
     except (OSError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
         raise AdapterError(
             "is not a GGUF file, or is damaged", where=path, hint="convert or download it again"
@@ -102,10 +104,13 @@ def load(path: Path, config: dict[str, Any], modules: Iterable[str]) -> Adapter:
             problems.append(name)
             continue
         module = paths[name]
+        try:
+            rows = ordered_rows(b, module, config, back=True)
+        except ValueError:  # a number of rows that the heads do not divide
+            problems.append(name)
+            continue
         # Without an alpha, or with one of 0, llama.cpp applies the factors as they are.
-        branch = LowRank(
-            np.ascontiguousarray(a), ordered_rows(b, module, config, back=True), alpha / len(a) if alpha else 1.0
-        )
+        branch = LowRank(np.ascontiguousarray(a), rows, alpha / len(a) if alpha else 1.0)
         plain: LayerKind = "gpt2_conv1d" if kind == "gpt2" and module != "lm_head" else "linear"
         layers[module] = LayerAdapter("embedding" if embedding else plain, (branch,), out=len(b))
     if problems or not layers:
