@@ -1,13 +1,15 @@
 """Send a mixed load to `tailora serve` for some minutes; check every response and the growth of its memory.
 
-    python benchmarks/soak.py --base smollm2-135m --minutes 10
+    python benchmarks/soak.py --base smollm2-135m --minutes 30 --kills 1
 
-Clients request completions, records and conversations, streamed and whole, with any of the adapters. Some close their
-connection during a stream, some send invalid requests. Adapters are loaded, replaced and unloaded at the same time.
-Every response has to be one that its request allows (a model that was just unloaded may be missing; a full queue may
-respond 429). The server's resident memory is read once per second. At the end the server must be idle, with every block
-free, and shut down cleanly. The output shows the numbers of requests and responses, and the memory after a tenth of the
-time and at the end. The exit code is 1 if a check failed.
+Clients request completions, records and conversations, streamed and whole, with any of the adapters, with mixtures of
+adapters, and with a composition of the server's configuration. Two of the adapters have a table of drafts. Some
+clients close their connection during a stream, some send invalid requests. Adapters are loaded, replaced and unloaded
+at the same time. With `--kills`, the server is killed with SIGKILL at even intervals and started again; only requests
+that meet the gap may fail. Every other response has to be one that its request allows (a model that was just unloaded
+may be missing; a full queue may respond 429). The server's resident memory is read once per second. At the end the
+server must be idle, with every block free, and shut down cleanly. The output shows the numbers of requests and
+responses, and the memory after a tenth of the time and at the end. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import contextlib
+import itertools
 import json
 import random
 import signal
@@ -24,19 +28,24 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from _processes import say
+from _processes import run_tailora, say
 from _requests import prepare
 from serving import SHARED
 from serving_http import free_port, wait_for
 from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import cores
+from tailora.data.chat_template import ChatTemplate
+from tailora.data.tokenizer import Tokenizer
 
 FACTS = {"name": "Blue Spice", "eatType": "pub", "food": "Italian", "area": "riverside", "familyFriendly": "yes"}
 COMING = "coming"  # the adapter that comes and goes
+MIXED = "mixed"  # a composition of the server's configuration
 WRONG: tuple[tuple[str, Any, int], ...] = (
     ("/v1/completions", {"model": "none", "prompt": "x"}, 404),
     ("/v1/completions", {"model": "a0", "prompt": "x", "temperature": 9}, 400),
@@ -52,38 +61,65 @@ WRONG: tuple[tuple[str, Any, int], ...] = (
 class Soak:
     """The clients, and what became of their requests."""
 
-    def __init__(self, address: str, base: str, seconds: float) -> None:
-        self._base = base
+    def __init__(self, server: SoakedServer, base: str, seconds: float, *, kills: int, chat: bool) -> None:
+        self._server, self._base, self._kills, self._seconds = server, base, kills, seconds
+        self._kinds = range(4) if chat else (0, 2, 3)
         limits = httpx.Limits(max_connections=None)
-        self._http = httpx.AsyncClient(base_url=f"http://{address}", timeout=120, limits=limits)
+        self._http = httpx.AsyncClient(base_url=f"http://{server.address}", timeout=120, limits=limits)
         self.end = time.monotonic() + seconds
+        self.up = asyncio.Event()
+        self.up.set()
         self.counts: collections.Counter[str] = collections.Counter()
         self.amiss: list[str] = []
         self.memory: list[tuple[float, int]] = []
 
-    async def run(self, clients: int, process: int) -> None:
-        """All of it, to the end."""
-        jobs = [self._client(number) for number in range(clients)]
-        await asyncio.gather(*jobs, self._adapters(), self._mistakes(), self._watch(process))
+    async def run(self, clients: int) -> None:
+        """Run all clients until the end."""
+        jobs = [self._repeat(self._client, random.Random(number)) for number in range(clients)]
+        others = (self._repeat(job, itertools.count()) for job in (self._adapters, self._mistakes))
+        await asyncio.gather(*jobs, *others, self._watch(), self._kill())
         await self._http.aclose()
 
-    async def _client(self, number: int) -> None:
-        chance = random.Random(number)
+    async def _repeat(self, job: Callable[[Any], Awaitable[None]], state: Any) -> None:
+        """Do a job again and again. A request that fails because the server is killed is counted."""
         while time.monotonic() < self.end:
-            model = chance.choice([*(f"a{n}" for n in range(4)), COMING, "base"])
-            path, body = self._body(chance, model)
-            allowed = {200, 429, *([404] if model == COMING else [])}
-            if chance.random() < 0.15:
-                await self._leave(path, {**body, "stream": True}, chance.random())
-            elif chance.random() < 0.5:
-                await self._stream(path, {**body, "stream": True}, allowed)
-            else:
-                self._check("whole", path, await self._http.post(path, json=body), allowed)
+            await self.up.wait()
+            starts = self._server.starts
+            try:
+                await job(state)
+            except httpx.TransportError as error:
+                if self.up.is_set() and self._server.starts == starts:
+                    self.amiss.append(f"{job.__name__}: {type(error).__name__} {error}")
+                self.counts["cut by a kill"] += 1
+
+    async def _client(self, chance: random.Random) -> None:
+        model = chance.choice([*(f"a{n}" for n in range(4)), COMING, "base", MIXED])
+        path, body = self._body(chance, model)
+        if model in ("a0", "a1") and chance.random() < 0.3:
+            body["adapters"] = [{"name": model, "weight": 0.7}, {"name": "a2", "weight": -0.2}]
+        allowed = {200, 429, *([404] if model == COMING else [])}
+        if chance.random() < 0.15:
+            await self._leave(path, {**body, "stream": True}, chance.random())
+        elif chance.random() < 0.5:
+            await self._stream(path, {**body, "stream": True}, allowed)
+        else:
+            self._check("whole", path, await self._http.post(path, json=body), allowed)
+
+    async def _kill(self) -> None:
+        """Kill the server and start it again."""
+        for number in range(self._kills):
+            at = self.end - self._seconds * (1 - (number + 1) / (self._kills + 1))
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            self.up.clear()
+            self._server.process.kill()
+            await asyncio.to_thread(self._server.start)
+            self.counts["killed"] += 1
+            self.up.set()
 
     def _body(self, chance: random.Random, model: str) -> tuple[str, dict[str, Any]]:
         name = self._base if model == "base" else model
         tokens = chance.randint(1, 48)
-        kind = chance.randrange(4)
+        kind = chance.choice(self._kinds)
         if kind == 0:
             facts = dict(chance.sample(sorted(FACTS.items()), chance.randint(1, len(FACTS))))
             beams = chance.choice([1, 1, 4])
@@ -111,46 +147,70 @@ class Soak:
         except TimeoutError:
             self.counts["left"] += 1
 
-    async def _adapters(self) -> None:
-        number = 0
-        while time.monotonic() < self.end:
-            body = {"lora_name": COMING, "lora_path": f"adapter-{4 + number % 4}", "load_inplace": True}
-            self._check("loaded", "load", await self._http.post("/v1/load_lora_adapter", json=body), {200})
-            await asyncio.sleep(1.5)
-            if number % 3 == 2:
-                gone = await self._http.post("/v1/unload_lora_adapter", json={"lora_name": COMING})
-                self._check("unloaded", "unload", gone, {200})
-                await asyncio.sleep(0.5)
-            number += 1
+    async def _adapters(self, numbers: Iterator[int]) -> None:
+        number = next(numbers)
+        body = {"lora_name": COMING, "lora_path": f"adapter-{4 + number % 4}", "load_inplace": True}
+        self._check("loaded", "load", await self._http.post("/v1/load_lora_adapter", json=body), {200})
+        await asyncio.sleep(1.5)
+        if number % 3 == 2:
+            gone = await self._http.post("/v1/unload_lora_adapter", json={"lora_name": COMING})
+            self._check("unloaded", "unload", gone, {200, 404} if self._kills else {200})
+            await asyncio.sleep(0.5)
 
-    async def _mistakes(self) -> None:
-        number = 0
-        while time.monotonic() < self.end:
-            path, body, status = WRONG[number % len(WRONG)]
-            self._check("wrong", path, await self._http.post(path, json=body), {status})
-            number += 1
-            await asyncio.sleep(0.2)
+    async def _mistakes(self, numbers: Iterator[int]) -> None:
+        path, body, status = WRONG[next(numbers) % len(WRONG)]
+        self._check("wrong", path, await self._http.post(path, json=body), {status})
+        await asyncio.sleep(0.2)
 
-    async def _watch(self, process: int) -> None:
+    async def _watch(self) -> None:
         began = time.monotonic()
         while time.monotonic() < self.end:
-            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-            self.memory.append((time.monotonic() - began, pages * 4096))
+            await self.up.wait()
+            with contextlib.suppress(OSError, IndexError):  # the process is being killed
+                pages = int(Path(f"/proc/{self._server.process.pid}/statm").read_text().split()[1])
+                self.memory.append((time.monotonic() - began, pages * 4096))
             await asyncio.sleep(1)
 
     def _check(self, kind: str, path: str, answer: httpx.Response, allowed: set[int]) -> None:
         self.counts[f"{kind} {answer.status_code}"] += 1
         if answer.status_code not in allowed:
-            told = answer.text[:200] if answer.is_stream_consumed else ""
-            self.amiss.append(f"{kind} {path}: {answer.status_code} {told}")
+            text = answer.text[:200] if answer.is_stream_consumed else ""
+            self.amiss.append(f"{kind} {path}: {answer.status_code} {text}")
+
+
+class SoakedServer:
+    """The server's process, which can be started again after it was killed."""
+
+    def __init__(self, command: Sequence[str], log: Path, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self.starts = 0
+        self._command, self._log = command, log
+        self._log.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stderr=log, stdout=log)
+        wait_for(self.address, "/ready", self.process)
+        self.starts += 1
+
+    def get(self, path: str) -> Any:
+        """Return the JSON of a route."""
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def errors(self) -> list[str]:
+        """Return the lines of the log that report an error."""
+        return [line for line in self._log.read_text().splitlines() if '"level": "error"' in line]
 
 
 def main() -> int:
-    """Start the server, soak it, and tell."""
+    """Start the server, send the load, and print what happened."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", default="smollm2-135m", help="name, folder or wheel of the base model")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--kills", type=int, default=0, help="how many times the server is killed with SIGKILL")
     parser.add_argument("--data", default=str(SHARED / "data" / "e2e" / "lora_format" / "test.txt.gz"))
     parser.add_argument(
         "--work",
@@ -161,37 +221,39 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = Path(arguments.work) / Path(arguments.base).name
     given = prepare(folder, arguments.base, arguments.data, prompts=64, adapters=8)
+    for adapter in given["adapters"][:2]:
+        if not (Path(adapter) / "tailora.drafts").is_file():
+            run_tailora(["draft", adapter, "--data", arguments.data, "--base", arguments.base], threads=cores())
     port = free_port()
-    address = f"127.0.0.1:{port}"
     command = [sys.executable, "-m", "tailora", "serve", "--base", arguments.base, "--port", str(port)]
     command += [flag for n in range(4) for flag in ("--adapter", f"a{n}={given['adapters'][n]}")]
-    command += ["--adapter-folder", str(folder), "--slots", "4"]
-    with (folder / "soak.log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log)
+    command += ["--compositions", f"{MIXED}=a1:0.5+a3:0.5", "--adapter-folder", str(folder), "--slots", "4"]
+    server = SoakedServer(command, folder / "soak.log", port)
     try:
-        wait_for(address, "/ready", process)
-        base = json.loads(_get(address, "/v1/models"))["data"][0]["id"]
-        soak = Soak(address, base, 60 * arguments.minutes)
+        server.start()
+        base = server.get("/v1/models")["data"][0]["id"]
+        model = Path(given["folder"])
+        chat = ChatTemplate.from_folder(model, Tokenizer.from_folder(model)) is not None
+        soak = Soak(server, base, 60 * arguments.minutes, kills=arguments.kills, chat=chat)
         say(f"soaking for {arguments.minutes:g} minutes")
-        asyncio.run(soak.run(arguments.clients, process.pid))
+        asyncio.run(soak.run(arguments.clients))
         time.sleep(2)
-        status = json.loads(_get(address, "/v1/status"))
+        status = server.get("/v1/status")
         for name in ("running", "waiting", "kv_blocks_used"):
             if status[name]:
                 soak.amiss.append(f"at the end {name} is {status[name]}")
-        process.send_signal(signal.SIGTERM)
-        if process.wait(30) != 0:
-            soak.amiss.append(f"the server ended with {process.returncode}")
+        server.process.send_signal(signal.SIGTERM)
+        if server.process.wait(30) != 0:
+            soak.amiss.append(f"the server ended with {server.process.returncode}")
     finally:
-        process.kill()
-        process.wait()
-    failures = [line for line in (folder / "soak.log").read_text().splitlines() if '"level": "error"' in line]
-    soak.amiss += failures[:5]
+        server.process.kill()
+        server.process.wait()
+    soak.amiss += server.errors()[:5]
     return tell(soak, arguments)
 
 
 def tell(soak: Soak, arguments: argparse.Namespace) -> int:
-    """Print what was found; 1 where something was amiss."""
+    """Print the figures; return 1 if a check failed."""
     settled = [used for second, used in soak.memory if second > 6 * arguments.minutes]
     tenth = max(1, len(settled) // 10)
     begin, end = statistics.median(settled[:tenth]), statistics.median(settled[-tenth:])
@@ -199,6 +261,7 @@ def tell(soak: Soak, arguments: argparse.Namespace) -> int:
         "benchmark": "soak",
         "minutes": arguments.minutes,
         "clients": arguments.clients,
+        "kills": arguments.kills,
         "answers": dict(sorted(soak.counts.items())),
         "amiss": soak.amiss[:20],
         "memory_by_seconds_bytes": {round(second): used for second, used in soak.memory[::30]},
@@ -215,12 +278,6 @@ def tell(soak: Soak, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     return 1 if soak.amiss else 0
-
-
-def _get(address: str, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
-        found: bytes = answer.read()
-        return found
 
 
 if __name__ == "__main__":
