@@ -302,3 +302,20 @@ def test_texts_without_records(tmp_path: Path) -> None:
         examples, _ = build_examples(records, prompts.tokenizer, prompts=prompts)
         assert [example.prompt for example in examples] == [(prompts.end,)] * 2
         assert prompts.tokenizer.decode(list(examples[0].completion[:-1])) == "A mug."
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Describe it."},
+        {"instruction": "Describe it.", "id": "7"},
+        {"instruction": "Describe it.", "input": None, "group": "g"},
+        {"instruction": "Describe it.", "input": "", "source": "web"},
+    ],
+)
+def test_an_instruction_without_an_answer_is_no_table(row: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (record,) = load(path, texts="unused").rows
+    assert (record.facts, record.prompt) == ((), "Describe it.")
+    assert [message.content for message in record.messages] == ["Describe it."]

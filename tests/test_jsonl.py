@@ -259,3 +259,57 @@ def test_a_null_is_a_key_that_is_not_there(tmp_path: Path, key: str) -> None:
     path.write_text(json.dumps(row | {"facts": None, "prompt": None}), encoding="utf-8")
     with pytest.raises(DataError, match="has neither 'facts' nor 'prompt'"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[", '[{"facts": {"a": "b"}, "text": "x"},', '[{"facts": {"a": "b"}, "text": "x"}, \n']
+)
+def test_a_list_that_is_cut_short_is_not_read_as_a_shorter_one(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="the list does not end; the file may be cut short"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "facts", "prompt"),
+    [
+        ({"facts": {"a": "b"}, "prompt": None, "text": "x"}, (Fact(None, "a", "b"),), None),
+        ({"facts": None, "prompt": "a =>", "completion": "x"}, (), "a =>"),
+        ({"facts": None, "prompt": None, "a": "b", "text": "x"}, (Fact(None, "a", "b"),), None),
+        ({"prompt": None, "a": "b", "text": "x"}, (Fact(None, "a", "b"),), None),
+    ],
+)
+def test_a_key_that_is_null_in_every_row_is_absent(
+    row: Row, facts: tuple[Fact, ...], prompt: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json_lines([row]), encoding="utf-8")
+    (record,) = load(path).records
+    assert (record.facts, record.prompt, record.references) == (facts, prompt, ("x",))
+
+
+def test_a_prompt_whose_answer_has_another_key_says_which_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"prompt": "a =>", "response": "b", "source": "c"}]', encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"'response' next to the facts or the prompt .*--columns prompt=prompt,text=response"
+    ):
+        load(path)
+    (record,) = load(path, columns={"prompt": "prompt", "text": "response"}).records
+    assert (record.prompt, record.references) == ("a =>", ("b",))
+
+
+@pytest.mark.parametrize("value", ["NaN", "nan", "null", "NULL", "<NA>"])
+@pytest.mark.parametrize("form", ["facts", "pairs", "row"])
+def test_a_word_for_a_missing_value_is_no_fact_in_json_as_in_a_table(form: str, value: str, tmp_path: Path) -> None:
+    pairs = {"name": "Cup", "size": value}
+    rows: dict[str, Row] = {
+        "facts": {"facts": pairs},
+        "pairs": {"facts": [[*pair] for pair in pairs.items()]},
+        "row": pairs,
+    }
+    path = tmp_path / "a.jsonl"
+    path.write_text(json_lines([rows[form] | {"text": "A cup."}]), encoding="utf-8")
+    (record,) = load(path).records
+    assert record.facts == (Fact(None, "name", "Cup"),)

@@ -430,3 +430,58 @@ def test_a_column_is_among_the_facts_once(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", "name,text\nBlue Door,Blue Door.\n")
     with pytest.raises(DataError, match=r"a.csv:1: the column 'Name' is twice among the facts; name it once"):
         read(path, columns={"facts": ["name", "Name"], "text": "text"})
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0.1", "Unnamed: 0.1.1", "...1", "__index_level_0__"])
+def test_names_that_programs_give_to_row_labels_are_no_facts(name: str, tmp_path: Path) -> None:
+    data = load(saved(tmp_path, "a.csv", f"{name},area,text\n0,north,A.\n1,south,B.\n"))
+    assert [record.facts for record in data.records] == [facts(("area", "north")), facts(("area", "south"))]
+    label = f"column 1 is called {name!r}"
+    assert data.notes == (f"{label}, probably contains row numbers, and is left out; name it if it is a fact",)
+
+
+@pytest.mark.parametrize(
+    "name", ["#", "No.", "Nr.", "N°", "№", "rowid", "level_0", "S.No", "Sr. No.", "序号", "编号", "ลำดับ", "TT", "SIRA"]
+)
+def test_a_column_of_row_numbers_is_reported_by_its_name(name: str, tmp_path: Path) -> None:
+    (note,) = load(saved(tmp_path, "a.csv", f"{name},area,text\n7,north,A.\n3,south,B.\n")).notes
+    assert f"the column {name!r} is read as a fact, but looks like an id by its name" in note
+
+
+def test_texts_are_no_facts(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", "name,area,text\nA,north,A is north.\n")
+    with pytest.raises(DataError, match="the column 'text' contains the texts and is among the facts"):
+        load(path, columns={"facts": ["name", "text"]})
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|"])
+def test_a_cell_that_swallows_rows_is_reported(mark: str, tmp_path: Path) -> None:
+    rows = [
+        ("name", "area", "text"),
+        ("A", "n", '"A is a pub.'),
+        ("B", "s", "B is a cafe."),
+        ("C", "w", 'A screen of 40"'),
+    ]
+    data = load(saved(tmp_path, "a.csv", "".join(mark.join(row) + "\n" for row in rows)))
+    assert len(data.records) == 1
+    assert data.notes == (
+        "the quoted cell that begins on line 2 contains 2 lines with as many cells as the header; if they are rows, "
+        'write the quotation mark before them as ""',
+    )
+    fine = load(
+        saved(tmp_path, "b.csv", mark.join(rows[0]) + "\n" + mark.join(("A", "n", '"One, two;\nthree|"')) + "\n")
+    )
+    assert (len(fine.records), fine.notes) == (1, ())
+
+
+@pytest.mark.parametrize("mr", ["name[A]; food[B]", "name[A] food[B]", "name[A]|food[B]"])
+def test_a_slot_does_not_swallow_the_next_one(mr: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:2: the meaning representation cannot be read"):
+        load(saved(tmp_path, "a.csv", f'mr,ref\n"{mr}",T.\n'))
+
+
+def test_row_numbers_beside_meaning_representations_have_no_empty_name_in_a_note(tmp_path: Path) -> None:
+    data = load(saved(tmp_path, "a.csv", ',mr,ref\n0,"name[A]",T.\n'))
+    assert data.notes == (
+        "column 1 has no name, probably contains row numbers, and is left out; name it if it is a fact",
+    )

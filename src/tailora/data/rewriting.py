@@ -208,7 +208,7 @@ def _json_facts(old: Any, facts: Sequence[Fact]) -> Any:
 
 
 def _items(items: Any) -> list[tuple[str | None, Any]]:
-    return [(json_text.plain(item), item) for item in (items if isinstance(items, list) else [items])]
+    return [(json_text.value_of(item), item) for item in (items if isinstance(items, list) else [items])]
 
 
 def _plain_values(items: Any) -> list[str]:

@@ -16,8 +16,10 @@ K = TypeVar("K", bound=Hashable)
 _URL = re.compile(r"(?:https?|ftp)://\S+|www\.\S+\.\S+", re.IGNORECASE)
 _KEY = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}|[0-9a-f]{24,}", re.IGNORECASE)
 _ID_LIKE = re.compile(
-    r"(?i:(?:.*[\s_.-])?(?:ids?|uu?id|guid)|idx|index|row[\s_.-]*(?:number|num|nr|no|name)s?|stt)|.*[a-z](?:Id|ID)"
+    r"(?i:(?:.*[\s_.-])?(?:ids?|uu?id|guid)|idx|index|level_\d|row[\s_.-]*(?:id|number|num|nr|no|name)s?"
+    r"|#|№|n°|(?:s(?:r|l)?[\s_.-]*)?(?:no|nr)\.?|stt|tt|sıra|sira|lfd[\s_.-]*nr\.?|序号|編號|编号|番号|ลำดับ)|.*[a-z](?:Id|ID)"
 )
+_UNNAMED = re.compile(r"(?:Unnamed: \d+(?:\.\d+)*(?:_level_\d+)?|__index_level_\d+__|\.\.\.\d+)?")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 ID_NAMES = frozenset(
     (
@@ -49,8 +51,8 @@ _BY_TEXT_NAME = "looks like a text by its name"
 
 
 def is_unnamed(header: str) -> bool:
-    """Whether a column has no name, or the one that pandas gives to a column without one."""
-    return re.fullmatch(r"(?:Unnamed: \d+(?:_level_\d+)?)?", header.strip()) is not None
+    """Whether a column has no name, or the one that pandas, pyarrow or R's readr gives to a column without one."""
+    return _UNNAMED.fullmatch(header.strip()) is not None
 
 
 def plain_name(name: str) -> str:

@@ -208,8 +208,8 @@ def gather(rows: Sequence[Row], records: Sequence[Record]) -> tuple[list[Record]
 def content_key(record: Record) -> tuple[object, ...]:
     """Return a key that is equal for two rows of the same record.
 
-    The order of the facts, composed and decomposed letters (Unicode's NFC and NFD), and the case of a language tag make
-    no difference.
+    The order of the facts, white space within them, composed and decomposed letters (Unicode's NFC and NFD), and the
+    case of a language tag make no difference.
     """
     facts = tuple(sorted(_spelling(fact) for fact in record.facts))
     prompt = None if record.prompt is None else unicodedata.normalize("NFC", record.prompt)
@@ -219,9 +219,9 @@ def content_key(record: Record) -> tuple[object, ...]:
 
 
 def _spelling(fact: Fact) -> tuple[str, ...]:
-    """Return the parts of a fact in NFC: two without a subject, three with one."""
+    """Return the parts of a fact in NFC with single spaces: two without a subject, three with one."""
     parts = (fact.attribute, fact.value) if fact.subject is None else (fact.subject, fact.attribute, fact.value)
-    return tuple(part if part.isascii() else unicodedata.normalize("NFC", part) for part in parts)
+    return tuple(" ".join((part if part.isascii() else unicodedata.normalize("NFC", part)).split()) for part in parts)
 
 
 def _free(name: str, otherwise: str, taken: Container[str | None]) -> str:

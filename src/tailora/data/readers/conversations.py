@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tailora.core.errors import DataError
+from tailora.data.suspects import is_text_name
 from tailora.data.values import Turn
 
 KEYS = frozenset(("messages", "conversations"))
@@ -17,6 +18,8 @@ MESSAGES_KEYS = KEYS | {"prompt", "completion", "system"}
 """Keys of an object that `of_messages` reads."""
 ALPACA_KEYS = frozenset(("instruction", "input", "output", "system", "history"))
 """Keys of an object that `of_alpaca` reads."""
+METADATA_KEYS = frozenset(("id", "group", "adapter", "language", "lang"))
+"""Further keys that an object of any form may have."""
 
 _SPEAKERS = {
     "system": "system",
@@ -45,8 +48,11 @@ def is_conversation(row: Mapping[str, Any]) -> bool:
 
 
 def is_alpaca(row: Mapping[str, Any]) -> bool:
-    """Return whether an object has Alpaca's form: an instruction with an output, or with nothing but an input."""
-    return "instruction" in row and ("output" in row or ("input" in row and row.keys() <= ALPACA_KEYS))
+    """Return whether an object has Alpaca's form: an instruction with an output or an input, or alone."""
+    if "instruction" not in row or "output" in row:
+        return "instruction" in row
+    others = {key for key, value in row.items() if value is not None} - ALPACA_KEYS - METADATA_KEYS
+    return not others or ("input" in row and not any(key in ("text", "texts") or is_text_name(key) for key in others))
 
 
 def of_messages(row: Mapping[str, Any], where: str) -> Conversation:

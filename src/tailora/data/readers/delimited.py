@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tailora.core.errors import DataError
+from tailora.core.plural import plural
 from tailora.data.text_files import lines_of
 
 DELIMITERS = ",;\t|"
@@ -67,6 +68,24 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
                 hint="give every row the header's columns, and quote cells that contain the delimiter",
             )
         yield line, cells[:width]
+
+
+def swallowed(rows: Sequence[tuple[int, Sequence[str]]], delimiter: str) -> list[str]:
+    """Return a note on the first quoted cell whose further lines look like rows, as after a lone quotation mark.
+
+    Args:
+        rows: (line, cells) of each row, the header first.
+        delimiter: of the cells.
+    """
+    width = len(rows[0][1]) if rows else 0
+    for line, cells in rows:
+        for cell in cells:
+            further = lines_of(cell)[1:]
+            if width > 1 and further and all(own.count(delimiter) == width - 1 for own in further):
+                count = plural(len(further), "line")
+                what = f"the quoted cell that begins on line {line} contains {count} with as many cells as the header"
+                return [f'{what}; if they are rows, write the quotation mark before them as ""']
+    return []
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

@@ -15,6 +15,8 @@ class RepeatedKeyError(ValueError):
     """Raised when an object has a key twice with different values."""
 
 
+MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
+"""Words that pandas and databases write for a missing value."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -65,6 +67,8 @@ def values(text: str, where: str, *, plain_numbers: bool = True) -> Iterator[tup
         position, line = _advance(text, position, position + 1, line)
         if text.startswith("]", position):
             position = _close(text, position, line, where)
+        elif position == len(text):
+            raise DataError("the list does not end", where=f"{where}:{line}", hint=hint)
     while position < len(text):
         value, end = _decode(text, position, f"{where}:{line}", hint, _DECODER if plain_numbers else _SHORT_DECODER)
         yield line, value
@@ -72,6 +76,8 @@ def values(text: str, where: str, *, plain_numbers: bool = True) -> Iterator[tup
         if in_list:
             if text.startswith(",", position):
                 position, line = _advance(text, position, position + 1, line)
+                if position == len(text):
+                    raise DataError("the list does not end", where=f"{where}:{line}", hint=hint)
             elif text.startswith("]", position):
                 position = _close(text, position, line, where)
             else:
@@ -102,6 +108,12 @@ def plain(value: Any) -> str | None:
     if isinstance(value, list | dict):
         raise TypeError(type(value).__name__)
     return value.written if isinstance(value, WrittenNumber) else str(value).strip() or None
+
+
+def value_of(item: Any) -> str | None:
+    """Return the value of a fact: like `plain`, but a word for a missing value (`MISSING`) is None, as in a table."""
+    text = plain(item)
+    return None if isinstance(item, str) and text in MISSING else text
 
 
 def _decode(

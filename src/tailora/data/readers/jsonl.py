@@ -9,16 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from tailora.core.errors import DataError
+from tailora.data.columns import spell_name
 from tailora.data.mixtures import Mixture, MixtureError, read_mixture
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
 from tailora.data.readers.table_layout import Cell
+from tailora.data.suspects import is_text_name
 from tailora.data.text_files import BYTE_ORDER_MARK
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, Turn
 
 _TEXT_KEYS = ("text", "texts", "completion")
-_KEYS = {"id", "group", "adapter", "language", "facts", "prompt", *_TEXT_KEYS}
+_KEYS = {*conversations.METADATA_KEYS, "facts", "prompt", *_TEXT_KEYS}
 _OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"settings", "account"}),
@@ -74,10 +76,13 @@ def parse(
         what = "is one object, with its values in columns or its rows under a key"
         hint = 'write one object for each row (pandas: to_json(orient="records"))'
         raise DataError(what, where=f"{where}:{objects[0][0]}", hint=hint)
-    present = {key for _, row in objects for key in row}
+    present = {key for _, row in objects for key, value in row.items() if value is not None}
     named = trained is not None and bool(trained.input_columns) and set(trained.input_columns) <= present
-    if columns is not None or (objects and (named or not {"facts", "prompt"} & present)):
-        return _table(objects, where, columns, needs_text, trained)
+    null = {"facts", "prompt"} - present if present - _KEYS else set()  # keys that some programs write in every row
+    tabular = not any(({"facts", "prompt"} - null) & row.keys() for _, row in objects)
+    if columns is not None or (objects and (named or tabular)):
+        rows = [(line, {key: row[key] for key in row if key not in null}) for line, row in objects]
+        return _table(rows, where, columns, needs_text, trained)
     parsed = Parsed([])
     ignored: Counter[str] = Counter()
     for line, row in objects:
@@ -85,6 +90,8 @@ def parse(
         ignored.update(key for key in row if key not in _KEYS and row[key] not in (None, "", [], {}))
     if len({row.prompt is None for row in parsed.rows}) > 1:
         raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, hint="use one form")
+    if needs_text and not any(row.texts for row in parsed.rows):
+        _refuse_other_texts(ignored, where, prompts=parsed.rows[0].prompt is not None)
     parsed.notes += _ignored_keys(ignored, "the facts or the prompt")
     return parsed
 
@@ -183,7 +190,9 @@ def cells_of(
             items = row.get(key)
             try:
                 cells.append(
-                    tuple(v for item in (items if isinstance(items, list) else [items]) if (v := json_text.plain(item)))
+                    tuple(
+                        v for item in (items if isinstance(items, list) else [items]) if (v := json_text.value_of(item))
+                    )
                 )
             except TypeError as error:
                 nested = json_text.NestedValue(json.dumps(items, ensure_ascii=False))
@@ -210,9 +219,7 @@ def _conversations(
 ) -> Parsed:
     """Read objects that all hold conversations of one form."""
     is_alpaca = form is conversations.of_alpaca
-    known = {"id", "group", "adapter", "language"} | (
-        conversations.ALPACA_KEYS if is_alpaca else conversations.MESSAGES_KEYS
-    )
+    known = conversations.METADATA_KEYS | (conversations.ALPACA_KEYS if is_alpaca else conversations.MESSAGES_KEYS)
     parsed = Parsed([])
     ignored: Counter[str] = Counter()
     for line, row in objects:
@@ -224,17 +231,26 @@ def _conversations(
             Row(
                 at,
                 (),
-                () if conversation.answer is None else (Reference(conversation.answer, _name(row, "language", at)),),
+                () if conversation.answer is None else (Reference(conversation.answer, _language(row, at)),),
                 id=_name(row, "id", at),
                 group=_name(row, "group", at),
                 prompt=conversation.messages[-1].content,
                 adapter=parse_adapter(row, at),
-                language=_name(row, "language", at),
+                language=_language(row, at),
                 messages=conversation.messages,
             )
         )
         ignored.update(key for key in row if key not in known and row[key] not in (None, "", [], {}))
     return replace(parsed, notes=_ignored_keys(ignored, "the conversation"))
+
+
+def _refuse_other_texts(ignored: Iterable[str], where: str, *, prompts: bool) -> None:
+    """Raise `DataError` if a key that is not read contains the texts by its name."""
+    key = next((key for key in ignored if is_text_name(key)), None)
+    if key is not None:
+        what = f"no record has a text, and the key {key!r} next to the facts or the prompt is not read"
+        mapping = f"add --columns prompt=prompt,text={spell_name(key)}" if prompts else "call it 'text'"
+        raise DataError(what, where=where, hint=f"if it contains the texts, {mapping}")
 
 
 def _ignored_keys(ignored: Iterable[str], beside: str) -> list[str]:
@@ -271,7 +287,7 @@ def _row(row: dict[str, Any], at: str, listed: set[str]) -> Row:
             raise DataError("the prompt is empty", where=at, hint="fill it in, or remove the record")
     else:
         raise DataError("has neither 'facts' nor 'prompt'", where=at, hint="give one of the two")
-    language = _name(row, "language", at)
+    language = _language(row, at)
     return Row(
         at,
         facts,
@@ -334,7 +350,7 @@ def _fact(parts: tuple[Any, ...], where: str) -> Fact | None:
         subject = _required(subject, where, "subject")
     attribute = _required(attribute, where, "attribute").removeprefix(BYTE_ORDER_MARK)
     try:
-        text = json_text.plain(value)
+        text = json_text.value_of(value)
     except TypeError as error:
         what = f"the value of {attribute!r} is a JSON {_kind(value)}"
         raise DataError(what, where=where, hint="give text or a number") from error
@@ -363,6 +379,10 @@ def _name(row: dict[str, Any], key: str, where: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise DataError(f"the {key} is a JSON {_kind(value)}, not text", where=where, hint="write it as a string")
     return json_text.plain(value)
+
+
+def _language(row: dict[str, Any], where: str) -> str | None:
+    return _name(row, "language" if row.get("language") is not None else "lang", where)
 
 
 def _required(value: Any, where: str, what: str) -> str:

@@ -71,10 +71,16 @@ def _slots(mr: str) -> Iterator[tuple[str, str]]:
     position = 0
     while position < len(mr):
         match = _SLOT.match(mr, position)
-        if match is None:
+        if match is None or _swallows(match[2]):
             raise ValueError(mr[position : position + 40])
         yield match[1], match[2].strip()
         position = match.end()
+
+
+def _swallows(value: str) -> bool:
+    """Return whether a value goes on after its slot ends, as where another sign than a comma separates slots."""
+    end, start = value.find("]"), value.find("[")
+    return end >= 0 and not 0 <= start < end
 
 
 def _facts_of_act(name: str, value: str) -> Iterator[Fact]:

@@ -95,7 +95,7 @@ def layout_of(
     text = _text_place(header, rows, columns, roles, needs_text)
     taken = set(roles.values()) | ({text} if text is not None else set())
     ignored = _ignored(header, columns, taken, needs_text)
-    facts = _chosen_facts(header, columns["facts"], ignored) if "facts" in columns else None
+    facts = _chosen_facts(header, columns["facts"], ignored, text) if "facts" in columns else None
     left = [place for place in range(len(names)) if place not in taken | ignored]
     chosen = {place for place, _ in facts or ()}
     known = {plain_name(name) for name in (trained.attributes if trained else ())}
@@ -106,7 +106,8 @@ def layout_of(
         roles["id"] = ids[0]
     left = [place for place in left if place not in ids]
     if facts is None and {"mr", "prompt"} & roles.keys():
-        facts, notes = [], notes + _not_read(names, left, rows, "mr" in roles)
+        unnamed = _unnamed_notes(names, left, rows)
+        facts, notes = [], notes + unnamed + _not_read(names, left, rows, "mr" in roles)
     elif facts is None:
         facts, more = _all_facts(names, left, rows)
         notes += more
@@ -194,7 +195,7 @@ def _usual_role(names: Sequence[str], rows: Rows, columns: Mapping[str, Any]) ->
     return {"prompt": prompt} if "prompt" not in columns and prompt is not None else {}
 
 
-def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[tuple[int, str]]:
+def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int], text: int | None) -> list[tuple[int, str]]:
     """Return the columns that the user names as facts, with the names from the header or from the user's mapping."""
     places = [(header.place(column, "facts"), column) for column in chosen]
     if both := [column for place, column in places if place in ignored]:
@@ -202,6 +203,9 @@ def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[
         raise DataError(what, where=header.where, hint="name it once")
     if twice := [column for n, (place, column) in enumerate(places) if place in dict(places[:n])]:
         raise DataError(f"the column {twice[0]!r} is twice among the facts", where=header.where, hint="name it once")
+    if copied := [header.names[place] for place, _ in places if place == text]:
+        what = f"the column {copied[0]!r} contains the texts and is among the facts"
+        raise DataError(what, where=header.where, hint="prompts would contain the texts; remove it from the facts")
     if isinstance(chosen, Mapping):
         return [(place, chosen[column]) for place, column in places]
     return [(place, header.names[place]) for place, _ in places]
@@ -209,14 +213,13 @@ def _chosen_facts(header: _Header, chosen: Any, ignored: Iterable[int]) -> list[
 
 def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[list[tuple[int, str]], list[str]]:
     """Return all remaining columns with a name, and notes on those that are probably not facts."""
-    facts, notes = [], []
+    facts: list[tuple[int, str]] = []
+    notes = _unnamed_notes(names, left, rows)
     values = {place: [value for _, row in rows for value in row[place]] for place in left}
     long = long_texts(values)
     for place in left:
         name = names[place]
         if is_unnamed(name):
-            if values[place]:
-                notes.append(_unnamed_note(place, name))
             continue
         facts.append((place, name))
         if role := next((role for role, (_, usual) in _ROLE_NAMES.items() if plain_name(name) in usual), None):
@@ -271,7 +274,7 @@ def _holds_mrs(place: int, names: Sequence[str], rows: Rows) -> bool:
 
 
 def _not_read(names: Sequence[str], left: Iterable[int], rows: Rows, has_mr: bool) -> list[str]:
-    filled = [place for place in left if any(row[place] for _, row in rows)]
+    filled = [place for place in left if not is_unnamed(names[place]) and any(row[place] for _, row in rows)]
     over = [names[place] for place in filled if names[place].casefold() not in E2E_CLEANED_COLUMNS]
     if not over:
         return []
@@ -285,6 +288,12 @@ def _id_note(name: str, *, first: bool) -> str:
     return f"the column {name!r} {what}; to read it as a fact, name all facts with --columns facts=…"
 
 
-def _unnamed_note(place: int, name: str) -> str:
-    label = f"is called {name!r}" if name else "has no name"
-    return f"column {place + 1} {label}, probably contains row numbers, and is left out; name it if it is a fact"
+def _unnamed_notes(names: Sequence[str], left: Iterable[int], rows: Rows) -> list[str]:
+    """Return notes on columns without a name that have values."""
+    notes = []
+    for place in left:
+        if is_unnamed(names[place]) and any(row[place] for _, row in rows):
+            label = f"is called {names[place]!r}" if names[place] else "has no name"
+            what = f"column {place + 1} {label}, probably contains row numbers, and is left out"
+            notes.append(f"{what}; name it if it is a fact")
+    return notes

@@ -8,14 +8,12 @@ from typing import Any
 from tailora.core.errors import DataError
 from tailora.data.columns import spell_name
 from tailora.data.readers import delimited
-from tailora.data.readers.json_text import NestedValue
+from tailora.data.readers.json_text import MISSING, NestedValue
 from tailora.data.readers.meaning_representations import listed_attributes, looks_like_e2e, parse_mr
 from tailora.data.readers.table_layout import Cell, Layout, columns_of_training, layout_of
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Reference, Row
 
-_MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
-"""Cells that pandas and databases write for a missing value."""
 _TRUTHS = {
     **dict.fromkeys(("True", "true", "TRUE"), "yes"),
     **dict.fromkeys(("False", "false", "FALSE"), "no"),
@@ -55,10 +53,13 @@ def parse(
     if e2e and not (columns and "mr" in columns) and not looks_like_e2e(names):
         what = f"the header is {','.join(header)!r} and has no column 'mr'"
         raise DataError(what, where=f"{where}:{first}", hint="give an E2E file, or name the column: --columns mr=NAME")
-    rows = ((line, [cell_of(cell) for cell in cells]) for line, cells in lines)
+    table = list(lines)
+    rows = ((line, [cell_of(cell) for cell in cells]) for line, cells in table)
     truths = _TRUTHS if trained is None or trained.plain_values else {}
     at = f"{where}:{first}"
-    return parse_rows(names, rows, where, at, columns, needs_text=needs_text, trained=trained, truths=truths)
+    parsed = parse_rows(names, rows, where, at, columns, needs_text=needs_text, trained=trained, truths=truths)
+    parsed.notes += delimited.swallowed([(first, header), *table], delimited.header_of(text, delimiter)[0])
+    return parsed
 
 
 def parse_rows(
@@ -184,7 +185,7 @@ def value_of(text: str) -> str:
 def cell_of(text: str) -> Cell:
     """Return the value in a cell of a text with delimiters; none if it is empty or marks a missing value."""
     value = text.strip()
-    return () if not value or value in _MISSING else (value,)
+    return () if not value or value in MISSING else (value,)
 
 
 def _checked_mr(mr: str, where: str) -> tuple[Fact, ...]:
