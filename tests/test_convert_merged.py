@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from tokenizers import Tokenizer as TrainableTokenizer
+from tokenizers import models, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bases import KINDS, META, SHAPES, save_adapter, save_base, save_bpe, save_tokenizer
+from bases import KINDS, META, SHAPES, save_adapter, save_base, save_bpe, save_sentencepiece, save_tokenizer
 from tailora.commands.convert import ConvertSettings, run
 from tailora.core.errors import ModelError, SettingsError
 from tailora.data.prompts import PromptFormat
@@ -22,8 +24,10 @@ from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Decoding
 from tailora.engine.requests import Request
 from tailora.inference.attached import load_adapted
+from tailora.inference.gguf_export import write_gguf
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
+from tailora.models.catalog import resolve
 from tailora.models.gguf_tokenizer import read_tokenizer
 from tailora.models.load import quiet_transformers
 
@@ -93,6 +97,26 @@ def test_llama_cpp_writes_what_the_engine_writes(tmp_path: Path, kind: str) -> N
         assert abs(near[1] - own.logprobs[0]) < 0.2
 
 
+@pytest.mark.usefixtures("shapes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_applies_the_adapter_to_the_base(tmp_path: Path, kind: str) -> None:
+    server = pytest.importorskip("llama_cpp_server")
+    base, adapter = saved(tmp_path, kind)
+    model = load_adapted(adapter, str(base), dtype=torch.float32).base.model
+    prompts = PromptFormat.of_meta(META, Tokenizer.from_folder(base), base)
+    write_gguf(base, tmp_path / "base.gguf", "f32", prompts, resolve(str(base)))
+    run(ConvertSettings(adapter=adapter, to="gguf", output=tmp_path / "lora.gguf"))
+    compared = 0
+    with server.LlamaCpp(tmp_path / "base.gguf", tmp_path / "lora.gguf") as llama_cpp:
+        for length in range(2, len(IDS) + 1):
+            with torch.inference_mode():
+                wanted = model(torch.tensor([IDS[:length]])).logits[0, -1].log_softmax(-1)
+            theirs = llama_cpp.logprobs(IDS[:length], 50)
+            assert all(abs(wanted[token].item() - logprob) < 5e-3 for token, logprob in theirs.items())
+            compared += len(theirs)
+    assert compared >= 50
+
+
 def with_rule(folder: Path, rule: str) -> int:
     """Write a tokenizer that splits texts by one of the rules."""
     size = save_bpe(folder)
@@ -150,6 +174,83 @@ def test_llama_cpp_splits_texts_into_the_same_tokens(tmp_path: Path, rule: str) 
         assert [llama_cpp.tokens(text) for text in texts] == [own.encode(text) for text in texts]
 
 
+def save_pieces(folder: Path, kind: str) -> int:
+    """Write a vocabulary as SentencePiece trains one, with all pairs that give a piece; give its size."""
+    save_sentencepiece(folder, kind)
+    path = folder / "tokenizer.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = settings["model"]["vocab"]
+    trained = TrainableTokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=[*"▁-="], show_progress=False)
+    texts = [" ".join(TEXTS) * 3, "the pub is there " * 5, "----====" * 5, "   name   :" * 5]
+    trained.train_from_iterator([text.replace(" ", "▁") for text in texts], trainer)
+    learnt = trained.get_vocab()
+    for piece in sorted(learnt, key=lambda piece: learnt[piece]):
+        vocabulary.setdefault(piece, len(vocabulary))
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    for token in ("▁▁▁▁", "\n\n") if kind == "gemma" else ():
+        vocabulary.setdefault(token, len(vocabulary))
+        settings["added_tokens"].append({"id": vocabulary[token], "content": token, **added})
+    pieces = sorted(vocabulary, key=lambda piece: learnt.get(piece, len(learnt)))
+    pairs = [(piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece))]
+    settings["model"]["merges"] = [[left, right] for left, right in pairs if {left, right} <= vocabulary.keys()]
+    settings["model"]["vocab"] = vocabulary
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return len(vocabulary)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "llama"])
+def test_llama_cpp_splits_texts_into_sentencepiece_s_tokens(tmp_path: Path, kind: str) -> None:
+    server = pytest.importorskip("llama_cpp_server")
+    base = tmp_path / "base"
+    save_base(base, "llama", tokenizer=lambda folder: save_pieces(folder, kind), ends=2)
+    adapter = save_adapter(tmp_path / "adapter", str(base), meta=META | {"end_token_id": 2, "bos_token_ids": [1]})
+    output, own = converted(adapter, tmp_path / "out"), Tokenizer.from_folder(base)
+    rng = np.random.default_rng(0)
+    alphabet = [*"abcdenmXYZ01   '.,-=:|\n\t", "é", "東", "🙂", " name", " the", "----"]
+    texts = [*TEXTS, "<s>", "a </s> b", *("".join(rng.choice(alphabet, 40)) for _ in range(60))]
+    with server.LlamaCpp(output / "model.gguf") as llama_cpp:
+        for text in texts:
+            assert llama_cpp.tokens(text) == [*own.bos_ids, *own.encode(text)], text
+
+
+def test_the_tokens_of_sentencepiece_have_types_and_scores(tmp_path: Path) -> None:
+    size = save_sentencepiece(tmp_path, "gemma")
+    tokenizer = read_tokenizer(tmp_path, size + 1)
+    assert (tokenizer.pre, tokenizer.unknown, tokenizer.spaced) == (None, 0, False)
+    assert tokenizer.types[:4] == [2, 3, 3, 6]
+    assert (tokenizer.types[-2], tokenizer.types[-1]) == (1, 5)
+    score = dict(zip(tokenizer.tokens, tokenizer.scores, strict=True))
+    assert score["▁n"] > score["am"] > score["▁nam"] > score["ub"] > score["a"]
+    assert read_tokenizer_of(tmp_path, "llama").spaced
+
+
+def read_tokenizer_of(folder: Path, kind: str, **changes: Any) -> Any:
+    """Read a vocabulary of SentencePiece with changed settings of its model."""
+    size = save_sentencepiece(folder, kind)
+    path = folder / "tokenizer.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["model"] |= changes
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return read_tokenizer(folder, size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("metaspace", {}, "cannot do what the tokenizer does with spaces"),
+        ("gemma", {"unk_token": None}, "lacks the token for unknown text"),
+        ("gemma", {"merges": [["a", "m"], ["▁", "n"], ["u", "b"]]}, "do not follow from one score"),
+        ("gemma", {"dropout": 0.1}, "neither a byte-level BPE nor SentencePiece's"),
+    ],
+)
+def test_vocabularies_of_sentencepiece_that_cannot_be_written(
+    tmp_path: Path, kind: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_tokenizer_of(tmp_path, kind, **changes)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_rule_has_llama_cpp_s_name(tmp_path: Path, rule: str) -> None:
     size = with_rule(tmp_path, rule)
@@ -164,7 +265,7 @@ def test_the_rule_has_llama_cpp_s_name(tmp_path: Path, rule: str) -> None:
         ({"pre_tokenizer": {"type": "Whitespace"}}, "no known name for the rule"),
         ({"pre_tokenizer": BYTES | {"add_prefix_space": True}}, "no known name for the rule"),
         ({"normalizer": {"type": "Lowercase"}}, "no known name for the rule"),
-        ({"model": {"type": "WordPiece", "vocab": {}}}, "is not a byte-level BPE"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "neither a byte-level BPE nor SentencePiece"),
     ],
 )
 def test_tokenizers_that_cannot_be_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -80,6 +80,12 @@ def test_the_parts_of_a_fused_projection() -> None:
     assert family_of("llama").targets("attention.qv") == (Target(("self_attn.q_proj",)), Target(("self_attn.v_proj",)))
 
 
+def test_parts_of_a_fused_projection_whose_heads_are_wider_than_the_model() -> None:
+    model = network("phi3", head_dim=16, num_key_value_heads=1)
+    plan = plan_targets(model, ["attention.qv"], family_of("phi3"))
+    assert list(plan.values()) == [((0, 64), (80, 96))]
+
+
 def test_other_networks_try_the_usual_names() -> None:
     assert family_of("no-such-type") is UNKNOWN
     assert family_of(None) is UNKNOWN

@@ -128,14 +128,14 @@ class Family:
         return tuple(targets)
 
 
-def fused_rows(part: Part, out_features: int, hidden: int) -> tuple[int, int]:
+def fused_rows(part: Part, out_features: int, queries: int) -> tuple[int, int]:
     """The outputs of one part in a projection that stacks q, k and v.
 
     Args:
         part: "q", "k" or "v".
         out_features: outputs of the fused layer.
-        hidden: its inputs, which is also the number of query outputs; keys and values share the rest equally, fewer
-            than the queries where heads are grouped.
+        queries: outputs of the queries; keys and values share the rest equally, fewer than the queries where heads are
+            grouped.
 
     Returns:
         The half-open range of outputs.
@@ -143,14 +143,14 @@ def fused_rows(part: Part, out_features: int, hidden: int) -> tuple[int, int]:
     Raises:
         SettingsError: the shapes are not those of such a stack.
     """
-    rest = out_features - hidden
-    if rest < 2 or rest % 2 or rest // 2 > hidden:
+    rest = out_features - queries
+    if rest < 2 or rest % 2 or rest // 2 > queries:
         raise SettingsError(
-            f"a layer with {hidden} inputs and {out_features} outputs is not a stack of q, k and v",
+            f"a layer with {out_features} outputs, {queries} of them of queries, is not a stack of q, k and v",
             hint='adapt the whole layer with "attention"',
         )
     size = rest // 2
-    return {"q": (0, hidden), "k": (hidden, hidden + size), "v": (hidden + size, out_features)}[part]
+    return {"q": (0, queries), "k": (queries, queries + size), "v": (queries + size, out_features)}[part]
 
 
 _SEPARATE: dict[Part, PathEnds] = {

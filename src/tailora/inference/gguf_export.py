@@ -147,11 +147,16 @@ def _add_shape(writer: Any, shape: Architecture) -> None:
 def _add_tokenizer(writer: Any, folder: Path, shape: Architecture, prompts: PromptFormat) -> None:
     tokenizer = read_tokenizer(folder, shape.vocabulary)
     own = prompts.tokenizer
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_tokenizer_model("llama" if tokenizer.pre is None else "gpt2")
+    writer.add_tokenizer_pre(tokenizer.pre or "default")
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
+    if tokenizer.pre is None:
+        writer.add_token_scores(tokenizer.scores)
+        writer.add_add_space_prefix(tokenizer.spaced)
+        writer.add_unk_token_id(tokenizer.unknown)
+    else:
+        writer.add_token_merges(tokenizer.merges)
     writer.add_bos_token_id(own.bos_ids[0] if own.bos_ids else prompts.end)
     writer.add_add_bos_token(bool(own.bos_ids))
     writer.add_add_eos_token(False)

@@ -43,7 +43,8 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
         for name, wanted in targeted.items():
             known = parts.get(name, set())
             parts[name] = None if known is None or wanted is None else known | set(wanted)
-    return {name: _rows_of(modules[name], parts[name]) for name in modules if name in parts}
+    queries = _queries(model)
+    return {name: _rows_of(modules[name], parts[name], queries) for name in modules if name in parts}
 
 
 def head_of(model: nn.Module, family: Family = UNKNOWN) -> nn.Module | None:
@@ -76,12 +77,19 @@ def _modules_of(
     }
 
 
-def _rows_of(module: nn.Module, parts: set[Part] | None) -> tuple[RowRange, ...] | None:
+def _queries(model: nn.Module) -> int | None:
+    """Return the outputs of the queries by the model's configuration; None if they are as wide as the model."""
+    config = getattr(model, "config", None)
+    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
+    return heads * width if heads and width else None
+
+
+def _rows_of(module: nn.Module, parts: set[Part] | None, queries: int | None) -> tuple[RowRange, ...] | None:
     if parts is None:
         return None
     weight = module.get_parameter("weight")
     hidden, out = weight.shape if kind_of(module) == "gpt2_conv1d" else reversed(weight.shape)
-    return tuple(fused_rows(part, int(out), int(hidden)) for part in ("q", "k", "v") if part in parts)
+    return tuple(fused_rows(part, int(out), queries or int(hidden)) for part in ("q", "k", "v") if part in parts)
 
 
 def _nothing_matches(target: str, modules: Mapping[str, nn.Module]) -> str:
