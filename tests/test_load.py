@@ -117,6 +117,8 @@ def only_bin(folder: Path) -> None:
         ),
         (edit(quantization_config="int4"), "that another program quantised; use the unquantised"),
         (edit(n_embd=64), "cannot be loaded"),
+        (edit(eos_token_id="0"), "cannot be loaded: .*'eos_token_id'"),
+        (edit(n_layer="2"), "cannot be loaded: .*'n_layer'"),
         (cut(0), "truncated, or not a safetensors file"),
         (cut(5), "truncated, or not a safetensors file"),
         (cut(3000), "truncated, or not a safetensors file"),

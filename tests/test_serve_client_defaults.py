@@ -196,6 +196,9 @@ ASSISTANT: list[dict[str, Any]] = [
     {"role": "assistant", "content": [{"type": "text", "text": "Hello.", "cache_control": {"type": "ephemeral"}}]},
     {"role": "assistant", "content": [{"type": "refusal", "refusal": "Hello."}]},
     {"role": "assistant", "content": None, "refusal": "Hello."},
+    {"role": "assistant", "content": "Hello.", "function_call": {}, "audio": {}, "provider_specific_fields": {}},
+    {"role": "assistant", "content": "Hello.", "tool_call_id": "", "reasoning_content": ""},
+    {"role": "assistant", "content": "Hello.", "reasoning_content": "A greeting.", "reasoning": "A greeting."},
 ]
 EMPTY: list[dict[str, Any]] = [
     {"role": "assistant", "content": None},
@@ -242,12 +245,16 @@ def test_turns_that_need_something_missing_are_refused(connection: httpx.Client)
         ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio", "does not exist"),
         ({"role": "user", "content": [image]}, "content", "'image_url' is not supported; send text"),
         ({"role": "user", "content": "x", "type": "image"}, "type", "'text' or 'message'"),
+        ({"role": "user", "content": [{"text": "x"}]}, "content.0.type", "is missing"),
+        ({"role": "assistant", "content": [{"type": "text", "text": None}]}, "content.0.text", "is missing"),
+        ({"role": "assistant", "content": [{"type": "refusal"}]}, "content.0.refusal", "is missing"),
     ):
         answer = connection.post("/v1/chat/completions", json={**ASK, "messages": [USER, turn]})
         assert answer.status_code == 400, turn
         error = answer.json()["error"]
         assert error["param"] == f"messages.1.{field}", error
         assert result in error["message"]
+        assert not field.startswith("content.") or ";" not in error["message"], "one problem"
 
 
 def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> None:
@@ -266,3 +273,15 @@ def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> 
 def test_records_take_null_for_absent(server: Server) -> None:
     body = {"model": "one", "facts": {"name": "Blue"}, "records": None, "max_tokens": 3, "beams": None, "stop": None}
     assert post(server, "/v1/records", body).status_code == 200
+
+
+def test_records_stop_at_one_string_as_at_a_list(server: Server) -> None:
+    def texts(stop: object) -> list[tuple[str, str]]:
+        body = {"model": "one", "facts": {"name": "Blue"}, "max_tokens": 8, "stop": stop}
+        return [(item["text"], item["finish_reason"]) for item in post(server, "/v1/records", body).json()["data"]]
+
+    whole = texts([])[0][0]
+    assert texts(whole[2]) == texts([whole[2]]) == [(whole[: whole.index(whole[2])].rstrip(), "stop")]
+    assert post(server, "/v1/records", {"model": "one", "facts": {"name": "B"}, "stop": ""}).status_code == 400
+    item = {"facts": {"name": "Blue"}, "text": "", "texts": []}
+    assert post(server, "/v1/records", {"model": "one", "records": [item], "max_tokens": 2}).status_code == 200

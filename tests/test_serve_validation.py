@@ -71,6 +71,7 @@ CASES: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (CompletionBody, {"repetition_penalty": 0}, "repetition_penalty: must be above 0"),
     (CompletionBody, {"seed": 2**63}, "seed: must be below 9,223,372,036,854,775,808"),
     (CompletionBody, {"temperature": float("nan")}, "temperature: must be a finite number"),
+    (RecordsBody, {"facts": {"size": float("nan")}}, "facts.size: must be a finite number"),
     (CompletionBody, {"n": 1.5}, "n: must be a whole number"),
     (CompletionBody, {"n": True}, "n: must be a whole number"),
     (CompletionBody, {"stream": 1}, "stream: must be true or false"),

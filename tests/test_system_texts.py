@@ -284,6 +284,16 @@ def test_a_table_is_refused_whatever_the_number_of_its_lines(tmp_path: Path, nam
         read_texts(path, ["1", "2"])
 
 
+def test_a_csv_without_a_header_is_not_read_as_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('"The Mill, a pub."\nThe Oak is a cafe.\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.csv:1: quotes its cells as a table does; write one text per line without"):
+        read_texts(path, ["1", "2"])
+    lines = tmp_path / "a.txt"
+    lines.write_bytes(path.read_bytes())
+    assert read_texts(lines, ["1", "2"])[0] == '"The Mill, a pub."', "a text may be a quotation"
+
+
 def test_texts_with_commas_are_not_a_table(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("The text, a pub.\nAn id, of course.\n", encoding="utf-8")

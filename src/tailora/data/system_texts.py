@@ -139,7 +139,11 @@ def _lines(content: str, count: int, path: Path, source: InputRows | None) -> li
 
 
 def _refuse_table(lines: Sequence[str], path: Path) -> None:
-    """Raise `DataError` if all lines have the cells of a table, with a column of texts or in a .csv or .tsv file."""
+    """Raise `DataError` for lines with the cells of a table, and a column of texts or the suffix .csv or .tsv."""
+    quoted = next((number for number, line in enumerate(lines, start=1) if delimited.QUOTED.fullmatch(line)), None)
+    if base_suffix(path) in (".csv", ".tsv") and quoted is not None:
+        hint = 'write one text per line without quotation marks, or JSON lines such as {"id": "1", "text": "…"}'
+        raise DataError("quotes its cells as a table does", where=f"{path}:{quoted}", hint=hint)
     mark, header = delimited.header_of("\n".join(lines[:1]))
     named = any(name.casefold() in TEXT_KEYS for name in header) or base_suffix(path) in (".csv", ".tsv")
     try:

@@ -12,11 +12,21 @@ Span = tuple[int, int]
 """Start and end of some characters in a text."""
 
 _SIGNS = "£$€+/%&"  # kept as parts of words
-_APOSTROPHES = frozenset("'’`´ʼ‘‛")
+APOSTROPHES = frozenset("'’`´ʼ‘‛")
+"""Signs that are left out of words."""
 _STOPS = frozenset("!?。।॥።۔؟။។᙮")
 _COMMAS = frozenset(";:(),、،؛၊፣")
 _THOUSANDS = re.compile(r"\d{3}(?!\w)")
+_DOTTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![.,]?\d)")  # 1.000, as German and Vietnamese have it
 _INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
+_TONES = {
+    plain + tone + vowel: plain + vowel + tone
+    for plain, vowels in (("o", "ae"), ("u", "y"))
+    for vowel in vowels
+    for tone in "\u0300\u0301\u0303\u0309\u0323"
+}
+_TONES = {unicodedata.normalize("NFC", old): unicodedata.normalize("NFC", new) for old, new in _TONES.items()}
+_TONED = re.compile("|".join(_TONES))  # Vietnamese places a tone mark in two ways: hòa and hoà
 
 
 class Spelling(NamedTuple):
@@ -36,7 +46,8 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
     """Normalise a text: "It isn't family - friendly; £ 20-25." becomes "it isnt family friendly , £20 25 .".
 
     Case is folded by Unicode's full case folding (ß as ss, both forms of σ, İ as i), compatibility characters become
-    what they stand for (full-width letters, ligatures, fractions), and accents stay.
+    what they stand for (full-width letters, ligatures, fractions), and accents stay. Separators of thousands are left
+    out: 1,000 and 1.000 are 1000.
 
     Args:
         text: any.
@@ -48,7 +59,8 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
         for letter in _normal(text[start:end], turkic):
             letters.append(letter)
             origins.append((start, end))
-    joined = "".join(letters)
+    joined = one_spelling("".join(letters))
+    dropped = {place for match in _DOTTED.finditer(joined) for place in range(*match.span()) if joined[place] == "."}
     written: list[str] = []
     places: list[Span | None] = []
 
@@ -60,6 +72,8 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
 
     for place, letter in enumerate(joined):
         following = joined[place + 1 : place + 2]
+        if place in dropped:
+            continue
         if letter == "." and following.isdigit():
             written.append(letter)
             places.append(None)
@@ -81,6 +95,17 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
         written.pop()
         places.pop()
     return Spelling("".join(written), places)
+
+
+def one_spelling(text: str) -> str:
+    """Return a text in lower case and NFC with one spelling where languages have two; its length stays the same.
+
+    Digits of every script become ASCII, ё becomes е, and a tone mark of Vietnamese oa, oe and uy is on the last vowel.
+    """
+    if text.isascii():
+        return text
+    digits = {ord(letter): str(unicodedata.decimal(letter)) for letter in set(text) if letter.isdecimal()}
+    return _TONED.sub(lambda match: _TONES[match[0]], text.translate(digits | {ord("ё"): "е"}))
 
 
 def is_word(letter: str) -> bool:
@@ -129,7 +154,7 @@ def _continues(letter: str) -> bool:
 @lru_cache(maxsize=1 << 14)
 def _normal(cluster: str, turkic: bool) -> str:
     """Of one character with its marks: NFKC, case folded, NFKC again (Unicode Standard, section 3.13, D146)."""
-    if cluster in _APOSTROPHES or cluster in _INVISIBLE:
+    if cluster in APOSTROPHES or cluster in _INVISIBLE:
         return ""
     fraction = unicodedata.category(cluster[0]) == "No"
     folded = unicodedata.normalize("NFKC", cluster)

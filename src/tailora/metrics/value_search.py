@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 
 from tailora.metrics.scripts import SPACELESS_LETTERS, is_spaceless
-from tailora.metrics.spelling import Span, Spelling, is_mark, spell, without_accents
+from tailora.metrics.spelling import APOSTROPHES, Span, Spelling, is_mark, one_spelling, spell, without_accents
 
 _GONE = "\x00"  # replaces each letter of a mention; no pattern matches across it
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
 _ARTICLES = ("the", "a", "an")
 _SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
+_SHORTEST_STEM = 3  # letters before an apostrophe that joins a suffix: not those of d'or
 
 
 class RulePattern:
@@ -124,7 +125,22 @@ class ValueSearch:
         if pattern is None:
             return []
         places = [match.span() for match in pattern.finditer(rest)]
+        if wanted.isdigit() or len(wanted) >= _SHORTEST_STEM:
+            before = (match.span() for end in self._stem_ends for match in pattern.finditer(rest[:end]))
+            places += [place for place in before if place[1] in self._stem_ends and place not in places]
         return [place for place in places if not _cuts_letter(rest, place) and not _cuts_number(rest, place)]
+
+    @cached_property
+    def _stem_ends(self) -> list[int]:
+        """Where words are joined to a suffix by an apostrophe, as in Turkish Ankara'da."""
+        places, text = self._spelling.places, self.text
+        ends = []
+        for number, (before, after) in enumerate(itertools.pairwise(places), start=1):
+            if before is None or after is None or after[0] != before[1] + 1:
+                continue
+            if text[before[1]] in APOSTROPHES and text[after[0]].islower():
+                ends.append(number)
+        return ends
 
     def _is_turkic(self, value: str) -> bool:
         """Whether text or value has letters of Turkic alphabets, and folding case their way makes a difference."""
@@ -179,9 +195,8 @@ def _spelled(text: str, turkic: bool) -> Spelling:
 def _folded(pattern: str) -> str:
     """Return a pattern with its letters beyond ASCII as in normalised texts."""
     composed = unicodedata.normalize("NFC", pattern)
-    return "".join(
-        letter if letter.isascii() else unicodedata.normalize("NFC", letter.casefold()) for letter in composed
-    )
+    folded = (letter if letter.isascii() else unicodedata.normalize("NFC", letter.casefold()) for letter in composed)
+    return one_spelling("".join(folded))
 
 
 def _bounded(pattern: str, *, spaceless: bool) -> str:

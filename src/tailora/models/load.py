@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers import __version__ as transformers_version
@@ -207,7 +208,7 @@ def _loading(folder: Path, suspects: str) -> Iterator[None]:
     """Turn transformers' errors on a folder that it cannot load into one that says what to check."""
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError, StrictDataclassError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot be loaded: {reason}", where=folder, hint=f"check {suspects}") from error
 

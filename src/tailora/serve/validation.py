@@ -60,6 +60,8 @@ def invalid_body(error: RequestValidationError) -> ApiError:
             words = []  # another alternative of its type fits, except for what is wrong inside
             if not rules[place]:
                 continue
+        if _RULES["finite_number"] in rules[place]:
+            words = []  # it is a number, as one alternative wants
         wanted = [] if not words else [f"must be {_either(words)}"] if place else [_NOT_AN_OBJECT]
         problems.append((place, " or ".join(dict.fromkeys((*wanted, *rules[place])))))
     message = "; ".join(f"{place}: {text}" if place else text for place, text in problems[:_SHOWN])

@@ -13,7 +13,8 @@ from tailora.data.text_files import lines_of
 
 DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+"""A cell in quotation marks."""
 _NEEDS_QUOTES = re.compile(r'[",;\t\r\n]')
 
 Lines = Iterator[tuple[int, list[str]]]
@@ -125,7 +126,7 @@ def _literal(text: str, delimiter: str) -> Lines | None:
     if any(len(cells) < width or any(cell.strip() for cell in cells[width:]) for _, cells in lines):
         return None
     opened = [cell for _, cells in lines for cell in cells if cell.startswith('"')]
-    quotes = all(_QUOTED.fullmatch(cell) for cell in opened) and (
+    quotes = all(QUOTED.fullmatch(cell) for cell in opened) and (
         all(cell.startswith('"') for cell in lines[0][1]) or all(_NEEDS_QUOTES.search(cell[1:-1]) for cell in opened)
     )
     if not quotes:

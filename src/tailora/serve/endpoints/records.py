@@ -85,7 +85,7 @@ def _answer(
         requests = []
         for prompt in prompts:
             limit = service.token_limit(prompt, body.max_tokens, default=DEFAULT_MAX_TOKENS, beams=body.beams)
-            requests.append(TextRequest(prompt, body.decoding(limit), tuple(body.stop)))
+            requests.append(TextRequest(prompt, body.decoding(limit), body.stops))
     except UserError as error:
         raise from_user_error(error, {"num_beams": "beams", "num_candidates": "n"}) from error
     return RecordsAnswer(service, body, model, stats, requests, records, rules)
@@ -110,7 +110,7 @@ class RecordsAnswer(Answer):
         penalty = body.length_penalty
         self._searches = [Search(record, vocabulary, rules, length_penalty=penalty) for record in records]
         self._tokens = [0] * len(records)
-        self._streams = [TextStream(service.tokenizer, body.stop) for _ in requests]
+        self._streams = [TextStream(service.tokenizer, body.stops) for _ in requests]
         self._head = {
             "id": f"rec-{stats.id}",
             "created": int(time.time()),
@@ -188,7 +188,7 @@ class RecordsAnswer(Answer):
         """
         self._tokens[place] += sum(len(completion.token_ids) for completion in result)
         prompt_tokens = len(self.requests[place].prompt)
-        generation = generation_of(self._service.tokenizer, prompt_tokens, result, self._body.stop)
+        generation = generation_of(self._service.tokenizer, prompt_tokens, result, self._body.stops)
         self._searches[place].add(generation, lambda: pending.over)
 
     def _finished(self, number: int) -> dict[str, Any]:

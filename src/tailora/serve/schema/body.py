@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 
@@ -14,11 +14,13 @@ lenient_fields: ContextVar[list[str] | None] = ContextVar("lenient_fields", defa
 class Body(BaseModel):
     """A JSON object of a request.
 
-    A field that is null counts as absent, whether it is known or not, and so does an unknown field that is an empty
-    list, because neither asks for anything. Every other unknown field is refused, unless a lenient server ignores it
-    (`lenient_fields`).
+    A field that is null counts as absent, whether it is known or not, and so does an unknown field that is empty (see
+    `empty`), because neither asks for anything. Every other unknown field is refused, unless a lenient server ignores
+    it (`lenient_fields`).
     """
 
+    empty: ClassVar[tuple[Any, ...]] = ([],)
+    """Values with which an unknown field asks for nothing; an empty object may ask for a default."""
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="wrap")
@@ -29,7 +31,7 @@ class Body(BaseModel):
         values = {
             name: value
             for name, value in data.items()
-            if value is not None and (value != [] or name in cls.model_fields)
+            if value is not None and (value not in cls.empty or name in cls.model_fields)
         }
         ignored = lenient_fields.get()
         if ignored is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from tailora.serve.schema.body import Body, default_only
 
@@ -16,6 +16,8 @@ _PARTS = ("text", "input_text", "output_text", "refusal")
 
 class TextPart(Body):
     """A text part of a message."""
+
+    empty = ([], {}, "")
 
     type: Literal["text", "input_text", "output_text"]
     """Kind of the part."""
@@ -47,14 +49,26 @@ def _check_parts(content: Any) -> Any:
     return content
 
 
+def _kind(part: Any) -> str:
+    """Return which kind of part has to fit, so that an error is about that kind alone."""
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
+    return "[string]" if isinstance(part, str) else "[refusal]" if kind == "refusal" else "[text]"
+
+
+Part = Annotated[
+    Annotated[str, Tag("[string]")] | Annotated[TextPart, Tag("[text]")] | Annotated[RefusalPart, Tag("[refusal]")],
+    Discriminator(_kind),
+]
+
+
 class Message(Body):
     """A message of a conversation."""
 
+    empty = ([], {}, "")
+
     role: Literal["system", "developer", "user", "assistant"]
     """Author of the message. A developer message is treated as a system message."""
-    content: Annotated[str | list[str | TextPart | RefusalPart] | None, BeforeValidator(_check_parts)] = Field(
-        None, validate_default=True
-    )
+    content: Annotated[str | list[Part] | None, BeforeValidator(_check_parts)] = Field(None, validate_default=True)
     """The text, as one string or as a list of text parts; required except from an assistant."""
     refusal: str | None = None
     """Text of an assistant's message that has no content."""
@@ -71,6 +85,10 @@ class Message(Body):
     tool_calls: Annotated[list[Any], _NO_CALLS] | None = None
     """Must be empty."""
     cache_control: dict[str, Any] | None = None
+    """Accepted for compatibility and ignored."""
+    reasoning_content: str | None = None
+    """Accepted for compatibility and ignored: what other servers report of how they came to an answer."""
+    reasoning: str | None = None
     """Accepted for compatibility and ignored."""
 
     @field_validator("content")

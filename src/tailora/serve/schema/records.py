@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from tailora.data.readers import json_text
 from tailora.engine.decoding import Decoding
 from tailora.serve.schema.body import Body
-from tailora.serve.schema.decoding import COLD, MOST, Bias, bias_pairs
+from tailora.serve.schema.decoding import COLD, MOST, Bias, bias_pairs, check_stops, stop_strings
 from tailora.serve.schema.mixture import Mixing
 
 Scalar = str | int | float | bool
@@ -18,6 +18,8 @@ Facts = dict[str, Scalar | list[Scalar | None] | None] | list[list[Scalar | None
 
 class RecordItem(Body):
     """A record as an object around its facts, as in a data file."""
+
+    empty = ([], "")
 
     facts: Facts
     """Facts as {attribute: value}, [[attribute, value], …] or [[subject, attribute, value], …]."""
@@ -78,7 +80,7 @@ class RecordsBody(Mixing):
     most likely token."""
     seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Sampling seed; a record's text depends on the seed and the record alone."""
-    stop: list[str] = Field([], max_length=16)
+    stop: str | list[str] = Field(default_factory=list)
     """Up to 16 strings that end a text; the text is cut before the first of them."""
     stream: bool = False
     """Send the texts in pieces while they are written, as server-sent events."""
@@ -87,11 +89,15 @@ class RecordsBody(Mixing):
     def _check_combination(self) -> Self:
         if (self.facts is None) == (self.records is None):
             raise ValueError("send either facts (one record) or records (several)")
-        if not all(self.stop):
-            raise ValueError("stop contains an empty string, which would end every text; remove it")
+        check_stops(self.stops)
         if self.rerank and not self.faithful and max(self.beams, self.n) == 1:
             raise ValueError("rerank needs several texts to choose from; raise beams, or n with a temperature")
         return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end a text."""
+        return stop_strings(self.stop)
 
     @property
     def chooses(self) -> bool:
