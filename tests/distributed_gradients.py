@@ -6,7 +6,6 @@ difference of a gradient relative to the largest gradient, and the relative diff
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -18,12 +17,12 @@ from torch import nn
 from tailora.core.hardware.processor import cores
 from tailora.training import int8
 from tailora.training.distributed import SINGLE, Processes, joined
-from tailora.training.loop import _Run
+from tailora.training.learner import Learner
 from tailora.training.precision import Arithmetic, apply
 from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, reshard, shard, whole
 from tailora.training.shared_passes import mean_loss
-from tailora.training.trees.forward import TreeModel, blocks_of, training_mode
+from tailora.training.trees.forward import blocks_of, training_mode
 from tailora.training.trees.prefix_tree import build
 from training_cases import EXAMPLES, METHODS, prepared, settings_of
 
@@ -41,25 +40,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class NoObserver:
-    """An observer that ignores what it receives."""
-
-    def step(self, line: dict[str, Any]) -> None: ...
-    def validated(self, line: dict[str, Any], best: bool) -> None: ...
-
-
 def measure(
     model: nn.Module, settings: TrainSettings, arithmetic: Arithmetic, processes: Processes, batch: list[Any]
 ) -> tuple[dict[str, torch.Tensor], float, float]:
     """The gradients of a batch by name, its loss, and its loss as validation data."""
-    run = _Run(model, settings, NoObserver(), arithmetic, contextlib.nullcontext, processes, lambda: False)
-    with TreeModel(model, head=arithmetic.head, checkpointing=settings.gradient_checkpointing) as run.trees:
-        validation = mean_loss(run.trees, batch, settings, processes)
+    learner = Learner(model, settings, arithmetic, processes)
+    with learner.trees:
+        validation = mean_loss(learner.trees, batch, settings, processes)
         reshard(model)
         training_mode(model)
-        loss, interrupts = run._gradients(batch)
+        loss, interrupts = learner.compute_gradients(batch)
     assert not interrupts
-    gradients = {name: whole(p.grad).clone() for name, p in run.learning.items() if p.grad is not None}
+    gradients = {name: whole(p.grad).clone() for name, p in learner.learning.items() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return gradients, loss, validation
 

@@ -11,22 +11,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from tailora.core.errors import TrainingError
 from tailora.data.examples import Example
-from tailora.training.averaging import Average, copies
-from tailora.training.distributed import SINGLE, LostProcessError, Processes, reporting_loss
-from tailora.training.methods import learning_parameters, restore
-from tailora.training.optimizer import adamw, set_learning_rate
+from tailora.training.averaging import copies
+from tailora.training.distributed import SINGLE, LostProcessError, Processes
+from tailora.training.learner import Learner
+from tailora.training.methods import restore
 from tailora.training.precision import Arithmetic
 from tailora.training.resume import RunState, Saver
 from tailora.training.settings import TrainSettings
-from tailora.training.sharded import is_sharded, reshard, whole, whole_on_first
-from tailora.training.shared_passes import aligned, mean_loss, own_share
-from tailora.training.trees.forward import TreeModel, passes, training_mode
+from tailora.training.sharded import is_sharded, reshard
+from tailora.training.shared_passes import mean_loss
+from tailora.training.trees.forward import training_mode
 from tailora.training.trees.prefix_tree import batches
 
 PROGRESS = ("examples", "seconds", "initial_loss", "final_loss", "best_step", "warnings")
@@ -124,8 +122,7 @@ def fit(
     """
     run = _Run(model, settings, observer, arithmetic, complete, processes, is_stopping)
     saver = _saver(run, keep)
-    checkpointing = settings.gradient_checkpointing
-    with arithmetic.products(), TreeModel(model, head=arithmetic.head, checkpointing=checkpointing) as run.trees:
+    with arithmetic.products(), run.learner.trees:
         if state is None:
             run.validate(valid)
             run.warn_of_chance()
@@ -135,9 +132,9 @@ def fit(
             run.continue_from(state)
         training_mode(model)
         _until_the_end(run, train, valid, saver)
-        run.outcome.optimizer_bytes = _state_bytes(run.optimizer)
-        if run.best is not None:
-            restore(model, run.best)
+        run.outcome.optimizer_bytes = run.learner.optimizer_bytes()
+        if run.learner.best is not None:
+            restore(model, run.learner.best)
         model.eval()
     return run.outcome
 
@@ -180,11 +177,6 @@ def _report_saving(outcome: Outcome, saver: Saver) -> None:
         outcome.warnings.append(f"the last state of the run could not be saved ({saver.problem})")
 
 
-def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    values = (value for state in optimizer.state.values() for value in state.values())
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
-
-
 def total_steps(examples: int, settings: TrainSettings) -> int:
     """Return the number of updates of a run."""
     steps = settings.epochs * math.ceil(examples / settings.batch_size)
@@ -223,9 +215,7 @@ def _updates(
 
 
 class _Run:
-    """The state of one run."""
-
-    trees: TreeModel
+    """The state of one run: its learner, and what is known of its course."""
 
     def __init__(
         self,
@@ -237,59 +227,24 @@ class _Run:
         processes: Processes,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self.model, self.settings, self.observer, self.autocast = model, settings, observer, arithmetic.autocast
-        self.learning = learning_parameters(model)
-        self.optimizer = adamw(model, settings)
+        self.model, self.settings, self.observer = model, settings, observer
+        self.learner = Learner(model, settings, arithmetic, processes)
         self.outcome = Outcome()
-        self.best: dict[str, Tensor] | None = None
-        self.average = Average(self.learning, settings.average)
         self.complete, self.processes, self.is_stopping = complete, processes, is_stopping
         self.fruitless, self.validated_at, self.is_whole = 0, -1, True
-        self.generators = generators_of(model, arithmetic.head)
-        torch.manual_seed(settings.seed)
 
     def state(self) -> RunState:
         """Return everything that the rest of the run depends on."""
-        progress = {name: getattr(self.outcome, name) for name in PROGRESS}
-        return RunState(
-            step=self.outcome.steps,
-            progress=progress | {"validated_at": self.validated_at},
-            fruitless=self.fruitless,
-            learning=self._whole({name: parameter.detach() for name, parameter in self.learning.items()}),
-            best=None if self.best is None else self._whole(self.best),
-            average=None if self.average.values is None else self._whole(self.average.values),
-            optimizer={n: self._whole(values) for n, values in self.optimizer.state_dict()["state"].items()},
-            generators={name: generator.get_state() for name, generator in self.generators.items()},
-        )
+        progress = {name: getattr(self.outcome, name) for name in PROGRESS} | {"validated_at": self.validated_at}
+        return RunState(step=self.outcome.steps, progress=progress, fruitless=self.fruitless, **self.learner.tensors())
 
     def continue_from(self, state: RunState) -> None:
         """Restore a state."""
-        restore(self.model, self._own(state.learning))
-        self.best = None if state.best is None else self._own(state.best)
-        self.average.values = None if state.average is None else self._own(state.average)
-        numbered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        moments = {
-            number: {
-                name: self.processes.spread(value, numbered[number] if value.dim() else torch.empty(()))
-                for name, value in values.items()
-            }
-            for number, values in sorted(state.optimizer.items())
-        }
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        for name, generator in self.generators.items():
-            if name in state.generators:  # a run may continue on another device
-                generator.set_state(state.generators[name])
+        self.learner.continue_from(state)
         for name in PROGRESS:
             setattr(self.outcome, name, state.progress[name])
         self.outcome.steps, self.fruitless = state.step, state.fruitless
         self.validated_at = state.progress["validated_at"]
-
-    def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return whole_on_first(tensors, is_first=self.processes.is_first)
-
-    def _own(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the learning parameters' values as this process holds them."""
-        return {name: self.processes.spread(values[name], like) for name, like in self.learning.items()}
 
     def updates(self, train: Sequence[Example], steps: int) -> Iterator[list[Example]]:
         """Yield the remaining batches, until the run has `steps` updates."""
@@ -306,65 +261,28 @@ class _Run:
         return math.ceil(len(train) / self.settings.batch_size)
 
     def update(self, batch: list[Example], steps: int) -> None:
-        """Update the parameters once, accumulating gradients over passes of at most `tokens_per_pass` nodes."""
+        """Update the parameters once, and report it."""
         began = time.perf_counter()
-        step = self.outcome.steps
         self.is_whole = False
-        rate = set_learning_rate(self.optimizer, self.settings, step, steps)
-        self.processes.reseed(self.generators, self.settings.seed, step)
-        loss, interrupts = self._gradients(batch)
-        norm = whole(clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True)).item()
-        self._check(step, loss, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.add(self.outcome.steps + 1, steps)
+        update = self.learner.update(batch, self.outcome.steps, steps, self.is_stopping)
         seconds = time.perf_counter() - began
         self.outcome.steps += 1
         self.outcome.examples += len(batch)
         self.outcome.seconds += seconds
         self.is_whole = True
-        line = {"step": step + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-        self.observer.step({**line, "examples": len(batch), "seconds": seconds})
-        if interrupts:
+        line = {"step": self.outcome.steps, "loss": update.loss, "learning_rate": update.learning_rate}
+        line |= {"gradient_norm": update.gradient_norm, "examples": len(batch), "seconds": seconds}
+        self.observer.step(line)
+        if update.interrupts:
             raise KeyboardInterrupt
-
-    def _gradients(self, batch: list[Example]) -> tuple[float, float]:
-        """Compute this process's share of a batch, and add the gradients of all processes.
-
-        Returns:
-            The loss of the whole batch per completion token, and the number of processes that are interrupted.
-        """
-        tokens = sum(len(example.learnt) for example in batch)
-        # Sharded processes average their gradients in every pass, instead of adding them after the last one.
-        scale = self.processes.size if is_sharded(self.model) else 1
-        loss = 0.0
-        with reporting_loss():
-            own = own_share(self.model, batch, self.processes)
-            parts = passes(own, self.settings.tokens_per_pass) if own else iter(())
-            for trees, weight in aligned(self.model, parts, batch, self.processes):
-                with self.autocast():
-                    part = self.trees.loss(trees, label_smoothing=self.settings.label_smoothing) / tokens
-                (part if weight * scale == 1 else part * (weight * scale)).backward()
-                loss += weight * part.item()
-        if not is_sharded(self.model):
-            self.processes.add_gradients(self.learning.values())
-        loss, interrupts = self.processes.totals(loss, float(self.is_stopping()))
-        return loss, interrupts
-
-    def _check(self, step: int, loss: float, norm: float) -> None:
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingError(f"the loss is not finite at update {step + 1}", hint="lower the learning rate")
-        if step == 0 and norm == 0:
-            raise TrainingError(
-                "the gradient of all trainable parameters is zero", hint="choose targets that the output depends on"
-            )
 
     def validate_average(self, valid: Sequence[Example], steps: int) -> None:
         """Validate the average, if there is one; without validation data, make it the result."""
-        average = self.average.values
+        average = self.learner.average.values
         if average is None:
             return
-        count, kept = self.average.count(self.outcome.steps, steps), copies(self.learning)
+        count = self.learner.average.count(self.outcome.steps, steps)
+        kept = copies(self.learner.learning)
         restore(self.model, average)
         try:
             if self.validate(valid, averaged=count):
@@ -381,8 +299,8 @@ class _Run:
         """
         if not valid:
             return True
-        with self.autocast():
-            loss = mean_loss(self.trees, valid, self.settings, self.processes, self.is_stopping)
+        with self.learner.autocast():
+            loss = mean_loss(self.learner.trees, valid, self.settings, self.processes, self.is_stopping)
         reshard(self.model)
         if not math.isfinite(loss):
             raise TrainingError("the validation loss is not finite", hint="lower the learning rate")
@@ -393,7 +311,7 @@ class _Run:
                 self.outcome.initial_loss = loss
             if best:
                 self.outcome.final_loss, self.outcome.best_step, self.fruitless = loss, self.outcome.steps, 0
-                self.best = copies(self.learning)
+                self.learner.keep_best()
             else:
                 self.fruitless += 1
             line = {"step": self.outcome.steps, "validation_loss": loss}
@@ -401,7 +319,7 @@ class _Run:
         return best
 
     def warn_of_chance(self) -> None:
-        vocabulary = cast(Tensor, self.trees.projection.weight).shape[0]
+        vocabulary = cast(Tensor, self.learner.trees.projection.weight).shape[0]
         chance = math.log(vocabulary)
         if self.outcome.initial_loss is not None and self.outcome.initial_loss > 0.95 * chance:
             self.outcome.warnings.append(
@@ -416,28 +334,17 @@ class _Run:
             raise KeyboardInterrupt
         self.outcome.interrupted = True
         if self.outcome.best_step == 0:
-            self.best, self.outcome.final_loss, self.outcome.best_step = None, None, self.outcome.steps
+            self.learner.best, self.outcome.final_loss, self.outcome.best_step = None, None, self.outcome.steps
 
     def fail(self, error: TrainingError) -> None:
         """Keep the best validation since the start, or raise the error where there was none."""
-        if self.best is None or self.outcome.best_step == 0:
+        if self.learner.best is None or self.outcome.best_step == 0:
             what = f"{error.what}; nothing is saved, since no validation had a better loss than the start"
             raise TrainingError(what if self.outcome.steps else error.what, hint=error.hint) from error
         self.outcome.interrupted, self.outcome.failed = True, error
 
     def out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.fruitless >= self.settings.patience
-
-
-def generators_of(model: nn.Module, head: Any) -> dict[str, torch.Generator]:
-    """Return the random number generators that a run uses, by name."""
-    generators = {"torch": torch.default_generator}
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        generators["cuda"] = torch.cuda.default_generators[device.index or 0]
-    if (generator := getattr(head, "generator", None)) is not None:
-        generators["head"] = generator
-    return generators
 
 
 def first_batch(train: Sequence[Example], settings: TrainSettings) -> list[Example]:
