@@ -36,8 +36,9 @@ from tailora.models.config import read_config
 from tailora.models.gguf import converted
 from tailora.models.weights import stored_tensors
 from tailora.serve.keys import read_keys
-from tailora.training.resume import Job, ResumeFolder, RunState
+from tailora.training.resume import Job, ResumeFolder
 from tailora.training.settings import TrainSettings
+from tailora.training.state_file import RunState
 
 SECONDS = 20.0  # that reading a small damaged file may take, on a busy machine
 MEMORY = 1 << 30  # bytes that it may take more than the process has

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -273,7 +274,7 @@ def test_a_state_of_a_version_with_fewer_settings_is_continued(
     with ResumeFolder(tmp_path / "run") as states:
         loaded = states.load()
         assert loaded is not None
-        job, state = loaded
+        job, state, _ = loaded
         earlier = {name: value for name, value in job.settings.items() if name not in ("bottleneck", "prefix_tokens")}
         states.save(dataclasses.replace(job, settings=earlier), state)
     with pytest.raises(SettingsError, match="bottleneck was 64 and is 8"):
@@ -350,27 +351,157 @@ def test_why_a_finished_run_cannot_be_longer(tmp_path: Path) -> None:
         run(settings(tmp_path / "run", precision="fp32", epochs=4, rank=4))
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(
-    tmp_path: Path, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after five updates and has two states; copy it."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.MonkeyPatch.context() as patched:
         kill_at(patched, [5], "step")
         with pytest.raises(Killed):
-            run(settings(tmp_path / "run", precision="fp32"))
+            run(settings(folder, precision="fp32"))
+    return folder
+
+
+def warnings_in(errors: str) -> list[str]:
+    """The warnings on stderr, except that the random base predicts no better than chance."""
+    return [line for line in errors.splitlines() if line.startswith("warning: ") and "chance" not in line]
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def swap(one: Path, two: Path) -> None:
+    contents = one.read_bytes(), two.read_bytes()
+    two.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "truncated": (lambda newest, _: os.truncate(newest, 1000), "is damaged"),
+    "in a tensor": (lambda newest, _: flip(newest, -1000), "is damaged"),
+    "in the JSON": (lambda newest, _: flip(newest, newest.read_bytes().index(b"fruitless")), "is damaged"),
+    "a folder": (lambda newest, _: become_a_folder(newest), "cannot be read"),
+    "missing": (lambda newest, _: newest.unlink(), ""),
+    "swapped": (swap, ""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_gives_way_to_the_one_before(
+    tmp_path: Path, whole: Callable[..., Path], killed: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    shutil.copytree(killed, tmp_path / "run")
     newest, older = ResumeFolder(tmp_path / "run").states()
-    newest.write_bytes(newest.read_bytes()[:1000])
+    apply, problem = DAMAGES[damage]
+    apply(newest, older)
     run(settings(tmp_path / "run", precision="fp32"))
+    warnings = warnings_in(capsys.readouterr().err)
+    assert len(warnings) == bool(problem), warnings
+    if problem:
+        assert f"{newest.name} {problem}" in warnings[0]
+        assert warnings[0].endswith("the run continues from an earlier state")
     expected = whole(precision="fp32")
     assert metrics(tmp_path / "run") == metrics(expected)
     assert learnt(tmp_path / "run") == learnt(expected)
-    assert not older.exists()
+    assert not (tmp_path / "run" / "resume").exists()
+
+
+def test_states_that_are_all_damaged_are_one_error_and_nothing_is_lost(
+    tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "runs" / "colours-lora-1"
+    shutil.copytree(killed, folder)
+    newest, older = ResumeFolder(folder).states()
+    flip(newest, -1)
+    os.truncate(older, 100)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    problem = f"{newest.name} is damaged; {older.name} is damaged; train in another directory with --output"
+    with pytest.raises(SettingsError, match=re.escape(problem)):
+        run(settings(folder, precision="fp32"))
+    monkeypatch.chdir(tmp_path)
+    assert run(TrainSettings(**COMMON, precision="fp32"))["run"] == str(Path("runs") / "colours-lora-2")
+    assert problem in caplog.text
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_state_says_that_it_starts_from_the_beginning(
+    tmp_path: Path, whole: Callable[..., Path], killed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    for path in ResumeFolder(tmp_path / "run").states():
+        path.unlink()
+    run(settings(tmp_path / "run", precision="fp32"))
+    assert "resume contains no saved state, so the run starts from the beginning" in capsys.readouterr().err
+    assert learnt(tmp_path / "run") == learnt(whole(precision="fp32"))
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        kill_at(patched, [5], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "other", precision="fp32", seed=7))
+    newest, _ = ResumeFolder(tmp_path / "run").states()
+    shutil.copy(ResumeFolder(tmp_path / "other").states()[0], newest)
+    with pytest.raises(SettingsError, match="seed was 7 and is 0"):
+        run(settings(tmp_path / "run", precision="fp32"))
+    assert len(ResumeFolder(tmp_path / "run").states()) == 2
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "a line", "a figure"])
+def test_damaged_metrics_are_reported_and_the_run_continues(
+    tmp_path: Path, whole: Callable[..., Path], killed: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    content = path.read_bytes()
+    digit = content.index(b'"loss": ') + len(b'"loss": ')
+    damaged = {
+        "missing": None,
+        "truncated": content[: len(content) // 2],
+        "a line": content.replace(b'"step": 2', b'"step\xff 2', 1),
+        "a figure": content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :],
+    }[damage]
+    path.unlink()
+    if damaged is not None:
+        path.write_bytes(damaged)
+    run(settings(tmp_path / "run", precision="fp32"))
+    (warning,) = warnings_in(capsys.readouterr().err)
+    assert f"{path} is damaged; figures up to update 4 are missing or wrong" in warning
+    expected, course = metrics(whole(precision="fp32")), metrics(tmp_path / "run")
+    assert learnt(tmp_path / "run") == learnt(whole(precision="fp32"))
+    assert course[-3:] == expected[-3:], "what follows is complete"
+    assert sum(line not in expected for line in course) == (damage == "a figure")
+    lost = len(expected) - len(course)
+    assert lost == {"missing": len(expected) - 3, "a line": 1, "a figure": 0}.get(damage, lost)
+
+
+def test_an_unknown_error_keeps_the_states(tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch reports a full memory as a plain RuntimeError on a CPU."""
+
+    def step(self: Any, line: dict[str, Any]) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    shutil.copytree(killed, tmp_path / "run")
+    monkeypatch.setattr(RunObserver, "step", step)
+    with pytest.raises(RuntimeError):
+        run(settings(tmp_path / "run", precision="fp32"))
+    assert len(ResumeFolder(tmp_path / "run").states()) == 2
 
 
 def test_states_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "resume"
     folder.mkdir(parents=True)
     (folder / "state-000000003.safetensors").write_bytes(b"nothing")
-    with pytest.raises(SettingsError, match="the saved states of the run cannot be read"):
+    with pytest.raises(SettingsError, match=r"states of the run cannot be used: state-0+3\.safetensors is damaged"):
         run(settings(tmp_path / "run", precision="fp32"))
 
 

@@ -44,16 +44,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise DataError("cannot be read as the metrics of a training run", where=path, hint=hint) from error
     lines = []
     for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-            numbers = [line["step"], *(line[name] for name in ("loss", "validation_loss") if name in line)]
-            is_known = all(isinstance(value, float) or (type(value) is int and abs(value) < _MOST) for value in numbers)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            is_known = False
-        if not is_known:
+        line = metrics_line(text)
+        if line is None:
             raise DataError("is not a line that a training run writes", where=f"{path}:{number}")
         lines.append(line)
     return lines
+
+
+def metrics_line(text: str) -> dict[str, Any] | None:
+    """Return a line of a metrics.jsonl; None if it is not what a run writes."""
+    try:
+        line: dict[str, Any] = json.loads(text)
+        numbers = [line["step"], *(line[name] for name in ("loss", "validation_loss") if name in line)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_known = all(isinstance(value, float) or (type(value) is int and abs(value) < _MOST) for value in numbers)
+    return line if is_known else None
 
 
 def curves_of(lines: Sequence[dict[str, Any]], axis: Axis = "updates") -> Curves:

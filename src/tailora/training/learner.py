@@ -21,10 +21,10 @@ from tailora.training.distributed import Processes, reporting_loss
 from tailora.training.methods import learning_parameters, restore
 from tailora.training.optimizer import adamw, set_learning_rate
 from tailora.training.precision import Arithmetic
-from tailora.training.resume import RunState
 from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, whole, whole_on_first
 from tailora.training.shared_passes import aligned, own_share
+from tailora.training.state_file import RunState
 from tailora.training.trees.forward import TreeModel, passes
 
 

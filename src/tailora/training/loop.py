@@ -20,10 +20,11 @@ from tailora.training.distributed import SINGLE, LostProcessError, Processes
 from tailora.training.learner import Learner
 from tailora.training.methods import restore
 from tailora.training.precision import Arithmetic
-from tailora.training.resume import RunState, Saver
+from tailora.training.resume import Saver
 from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, reshard
 from tailora.training.shared_passes import mean_loss
+from tailora.training.state_file import RunState
 from tailora.training.trees.forward import training_mode
 from tailora.training.trees.prefix_tree import batches
 

@@ -7,25 +7,19 @@ updates keeps its last state there.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from tailora.core.errors import SettingsError
 from tailora.core.file_lock import FileLock
-from tailora.core.files import atomic_path
+from tailora.training import state_file
 from tailora.training.settings import TrainSettings
+from tailora.training.state_file import RunState, UnusableStateError
 
-VERSION = 1
-"""Version of the file format."""
 FOLDER = "resume"
 FINAL = "final.safetensors"
 """File of the state after the last update of a run that has ended and can become longer."""
@@ -37,33 +31,6 @@ _FREE = {"output", "resume", "save_every", "device", "track", "memory_limit", "r
 """Settings that may differ when a run is continued."""
 _LENGTH = {"epochs", "max_steps"}
 """Settings that only say when the run ends."""
-
-
-@dataclass
-class RunState:
-    """Everything that the rest of a run depends on, besides its settings and data.
-
-    Attributes:
-        step: number of updates so far.
-        progress: counts, losses and warnings so far; see `loop.Outcome`.
-        fruitless: number of validations in a row without a better loss.
-        learning: the learning parameters by name.
-        best: the learning parameters at the best validation; None without validation.
-        average: their mean over the last updates so far; None before the first of these.
-        optimizer: the optimizer's tensors by parameter number and name.
-        generators: states of the random number generators, by name.
-        metrics_bytes: length of metrics.jsonl in bytes.
-    """
-
-    step: int
-    progress: dict[str, Any]
-    fruitless: int
-    learning: dict[str, Tensor]
-    best: dict[str, Tensor] | None
-    optimizer: dict[int, dict[str, Tensor]]
-    generators: dict[str, Tensor]
-    average: dict[str, Tensor] | None = None
-    metrics_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +92,20 @@ class Job:
         return min(int(self.settings["warmup_steps"]), self.steps // 10)
 
 
+class LoadedState(NamedTuple):
+    """A state that a run can continue from.
+
+    Attributes:
+        job: the job that wrote it.
+        state: the state.
+        problems: why newer states cannot be used, as sentences without a full stop.
+    """
+
+    job: Job
+    state: RunState
+    problems: tuple[str, ...] = ()
+
+
 class ResumeFolder:
     """The `resume/` of a run directory; use it in a `with` statement.
 
@@ -165,46 +146,37 @@ class ResumeFolder:
         return sorted(self.path.glob("state-*.safetensors"), reverse=True)
 
     def save(self, job: Job, state: RunState) -> None:
-        """Write a state, and remove all but the last `KEPT` states.
+        """Write a state, and remove all but the last `KEPT` states, and any after it.
+
+        States after it are left of a run that continues from an earlier one, since they cannot be used.
 
         Raises:
             OSError: for example, the disk is full; the earlier states stay.
         """
-        tensors = {f"learning.{name}": tensor for name, tensor in state.learning.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in (state.best or {}).items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
-        tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
-        for number, values in state.optimizer.items():
-            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items()}
-        rest = {
-            "version": VERSION,
-            "job": asdict(job),
-            "step": state.step,
-            "progress": state.progress,
-            "fruitless": state.fruitless,
-            "metrics_bytes": state.metrics_bytes,
-        }
-        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        with atomic_path(self._state(state.step)) as path:
-            save_file(whole, path, {"state": json.dumps(rest)})
-        for old in self.states()[KEPT:]:
+        path = self._state(state.step)
+        state_file.write(path, state, asdict(job))
+        earlier = [other for other in self.states() if other <= path]
+        for old in {*self.states()} - {*earlier[:KEPT]}:
             old.unlink(missing_ok=True)
 
-    def load(self) -> tuple[Job, RunState] | None:
-        """Return the newest state that can be read, and its job; None if there is no state.
+    def load(self) -> LoadedState | None:
+        """Return the newest state that can be used, and its job; None if there is no state.
 
         Raises:
-            SettingsError: there are states, but none can be read.
+            SettingsError: there are states, but none can be used.
         """
-        states = [*self.states(), *self.path.glob(FINAL)]
-        for path in states:
+        problems = []
+        for path in [*self.states(), *self.path.glob(FINAL)]:
             try:
-                return _read(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-                continue
-        if states:
-            hint = "delete the folder, or start a new run with --resume never"
-            raise SettingsError("the saved states of the run cannot be read", where=self.path, hint=hint)
+                job, state = state_file.read(path)
+            except UnusableStateError as problem:
+                problems.append(f"{path.name} {problem}")
+            else:
+                return LoadedState(Job(**job), state, tuple(problems))
+        if problems:
+            hint = "train in another directory with --output, or delete the run directory to start again in it"
+            what = f"the saved states of the run cannot be used: {'; '.join(problems)}"
+            raise SettingsError(what, where=self.path, hint=hint)
         return None
 
     def finished(self, final: int | None = None) -> None:
@@ -307,15 +279,6 @@ def differs_in_length(settings: Mapping[str, Any], wanted: TrainSettings) -> boo
     return any(settings.get(name) != getattr(wanted, name) for name in _LENGTH)
 
 
-def settings_of(run: Path) -> Mapping[str, Any] | None:
-    """Return the settings of an unfinished run; None if no state can be read."""
-    try:
-        loaded = ResumeFolder(run).load()
-    except SettingsError:
-        return None
-    return None if loaded is None else loaded[0].settings
-
-
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with the defaults of those that it lacks, since its version did not have them."""
     return {**TrainSettings(data=str(settings.get("data"))).model_dump(mode="json"), **settings}
@@ -325,31 +288,3 @@ def is_same_run(settings: Mapping[str, Any], wanted: TrainSettings) -> bool:
     """Return whether settings are the same, except for those that may differ when a run is continued."""
     other, kept = wanted.model_dump(mode="json"), completed(settings)
     return all(kept[name] == value for name, value in other.items() if name not in _FREE | _LENGTH)
-
-
-def _read(path: Path) -> tuple[Job, RunState]:
-    parts: dict[str, dict[str, Tensor]] = {"learning": {}, "best": {}, "average": {}, "generator": {}}
-    optimizer: dict[int, dict[str, Tensor]] = {}
-    with safe_open(path, "pt") as file:
-        rest = json.loads(file.metadata()["state"])
-        if rest["version"] != VERSION:
-            raise ValueError(f"version {rest['version']}")
-        for name in file.keys():  # noqa: SIM118 - not a mapping
-            part, _, own = name.partition(".")
-            if part == "optimizer":
-                number, _, own = own.partition(".")
-                optimizer.setdefault(int(number), {})[own] = file.get_tensor(name)
-            else:
-                parts[part][own] = file.get_tensor(name)
-    state = RunState(
-        step=int(rest["step"]),
-        progress=rest["progress"],
-        fruitless=int(rest["fruitless"]),
-        learning=parts["learning"],
-        best=parts["best"] or None,
-        average=parts["average"] or None,
-        optimizer=optimizer,
-        generators=parts["generator"],
-        metrics_bytes=int(rest["metrics_bytes"]),
-    )
-    return Job(**rest["job"]), state

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,23 @@ from tailora.training.methods import learning_parameters, prepare, save_result
 from tailora.training.planning import RunPlan
 from tailora.training.precision import Arithmetic, apply, device_for, loading_dtype
 from tailora.training.precision_choice import PrecisionChoice, choose
-from tailora.training.resume import Job, ResumeFolder, RunState, check_same
-from tailora.training.run_folder import RunFolder, remove_results, run_folder, writing_to
-from tailora.training.run_report import RunObserver, SilentObserver, Watch, print_continuation, print_plan, print_result
+from tailora.training.resume import Job, ResumeFolder, check_same
+from tailora.training.run_folder import RunFolder, has_trained, remove_results, run_folder, writing_to
+from tailora.training.run_report import (
+    RunObserver,
+    SilentObserver,
+    Watch,
+    print_continuation,
+    print_plan,
+    print_restart,
+    print_result,
+    print_warning,
+)
 from tailora.training.settings import FROZEN_BASE, TrainSettings
 from tailora.training.sharded import is_sharded, shard, whole_on_first
 from tailora.training.shared_passes import mean_loss, own_share
 from tailora.training.shared_state import check_processes, load_state
+from tailora.training.state_file import RunState
 from tailora.training.trackers.feed import Trackers, check_installed
 from tailora.training.trackers.tracker import TrackedRun
 from tailora.training.trees.check import ROUNDED, check_trees
@@ -163,18 +173,19 @@ class _Training:
         )
         check_processes(self.job, self.processes)
         loaded = load_state(self.resume, self.processes)
-        self.state = None if loaded is None else loaded[1]
+        self.state = None if loaded is None else loaded.state
         self.has_best = self.state is not None and self.state.progress["best_step"] > 0
         if loaded is None:
+            if self.resume is not None and has_trained(self.folder):
+                print_restart(self.console, self.folder)
             batch = own_share(self.base.model, first_batch(self.train, settings), self.processes)
             model, operations = self.base.model, planned.operations / self.processes.size
             device, fitting = planned.device, planned.precisions
             choice = self.processes.from_first(lambda: choose(model, batch, settings, device, operations, fitting))
         else:
-            before, state = loaded
-            check_same(before, self.job, self.folder)
-            choice = PrecisionChoice(**before.choice)
-            print_continuation(self.console, self.folder, state, before, self.job)
+            check_same(loaded.job, self.job, self.folder)
+            choice = PrecisionChoice(**loaded.job.choice)
+            print_continuation(self.console, self.folder, loaded, self.job)
         self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
         return choice
 
@@ -210,7 +221,9 @@ class _Training:
                 with RunObserver(*observed) as observer:
 
                     def keep(state: RunState) -> None:
-                        resume.save(self.job, dataclasses.replace(state, metrics_bytes=observer.synchronise()))
+                        length, digest = observer.synchronise()
+                        state = dataclasses.replace(state, metrics_bytes=length, metrics_digest=digest)
+                        resume.save(self.job, state)
                         if state.step and state.progress["best_step"] == 0:  # no validation has chosen a state yet
                             with contextlib.suppress(TrainingError):  # nothing learnt yet: an error only at the end
                                 self._write(None, state.learning)
@@ -229,11 +242,10 @@ class _Training:
         return outcome, self._save_outcome(outcome)
 
     def _trackers(self) -> Trackers:
-        def warn(text: str) -> None:
-            self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-
         run = TrackedRun(self.folder, self.settings.model_dump(mode="json"))
-        return Trackers(self.settings.track, run, continues=self.state is not None, warn=warn)
+        return Trackers(
+            self.settings.track, run, continues=self.state is not None, warn=partial(print_warning, self.console)
+        )
 
     @contextlib.contextmanager
     def _clearing(self, resume: ResumeFolder) -> Iterator[None]:
@@ -243,7 +255,7 @@ class _Training:
         """
         try:
             yield
-        except (OSError, MemoryError, torch.OutOfMemoryError, LostProcessError):
+        except (OSError, MemoryError, RuntimeError, LostProcessError):  # PyTorch reports a full memory as RuntimeError
             raise
         except Exception:
             resume.finished()

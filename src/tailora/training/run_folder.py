@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,10 @@ from tailora.training.resume import (
     differs_in_length,
     is_same_run,
     is_unfinished,
-    settings_of,
 )
 from tailora.training.settings import TrainSettings
 
+log = logging.getLogger(__name__)
 RESULTS = ("adapter", "model", "delta.safetensors")
 """Names of a run's results: of method lora, of full, and of bitfit and top2."""
 
@@ -121,8 +122,12 @@ def _continues(path: Path, settings: TrainSettings) -> bool:
     """Return whether a folder contains an unfinished run with these settings that no process is working on."""
     if not is_unfinished(path) or ResumeFolder(path).is_taken():
         return False
-    kept = settings_of(path)
-    return kept is not None and is_same_run(kept, settings)
+    try:
+        loaded = ResumeFolder(path).load()
+    except SettingsError as error:
+        log.warning("%s; it is not continued", error)
+        return False
+    return loaded is not None and is_same_run(loaded.job.settings, settings)
 
 
 @contextlib.contextmanager
@@ -146,6 +151,12 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def _has_results(folder: Path) -> bool:
     return any((folder / name).exists() for name in RESULTS)
+
+
+def has_trained(folder: Path) -> bool:
+    """Return whether a run directory has the metrics of a run."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
 
 
 def remove_results(folder: Path) -> None:

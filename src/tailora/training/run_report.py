@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import statistics
@@ -18,13 +19,15 @@ from rich.table import Table
 from tailora.core import launch
 from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
+from tailora.core.files import atomic_path
 from tailora.core.hardware.memory import gib
 from tailora.core.hardware.processor import cores
 from tailora.core.plural import plural
-from tailora.reports.curves import read_metrics
+from tailora.reports.curves import metrics_line, read_metrics
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import PrecisionChoice
-from tailora.training.resume import Job, RunState
+from tailora.training.resume import FOLDER, Job, LoadedState
+from tailora.training.state_file import RunState
 
 MEMORY = {
     "learning": "weights that learn",
@@ -99,7 +102,7 @@ def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
     """
     memory, limit = estimate["memory"], estimate["memory_limit_bytes"]
     if memory is None:
-        console.print(f"warning: {estimate['warning']}", style="yellow", highlight=False, soft_wrap=True)
+        print_warning(console, estimate["warning"])
         return
     table = Table("memory", box=None, pad_edge=False)
     table.add_column("", justify="right")
@@ -112,20 +115,32 @@ def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
-def print_continuation(console: Console, folder: Path, state: RunState, before: Job, job: Job) -> None:
+def print_continuation(console: Console, folder: Path, loaded: LoadedState, job: Job) -> None:
     """Print that an unfinished run continues.
 
     Args:
         console: where to print.
         folder: the run directory.
-        state: the state that it continues from.
-        before: the job that wrote the state.
+        loaded: the state that it continues from.
         job: the job that continues it.
     """
-    text = f"continuing {folder} after update {state.step} (--resume never starts a new run)"
-    if before.threads != job.threads:
-        text += f"; the number of threads is {job.threads} instead of {before.threads}, so the last bits may differ"
+    for problem in loaded.problems:
+        print_warning(console, f"{folder / FOLDER}: {problem}; the run continues from an earlier state")
+    text = f"continuing {folder} after update {loaded.state.step} (--resume never starts a new run)"
+    before = loaded.job.threads
+    if before != job.threads:
+        text += f"; the number of threads is {job.threads} instead of {before}, so the last bits may differ"
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_restart(console: Console, folder: Path) -> None:
+    """Print that a run directory has the metrics of a run but no state of it."""
+    print_warning(console, f"{folder / FOLDER} contains no saved state, so the run starts from the beginning")
+
+
+def print_warning(console: Console, text: str) -> None:
+    """Print a warning on one line."""
+    console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_result(console: Console, folder: Path, outcome: Outcome, exact: float | None) -> None:
@@ -138,7 +153,7 @@ def print_result(console: Console, folder: Path, outcome: Outcome, exact: float 
         exact: validation loss with the base's own weights, after an int8 run.
     """
     for warning in outcome.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        print_warning(console, warning)
     rate = outcome.examples / outcome.seconds if outcome.seconds else 0.0
     loss = ""
     if outcome.initial_loss is not None:
@@ -201,9 +216,9 @@ class RunObserver:
     ) -> None:
         self._save, self._watch, self._log = save, watch, log
         path = folder / "metrics.jsonl"
-        if state is not None and path.exists():
-            os.truncate(path, min(state.metrics_bytes, path.stat().st_size))
-            for line in read_metrics(path):
+        self._digest = hashlib.sha256()
+        if state is not None:
+            for line in self._continued(path, state, console):
                 log(line)
         self._metrics = path.open("w" if state is None else "a", encoding="utf-8", newline="\n")
         self._progress = Progress(
@@ -229,11 +244,25 @@ class RunObserver:
         self._progress.stop()
         self._metrics.close()
 
-    def synchronise(self) -> int:
-        """Flush metrics.jsonl to the disk; return its length in bytes."""
+    def _continued(self, path: Path, state: RunState, console: Console) -> list[dict[str, Any]]:
+        """Cut metrics.jsonl to what it was when the state was saved, without damaged lines; return its lines."""
+        content = path.read_bytes() if path.exists() else b""
+        content = content[: state.metrics_bytes]
+        if hashlib.sha256(content).hexdigest() != state.metrics_digest:
+            print_warning(console, f"{path} is damaged; figures up to update {state.step} are missing or wrong")
+            texts = content.decode("utf-8", "replace").split("\n")[:-1]
+            content = "".join(f"{text}\n" for text in texts if metrics_line(text) is not None).encode()
+        if not path.exists() or content != path.read_bytes():
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+        self._digest.update(content)
+        return read_metrics(path)
+
+    def synchronise(self) -> tuple[int, str]:
+        """Flush metrics.jsonl to the disk; return its length in bytes and its SHA-256."""
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        return os.fstat(self._metrics.fileno()).st_size
+        return os.fstat(self._metrics.fileno()).st_size, self._digest.hexdigest()
 
     def step(self, line: dict[str, Any]) -> None:
         """See `loop.Observer`."""
@@ -265,6 +294,8 @@ class RunObserver:
             self._watch(line["step"], line["validation_loss"])
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        self._digest.update(text.encode())
+        self._metrics.write(text)
         self._metrics.flush()
         self._log(line)

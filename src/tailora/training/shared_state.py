@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tailora.core.errors import SettingsError
 from tailora.training.distributed import Processes
-from tailora.training.resume import Job, ResumeFolder, RunState
+from tailora.training.resume import Job, LoadedState, ResumeFolder
+from tailora.training.state_file import RunState
 
 
 def check_processes(job: Job, processes: Processes) -> None:
@@ -32,7 +33,7 @@ def check_processes(job: Job, processes: Processes) -> None:
         )
 
 
-def load_state(resume: ResumeFolder | None, processes: Processes) -> tuple[Job, RunState] | None:
+def load_state(resume: ResumeFolder | None, processes: Processes) -> LoadedState | None:
     """Load the state that a run continues from in the first process; None if there is none.
 
     The other processes get its description without the values of its tensors, which `Processes.spread` gives them.
@@ -42,7 +43,9 @@ def load_state(resume: ResumeFolder | None, processes: Processes) -> tuple[Job, 
         processes: the processes of the run.
     """
     loaded = None if resume is None else resume.load()
-    described = processes.from_first(lambda: None if loaded is None else (loaded[0], _described(loaded[1])))
+    described = processes.from_first(
+        lambda: None if loaded is None else loaded._replace(state=_described(loaded.state))
+    )
     return loaded if processes.is_first else described
 
 

@@ -114,7 +114,8 @@ class _Record:
         self._path, self._lock = path, threading.Lock()
         self._content: dict[str, dict[str, Any]] = {}
         if keep:
-            with contextlib.suppress(OSError, ValueError):  # without it, a new tracked run begins
+            # Without it, a new tracked run begins.
+            with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
                 content = json.loads(path.read_text(encoding="utf-8"))
                 self._content = {
                     name: {"run": str(part["run"]), "steps": dict(part["steps"])} for name, part in content.items()
