@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from _meter import Meter
 from _sample import Sample
@@ -16,11 +20,15 @@ from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
 from tailora.data.examples import Example
 from tailora.lora.inject import attach, extract
+from tailora.models.load import outline
+from tailora.training.block_timing import precision_seconds
 from tailora.training.int8 import Int8Head
 from tailora.training.loop import first_batch
-from tailora.training.precision import Arithmetic, apply
+from tailora.training.methods import prepare
+from tailora.training.pass_memory import without_values
+from tailora.training.precision import Arithmetic, apply, available
 from tailora.training.precision_choice import choose
-from tailora.training.settings import TrainingPrecision, TrainSettings
+from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, training_mode
 from tailora.training.trees.prefix_tree import TreeBatch, batches, build
 from tailora.training.vocabulary import keep_used_rows, used_tokens
@@ -43,12 +51,33 @@ def adapt(
     return model
 
 
-def put_into(model: nn.Module, examples: Sequence[Example], precision: TrainingPrecision) -> Arithmetic:
-    """Put an adapted model into a precision; auto is what `tailora train` would take for updates of this size."""
-    settings = TrainSettings(data="", batch_size=UPDATE, precision=precision)
-    batch, device = first_batch(examples, settings), str(next(model.parameters()).device)
-    chosen = choose(model, batch, settings, device, operations=float("inf"))
-    arithmetic = apply(model, chosen.precision, settings, build(batch))
+def fastest_precision(network: PreTrainedModel, examples: Sequence[Example], tokenizer: str) -> str:
+    """The precision that `tailora train` would take for updates of this size.
+
+    Args:
+        network: the network without an adapter.
+        examples: the examples to train on.
+        tokenizer: the folder of its tokenizer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainSettings(data="", base=folder, batch_size=UPDATE)
+        batch, device = first_batch(examples, settings), str(network.device)
+
+        def timed(names: Sequence[str]) -> dict[str, float]:
+            shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+            network.save_pretrained(folder)
+            with without_values():
+                base = outline(folder)
+                prepare(base, settings)
+            return precision_seconds(base, batch, settings, device, names)
+
+        return choose(network, batch, settings, device, math.inf, available("lora", device), timed).precision
+
+
+def put_into(model: nn.Module, examples: Sequence[Example], precision: str) -> Arithmetic:
+    """Put an adapted model into a precision."""
+    settings = TrainSettings(data="", batch_size=UPDATE)
+    arithmetic = apply(model, precision, settings, build(first_batch(examples, settings)))
     if isinstance(arithmetic.head, Int8Head):
         keep_used_rows(model, arithmetic.head, used_tokens(examples))
     return arithmetic

@@ -236,8 +236,11 @@ def measure_ours(arguments: argparse.Namespace) -> Result:
     meter = Meter(arguments.warm_up, arguments.seconds)
     sample = random_mrs(arguments.data, arguments.tokenizer, count=arguments.mrs, seed=arguments.seed)
     network = _network.random_gpt2().to(arguments.device, torch.float32)
+    precision = "fp32"
+    if arguments.arm != OURS_FP32:
+        precision = _tailora.fastest_precision(network, sample.examples, arguments.tokenizer)
     model = _tailora.adapt(network, targets=TARGETS, rank=RANK, alpha=ALPHA, dropout=DROPOUT)
-    arithmetic = _tailora.put_into(model, sample.examples, "fp32" if arguments.arm == OURS_FP32 else "auto")
+    arithmetic = _tailora.put_into(model, sample.examples, precision)
     loss = _tailora.measure(model, sample, meter, arithmetic, seed=arguments.seed)
     return meter.report(loss=loss, precision=TYPES.get(arithmetic.precision, arithmetic.precision))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from bases import save_tokenizer
 from networks import network
@@ -16,10 +20,12 @@ from tailora.core.errors import UserError
 from tailora.data.examples import Example
 from tailora.models.load import Base, load_base, load_part, outline
 from tailora.models.save import save_quantized
-from tailora.training import block_timing, int8
-from tailora.training.block_timing import update_seconds
+from tailora.training import block_timing, int8, planning, precision_choice
+from tailora.training.block_timing import precision_seconds, update_seconds
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import without_values
+from tailora.training.precision import available
+from tailora.training.run import run
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.prefix_tree import build
 from training_cases import METHODS, settings_of
@@ -30,6 +36,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_hidden_layers": 8},
     "gpt_neo": {"num_layers": 8, "attention_types": [[["global", "local"], 4]]},
 }
+NEEDS_INT8 = pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
 TEXTS = [Example(str(n), (n, 2, 3), (*range(10, 20 + n), 0)) for n in range(4, 12)]
 
 
@@ -78,6 +85,11 @@ def test_every_method_is_timed_and_draws_no_random_number(tmp_path: Path, method
     assert (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())) == states
     again, _ = update_seconds(base, TEXTS, settings, "cpu", precision)
     assert again == seconds  # kept for the machine
+    precisions = available(settings.method, "cpu")
+    times = precision_seconds(base, TEXTS, settings, "cpu", precisions)
+    assert set(times) == set(precisions)
+    assert min(times.values()) > 0
+    assert (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())) == states
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -103,3 +115,50 @@ def test_what_cannot_be_shortened_is_an_error_that_a_plan_survives(tmp_path: Pat
     settings = TrainSettings(data="restaurants", base=str(folder), targets=("h.7.attn.c_attn",))
     with pytest.raises(UserError, match="match"):
         update_seconds(outlined(settings), TEXTS, settings, "cpu", "fp32")
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "bf16", pytest.param("int8", marks=NEEDS_INT8)])
+def test_timing_needs_no_more_memory_than_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    folder = saved(tmp_path / "base", "gpt2", n_embd=96, n_layer=12)
+    rows = "".join(json.dumps({"name": "Ada", "text": f"Ada is {number}."}) + "\n" for number in range(8))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    options: dict[str, Any] = {"data": str(tmp_path / "rows.jsonl"), "base": str(folder), "max_steps": 1}
+    settings = TrainSettings(**options, device="cpu", precision="auto", output=tmp_path / "auto")
+    monkeypatch.setattr(precision_choice, "SHORT", 0)
+    monkeypatch.setattr(precision_choice, "ROUNDS", 2)
+    monkeypatch.setattr(block_timing, "LAPS", 1)
+    seconds, peaks = dict.fromkeys(available("lora", "cpu"), 2.0) | {chosen: 1.0}, list[int]()
+
+    def timed(*arguments: Any) -> dict[str, float]:
+        with counted_allocations() as timing:
+            assert set(precision_seconds(*arguments)) == set(seconds)
+        peaks.append(timing.peak)
+        return seconds
+
+    monkeypatch.setattr(planning, "precision_seconds", timed)
+    assert run(settings)["account"]["precision"] == chosen
+    with counted_allocations() as whole:
+        # A base in bf16 is loaded as such, so six of these blocks in fp32 are more than all of them.
+        wider = "fp32" if chosen == "bf16" else chosen
+        run(settings.model_copy(update={"precision": wider, "output": tmp_path / "set"}))
+    (peak,) = peaks
+    assert 0 < peak < whole.peak
+
+
+class Allocations:
+    """The largest sum of the bytes that PyTorch had allocated in a context."""
+
+    peak = 0
+
+
+@contextmanager
+def counted_allocations() -> Iterator[Allocations]:
+    allocations = Allocations()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        yield allocations
+    total = 0
+    events: Any = recorded.profiler
+    for event in events.kineto_results.events():
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            allocations.peak = max(allocations.peak, total)

@@ -95,7 +95,7 @@ def test_rows_of_the_vocabulary_that_are_not_used_do_not_count(base: Path) -> No
 def test_base_of_bf16_is_loaded_in_it(stored: torch.dtype, tmp_path: Path) -> None:
     save_base(tmp_path, "llama", dtype=stored)
     expected = load_base(str(tmp_path), dtype=torch.float32).model.to(torch.bfloat16)
-    loaded = load_base(str(tmp_path), dtype=loading_dtype(settings_of("lora"), ("bf16",))).model
+    loaded = load_base(str(tmp_path), dtype=loading_dtype(settings_of("lora"), "bf16")).model
     for one, other in zip(expected.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, other)
     settings = settings_of("lora", base=str(tmp_path))
@@ -105,9 +105,9 @@ def test_base_of_bf16_is_loaded_in_it(stored: torch.dtype, tmp_path: Path) -> No
 
 def test_base_is_loaded_in_fp32_where_something_is_computed_from_it() -> None:
     for method in ("dora", "lora and biases", "full", "bitfit"):
-        assert loading_dtype(settings_of(method), ("bf16",)) == torch.float32
-    assert loading_dtype(settings_of("lora"), ("fp32", "bf16")) == torch.float32
-    assert loading_dtype(settings_of("adapter-h"), ("bf16",)) == torch.bfloat16
+        assert loading_dtype(settings_of(method), "bf16") == torch.float32
+    assert loading_dtype(settings_of("lora"), "fp32") == torch.float32
+    assert loading_dtype(settings_of("adapter-h"), "bf16") == torch.bfloat16
 
 
 def test_weights_in_8_bits_leave_the_file(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""The choice of a precision: stable on a busy machine, kept for the machine, and without a trace on the network."""
+"""The choice of a precision: stable on a busy machine, and kept for the machine."""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,33 @@ from torch import nn
 from tailora.data.examples import Example
 from tailora.training import precision_choice
 from tailora.training.precision import available
-from tailora.training.precision_choice import NOISE, PrecisionChoice, choose, compare, fastest, measure
-from tailora.training.trees.forward import training_mode
-from tailora.training.trees.prefix_tree import TreeBatch
+from tailora.training.precision_choice import NOISE, PrecisionChoice, choose, compare, fastest
 from training_cases import EXAMPLES, prepared, settings_of
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class Timed:
-    """Stands in for `measure`: counts its calls and gives the times that it was made with."""
+    """Stands in for the timing of blocks: counts its calls and gives the times that it was made with."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    def __init__(self, **seconds: float) -> None:
         self.seconds, self.calls = seconds, 0
-        monkeypatch.setattr(precision_choice, "measure", self)
 
-    def __call__(self, *_: Any) -> dict[str, float]:
+    def __call__(self, names: Sequence[str]) -> dict[str, float]:
         self.calls += 1
-        return self.seconds
+        return {name: self.seconds[name] for name in names}
 
 
 def chosen(
-    method: str = "lora", operations: float = 1e13, model: nn.Module | None = None, **more: Any
+    timed: Timed,
+    method: str = "lora",
+    operations: float = 1e13,
+    model: nn.Module | None = None,
+    texts: Sequence[Example] = EXAMPLES,
+    **more: Any,
 ) -> PrecisionChoice:
-    settings = settings_of(method, **more)
-    return choose(model or prepared("llama", settings), EXAMPLES, settings, "cpu", operations)
+    settings, names = settings_of(method, **more), tuple(timed.seconds)
+    return choose(model or prepared("llama", settings), texts, settings, "cpu", operations, names, timed)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_the_fastest_is_taken_and_the_most_exact_of_equals(seconds: dict[str, fl
     assert seconds[taken] <= NOISE * min(seconds.values())
 
 
-def test_auto_takes_what_the_times_say_and_times_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = Timed(monkeypatch, fp32=1.0, bf16=0.5, int8=0.7)
-    first, second = chosen(), chosen()
+def test_auto_takes_what_the_times_say_and_times_once() -> None:
+    timed = Timed(fp32=1.0, bf16=0.5, int8=0.7)
+    first, second = chosen(timed), chosen(timed)
     assert (first.precision, first.reason, dict(first.seconds)) == ("bf16", "timed", timed.seconds)
     assert (second.precision, second.reason, dict(second.seconds)) == ("bf16", "timed by an earlier run", timed.seconds)
     assert timed.calls == 1
@@ -73,119 +75,50 @@ def test_auto_takes_what_the_times_say_and_times_once(monkeypatch: pytest.Monkey
     ("method", "change"),
     [("full", {}), ("dora", {}), ("lora", {"rank": 2}), ("lora", {"dropout": 0.1}), ("lora", {"batch_size": 8})],
 )
-def test_another_method_has_times_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, method: str, change: dict[str, Any]
-) -> None:
-    timed = Timed(monkeypatch, fp32=1.0, bf16=0.5)
-    chosen()
-    chosen(method, **change)
+def test_another_method_has_times_of_its_own(method: str, change: dict[str, Any]) -> None:
+    timed = Timed(fp32=1.0, bf16=0.5)
+    chosen(timed)
+    chosen(timed, method, **change)
     assert timed.calls == 2
 
 
 @pytest.mark.parametrize("change", ["threads", "model", "texts"])
 def test_another_model_or_size_has_times_of_its_own(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    timed = Timed(monkeypatch, fp32=1.0, bf16=0.5)
-    settings = settings_of("lora")
-    choose(prepared("llama", settings), EXAMPLES, settings, "cpu", 1e13)
+    timed = Timed(fp32=1.0, bf16=0.5)
+    chosen(timed)
     texts = [*EXAMPLES, Example("9", tuple(range(1, 50)), (3, 0))] if change == "texts" else EXAMPLES
-    model = prepared("mistral" if change == "model" else "llama", settings)
+    model = prepared("mistral" if change == "model" else "llama", settings_of("lora"))
     with monkeypatch.context() as patched:
         if change == "threads":
             patched.setattr(torch, "get_num_threads", lambda: 1000)
-        choose(model, texts, settings, "cpu", 1e13)
+        chosen(timed, model=model, texts=texts)
     assert timed.calls == 2
 
 
-def test_nothing_is_timed_where_it_is_not_asked_for_or_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = Timed(monkeypatch, fp32=1.0, bf16=0.5)
-    assert chosen(operations=1e9) == PrecisionChoice("fp32", "too short a run to time others")
+def test_nothing_is_timed_where_it_is_not_asked_for_or_does_not_pay() -> None:
+    timed = Timed(fp32=1.0, bf16=0.5)
+    assert chosen(timed, operations=1e9) == PrecisionChoice("fp32", "too short a run to time others")
     for name in PRECISIONS:
-        assert chosen(precision=name) == PrecisionChoice(name, "as set")
-    monkeypatch.setattr(precision_choice, "available", lambda *_: ("fp32",))
-    assert chosen() == PrecisionChoice("fp32", "the only one here")
+        assert chosen(timed, precision=name) == PrecisionChoice(name, "as set")
+    for name in available("lora", "cpu"):
+        why = "the only one here" if len(available("lora", "cpu")) == 1 else "the one that fits into memory"
+        choice = chosen(Timed(**{name: 1.0}))
+        assert (choice.precision, choice.reason) == (name, why)
     assert timed.calls == 0
 
 
 @pytest.mark.parametrize("kept", [{}, {"fp32": "soon"}, {"fp64": 1.0}, {"fp32": -1}, [1.0], None])
-def test_times_that_cannot_be_used_are_measured_again(
-    kept: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    timed = Timed(monkeypatch, fp32=1.0, bf16=0.5)
-    chosen()
+def test_times_that_cannot_be_used_are_measured_again(kept: Any, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    timed = Timed(fp32=1.0, bf16=0.5)
+    chosen(timed)
     (path,) = (cache / "precision").iterdir()
     sound = path.read_text(encoding="utf-8")
     path.write_text(json.dumps({**json.loads(sound), "result": kept}), encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        assert chosen().precision == "bf16"
+        assert chosen(timed).precision == "bf16"
     assert timed.calls == 2
     assert f"{path}: this cache file cannot be used" in caplog.text
     assert path.read_text(encoding="utf-8") == sound
-
-
-def test_the_probe_leaves_everything_as_it_was() -> None:
-    """Parameters, modules, modes and random numbers, to the last bit: what follows learns the same without it."""
-    for family, method in (("gpt2", "lora"), ("llama", "dora"), ("llama", "full"), ("gpt2", "bitfit")):
-        settings = settings_of(method, dropout=0.2)
-        model = prepared(family, settings)
-        training_mode(model)
-        names, modes = dict(model.named_modules()), {m: m.training for m in model.modules()}
-        before = {name: (p, p.data_ptr(), p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
-        config: Any = model.config
-        attention = config._attn_implementation
-        torch.manual_seed(5)
-        state = torch.get_rng_state()
-        seconds = measure(model, EXAMPLES, settings, "cpu", available(settings.method, "cpu"))
-        assert torch.equal(torch.get_rng_state(), state)
-        assert set(seconds) <= set(available(settings.method, "cpu"))
-        assert dict(model.named_modules()) == names
-        assert {m: m.training for m in model.modules()} == modes
-        assert config._attn_implementation == attention
-        for name, parameter in model.named_parameters():
-            same, place, dtype, values = before[name]
-            assert (parameter is same, parameter.data_ptr(), parameter.dtype) == (True, place, dtype)
-            assert torch.equal(parameter, values)
-            assert parameter.grad is None
-
-
-class Passes:
-    """Stands in for the timed passes: gives the seconds that a test sets, and notes which pass was run."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[str], float]) -> None:
-        self.seconds = seconds
-        self.run: list[tuple[str, int]] = []
-        monkeypatch.setattr(precision_choice._Candidate, "pass_seconds", lambda *given: self(*given))
-
-    def __call__(self, candidate: precision_choice._Candidate, trees: TreeBatch, device: str) -> float:
-        self.run.append((candidate.arithmetic.precision, trees.examples))
-        return self.seconds(candidate.arithmetic.precision)
-
-
-@pytest.mark.parametrize("slow", ["fp32", "bf16"])
-def test_a_precision_far_slower_than_another_runs_a_single_example_only(
-    slow: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed = Passes(monkeypatch, lambda name: 5.0 if name == slow else 1.0)
-    settings = settings_of("full")
-    (other,) = {"fp32", "bf16"} - {slow}
-    assert measure(prepared("llama", settings), EXAMPLES, settings, "cpu", ("fp32", "bf16")) == {other: 1.0}
-    assert {count for name, count in timed.run if name == slow} == {1}
-
-
-def test_a_precision_that_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of("full")
-    model = prepared("llama", settings)
-    too_large: set[str] = {"fp32"}
-
-    def seconds(name: str) -> float:
-        if name in too_large:
-            raise torch.OutOfMemoryError("as on a GPU")
-        return 1.0
-
-    Passes(monkeypatch, seconds)
-    assert measure(model, EXAMPLES, settings, "cpu", ("fp32", "bf16")) == {"bf16": 1.0}
-    too_large.add("bf16")
-    with pytest.raises(torch.OutOfMemoryError):
-        measure(model, EXAMPLES, settings, "cpu", ("fp32", "bf16"))
 
 
 class Machine:

@@ -36,7 +36,7 @@ from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
 from tailora.models.load import load_base
 from tailora.models.provenance import training_metadata
-from tailora.training import int8, loop, precision, precision_choice
+from tailora.training import int8, loop, planning, precision, precision_choice
 from tailora.training import run as run_module
 from tailora.training.methods import load_delta
 from tailora.training.optimizer import learning_rate, set_learning_rate
@@ -475,11 +475,11 @@ def test_the_probe_changes_no_bit_of_what_is_learnt(
         taken = min(seconds, key=seconds.__getitem__)
         if taken == "int8" and not int8.supported():
             continue
-        measure = precision_choice.measure
+        measure = planning.precision_seconds
         with monkeypatch.context() as patched:
             patched.setenv("TAILORA_CACHE", str(tmp_path / taken / "cache"))
             # The real measurement is made, and its result replaced.
-            patched.setattr(precision_choice, "measure", lambda *given, s=seconds, m=measure: (m(*given), s)[1])
+            patched.setattr(planning, "precision_seconds", lambda *given, s=seconds, m=measure: (m(*given), s)[1])
             result = run(settings(base, data, tmp_path / taken / "auto", precision="auto", epochs=1, dropout=0.1))
         assert result["account"]["precision"] == taken
         assert result["account"]["choice"] == {
@@ -501,7 +501,7 @@ def test_the_choice_is_announced(
     run(settings(base, data, tmp_path / "short", precision="auto", max_steps=1))
     assert "precision: fp32 (too short a run to time others)" in capsys.readouterr().err
     monkeypatch.setattr(precision_choice, "SHORT", 0)
-    monkeypatch.setattr(precision_choice, "measure", lambda *_: {"fp32": 0.004, "bf16": 0.002})
+    monkeypatch.setattr(planning, "precision_seconds", lambda *_: {"fp32": 0.004, "bf16": 0.002})
     result = run(settings(base, data, tmp_path / "timed", precision="auto", max_steps=1))
     said = " ".join(capsys.readouterr().err.split())
     assert "precision: bf16 (timed: an update takes fp32 4 ms, bf16 2 ms)" in said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -19,7 +20,7 @@ from tailora.models.load import Base, load_part
 from tailora.training.methods import learning_parameters, prepare
 from tailora.training.optimizer import adamw
 from tailora.training.precision import apply
-from tailora.training.precision_choice import timing_key
+from tailora.training.precision_choice import compare, timing_key
 from tailora.training.settings import TrainSettings
 from tailora.training.trees.forward import TreeModel, evaluation, passes
 from tailora.training.trees.prefix_tree import TreeBatch, build
@@ -58,14 +59,34 @@ def update_seconds(
     return kept["node"] * len(trees), len(trees)
 
 
-def _measure(base: Base, batch: Sequence[Example], settings: TrainSettings, device: str, precision: str) -> float:
-    """Return the seconds that a node of an update takes."""
+def precision_seconds(
+    base: Base, batch: Sequence[Example], settings: TrainSettings, device: str, precisions: Sequence[str]
+) -> dict[str, float]:
+    """Return the seconds of `update_seconds` in several precisions, compared with each other in rounds.
+
+    One precision at a time is in memory, with a few blocks and at most half of the examples. This needs less memory
+    than a run in fp32 or int8 with many blocks.
+    """
+    trees = next(iter(passes(batch, settings.tokens_per_pass)))
+    half = batch[: -(-trees.examples // 2)]
+    budget = SECONDS / 3  # a precision is timed several times
+
+    def timed(name: str) -> float:
+        return len(trees) * _measure(base, half, settings, device, name, budget)
+
+    return compare({name: partial(timed, name) for name in precisions})
+
+
+def _measure(
+    base: Base, batch: Sequence[Example], settings: TrainSettings, device: str, precision: str, budget: float = SECONDS
+) -> float:
+    """Return the seconds that a node of an update takes; timing may take the seconds of the budget."""
     count = len(blocks_of(base.model))
     part = load_part(settings.base, min(MOST, count), device)
     prepare(part, settings)
     timer = _Timer(part, build(batch[: max(1, len(batch) // 8)]), settings, device, precision)
     with timer.arithmetic.products():
-        share = SECONDS / (2 * (LAPS + 1) * timer.seconds() * 8)
+        share = budget / (2 * (LAPS + 1) * timer.seconds() * 8)
         trees = build(batch[: max(1, int(len(batch) * min(1.0, share)))])
         most = timer.seconds(trees)
         if count <= MOST:

@@ -112,7 +112,7 @@ def memory_plan(
     trees = max(passes(share, settings.tokens_per_pass), key=len)
     with without_values():
         base = outline(settings.base, device)
-        loaded = loading_dtype(settings, (precision,))
+        loaded = loading_dtype(settings, precision)
         whole, beside = _bytes(base.model.parameters()) * loaded.itemsize // 4, _bytes_beside(base, loaded)
         prepare(base, settings)
         model = cast(nn.Module, base.model)
@@ -139,17 +139,6 @@ def memory_plan(
         activations=int(spread * update) - learning,
         loading=process + whole + max(beside, converted),
     )
-
-
-def timing_bytes(plans: Mapping[str, MemoryPlan], whole: int) -> int:
-    """Return the peak while precisions are timed in turn, each with its own copy of the weights.
-
-    Args:
-        plans: the plans of the precisions.
-        whole: bytes of the network in fp32.
-    """
-    converted = sum(sum(plan.weights.values()) for name, plan in plans.items() if name in ("bf16", "int8"))
-    return whole + converted + max(plan.process + plan.gradients + plan.activations for plan in plans.values())
 
 
 def process_bytes(device: str) -> int:

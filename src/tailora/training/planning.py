@@ -25,16 +25,16 @@ from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import parameter_table
 from tailora.models.catalog import resolve
 from tailora.models.load import outline
-from tailora.training.block_timing import update_seconds
+from tailora.training.block_timing import precision_seconds, update_seconds
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.estimate import arithmetic, seconds, workload
 from tailora.training.loop import first_batch
-from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes, timing_bytes
+from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes
 from tailora.training.memory_remedies import Remedy, remedies
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import without_values
 from tailora.training.precision import available, device_for
-from tailora.training.precision_choice import SHORT, PrecisionChoice, foreseen
+from tailora.training.precision_choice import SHORT, PrecisionChoice, choose
 from tailora.training.run_data import examples_of, prompts_of, read_records
 from tailora.training.run_report import print_memory, print_plan
 from tailora.training.settings import TrainSettings
@@ -176,25 +176,14 @@ class RunPlan:
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions to choose from, in all processes: those that fit into memory, or all if none does.
-
-        Precisions are timed with a copy of the weights in each. If that does not fit, the most compact one is left.
-        """
+        """The precisions to choose from, in all processes: those that fit into memory, or all if none does."""
         names = self._candidates()
         try:
             fitting = [name for name in names if self.limit is None or self.memory(name).peak <= self.limit]
-            if len(fitting) > 1 and self.operations >= SHORT and self.limit is not None:
-                timing = timing_bytes({name: self.memory(name) for name in fitting}, self._whole)
-                fitting = fitting if timing <= self.limit else fitting[-1:]
         except ModelError:  # `announcement` reports it
             fitting = list(names)
         common = set.intersection(*map(set, self.processes.from_all(fitting)))
         return tuple(name for name in names if name in common) or names
-
-    @property
-    def _whole(self) -> int:
-        """Bytes of the network in fp32."""
-        return 4 * parameter_table(self.base.model).total
 
     def _candidates(self) -> tuple[str, ...]:
         if self.settings.precision != "auto":
@@ -248,10 +237,10 @@ class RunPlan:
         }
 
     def choice(self) -> PrecisionChoice:
-        """Return the precision that the run would use, as far as that is known without its weights."""
-        batch, settings, device = first_batch(self.train, self.settings), self.settings, self.device
-        operations, timed = self.operations, lambda precision: self._pass_seconds(precision)[0]
-        return foreseen(self.base.model, batch, settings, device, operations, self.precisions, timed)
+        """Return the precision of the run; it may be timed."""
+        batch, operations = first_batch(self.train, self.settings), self.operations / self.processes.size
+        model = self.base.model
+        return choose(model, batch, self.settings, self.device, operations, self.precisions, self._precision_seconds)
 
     def _seconds(self, choice: PrecisionChoice, fits: bool) -> float:
         """Return the seconds of all updates."""
@@ -275,16 +264,18 @@ class RunPlan:
         nodes = len(next(iter(passes(batch, settings.tokens_per_pass))))
         return seconds(self.operations, precision, self.device) * nodes / self._nodes, nodes
 
+    def _precision_seconds(self, precisions: Sequence[str]) -> dict[str, float]:
+        """Return the seconds of the first pass in several precisions; see `_pass_seconds`."""
+        batch, settings = first_batch(self.train, self.settings), self.settings
+        with contextlib.suppress(UserError, torch.OutOfMemoryError):
+            return precision_seconds(self.base, batch, settings, self.device, precisions)
+        return {name: self._pass_seconds(name, fits=False)[0] for name in precisions}
+
     def _memory_of(self, choice: PrecisionChoice) -> dict[str, Any]:
         """Return the peak, the memory by part, and the limit; the first two are None where they cannot be planned."""
         limit = {"memory_limit_bytes": self.limit}
         try:
             plan = self.memory(choice.precision)
-            if len(self.precisions) > 1:  # loaded in fp32, and perhaps timed in each
-                is_timed = len(choice.seconds) > 1 and choice.reason in ("timed", "estimated from a few blocks")
-                names = self.precisions if is_timed else (choice.precision,)
-                timing = timing_bytes({name: self.memory(name) for name in names}, self._whole)
-                plan = dataclasses.replace(plan, loading=max(plan.loading, timing))
         except ModelError as error:
             return limit | {"peak_memory_bytes": None, "memory": None, "warning": str(error)}
         return limit | {"peak_memory_bytes": plan.peak, "memory": plan.to_dict()}

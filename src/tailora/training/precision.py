@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -98,18 +98,18 @@ def apply(model: nn.Module, precision: str, settings: TrainSettings, sample: Tre
     return Arithmetic(precision, autocast=lambda: torch.autocast(device, torch.bfloat16))
 
 
-def loading_dtype(settings: TrainSettings, precisions: Sequence[str]) -> torch.dtype:
-    """Return the type to load a base in: that of a precision which casts it, if there is no other to choose.
+def loading_dtype(settings: TrainSettings, precision: str) -> torch.dtype:
+    """Return the type to load a base in: that of a precision which casts it.
 
     Nothing may be computed from the weights before they are cast: DoRA's magnitudes and a prefix's initial values are.
 
     Args:
         settings: the settings of the run.
-        precisions: the precisions that the run chooses from.
+        precision: the precision of the run.
     """
     computed = settings.method == "prefix" or (settings.method == "lora" and settings.dora)
-    alone = tuple(precisions) == ("bf16",) and _is_cast(settings) and not computed
-    return torch.bfloat16 if alone else torch.float32
+    is_cast = precision == "bf16" and _is_cast(settings) and not computed
+    return torch.bfloat16 if is_cast else torch.float32
 
 
 def _is_cast(settings: TrainSettings) -> bool:

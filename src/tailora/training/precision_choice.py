@@ -1,21 +1,19 @@
-"""`--precision auto`: the choice of a precision by timing one of the run's own updates in each.
+"""`--precision auto`: the choice of a precision by timing updates of the run's own data in each.
 
-All precisions are timed in turn, several rounds long, and compared within each round: whatever else slows the machine
-down slows all of them. The times are kept for the machine, the packages, the model, the method and the size of the
-batch (`machine_cache`).
+The times come from a few blocks of the base (`block_timing`), with one precision at a time in memory. All precisions
+are timed in turn, several rounds long, and compared within each round: whatever else slows the machine down slows all
+of them. The times are kept for the machine, the packages, the model, the method and the size of the batch
+(`machine_cache`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -24,10 +22,9 @@ from torch import nn
 from tailora.core import machine_cache
 from tailora.core.hardware.devices import gpu_name
 from tailora.data.examples import Example
-from tailora.training.precision import ORDER, Arithmetic, apply, available
+from tailora.training.precision import ORDER, available
 from tailora.training.settings import TrainSettings
-from tailora.training.trees.forward import TreeModel, evaluation, passes
-from tailora.training.trees.prefix_tree import TreeBatch, build
+from tailora.training.trees.forward import passes
 
 NOISE = 1.05
 """Times that differ by less than this factor count as equal, and the more exact precision is taken."""
@@ -39,16 +36,13 @@ CLEAR = 1.2
 """Factor by which a precision must be ahead of all others in every round for the comparison to end early."""
 PATIENCE = 2.0
 """Seconds for each precision after which the comparison ends with the current pair of rounds."""
-TOO_SLOW = 4.0
-"""Factor on a single example from which a precision is left out."""
 
 Reason = Literal[
     "as set",
     "the only one here",
     "too short a run to time others",
-    "timed",
     "timed by an earlier run",
-    "estimated from a few blocks",
+    "timed",
     "the one that fits into memory",
     "needs the least memory",
 ]
@@ -61,8 +55,8 @@ class PrecisionChoice:
     Attributes:
         precision: one of `precision.ORDER`.
         reason: how it was chosen.
-        seconds: time of the forward and backward passes of one update in each precision, without the optimizer's
-            step; empty if nothing was timed.
+        seconds: time of an update's first pass with all blocks in each precision, the optimizer's step included; empty
+            if nothing was timed.
         nodes: number of tree nodes in the timed passes.
     """
 
@@ -84,53 +78,26 @@ def choose(
     settings: TrainSettings,
     device: str,
     operations: float,
-    fitting: Sequence[str] | None = None,
+    names: Sequence[str],
+    timed: Callable[[Sequence[str]], Mapping[str, float]],
 ) -> PrecisionChoice:
-    """Return the precision that the settings ask for, or the fastest of those available.
+    """Return the precision that the settings ask for, or the fastest.
 
     Args:
-        model: a transformers causal language model in fp32 whose learning parameters have `requires_grad`. It is
-            unchanged afterwards, to the last bit, and no random number is drawn.
+        model: a transformers causal language model, prepared for the method; its parameters need no values.
         batch: the examples of one update.
         settings: the settings of the run.
-        device: the device of the model.
+        device: its device.
         operations: floating-point operations of the whole run; see `SHORT`.
-        fitting: the precisions to choose from, the most exact first; by default all that are available.
+        names: the precisions to choose from, the most exact first.
+        timed: returns the seconds of the first pass of the batch in several precisions.
     """
-    names = available(settings.method, device) if fitting is None else fitting
     known = _known(model, batch, settings, device, operations, names)
     if known is not None:
         return known
-    seconds, nodes = measure(model, batch, settings, device, names), _nodes(batch, settings)
+    seconds, nodes = dict(timed(names)), _nodes(batch, settings)
     machine_cache.keep("precision", timing_key(model, nodes, settings, device, names), seconds)
     return PrecisionChoice(fastest(seconds), "timed", seconds, nodes)
-
-
-def foreseen(
-    model: nn.Module,
-    batch: Sequence[Example],
-    settings: TrainSettings,
-    device: str,
-    operations: float,
-    fitting: Sequence[str],
-    timed: Callable[[str], float],
-) -> PrecisionChoice:
-    """Return what `choose` is going to choose, as far as that is known without running the network.
-
-    Args:
-        model: the network; its parameters need no values.
-        batch: see `choose`.
-        settings: see `choose`.
-        device: see `choose`.
-        operations: see `choose`.
-        fitting: see `choose`.
-        timed: estimates the seconds of the pass that `choose` times, from a few blocks of the network.
-    """
-    known = _known(model, batch, settings, device, operations, fitting)
-    if known is not None:
-        return known
-    seconds = {name: timed(name) for name in fitting}
-    return PrecisionChoice(fastest(seconds), "estimated from a few blocks", seconds, _nodes(batch, settings))
 
 
 def _known(
@@ -166,43 +133,6 @@ def fastest(seconds: Mapping[str, float]) -> str:
     return next(name for name in ORDER if seconds.get(name, math.inf) <= NOISE * least)
 
 
-def measure(
-    model: nn.Module, batch: Sequence[Example], settings: TrainSettings, device: str, names: Sequence[str]
-) -> dict[str, float]:
-    """Time the forward and backward passes of an update in several precisions.
-
-    This costs three to seven updates in each precision, the first of which builds kernels and buffers, and memory for
-    the converted weights in addition to the originals. A precision that takes more than `TOO_SLOW` times as long as
-    another on a single example, or that does not fit into a GPU's memory, is left out. If an update has several
-    passes, the first is timed.
-
-    Args:
-        model: see `choose`.
-        batch: the examples of one update.
-        settings: the settings of the run.
-        device: the device of the model.
-        names: the precisions, the most exact first.
-
-    Returns:
-        Seconds by precision.
-
-    Raises:
-        torch.OutOfMemoryError: the update does not fit into memory in any precision.
-    """
-    trees, single = next(iter(passes(batch, settings.tokens_per_pass))), build(batch[:1])
-    original = _NetworkState(model)
-    candidates: dict[str, _Candidate] = {}
-    try:
-        for name in names:
-            original.restore()
-            with _dropped_where_memory_ends(candidates, name):
-                candidates[name] = _Candidate.prepare(model, name, settings, trees)
-        _warm_up(candidates, single, trees, device)
-        return compare({name: partial(ready.pass_seconds, trees, device) for name, ready in candidates.items()})
-    finally:
-        original.restore()
-
-
 def compare(timed_passes: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """Time passes in turn until one is clearly the fastest, or `ROUNDS` rounds are over.
 
@@ -231,75 +161,6 @@ def _is_clear(rounds: Sequence[Mapping[str, float]]) -> bool:
     """Whether the same pass was ahead of all others by the factor `CLEAR` in every round."""
     leaders = {min(times, key=times.__getitem__) for times in rounds}
     return len(leaders) == 1 and all(sorted(times.values())[1] >= CLEAR * min(times.values()) for times in rounds)
-
-
-class _NetworkState:
-    """What `apply` and `TreeModel` change about a network: its modules and their tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._children = [(module, list(module.named_children())) for module in model.modules()]
-        self._tensors = [(parameter, parameter.data) for parameter in model.parameters()]
-
-    def restore(self) -> None:
-        """Put the same modules with the same tensors back."""
-        for module, children in self._children:
-            for name, child in children:
-                setattr(module, name, child)
-        for parameter, tensor in self._tensors:
-            parameter.data, parameter.grad = tensor, None
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A network in one precision, set aside so that it can alternate with others."""
-
-    arithmetic: Arithmetic
-    trees: TreeModel
-    state: _NetworkState
-
-    @classmethod
-    def prepare(cls, model: nn.Module, name: str, settings: TrainSettings, sample: TreeBatch) -> _Candidate:
-        arithmetic = apply(model, name, settings, sample)
-        with TreeModel(model, head=arithmetic.head, checkpointing=settings.gradient_checkpointing) as trees:
-            return cls(arithmetic, trees, _NetworkState(model))
-
-    def pass_seconds(self, batch: TreeBatch, device: str) -> float:
-        """Run forward and back once, and return the time of it."""
-        self.state.restore()
-        model = self.trees.model
-        with self.arithmetic.products(), self.trees, evaluation(model), torch.enable_grad():
-            began = time.perf_counter()
-            with self.arithmetic.autocast():
-                loss = self.trees.loss(batch)
-            loss.backward()
-            if torch.device(device).type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - began
-        model.zero_grad(set_to_none=True)
-        return seconds
-
-
-def _warm_up(candidates: dict[str, _Candidate], single: TreeBatch, trees: TreeBatch, device: str) -> None:
-    """Drop the candidates that are not worth timing, and run each of the others once on the trees."""
-    seconds: dict[str, float] = {}
-    for name in list(candidates):
-        with _dropped_where_memory_ends(candidates, name):
-            seconds[name] = min([candidates[name].pass_seconds(single, device) for _ in range(3)][1:])
-    for name in [name for name in candidates if seconds[name] > TOO_SLOW * min(seconds.values())]:
-        del candidates[name]
-    for name in list(candidates):
-        with _dropped_where_memory_ends(candidates, name):
-            candidates[name].pass_seconds(trees, device)
-    if not candidates:
-        raise torch.OutOfMemoryError("an update does not fit into the device's memory in any precision")
-
-
-@contextlib.contextmanager
-def _dropped_where_memory_ends(candidates: dict[str, _Candidate], name: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        candidates.pop(name, None)
 
 
 def timing_key(

@@ -31,12 +31,12 @@ from tailora.reports.plots import loss_plot
 from tailora.training.distributed import LostProcessError, Processes, joined, own_device
 from tailora.training.int8 import Int8Head
 from tailora.training.interrupts import Interrupts
-from tailora.training.loop import Observer, Outcome, first_batch, fit
+from tailora.training.loop import Observer, Outcome, fit
 from tailora.training.methods import learning_parameters, prepare, save_result
 from tailora.training.planning import RunPlan
 from tailora.training.precision import Arithmetic, apply, device_for, loading_dtype
-from tailora.training.precision_choice import PrecisionChoice, choose
-from tailora.training.resume import Job, ResumeFolder, check_same
+from tailora.training.precision_choice import PrecisionChoice
+from tailora.training.resume import Job, LoadedState, ResumeFolder, check_same
 from tailora.training.run_folder import RunFolder, has_trained, remove_results, run_folder, writing_to
 from tailora.training.run_report import (
     RunObserver,
@@ -50,7 +50,7 @@ from tailora.training.run_report import (
 )
 from tailora.training.settings import FROZEN_BASE, TrainSettings
 from tailora.training.sharded import is_sharded, shard, whole_on_first
-from tailora.training.shared_passes import mean_loss, own_share
+from tailora.training.shared_passes import mean_loss
 from tailora.training.shared_state import check_processes, load_state
 from tailora.training.state_file import RunState
 from tailora.training.trackers.feed import Trackers, check_installed
@@ -145,20 +145,22 @@ class _Training:
         planned = RunPlan(settings, device, console, processes)
         self.prompts, self.train, self.valid = planned.prompts, planned.train, planned.valid
         planned.require_fit()
-        dtype = loading_dtype(settings, planned.precisions)
+        loaded = load_state(self.resume, self.processes)
+        choice = processes.from_first(planned.choice) if loaded is None else PrecisionChoice(**loaded.job.choice)
+        dtype = loading_dtype(settings, choice.precision)
         self.base = load_base(settings.base, dtype=dtype, device=device)
         prepare(self.base, settings)
         self.base.model.to(device)
         if dtype == torch.float32:  # `_apply` compares trees with sequences in narrower types
             check_trees(self.base.model, [*self.train, *self.valid])
         self.plan = planned.summary | {"base_fingerprint": self.base.fingerprint}
-        choice = self._continue(planned)
+        self._continue(planned, choice, loaded)
         self.arithmetic = self._apply(choice.precision, planned.tokens)
         self.plan |= planned.announcement(choice)
         print_plan(console, self.plan, choice)
 
-    def _continue(self, planned: RunPlan) -> PrecisionChoice:
-        """Load the state of an unfinished run, if there is one; return that run's precision, else choose one.
+    def _continue(self, planned: RunPlan, choice: PrecisionChoice, loaded: LoadedState | None) -> None:
+        """Check that all processes work on the same run, and that it is the one that a loaded state belongs to.
 
         Raises:
             SettingsError: the run has other settings or data, or the processes differ in them.
@@ -172,22 +174,14 @@ class _Training:
             threads=torch.get_num_threads(),
         )
         check_processes(self.job, self.processes)
-        loaded = load_state(self.resume, self.processes)
+        self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
         self.state = None if loaded is None else loaded.state
         self.has_best = self.state is not None and self.state.progress["best_step"] > 0
-        if loaded is None:
-            if self.resume is not None and has_trained(self.folder):
-                print_restart(self.console, self.folder)
-            batch = own_share(self.base.model, first_batch(self.train, settings), self.processes)
-            model, operations = self.base.model, planned.operations / self.processes.size
-            device, fitting = planned.device, planned.precisions
-            choice = self.processes.from_first(lambda: choose(model, batch, settings, device, operations, fitting))
-        else:
+        if loaded is not None:
             check_same(loaded.job, self.job, self.folder)
-            choice = PrecisionChoice(**loaded.job.choice)
             print_continuation(self.console, self.folder, loaded, self.job)
-        self.job = dataclasses.replace(self.job, choice=dataclasses.asdict(choice))
-        return choice
+        elif self.resume is not None and has_trained(self.folder):
+            print_restart(self.console, self.folder)
 
     def _apply(self, precision: str, tokens: Sequence[int]) -> Arithmetic:
         model, settings = self.base.model, self.settings
