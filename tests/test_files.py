@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.core.errors import ModelError, SettingsError
-from tailora.core.files import atomic_folder, atomic_path, cache_folder, read_json_object, write_json, write_text
+from tailora.core.files import (
+    atomic_folder,
+    atomic_path,
+    cache_folder,
+    read_json_object,
+    recover,
+    write_json,
+    write_text,
+)
 
 INTERRUPTIONS = [ValueError, KeyboardInterrupt, SystemExit]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permission bits are POSIX's")
@@ -210,3 +218,20 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="pipe: is a device or a pipe, not a file"):
         write_text(tmp_path / "pipe", "a")
     assert listing(tmp_path) == ["pipe"]
+
+
+def test_what_a_killed_process_left_is_removed_or_put_back(tmp_path: Path) -> None:
+    """As `atomic_path` and `atomic_folder` leave it when their process is killed at any moment."""
+    (tmp_path / ".a.json.x1.part").write_text("half", encoding="utf-8")
+    (tmp_path / ".adapter.x2.part").mkdir()
+    (tmp_path / ".adapter.x2.part" / "half").touch()
+    (tmp_path / ".adapter.x3.old" / "adapter").mkdir(parents=True)
+    (tmp_path / ".adapter.x3.old" / "adapter" / "whole").touch()
+    (tmp_path / ".model.x4.old" / "model").mkdir(parents=True)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "new").touch()
+    recover(tmp_path, "adapter")
+    assert listing(tmp_path) == [".a.json.x1.part", ".model.x4.old", "adapter", "model"]
+    recover(tmp_path)
+    assert listing(tmp_path) == ["adapter", "model"]
+    assert (listing(tmp_path / "adapter"), listing(tmp_path / "model")) == (["whole"], ["new"])

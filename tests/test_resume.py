@@ -604,6 +604,7 @@ def test_killed_by_the_system_at_random_moments(tmp_path: Path, whole: Callable[
     assert process.exitcode == 0, (tmp_path / "errors.txt").read_text(encoding="utf-8")
     print(f"{name}: {kills} kills, {continued} starts from a saved state")
     assert kills >= 5
+    assert not list((tmp_path / "killed").rglob(".*")), "nothing is left of unfinished writes"
     expected = whole(**changes)
     assert metrics(tmp_path / "killed") == metrics(expected)
     assert learnt(tmp_path / "killed") == learnt(expected)

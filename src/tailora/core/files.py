@@ -90,6 +90,25 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def recover(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes have left of unfinished writes, and put back what they were about to replace.
+
+    Args:
+        folder: where the files and folders were written.
+        name: their name, which no other process may be writing; a pattern as of `Path.glob`.
+    """
+    for old in folder.glob(f".{name}.*.old"):
+        for replaced in old.iterdir():
+            if not (folder / replaced.name).exists():
+                replaced.rename(folder / replaced.name)
+        shutil.rmtree(old)
+    for part in folder.glob(f".{name}.*.part"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+
+
 def output_exists(path: str | os.PathLike[str]) -> SettingsError:
     """Return the error for an output that would replace something."""
     return SettingsError("already exists", where=path, hint="choose another place with --output")

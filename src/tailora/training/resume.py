@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from tailora.core.errors import SettingsError
 from tailora.core.file_lock import FileLock
+from tailora.core.files import recover
 from tailora.training import state_file
 from tailora.training.settings import TrainSettings
 from tailora.training.state_file import RunState, UnusableStateError
@@ -127,6 +128,7 @@ class ResumeFolder:
         if not self._lock.acquire():
             hint = "wait for it, or name another run directory with --output"
             raise SettingsError("another process is training in this directory", where=self.run, hint=hint)
+        recover(self.path)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tailora.core.errors import SettingsError, TrainingError
-from tailora.core.files import output_exists
+from tailora.core.files import output_exists, recover
 from tailora.data.hub_names import short_name
 from tailora.training.distributed import SINGLE, Processes
 from tailora.training.resume import (
@@ -62,6 +62,8 @@ def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterat
     path, resume = _numbered(settings) if settings.output is None else _named(settings.output, settings)
     try:
         with resume:
+            for name in (*RESULTS, *_RECORDS):
+                recover(path, name)
             yield RunFolder(processes.from_first(lambda: path), resume)
     except TrainingError as error:
         if isinstance(error.__cause__, OSError) and not _has_results(path) and not resume.states():
