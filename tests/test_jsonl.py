@@ -313,3 +313,11 @@ def test_a_word_for_a_missing_value_is_no_fact_in_json_as_in_a_table(form: str, 
     path.write_text(json_lines([rows[form] | {"text": "A cup."}]), encoding="utf-8")
     (record,) = load(path).records
     assert record.facts == (Fact(None, "name", "Cup"),)
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ]\n"])
+def test_an_empty_list_has_no_records(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="contains no records"):
+        load(path)

@@ -90,7 +90,7 @@ def parse(
         ignored.update(key for key in row if key not in _KEYS and row[key] not in (None, "", [], {}))
     if len({row.prompt is None for row in parsed.rows}) > 1:
         raise DataError("mixes rows with 'facts' and rows with 'prompt'", where=where, hint="use one form")
-    if needs_text and not any(row.texts for row in parsed.rows):
+    if needs_text and parsed.rows and not any(row.texts for row in parsed.rows):
         _refuse_other_texts(ignored, where, prompts=parsed.rows[0].prompt is not None)
     parsed.notes += _ignored_keys(ignored, "the facts or the prompt")
     return parsed
