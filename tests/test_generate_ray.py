@@ -139,6 +139,18 @@ def test_another_base_on_an_actors_machine_is_refused(cluster: str, models: dict
         RayTexts(setup, settings, 10)
 
 
+def test_a_ray_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailora.inference import ray_texts
+
+    def too_slow(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because of load.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_texts.ray, "init", too_slow)
+    with pytest.raises(SettingsError, match=r"--ray: Ray cannot be started .The current node timed out.*less to do"):
+        ray_texts._join(None, resolve_models("tiny", {}))
+
+
 def test_a_running_cluster_is_joined_and_left(cluster: str, tmp_path: Path) -> None:
     output = tmp_path / "joined.jsonl"
     short = ("--limit", "9", "--max-new-tokens", "8", "--output", str(output))

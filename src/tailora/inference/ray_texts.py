@@ -234,8 +234,11 @@ def _join(address: str | None, setup: Setup) -> bool:
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own are plain ones, for example if its processes take too long to start
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if local:
+            hint = "run the command again when the machine has less to do, or leave out --ray"
+            raise SettingsError(f"Ray cannot be started ({reason})", where="--ray", hint=hint) from error
         hint = "start Ray there with `ray start --head`, or leave out --ray-address"
         raise SettingsError(f"cannot be joined ({reason})", where="--ray-address", hint=hint) from error
     return local
