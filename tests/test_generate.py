@@ -200,11 +200,11 @@ def test_rows_name_their_adapters(base: str, tmp_path: Path) -> None:
 
 def test_a_row_that_names_no_known_adapter_is_said(base: str, data: Path, tmp_path: Path) -> None:
     places = [f"{name}={save_adapter(tmp_path / name, base)}" for name in ("one", "two")]
-    with pytest.raises(DataError, match="record r0: does not name one of the 2 adapters"):
+    with pytest.raises(DataError, match=r"data.*:1, record r0: does not name one of the 2 adapters"):
         run(GenerateSettings(adapter=tuple(places), input=str(data)))
     path = tmp_path / "named.jsonl"
     path.write_text('{"id": "r0", "facts": {"a": "b"}, "adapter": "three"}\n')
-    with pytest.raises(DataError, match=r"record r0: the adapter 'three' is not loaded.*known: one, two"):
+    with pytest.raises(DataError, match=r"named.jsonl:1, record r0: the adapter 'three' is not loaded.*known: one, two"):
         run(GenerateSettings(adapter=tuple(places), input=str(path)))
     with pytest.raises(SettingsError, match="two adapters have the name one"):
         GenerateSettings(adapter=(places[0], places[0]), input=str(path))
@@ -541,8 +541,8 @@ def test_rows_mix_adapters(base: str, tmp_path: Path) -> None:
         ({}, r"rows.jsonl:1: adapter: names no adapter; write \{"),
         ({"one": "much"}, "rows.jsonl:1: adapter: the weight of 'one' must be a number from -100 to 100"),
         ([["one", 1], ["one", 2]], "rows.jsonl:1: adapter: the adapter 'one' is named twice; add its weights"),
-        ({"one": 1, "three": 1}, r"record r0: the adapter 'three' is not loaded; add --adapter three=PATH"),
-        ({"one": 1, "other": 1}, "record r0: the adapters one and other were trained on different prompts"),
+        ({"one": 1, "three": 1}, r"rows.jsonl:1, record r0: the adapter 'three' is not loaded; add --adapter three=PATH"),
+        ({"one": 1, "other": 1}, "rows.jsonl:1, record r0: the adapters one and other were trained on different prompts"),
     ],
 )
 def test_rows_that_cannot_be_mixed_are_refused(base: str, tmp_path: Path, mixture: Any, message: str) -> None:
@@ -555,3 +555,22 @@ def test_rows_that_cannot_be_mixed_are_refused(base: str, tmp_path: Path, mixtur
     adapters = (f"one={tmp_path / 'one'}", f"other={tmp_path / 'other'}")
     with pytest.raises((DataError, SettingsError), match=message):
         run(GenerateSettings(base=base, adapter=adapters, input=str(path), max_new_tokens=2, precision="fp32"))
+
+
+def test_more_adapters_than_a_text_can_use_are_refused_before_anything_is_written(base: str, tmp_path: Path) -> None:
+    places = [save_adapter(tmp_path / f"a{number}", base, seed=number) for number in range(1, 6)]
+    path, output = tmp_path / "rows.jsonl", tmp_path / "outputs.jsonl"
+    rows = ({"prompt": "a b =>", "adapter": "a1"}, {"prompt": "c =>", "adapter": {place.name: 0.2 for place in places}})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    adapters = tuple(f"{place.name}={place}" for place in places)
+    ways: dict[str, Any] = {"input": str(path), "output": output, "max_new_tokens": 2, "precision": "fp32"}
+    with pytest.raises(DataError, match=r"rows.jsonl:2, record 2: names 5 adapters \(limit of the engine .*: 4\)"):
+        run(GenerateSettings(base=base, adapter=adapters, **ways))
+    assert [place.name for place in tmp_path.iterdir() if place.name.startswith("outputs")] == []
+
+
+def test_a_weight_of_an_adapter_in_the_network_is_refused_with_its_row(adapter: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a b =>", "adapter": {"adapter": 0.5}}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="rows.jsonl:1, record 1: the adapter is part of the network"):
+        run(GenerateSettings(adapter=(f"adapter={adapter}",), merged=True, input=str(path), precision="fp32"))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
-from tailora.core.errors import DataError
+from tailora.core.errors import DataError, UserError
 from tailora.core.files import write_text
 from tailora.data.json_rows import DOUBLE, json_lines
 from tailora.data.readers import jsonl
@@ -76,7 +78,13 @@ def read_data(
     with _rows_named(_ROWS, _ROWS):
         data = parse(text, Path(_ROWS), texts=texts, trained=trained, **reading.reader_options())
     announce(data, texts)
-    return data
+    rows, records = (tuple(_in_memory(record) for record in group) for group in (data.rows, data.records))
+    return replace(data, rows=rows, records=records)
+
+
+def _in_memory(record: Record) -> Record:
+    """Name the row in memory, from 0, as the place of a record: `records[2]` for the third line."""
+    return replace(record, where=_row_name(record.where, _ROWS, _ROWS))
 
 
 @contextmanager
@@ -111,11 +119,16 @@ def _rows_named(place: str, name: str) -> Iterator[None]:
     """Name rows in memory in errors about the file of JSON lines that holds them: `records[2]` for its third line."""
     try:
         yield
-    except DataError as error:
-        file, _, line = str(error.where).rpartition(":")
-        if file == place and line.isdecimal():
-            error.where = f"{name}[{int(line) - 1}]"
+    except UserError as error:
+        if error.where is not None:
+            error.where = _row_name(error.where, place, name)
         raise
+
+
+def _row_name(where: str, file: str, name: str) -> str:
+    """Return a place in which a line of a file of rows in memory is called by its row."""
+    match = re.match(rf"{re.escape(file)}:(\d+)", where)
+    return where if match is None else f"{name}[{int(match[1]) - 1}]{where[match.end() :]}"
 
 
 def is_place(source: Source) -> TypeGuard[str | os.PathLike[str]]:

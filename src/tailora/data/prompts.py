@@ -179,8 +179,8 @@ class PromptFormat:
             return [self.template.encode(self._messages(record)) for record in records]
         for record in records:
             if len(record.messages) > 1:
-                what = f"the record {record.id!r} is a conversation, which the prompt form {self.form} cannot represent"
-                raise DataError(what, hint="use --prompt-form chat with a base that has a chat template")
+                what = f"is a conversation, which the prompt form {self.form} cannot represent"
+                raise DataError(what, where=record.place, hint="use --prompt-form chat with a base that has a chat template")
         texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
         end = (self.end,) if self.form == "paper" else ()
         batch = self.tokenizer.encode_batch(texts)

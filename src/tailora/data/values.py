@@ -51,6 +51,7 @@ class Record:
             the source names none.
         language: the language of the texts, as the source names it; None where it names none.
         messages: the conversation to which the references are answers; empty where the source gives none.
+        where: file and line of its first row, for messages; empty if it is from no file.
     """
 
     id: str
@@ -61,6 +62,12 @@ class Record:
     adapter: str | Mixture | None = None
     language: str | None = None
     messages: tuple[Turn, ...] = ()
+    where: str = field(default="", compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """The record in a message: its file and line, and its id."""
+        return f"{self.where}, record {self.id}" if self.where else f"record {self.id}"
 
     @property
     def stated(self) -> tuple[Fact, ...]:
@@ -157,6 +164,7 @@ def records_of_rows(rows: Sequence[Row], file: str, *, by_line: bool = False) ->
             row.adapter,
             row.language,
             row.messages,
+            row.where,
         )
         content = content_key(record)
         # Challenge files may be joined; an id column may identify the subject of several rows.

@@ -51,7 +51,7 @@ def prompts_of_records(
         for other, _ in mixture[1:]:
             if setup.prompts(other, form=form, style=style).encode(own) != encoded:
                 what = f"the adapters {first} and {other} were trained on different prompts"
-                raise SettingsError(what, where=f"record {own[0].id}", hint="mix adapters with the same prompt form")
+                raise SettingsError(what, where=own[0].place, hint="mix adapters with the same prompt form")
         prompts |= {number: Prompt(tokens, first, mixture) for number, tokens in zip(numbers, encoded, strict=True)}
     return [prompts[number] for number in range(len(records))]
 
@@ -63,13 +63,19 @@ def check_prompts(records: Sequence[Record], prompts: Sequence[Prompt], engine: 
         if engine.built_in and prompt.adapter is None:
             raise DataError(
                 "needs the base without the adapter, which is part of this network",
-                where=f"record {record.id}",
+                where=record.place,
                 hint="run such records without --adapter",
             )
+        if engine.built_in and any(weight != 1 for _, weight in prompt.adapters):
+            what = "the adapter is part of the network, so its effect cannot be weighted"
+            raise DataError(what, where=record.place, hint="name it without a weight")
+        if len(prompt.adapters) > engine.together:
+            what = f"names {len(prompt.adapters)} adapters (limit of the engine for one text: {engine.together})"
+            raise DataError(what, where=record.place, hint="merge some of them beforehand with `tailora merge`")
         if len(prompt.tokens) >= context:
             raise DataError(
                 f"the prompt has {len(prompt.tokens)} tokens (limit for prompt and text together: {context})",
-                where=f"record {record.id}",
+                where=record.place,
                 hint="shorten the record",
             )
 
@@ -89,7 +95,7 @@ def _adapter_of(record: Record, adapters: Mapping[str, Any]) -> str | Mixture | 
     """Return the name of a record's adapter, or several with weights; None for the base alone."""
     if record.adapter == "":
         return None
-    where = f"record {record.id}"
+    where = record.place
     if record.adapter is not None:
         names = [name for name, _ in record.adapter] if isinstance(record.adapter, tuple) else [record.adapter]
         for name in names:

@@ -24,6 +24,7 @@ class EngineTraits:
         context: largest number of tokens of a prompt and its text together.
         built_in: whether the only adapter is part of the network, so that requests do not name it.
         timed: the measurements that chose the precision, in words; empty if it was not chosen by time.
+        together: largest number of adapters that one text can use.
     """
 
     backend: str
@@ -32,6 +33,7 @@ class EngineTraits:
     context: int
     built_in: bool = False
     timed: str = ""
+    together: int = 1
 
     @property
     def description(self) -> str:
@@ -64,8 +66,11 @@ class Running:
     @property
     def traits(self) -> EngineTraits:
         """The engine's traits."""
-        context = self.engine.backend.context
-        return EngineTraits(self.backend, self.precision, self.device, context, self.built_in, self.timed)
+        backend = self.engine.backend
+        together = max(1, backend.adapter_slots.together)
+        return EngineTraits(
+            self.backend, self.precision, self.device, backend.context, self.built_in, self.timed, together
+        )
 
     @property
     def description(self) -> str:

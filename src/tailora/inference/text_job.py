@@ -154,7 +154,7 @@ class TextJob:
             errors = write_chosen(records, prompts, self._judge, write, done)
         if errors:
             place = min(errors)
-            raise _error_of_records(errors[place], records[place].id, len(errors))
+            raise _error_of_records(errors[place], records[place].place, len(errors))
 
     def _with_slot_errors(self, rows: Mapping[int, dict[str, Any]]) -> dict[str, int]:
         """Return the number of texts that still have slot errors, if they were looked for."""
@@ -213,7 +213,7 @@ def _text_engine(setup: Setup, settings: WritingSettings, longest: int) -> TextE
     return RayTexts(setup, settings, longest)
 
 
-def _error_of_records(error: UserError, record: str, count: int) -> UserError:
-    """Return the error of a record with its id and the number of other texts that failed."""
+def _error_of_records(error: UserError, place: str, count: int) -> UserError:
+    """Return the error of a record with its place and the number of other texts that failed."""
     others = "" if count == 1 else f" (and {count - 1} other texts failed)"
-    return type(error)(f"{error.what}{others}", where=f"record {record}", hint=error.hint)
+    return type(error)(f"{error.what}{others}", where=place, hint=error.hint)
