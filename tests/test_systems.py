@@ -158,6 +158,21 @@ def test_rows_with_texts_of_their_own(tmp_path: Path) -> None:
     assert result["systems"]["records"]["all"]["bleu"]["value"] == 1
 
 
+def test_the_folder_of_another_evaluation_names_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    (folder / "scores.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="several: contains scores of texts, not the texts; name the file of the"):
+        systems_of([str(folder)])
+    (folder / "differences.csv").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="several: contains the scores of several systems; name the files of texts"):
+        systems_of([f"old={folder}"])
+    for name in ("outputs.jsonl", "one.outputs.jsonl", "two.outputs.jsonl"):  # the first is of an earlier evaluation
+        (folder / name).write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match=r"name one of its files of texts: one.outputs.jsonl, two.outputs.jsonl"):
+        systems_of([str(folder)])
+
+
 def test_names_of_systems(tmp_path: Path) -> None:
     for folder in ("a", "b", "run/adapter", "full/model", "empty"):
         (tmp_path / folder).mkdir(parents=True)

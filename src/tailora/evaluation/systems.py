@@ -19,6 +19,7 @@ _NAMED = re.compile(r"([^=/\\]+)=(.+)")
 _PACKED = {".gz", ".bz2", ".xz", ".zst"}
 _ADAPTER_DESCRIPTIONS = ("adapter_config.json", "tailora.json")
 _ADAPTER_FILES = {".safetensors", ".gguf", ".pt", ".bin"}
+_DIFFERENCES = "differences.csv"  # which an evaluation of several systems writes
 _USUAL_NAMES = {"outputs", "texts", "predictions", "adapter", "model"}
 """Names of files and folders that say nothing about the system; the folder above has its name."""
 
@@ -115,6 +116,10 @@ def _short_name(path: Path) -> str:
 
 def _system(name: str, path: Path) -> System:
     if path.is_dir():
+        if (path / _DIFFERENCES).is_file():
+            files = ", ".join(file.name for file in sorted(path.glob("*.outputs.jsonl")))
+            hint = f"name one of its files of texts: {files}" if files else "name the files of texts that it compares"
+            raise DataError("contains the scores of several systems", where=path, hint=hint)
         if (path / "outputs.jsonl").is_file():
             return System(name, "texts", path / "outputs.jsonl")
         if any((adapter_place(path) / file).is_file() for file in _ADAPTER_DESCRIPTIONS):
@@ -125,6 +130,8 @@ def _system(name: str, path: Path) -> System:
         if (path / "delta.safetensors").is_file():
             what = "holds changes of a base's own weights, which cannot write texts without the base"
             raise DataError(what, where=path, hint="name a file of its texts")
+        if (path / "scores.json").is_file():
+            raise DataError("contains scores of texts, not the texts", where=path, hint="name the file of the texts")
         hint = "name a file of texts, a run directory, an adapter, a model, or the output folder of an evaluation"
         raise DataError("is a folder without texts or a model", where=path, hint=hint)
     if not path.exists():
