@@ -216,7 +216,7 @@ def test_the_same_command_continues_a_run_of_the_default_name(
         ({"rank": 4}, "rank was 8 and is 4"),
         ({"limit": 8}, "limit was None and is 8, the training data has changed"),
         ({"epochs": 5}, "the run would have 15 updates instead of 6"),
-        ({"resume": "never"}, "already exists"),
+        ({"resume": "never"}, "contains an unfinished run; continue it without --resume never"),
     ],
     ids=["settings", "data", "length", "never"],
 )
@@ -231,6 +231,17 @@ def test_another_run_is_refused(
     with pytest.raises(SettingsError, match=message):
         run(settings(tmp_path / "run", precision="fp32", **changes))
     assert sorted((tmp_path / "run").rglob("*")) == kept
+
+
+def test_a_finished_run_says_how_to_use_it(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    run(settings(place, precision="fp32"))
+    use = re.escape(f"{place}: contains a finished run; use it with --adapter {place}, or train in another directory")
+    with pytest.raises(SettingsError, match=use):
+        run(settings(place, precision="fp32"))
+    run(settings(tmp_path / "constant", precision="fp32", schedule="constant"))
+    with pytest.raises(SettingsError, match="or raise --epochs to continue it, or train in another directory"):
+        run(settings(tmp_path / "constant", precision="fp32", schedule="constant"))
 
 
 def test_a_constant_schedule_can_be_longer(
@@ -309,7 +320,7 @@ def test_a_finished_run_can_be_longer(
     run(settings(tmp_path / "run", **constant))
     assert not is_unfinished(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "resume").glob("*.safetensors")] == ["final.safetensors"]
-    with pytest.raises(SettingsError, match="exist"):
+    with pytest.raises(SettingsError, match="contains a finished run"):
         run(settings(tmp_path / "run", **constant))
     if is_killed:
         with monkeypatch.context() as patched:
@@ -331,7 +342,7 @@ def test_a_finished_run_cannot_be_another(tmp_path: Path) -> None:
         run(settings(tmp_path / "run", **CONSTANT, epochs=1))
     with pytest.raises(SettingsError, match=r"the warm-up would be 1 updates instead of 0 \(--warmup-steps 0 keeps it"):
         run(settings(tmp_path / "run", **CONSTANT | {"warmup_steps": 50}, epochs=4))
-    with pytest.raises(SettingsError, match="exist"):
+    with pytest.raises(SettingsError, match="contains a finished run"):
         run(settings(tmp_path / "run", **CONSTANT, epochs=4, resume="never"))
     run(settings(tmp_path / "averaged", **CONSTANT, average=0.5))
     with pytest.raises(SettingsError, match="the average would be over other updates"):
@@ -347,7 +358,7 @@ def test_why_a_finished_run_cannot_be_longer(tmp_path: Path) -> None:
         SettingsError, match="cannot be made longer: its linear schedule depends on the number of updates"
     ):
         run(settings(tmp_path / "run", precision="fp32", epochs=4))
-    with pytest.raises(SettingsError, match="exist"):
+    with pytest.raises(SettingsError, match="contains a finished run"):
         run(settings(tmp_path / "run", precision="fp32", epochs=4, rank=4))
 
 

@@ -80,8 +80,23 @@ def _named(path: Path, settings: TrainSettings) -> tuple[Path, ResumeFolder]:
         path.mkdir(parents=True)
     except FileExistsError as error:
         if settings.resume == "never" or not (is_unfinished(path) or _becomes_longer(path, settings)):
-            raise output_exists(path) from error
+            raise _taken(path) from error
     return path, ResumeFolder(path)
+
+
+def _taken(path: Path) -> SettingsError:
+    """Return the error for a folder that contains something, which is not continued."""
+    elsewhere = "train in another directory with --output"
+    if is_unfinished(path):
+        hint = f"continue it without --resume never, or {elsewhere}"
+        return SettingsError("contains an unfinished run", where=path, hint=hint)
+    saved = next((name for name in RESULTS if (path / name).exists()), None)
+    if saved is None or not (path / "run.json").is_file():
+        return output_exists(path)
+    uses = {"adapter": f"use it with --adapter {path}", "model": f"use it with --base {path / 'model'}"}
+    ways = [uses[saved]] if saved in uses else []
+    ways += ["raise --epochs to continue it"] if can_be_longer(path) else []
+    return SettingsError("contains a finished run", where=path, hint=", or ".join([*ways, elsewhere]))
 
 
 def _becomes_longer(path: Path, settings: TrainSettings) -> bool:
