@@ -55,6 +55,7 @@ def test_columns_on_the_command_line(flags: list[str], columns: dict[str, Any]) 
         ("txt=ref", "there is no role 'txt'"),
         ("text=a,text=b", "the role text is given twice"),
         ("{broken", "is not valid JSON"),
+        ('{"id": "a", "id": "a"}', "is not valid JSON .the key 'id' occurs twice"),
         ('{"text": ["a", "b"]}', "the role text takes one column"),
         ('{"text": "a", "text": "b"}', "the key 'text' occurs twice"),
         ('{"facts": {"a": null}}', "facts, column 'a': None is not a name"),

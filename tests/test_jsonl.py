@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailora.core.errors import DataError
+from tailora.data.readers import jsonl
 from tailora.data.records import DataFile, Fact, load, read
 
 Row = dict[str, Any]
@@ -321,3 +322,17 @@ def test_an_empty_list_has_no_records(text: str, tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="contains no records"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"facts": {"a": "b"}, "id": "1", "id": "1"}', "rows.jsonl:1: broken JSON .the key 'id' occurs twice"),
+        ('{"facts": {"a": "b", "a": "b"}}', "the key 'a' occurs twice in one object"),
+        ('{"facts": {"a": "b"}, "adapter": {"one": 1, "one": 1}}', "the key 'one' occurs twice in one object"),
+        ('{"facts": {"caf\u00e9": "b", "cafe\u0301": "c"}}', "'café' occurs twice in one object, in two Unicode forms"),
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused_whatever_its_values(line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        jsonl.parse(line, "rows.jsonl")

@@ -337,7 +337,8 @@ def test_a_row_whose_values_are_all_missing_is_not_passed_over(
     ("content", "columns", "message"),
     [
         ("name,text\n,A.\n", None, "a.csv:2: the row has no fact"),
-        ("name,name,text\na,b,c\n", None, "two columns are called 'name'"),
+        ("name,name,text\na,b,c\n", None, "two columns are called 'name'; rename one"),
+        ("caf\u00e9,cafe\u0301,text\na,b,c\n", None, "in two Unicode forms that look the same; rename one"),
         (
             "name,text\na,b\n",
             {"facts": ["nam"]},

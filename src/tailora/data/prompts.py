@@ -180,7 +180,9 @@ class PromptFormat:
         for record in records:
             if len(record.messages) > 1:
                 what = f"is a conversation, which the prompt form {self.form} cannot represent"
-                raise DataError(what, where=record.place, hint="use --prompt-form chat with a base that has a chat template")
+                raise DataError(
+                    what, where=record.place, hint="use --prompt-form chat with a base that has a chat template"
+                )
         texts = [prompt_text(record, form=self.form, style=self.style) for record in records]
         end = (self.end,) if self.form == "paper" else ()
         batch = self.tokenizer.encode_batch(texts)

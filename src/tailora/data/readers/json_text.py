@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,16 @@ from tailora.core.errors import DataError
 
 
 class RepeatedKeyError(ValueError):
-    """Raised when an object has a key twice with different values."""
+    """Raised when an object has a key twice.
+
+    Args:
+        key: the key.
+        other: its other spelling, if the two differ in their Unicode form only.
+    """
+
+    def __init__(self, key: str, other: str) -> None:
+        forms = "" if key == other else ", in two Unicode forms that look the same"
+        super().__init__(f"the key {key!r} occurs twice in one object{forms}")
 
 
 MISSING = frozenset(("NaN", "nan", "null", "NULL", "<NA>"))
@@ -56,8 +66,7 @@ def values(text: str, where: str, *, plain_numbers: bool = True) -> Iterator[tup
         plain_numbers: numbers remember how they are written; without it `1.50` is 1.5.
 
     Raises:
-        DataError: the text is not JSON, an object has a key twice with different values, or an escape spells half of a
-            surrogate pair.
+        DataError: the text is not JSON, an object has a key twice, or an escape spells half of a surrogate pair.
     """
     position = _after_space(text, 0)
     in_list = text.startswith("[", position)
@@ -158,13 +167,17 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object whose keys are unique; json itself silently keeps the last of equal keys.
 
     Raises:
-        RepeatedKeyError: a key occurs twice, with different values.
+        RepeatedKeyError: a key occurs twice, also in composed and decomposed letters (Unicode's NFC and NFD).
     """
     unique = dict(pairs)
-    if len(unique) < len(pairs):
-        for key, value in pairs:
-            if unique[key] != value:
-                raise RepeatedKeyError(f"the key {key!r} occurs twice in one object")
+    if len(unique) == len(pairs) and all(map(str.isascii, unique)):
+        return unique
+    spellings: dict[str, str] = {}
+    for key, _ in pairs:
+        same = unicodedata.normalize("NFC", key)
+        if same in spellings:
+            raise RepeatedKeyError(spellings[same], key)
+        spellings[same] = key
     return unique
 
 

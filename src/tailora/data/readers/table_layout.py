@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -156,9 +157,12 @@ class _Header:
 
     def __init__(self, names: Sequence[str], where: str) -> None:
         named = [name for name in names if not is_unnamed(name)]
-        if len(set(named)) < len(named):
-            twice = next(name for name in named if named.count(name) > 1)
-            raise DataError(f"two columns are called {twice!r}", where=where, hint="rename one")
+        spellings: dict[str, str] = {}
+        for name in named:
+            other = spellings.setdefault(unicodedata.normalize("NFC", name), name)
+            if other != name or named.count(name) > 1:
+                forms = "" if other == name else ", in two Unicode forms that look the same"
+                raise DataError(f"two columns are called {name!r}{forms}", where=where, hint="rename one")
         self.names = names
         self.where = where
 
