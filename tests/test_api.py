@@ -87,9 +87,19 @@ def test_a_plan_is_that_of_the_command_line_and_of_the_run(
     for name in account.keys() - {"estimate", "base_fingerprint"}:  # the process has grown, and times are measured
         assert json.loads(json.dumps(planned[name])) == printed[name]
         assert planned[name] == account[name]
-    with pytest.raises(tailora.CheckError, match="128 MiB are available") as caught:
-        tailora.plan(PAIRS, memory_limit=0.125, **QUICK)
-    assert caught.value.result["fits"] is False
+    settings = dict(planned["settings"])
+    assert settings["recipe"] == run.result["settings"]["recipe"]
+    assert settings["learning_rate"] == run.result["settings"]["learning_rate"]
+    assert {"data", "valid"}.isdisjoint(settings)  # rows in memory
+    assert tailora.plan(PAIRS, valid=PAIRS[:2], **settings)["steps"] == planned["steps"]
+
+
+def test_a_plan_that_does_not_fit_is_a_result() -> None:
+    planned = tailora.plan(PAIRS, memory_limit=0.125, **QUICK)
+    assert planned["fits"] is False
+    assert "the limit is" in planned["problem"]
+    assert planned["alternatives"] == []
+    assert planned["hint"].startswith("raise --memory-limit; Python, its libraries and the data alone take ")
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])

@@ -117,6 +117,17 @@ def test_what_the_user_can_fix_exits_with_2(
     assert capsys.readouterr() == ("", f"tailora: {line}\n")
 
 
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_an_argument_without_its_flag_gets_the_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cls = commands.settings_class(name)
+    if cls.first is not None:
+        pytest.skip("takes arguments without a flag")
+    assert cli.main([name, "my file.csv"]) == 2
+    wanted = "see `tailora" if cls.main is None else f"give it by its flag: --{cls.main} 'my file.csv'"
+    assert wanted in capsys.readouterr().err
+    assert cls.main in cls.model_fields or name in ("quickstart", "models", "key")
+
+
 def test_ctrl_c_exits_with_130_and_one_line(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     toy(raising(KeyboardInterrupt()))
     assert cli.main(["toy"]) == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from bases import save_base
 from tailora import cli
 from tailora.adapters import formats
+from tailora.commands.plan import PlanSettings
+from tailora.commands.plan import run as plan_command
 from tailora.core.errors import CheckError, TrainingError
 from tailora.training import int8, planning
-from tailora.training.planning import plan
+from tailora.training.memory_plan import MemoryPlan
+from tailora.training.planning import Shortage, plan
 from tailora.training.run import run
 from tailora.training.settings import TrainSettings
 
@@ -55,6 +59,7 @@ def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, pre
     announced = run(settings)["account"]
     assert announced.pop("base_fingerprint")
     assert planned.pop("fits") is True
+    assert planned.pop("settings") == settings.model_dump(mode="json")
     for content in (planned, announced):
         estimate = content["estimate"]
         assert estimate["peak_memory_bytes"] == estimate["memory"]["peak"] > 2**27
@@ -87,8 +92,10 @@ def test_a_plan_changes_no_bit_of_a_later_run(recipe: dict[str, Any], changes: d
 
 def test_what_does_not_fit_is_a_failed_check(recipe: dict[str, Any]) -> None:
     settings = TrainSettings(**recipe, memory_limit=0.125)
-    with pytest.raises(CheckError, match=r"needs .* of memory, and 128 MiB are available; use a smaller") as caught:
-        plan(settings)
+    with pytest.raises(
+        CheckError, match=r"needs .* of memory at its peak, and the limit is .*; raise --memory"
+    ) as caught:
+        plan_command(PlanSettings(**settings.model_dump()))
     result = caught.value.result
     assert result["fits"] is False
     assert result["alternatives"] == []
@@ -97,7 +104,7 @@ def test_what_does_not_fit_is_a_failed_check(recipe: dict[str, Any]) -> None:
 
 def test_run_that_does_not_fit_is_refused_before_it_loads(recipe: dict[str, Any], tmp_path: Path) -> None:
     settings = TrainSettings(**recipe, memory_limit=0.125, output=tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"needs .* of memory, and 128 MiB are available"):
+    with pytest.raises(TrainingError, match=r"needs .* of memory at its peak, and the limit is "):
         run(settings)
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -107,15 +114,17 @@ def test_suggested_settings_fit(recipe: dict[str, Any], monkeypatch: pytest.Monk
     longer = recipe | {"batch_size": 12, "method": "full", "precision": "fp32"}
     whole = plan(TrainSettings(**longer))["estimate"]["memory"]
     limit = (whole["peak"] - whole["activations"] // 3) / 2**30
-    with pytest.raises(CheckError) as caught:
-        plan(TrainSettings(**longer, memory_limit=limit))
-    alternatives = caught.value.result["alternatives"]
+    result = plan(TrainSettings(**longer, memory_limit=limit))
+    alternatives = result["alternatives"]
     assert len(alternatives) == 3
     for alternative in alternatives:
-        assert alternative["flags"] in str(caught.value)
+        assert f"{alternative['flags']} (peak: " in result["hint"]
         words = iter(alternative["flags"].split())
         changes = {w[2:].replace("-", "_"): True if "checkpointing" in w else next(words) for w in words}
         assert plan(TrainSettings(**longer | changes, memory_limit=limit))["fits"] is True
+        assert {name: str(value) for name, value in changes.items()} == {
+            name: str(value) for name, value in alternative["settings"].items()
+        }
 
 
 @pytest.mark.parametrize(
@@ -127,8 +136,34 @@ def test_suggested_settings_fit(recipe: dict[str, Any], monkeypatch: pytest.Monk
     ids=["lora", "adapter-l"],
 )
 def test_a_size_that_is_too_large_is_named(recipe: dict[str, Any], changes: dict[str, Any], flag: str) -> None:
-    with pytest.raises(CheckError, match=f"add .*{flag}"):
-        plan(TrainSettings(**recipe | changes, memory_limit=20.0))
+    assert re.search(f"add .*{flag}", plan(TrainSettings(**recipe | changes, memory_limit=20.0))["hint"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen", "hint"),
+    [
+        ({"process": 500}, True, "raise --memory-limit; Python, its libraries and the data alone take 500 MiB"),
+        ({"process": 500}, False, "free some memory; Python, its libraries and the data alone take 500 MiB"),
+        ({"learning": 500}, True, "raise --memory-limit, or use a smaller --base"),
+        ({"loading": 500}, False, "free some memory, or use a smaller --base"),
+        ({"activations": 500}, False, "free some memory, or use shorter texts (--max-length)"),
+    ],
+)
+def test_a_hint_is_about_what_takes_the_memory(changes: dict[str, int], chosen: bool, hint: str) -> None:
+    parts = dict.fromkeys(
+        ("process", "learning", "gradients", "optimizer", "best", "average", "activations", "loading"), 20
+    )
+    sizes = {name: amount * 2**20 for name, amount in {**parts, **changes}.items()}
+    short = Shortage("fp32", MemoryPlan(weights={}, **sizes), 300 * 2**20, chosen, ())
+    assert short.hint == hint
+    limit = "the limit is 300 MiB" if chosen else "300 MiB are free"
+    assert short.what.endswith(f" MiB of memory at its peak, and {limit}")
+
+
+def test_sizes_of_a_refusal_have_one_unit() -> None:
+    sizes = dict.fromkeys(("gradients", "optimizer", "best", "average", "activations", "loading"), 0)
+    short = Shortage("fp32", MemoryPlan(process=0, weights={}, learning=2**31, **sizes), 2**28, True, ())
+    assert short.what == "the run needs 2.00 GiB of memory at its peak, and the limit is 0.25 GiB"
 
 
 def test_precision_that_fits_is_chosen(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

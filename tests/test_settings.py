@@ -33,6 +33,7 @@ class ToySettings(AdapterSettings):
     """Settings of a command."""
 
     heading = "options"
+    main = "data"
 
     data: Path = Field(description="records")
     learning_rate: float = Field(2e-4, gt=0)
@@ -162,9 +163,14 @@ def test_python_callers_get_the_same_error() -> None:
         ("--data x --method loro", "--method: must be lora or full, not 'loro'; did you mean lora?"),
         ("--data x --learning-rate nan", "--learning-rate: must be a number above 0, not 'nan'"),
         ("--data x --rank-pattern a", "--rank-pattern: must be KEY=VALUE, not 'a'"),
+        (
+            "--data x --rank-pattern a=1 --rank-pattern a=2",
+            "--rank-pattern: the key 'a' is given twice; keep one of the values",
+        ),
         ("--data x --rank-pattern a=b", "--rank-pattern: the value of 'a' must be a whole number, not 'b'"),
-        ("a.csv", "a.csv: is not a .yaml configuration; give it by its flag, see `tailora toy --help`"),
+        ("a.csv", "a.csv: is not a .yaml configuration; give it by its flag: --data a.csv"),
         ("a.yaml", "a.yaml: there is no such file; check the path"),
+        ("a.yaml b.csv", "unexpected argument 'b.csv'; give it by its flag: --data b.csv"),
         ("a.yaml b.yaml", "unexpected argument 'b.yaml'; see `tailora toy --help`"),
         (
             "--data x --method full --rank-pattern a=1",

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tailora.api.inputs import Place, Source, places_of
-from tailora.commands.plan import PlanSettings
-from tailora.commands.plan import run as plan_run
+from tailora.api.inputs import Place, Source, is_place, places_of
+from tailora.commands.plan import PlanSettings, planned
 from tailora.commands.plot import PlotSettings, curves_of_runs
 from tailora.commands.train import TrainSettings
 from tailora.commands.train import run as train_run
@@ -115,14 +114,20 @@ def plan(data: Source, *, valid: Source | None = None, **settings: Unpack[TrainO
         settings: those of `tailora.train`.
 
     Returns:
-        The plan, as `tailora plan --json` prints it: `estimate` has memory and time, and `fits` whether the run fits.
+        The plan, as `tailora plan --json` prints it: `settings` has all settings of the run, recipe and learning rate
+        included, `estimate` memory and time, and `fits` whether the run fits; None if that is not known. If it does not
+        fit, `problem` and `hint` say why. `alternatives` lists further `settings` with which it
+        would, for `tailora.train`, and the `peak` with each in bytes.
 
     Raises:
         UserError: see `tailora.train`.
-        CheckError: the run does not fit into memory; `.result` has the plan, and settings that would fit.
     """
     with tempfile.TemporaryDirectory() as folder, places_of(Path(folder), data=data, valid=valid) as places:
-        return plan_run(PlanSettings.from_values({**settings, **places}))
+        result = planned(PlanSettings.from_values({**settings, **places}))
+    for name, source in (("data", data), ("valid", valid)):
+        if source is not None and not is_place(source):
+            del result["settings"][name]  # a temporary file
+    return result
 
 
 def train(data: Source, *, valid: Source | None = None, **settings: Unpack[TrainOptions]) -> TrainingRun:

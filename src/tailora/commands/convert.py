@@ -11,6 +11,7 @@ from tailora.adapters.formats import ExportFormat
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
+from tailora.core.sizes import size
 from tailora.inference.gguf_export import GgufType
 from tailora.models.settings import BaseSettings
 
@@ -19,6 +20,7 @@ class ConvertSettings(BaseSettings):
     """Settings of `tailora convert`."""
 
     heading = "adapter"
+    main = "adapter"
     headings: ClassVar = dict.fromkeys(("to", "merged", "storage", "output"), "output")
     adapter: Path
     """Adapter: a folder, a file (with --base also a .gguf file of llama.cpp) or a run directory."""
@@ -55,7 +57,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
 
     result = convert(settings.adapter, settings.to, settings.output, base=settings.base, force=settings.force)
     message_console().print(
-        f"wrote {settings.output}: {result['layers']} layers, {result['bytes'] / 2**20:.1f} MB",
+        f"wrote {settings.output}: {result['layers']} layers, {size(result['bytes'])}",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -69,7 +71,7 @@ def _merged(settings: ConvertSettings) -> dict[str, Any]:
     to = settings.storage or "f16"
     result = write_merged_gguf(settings.adapter, settings.output, to, base=settings.base, force=settings.force)
     message_console().print(
-        f"wrote {settings.output}: {result['tensors']} tensors, {result['bytes'] / 2**20:.1f} MB in {to}, and a "
+        f"wrote {settings.output}: {result['tensors']} tensors, {size(result['bytes'])} in {to}, and a "
         f"Modelfile (ollama create NAME -f {settings.output / 'Modelfile'})",
         soft_wrap=True,
         highlight=False,

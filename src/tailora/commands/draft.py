@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tailora.core.console import message_console
+from tailora.core.sizes import size
 from tailora.data.reading import ReadingSettings
 from tailora.inference.draft_tables import write_draft_table
 from tailora.models.settings import BaseSettings
@@ -28,7 +29,7 @@ def run(settings: DraftSettings) -> dict[str, Any]:
     result = write_draft_table(settings.adapter, settings.data, settings, base=settings.base, force=settings.force)
     message_console().print(
         f"wrote {result['output']}: {result['contexts']:,} contexts from {result['texts']:,} texts, "
-        f"{result['bytes'] / 1e6:.2f} MB",
+        f"{size(result['bytes'])}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -26,6 +26,7 @@ class GenerateSettings(WritingSettings, SplitSettings):
     """Settings of `tailora generate`."""
 
     heading = "data"
+    main = "input"
     input: Annotated[str | None, Unset("none")] = None
     """Records to write about: a file, a folder of splits, or the name of a data set. JSON lines may name an adapter."""
     record: Annotated[str | None, Unset("none")] = None

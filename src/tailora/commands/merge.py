@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from tailora.core.console import message_console
 from tailora.core.settings import Unset, Verbatim
+from tailora.core.sizes import size
 from tailora.models.settings import BaseSettings
 
 
@@ -16,6 +17,7 @@ class MergeSettings(BaseSettings):
     """Settings of `tailora merge`."""
 
     heading = "adapter"
+    main = "adapter"
     adapter: Annotated[tuple[Path, ...], Verbatim()]
     """Adapter: a folder, a file or a run directory of any method. Repeat the flag to add several adapters."""
     weights: Annotated[tuple[float, ...], Unset("1 for each")] = ()
@@ -49,7 +51,7 @@ def run(settings: MergeSettings) -> dict[str, Any]:
     merged = " and ".join(map(str, settings.adapter))
     message_console().print(
         f"wrote {settings.output}: {result['base']} with {merged} merged into it, {result['parameters']:,} parameters "
-        f"in {result['dtype']}, {result['bytes'] / 2**20:.1f} MB",
+        f"in {result['dtype']}, {size(result['bytes'])}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -12,6 +12,7 @@ from rich.table import Table
 from tailora.core.console import message_console
 from tailora.core.errors import SettingsError
 from tailora.core.settings import Unset
+from tailora.core.sizes import size
 from tailora.inference.probe_settings import LARGEST_RISE, ProbeSettings
 from tailora.models.settings import QuantizedType
 
@@ -20,6 +21,7 @@ class QuantizeSettings(ProbeSettings):
     """Settings of `tailora quantize`."""
 
     heading = "model"
+    main = "base"
     headings: ClassVar = {"tolerance": "checks", "to": "output", "output": "output"}
     adapter: Annotated[Path | None, Unset("none")] = None
     """Adapter to store with the base, in its subfolder `adapter`, or to merge: a folder, a file or a run directory."""
@@ -65,7 +67,8 @@ def _print(result: Mapping[str, Any], output: Path) -> None:
     table = Table()
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_row("weights, MB", *(f"{result['bytes'][when] / 2**20:,.1f}" for when in ("before", "after")))
+    sizes = result["bytes"]
+    table.add_row("weights", *(size(sizes[when], like=sizes["before"]) for when in ("before", "after")))
     perplexity = [result["perplexity"][when] for when in ("before", "after")]
     table.add_row("perplexity", *("–" if value is None else f"{value:.3f}" for value in perplexity))
     speed = [result["tokens_per_second"][when] for when in ("before", "after")]

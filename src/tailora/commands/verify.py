@@ -23,6 +23,7 @@ class VerifySettings(ProbeSettings):
     """Settings of `tailora verify`."""
 
     heading = "model"
+    main = "adapter"
     headings: ClassVar = {"tolerance": "checks"}
     base: Annotated[
         str | None, Field(description=BASE), Unset("the one that the adapter or the model's folder names")

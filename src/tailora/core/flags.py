@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -37,6 +38,7 @@ class SettingsParser(argparse.ArgumentParser):
         self._positionals.title = "configuration"
         self._groups = {title: self.add_argument_group(title) for title in GROUPS}
         self.appendix: Callable[[], str] = str
+        self.input_flag: str | None = None
 
     def group(self, title: str) -> Any:
         """Return a group of the help; `title` is one of `GROUPS`."""
@@ -58,6 +60,12 @@ class SettingsParser(argparse.ArgumentParser):
         """The hint that points to this parser's help."""
         return f"see `{self.prog} --help`"
 
+    def as_input(self, value: str) -> str:
+        """Return the hint for a value without a flag, which is probably the command's main input."""
+        if self.input_flag is None or value.lower().endswith((".yaml", ".yml")):
+            return self.see_help
+        return f"give it by its flag: {self.input_flag} {shlex.quote(value)}"
+
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments; `--learning_rate` counts as `--learning-rate`.
 
@@ -72,7 +80,7 @@ class SettingsParser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].partition("=")[0]
             if not name.startswith("-"):
-                raise SettingsError(f"unexpected argument {name!r}", hint=self.see_help)
+                raise SettingsError(f"unexpected argument {name!r}", hint=self.as_input(unknown[0]))
             hint = nearest(name, self._option_string_actions, self.see_help)
             raise SettingsError("no such flag", where=name, hint=hint)
         return namespace
@@ -87,6 +95,7 @@ def parser_for(cls: type[Settings], *, prog: str, description: str) -> SettingsP
         place, text = f"{name}|{place}", f"{value} of {flag(cls.first)}, or a {text}"
     parser = SettingsParser(prog=prog, description=description, usage=f"%(prog)s [{place}] [--flags]")
     parser.appendix = cls.help_appendix
+    parser.input_flag = None if cls.main is None else flag(cls.main)
     parser.add_argument("config", nargs="*" if several else "?", metavar=place, help=text)
     fields = cls.model_fields.items()
     for name, field in sorted(fields, key=lambda item: item[0] not in LEADING):
@@ -119,9 +128,8 @@ def from_arguments(cls: type[S], parser: SettingsParser, arguments: Sequence[str
         setattr(namespace, cls.first, namespace.config)
         config = None
     if config is not None and not is_yaml:
-        raise SettingsError(
-            "is not a .yaml configuration", where=config, hint=f"give it by its flag, {parser.see_help}"
-        )
+        hint = parser.as_input(namespace.config)
+        raise SettingsError("is not a .yaml configuration", where=config, hint=hint)
     stated = {name: vars(namespace).pop(name) for name in cls.model_fields if hasattr(namespace, name)}
     flags = {name: _from_texts(name, cls.model_fields[name], value) for name, value in stated.items()}
     return build(cls, {} if config is None else read_yaml(config), flags, config), namespace
@@ -160,9 +168,12 @@ def _from_texts(name: str, field: FieldInfo, value: Any) -> Any:
     if kind == "many" or is_verbatim(field):
         return texts
     pairs = [text.rpartition("=") for text in texts]
-    for text, (key, _, _) in zip(texts, pairs, strict=True):
+    keys = [key for key, _, _ in pairs]
+    for text, key in zip(texts, keys, strict=True):
         if not key:
             raise SettingsError(f"must be KEY=VALUE, not {text!r}", where=flag(name))
+        if keys.count(key) > 1:
+            raise SettingsError(f"the key {key!r} is given twice", where=flag(name), hint="keep one of the values")
     return {key: item for key, _, item in pairs}
 
 

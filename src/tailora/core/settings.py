@@ -44,6 +44,7 @@ class Settings(BaseModel):
 
     Attributes:
         first: the field that an argument without a flag fills on the command line, unless it is a YAML file.
+        main: the field that such an argument probably means, for the hint of its error, where no field takes it.
         heading: the group of the help that the fields defined in this class belong to.
         headings: the groups of single fields of this class, where they differ; a field `output` is in "output".
 
@@ -52,6 +53,7 @@ class Settings(BaseModel):
     """
 
     first: ClassVar[str | None] = None
+    main: ClassVar[str | None] = None
     heading: ClassVar[str] = "options"
     headings: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(

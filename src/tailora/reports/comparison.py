@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tailora.core.files import atomic_path
 from tailora.core.plural import plural
+from tailora.core.sizes import size
 from tailora.reports.html_page import html_page
 from tailora.reports.tables import Sheet, Table, table_html
 
@@ -97,18 +98,18 @@ def _main(result: Mapping[str, Any], scores: Mapping[str, tuple[str, float]]) ->
         ["best learning rate", *trained(lambda row: f"{row['learning_rate']:.3g}")],
         ["trainable parameters", *trained(lambda row: f"{row['parameters']['trainable']:,}")],
         ["share of all parameters, %", *trained(lambda row: f"{row['parameters']['percent']:.2f}")],
-        ["saved file, MiB", *trained(lambda row: f"{row['saved_bytes'] / _MIB:,.2f}")],
+        ["saved file", *trained(lambda row: size(row["saved_bytes"]))],
         [
-            f"disk for {tasks} tasks with the base, MiB (computed)",
-            *trained(lambda row: f"{disk(row, result['base_bytes'], tasks) / _MIB:,.1f}"),
+            f"disk for {tasks} tasks with the base (computed)",
+            *trained(lambda row: size(disk(row, result["base_bytes"], tasks))),
         ],
-        ["peak memory of the process, MiB", *trained(lambda row: _megabytes(row["peak_memory_bytes"]))],
+        ["peak memory of the process", *trained(lambda row: _size(row["peak_memory_bytes"]))],
         *(
-            [["peak memory of the GPU, MiB", *trained(lambda row: _megabytes(row.get("peak_gpu_memory_bytes")))]]
+            [["peak memory of the GPU", *trained(lambda row: _size(row.get("peak_gpu_memory_bytes")))]]
             if any(row.get("peak_gpu_memory_bytes") for row in rows.values())
             else []
         ),
-        ["optimiser state, MiB", *trained(lambda row: f"{row['optimizer_bytes'] / _MIB:,.2f}")],
+        ["optimiser state", *trained(lambda row: size(row["optimizer_bytes"]))],
         ["precision", *trained(lambda row: row["precision"])],
         ["seconds per update (median)", *trained(lambda row: f"{row['seconds_per_step']:.3g}")],
         ["examples/s", *trained(lambda row: f"{row['examples_per_second']:.1f}")],
@@ -248,8 +249,8 @@ def _score(score: Mapping[str, Any] | None, scale: float) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _megabytes(amount: int | None) -> str:
-    return _NONE if amount is None else f"{amount / _MIB:,.0f}"
+def _size(amount: int | None) -> str:
+    return _NONE if amount is None else size(amount)
 
 
 def _short(value: Any) -> str:

@@ -55,6 +55,7 @@ class ServeSettings(AdaptersSettings, EngineSettings):
     """Settings of `tailora serve`."""
 
     heading = "limits"
+    main = "adapter"
     headings: ClassVar = {
         **dict.fromkeys(("adapter_folder", "compositions", "slots", "max_rank"), "model"),
         **dict.fromkeys(("allow_hub", "hub_max_bytes", "hub_loaded"), "model"),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailora.core.hardware.memory import gib
 from tailora.training.memory_plan import MemoryPlan
 
 SMALLEST_PASS = 128
@@ -27,15 +26,17 @@ class Remedy:
     """Settings that make a run fit.
 
     Attributes:
-        flags: as on the command line.
+        settings: the settings that differ, by name.
         peak: bytes that the run then needs.
     """
 
-    flags: str
+    settings: Changes
     peak: int
 
-    def __str__(self) -> str:
-        return f"{self.flags} ({gib(self.peak)})"
+    @property
+    def flags(self) -> str:
+        """The settings as on the command line."""
+        return " ".join(_flag(*change) for change in self.settings.items())
 
 
 def remedies(
@@ -94,7 +95,7 @@ def _fitting(planner: Planner, limit: int, precision: str, changes: Changes, lar
         size = max(SMALLEST_PASS, _power_of_two(min(size / 2, size * room / plan.activations)))
         changes = {**changes, "tokens_per_pass": size}
         plan = planner(precision, changes)
-    return Remedy(" ".join(_flag(*change) for change in changes.items()), plan.peak) if plan.peak <= limit else None
+    return Remedy(dict(changes), plan.peak) if plan.peak <= limit else None
 
 
 def _power_of_two(number: float) -> int:

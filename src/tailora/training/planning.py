@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 
 from tailora.core.console import message_console
-from tailora.core.errors import CheckError, ModelError, TrainingError, UserError
-from tailora.core.hardware.memory import gib
+from tailora.core.errors import ModelError, TrainingError, UserError
+from tailora.core.sizes import size
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
 from tailora.lora.inject import parameter_table
@@ -48,27 +48,40 @@ class Shortage:
 
     Attributes:
         precision: the precision that needs least.
-        peak: bytes that the run needs in it.
+        plan: the memory that the run needs in it.
         limit: bytes that it may use.
+        chosen: whether the limit is the user's.
         remedies: settings that fit.
     """
 
     precision: str
-    peak: int
+    plan: MemoryPlan
     limit: int
+    chosen: bool
     remedies: tuple[Remedy, ...]
 
     @property
     def what(self) -> str:
         """The problem in one clause."""
-        return f"the run needs {gib(self.peak)} of memory, and {gib(self.limit)} are available"
+        available = f"the limit is {self._size(self.limit)}" if self.chosen else f"{self._size(self.limit)} are free"
+        return f"the run needs {self._size(self.plan.peak)} of memory at its peak, and {available}"
 
     @property
     def hint(self) -> str:
         """What the user can do."""
-        if not self.remedies:
-            return "use a smaller --base, or shorter texts (--max-length)"
-        return f"add {', or '.join(map(str, self.remedies))}"
+        if self.remedies:
+            return f"add {', or '.join(f'{one.flags} (peak: {self._size(one.peak)})' for one in self.remedies)}"
+        plan = self.plan
+        more = "raise --memory-limit" if self.chosen else "free some memory"
+        if plan.process >= self.limit:
+            return f"{more}; Python, its libraries and the data alone take {self._size(plan.process)}"
+        smaller = "use shorter texts (--max-length)"
+        if plan.loading > self.limit or plan.updating - plan.activations > self.limit:
+            smaller = "use a smaller --base"
+        return f"{more}, or {smaller}"
+
+    def _size(self, amount: int) -> str:
+        return size(amount, like=self.plan.peak)
 
 
 class RunPlan:
@@ -221,7 +234,8 @@ class RunPlan:
             precisions=available("lora", self.device),
             largest_pass=self.work.largest_pass,
         )
-        return Shortage(precision, plans[precision].peak, self.limit, tuple(fitting))
+        chosen = self.settings.memory_limit is not None
+        return Shortage(precision, plans[precision], self.limit, chosen, tuple(fitting))
 
     def announcement(self, choice: PrecisionChoice, *, fits: bool = True) -> dict[str, Any]:
         """Return the precision, and the estimates of time and memory, as they are in run.json.
@@ -285,24 +299,25 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
     """Plan a run, and print its memory, its time and whether it fits, without loading its base.
 
     Returns:
-        The content of `account` in the run's run.json, and whether the run fits as `fits`, which is None if that is not
-        known.
+        The content of `account` in the run's run.json, its `settings`, and whether the run fits as `fits`, which is
+        None if that is not known. If it does not fit, `problem` and `hint` say why, and `alternatives` are settings
+        with which it would.
 
     Raises:
-        CheckError: the run does not fit; the error's result is that of this function.
         UserError: data, model or settings cannot be trained on.
     """
     console = message_console()
     planned = RunPlan(settings, device_for(settings), console)
     short = planned.shortage()
     choice = planned.choice() if short is None else PrecisionChoice(short.precision, "needs the least memory")
-    result = planned.summary | planned.announcement(choice, fits=short is None)
+    announced = planned.summary | planned.announcement(choice, fits=short is None)
+    result = announced | {"settings": settings.model_dump(mode="json")}
     print_plan(console, result, choice)
     estimate = result["estimate"]
     print_memory(console, estimate)
     if short is not None:
-        alternatives = [dataclasses.asdict(remedy) for remedy in short.remedies]
-        raise CheckError(short.what, hint=short.hint, result=result | {"fits": False, "alternatives": alternatives})
+        fitting = [{"settings": one.settings, "flags": one.flags, "peak": one.peak} for one in short.remedies]
+        return result | {"fits": False, "problem": short.what, "hint": short.hint, "alternatives": fitting}
     known = estimate["memory"] is not None and planned.limit is not None
     return result | {"fits": True if known else None}
 

@@ -20,9 +20,9 @@ from tailora.core import launch
 from tailora.core.console import draws_progress
 from tailora.core.errors import TrainingError
 from tailora.core.files import atomic_path
-from tailora.core.hardware.memory import gib
 from tailora.core.hardware.processor import cores
 from tailora.core.plural import plural
+from tailora.core.sizes import size
 from tailora.reports.curves import metrics_line, read_metrics
 from tailora.training.loop import Outcome
 from tailora.training.precision_choice import PrecisionChoice
@@ -37,7 +37,7 @@ MEMORY = {
     "average": "average over the last updates",
     "activations": "activations, logits and loss of a pass",
     "process": "Python, libraries and data",
-    "updating": "peak of an update",
+    "updating": "peak while updating",
     "loading": "peak while loading",
     "peak": "peak of the run",
 }
@@ -90,7 +90,7 @@ def _duration(seconds: float) -> str:
 
 
 def _memory(amount: int | None) -> str:
-    return "" if amount is None else f", {gib(amount)} of memory"
+    return "" if amount is None else f", {size(amount)} of memory"
 
 
 def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
@@ -109,9 +109,10 @@ def print_memory(console: Console, estimate: Mapping[str, Any]) -> None:
     rows = {f"frozen weights in {name}": amount for name, amount in memory["weights"].items()}
     rows |= {label: memory[name] for name, label in MEMORY.items()}
     rows |= {} if limit is None else {"available": limit}
+    largest = max(rows.values())
     for label, amount in rows.items():
         if amount:
-            table.add_row(label, gib(amount))
+            table.add_row(label, size(amount, like=largest))
     console.print(table, highlight=False)
 
 

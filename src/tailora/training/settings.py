@@ -146,6 +146,7 @@ class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, Optimi
     """What `train`, `tune` and `compare` share: all but the method, its learning rate and the output."""
 
     heading = "computation"
+    main = "data"
     headings: ClassVar = {"base": "model", "recipe": "method"}
     recipe: Annotated[Recipe | None, Unset("none")] = None
     """Settings under one name, which flags and the configuration override: fast (at most 300 updates), best (a long

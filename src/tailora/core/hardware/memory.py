@@ -53,11 +53,6 @@ def rss() -> int | None:
     return _resident().now
 
 
-def gib(amount: int) -> str:
-    """Return bytes for people, in GiB, or in MiB below half a GiB."""
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**29 else f"{amount / 2**20:.0f} MiB"
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next allocations; no effect with other C libraries.
 
