@@ -204,7 +204,9 @@ def test_a_row_that_names_no_known_adapter_is_said(base: str, data: Path, tmp_pa
         run(GenerateSettings(adapter=tuple(places), input=str(data)))
     path = tmp_path / "named.jsonl"
     path.write_text('{"id": "r0", "facts": {"a": "b"}, "adapter": "three"}\n')
-    with pytest.raises(DataError, match=r"named.jsonl:1, record r0: the adapter 'three' is not loaded.*known: one, two"):
+    with pytest.raises(
+        DataError, match=r"named.jsonl:1, record r0: the adapter 'three' is not loaded.*known: one, two"
+    ):
         run(GenerateSettings(adapter=tuple(places), input=str(path)))
     with pytest.raises(SettingsError, match="two adapters have the name one"):
         GenerateSettings(adapter=(places[0], places[0]), input=str(path))
@@ -541,8 +543,14 @@ def test_rows_mix_adapters(base: str, tmp_path: Path) -> None:
         ({}, r"rows.jsonl:1: adapter: names no adapter; write \{"),
         ({"one": "much"}, "rows.jsonl:1: adapter: the weight of 'one' must be a number from -100 to 100"),
         ([["one", 1], ["one", 2]], "rows.jsonl:1: adapter: the adapter 'one' is named twice; add its weights"),
-        ({"one": 1, "three": 1}, r"rows.jsonl:1, record r0: the adapter 'three' is not loaded; add --adapter three=PATH"),
-        ({"one": 1, "other": 1}, "rows.jsonl:1, record r0: the adapters one and other were trained on different prompts"),
+        (
+            {"one": 1, "three": 1},
+            r"rows.jsonl:1, record r0: the adapter 'three' is not loaded; add --adapter three=PATH",
+        ),
+        (
+            {"one": 1, "other": 1},
+            "rows.jsonl:1, record r0: the adapters one and other were trained on different prompts",
+        ),
     ],
 )
 def test_rows_that_cannot_be_mixed_are_refused(base: str, tmp_path: Path, mixture: Any, message: str) -> None:
@@ -572,5 +580,5 @@ def test_more_adapters_than_a_text_can_use_are_refused_before_anything_is_writte
 def test_a_weight_of_an_adapter_in_the_network_is_refused_with_its_row(adapter: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "a b =>", "adapter": {"adapter": 0.5}}) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="rows.jsonl:1, record 1: the adapter is part of the network"):
+    with pytest.raises(DataError, match=r"rows.jsonl:1, record 1: the adapter is part of the network"):
         run(GenerateSettings(adapter=(f"adapter={adapter}",), merged=True, input=str(path), precision="fp32"))

@@ -155,6 +155,7 @@ def test_every_route_and_field_is_described(server: Server) -> None:
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert operation["summary"], path
+            assert " --" not in operation["description"].replace("`", " "), path
             assert operation["description"], path
             assert set(operation["responses"]) == {"200", "4XX", "5XX"}, path
     for name, schema in document["components"]["schemas"].items():

@@ -245,16 +245,16 @@ def test_turns_that_need_something_missing_are_refused(connection: httpx.Client)
         ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio", "does not exist"),
         ({"role": "user", "content": [image]}, "content", "'image_url' is not supported; send text"),
         ({"role": "user", "content": "x", "type": "image"}, "type", "'text' or 'message'"),
-        ({"role": "user", "content": [{"text": "x"}]}, "content.0.type", "is missing"),
-        ({"role": "assistant", "content": [{"type": "text", "text": None}]}, "content.0.text", "is missing"),
-        ({"role": "assistant", "content": [{"type": "refusal"}]}, "content.0.refusal", "is missing"),
+        ({"role": "user", "content": [{"text": "x"}]}, "content[0].type", "is missing"),
+        ({"role": "assistant", "content": [{"type": "text", "text": None}]}, "content[0].text", "is missing"),
+        ({"role": "assistant", "content": [{"type": "refusal"}]}, "content[0].refusal", "is missing"),
     ):
         answer = connection.post("/v1/chat/completions", json={**ASK, "messages": [USER, turn]})
         assert answer.status_code == 400, turn
         error = answer.json()["error"]
-        assert error["param"] == f"messages.1.{field}", error
+        assert error["param"] == f"messages[1].{field}", error
         assert result in error["message"]
-        assert not field.startswith("content.") or ";" not in error["message"], "one problem"
+        assert not field.startswith("content[") or ";" not in error["message"], "one problem"
 
 
 def test_a_conversation_goes_on_with_the_clients_own_message(server: Server) -> None:

@@ -92,6 +92,31 @@ def test_columns_of_the_adapters_training_count(tmp_path: Path) -> None:
         assert post(server, ROUTE, {"name": "a.csv", "text": TABLE, "model": "none"}).status_code == 404
 
 
+def test_columns_that_the_model_was_not_trained_on_are_reported_as_for_records(tmp_path: Path) -> None:
+    models = save_models(tmp_path, meta={**META, "attributes": ["name", "food"]})
+    with served(settings_for(models)) as server:
+        assert read(server, TABLE, model="one", columns={"text": "ref"})["warnings"] == []
+        renamed = TABLE.replace("food", "meal")
+        warnings = read(server, renamed, model="one", columns={"text": "ref"})["warnings"]
+        assert warnings == ["one was not trained on 'meal'"]
+        body = {"model": "one", "facts": {"name": "Mill", "meal": "Thai"}, "max_tokens": 1}
+        assert post(server, "/v1/records", body).json()["data"][0]["warnings"] == warnings
+        assert read(server, renamed)["warnings"] == []
+
+
+def test_the_field_of_a_mistake_is_named(server: Server) -> None:
+    for body, param in (
+        ({"text": "name,food\nMill,Thai,more\n"}, "text"),
+        ({"text": TABLE, "columns": {"facts": ["nothing"]}}, "text"),
+        ({"text": TABLE, "columns": {"colour": "name"}}, "columns"),
+        ({"text": TABLE, "format": "e2e"}, "text"),
+        ({"text": TABLE, "model": "none"}, "model"),
+    ):
+        error = post(server, ROUTE, {"name": "table.csv", **body}).json()["error"]
+        assert error["param"] == param, error
+        assert "--" not in error["message"], error
+
+
 def test_a_mistake_is_reported_with_its_line(server: Server) -> None:
     assert refusal(server, "name,food\nMill,Thai,more\n").startswith("table.csv:2: 3 cells where the header has 2;")
     assert "is empty" in refusal(server, " \n")

@@ -74,21 +74,31 @@ def test_openai_s_routes_mix_too(server: Server, merged: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
+    ("body", "status", "message", "param"),
     [
-        ({"adapters": [{"name": "third"}]}, 404, "'third' does not exist"),
-        ({"adapters": [{"name": "one"}, {"name": "one", "weight": 2}]}, 400, "an adapter is named twice"),
-        ({"adapters": [{"name": "base"}]}, 400, "base is not an adapter that can be mixed"),
-        ({"adapters": []}, 400, "adapters"),
-        ({"adapters": [{"name": "one", "weight": 1000}]}, 400, "weight"),
-        ({"adapters": [{"name": "one", "wieght": 1}]}, 400, "wieght"),
-        ({"model": "two", "adapters": [{"name": "one"}]}, 400, "model must be the base, or one of the adapters"),
+        ({"adapters": [{"name": "third"}]}, 404, "'third' does not exist", "adapters[0].name"),
+        ({"adapters": [{"name": "one"}, {"name": "third"}]}, 404, "'third' does not exist", "adapters[1].name"),
+        ({"model": "third", "adapters": [{"name": "one"}]}, 404, "'third' does not exist", "model"),
+        ({"adapters": [{"name": "one"}, {"name": "one", "weight": 2}]}, 400, "an adapter is named twice", "adapters"),
+        ({"adapters": [{"name": "base"}]}, 400, "base is not an adapter that can be mixed", "adapters"),
+        ({"adapters": []}, 400, "adapters", "adapters"),
+        ({"adapters": [{"name": "one", "weight": 1000}]}, 400, "weight", "adapters[0].weight"),
+        ({"adapters": [{"name": "one", "wieght": 1}]}, 400, "wieght", "adapters[0].wieght"),
+        (
+            {"model": "two", "adapters": [{"name": "one"}]},
+            400,
+            "model must be the base, or one of the adapters",
+            "model",
+        ),
     ],
 )
-def test_what_cannot_be_mixed_is_refused(server: Server, body: dict[str, Any], status: int, message: str) -> None:
+def test_what_cannot_be_mixed_is_refused(
+    server: Server, body: dict[str, Any], status: int, message: str, param: str
+) -> None:
     answer = post(server, "/v1/records", {"model": "base", "facts": FACTS, **body})
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == param
 
 
 def test_adapters_of_different_prompts_are_refused(models: Path, tmp_path: Path) -> None:

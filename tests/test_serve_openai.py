@@ -404,21 +404,26 @@ def test_a_text_longer_than_the_context_is_refused_with_the_numbers(
     prompt = client.chat.completions.create(model="base", messages=messages, max_tokens=1).usage
     assert prompt is not None
     room = server.service.context - prompt.prompt_tokens
-    asked: list[tuple[int, Any]] = [
-        (93, lambda most: client.completions.create(model="base", prompt="abc", max_tokens=most)),
-        (room, lambda most: client.chat.completions.create(model="base", messages=messages, max_tokens=most)),
+    asked: list[tuple[int, str, Any]] = [
+        (93, "max_tokens", lambda most: client.completions.create(model="base", prompt="abc", max_tokens=most)),
         (
             room,
+            "max_tokens",
+            lambda most: client.chat.completions.create(model="base", messages=messages, max_tokens=most),
+        ),
+        (
+            room,
+            "max_completion_tokens",
             lambda most: client.chat.completions.create(model="base", messages=messages, max_completion_tokens=most),
         ),
     ]
-    for most, ask in asked:
+    for most, field, ask in asked:
         assert ask(most).choices
         with pytest.raises(openai.BadRequestError, match="context length is 96 tokens, and the request needs 97"):
             ask(most + 1)
-        with pytest.raises(openai.BadRequestError, match=f"lower max_tokens to {most} or less") as error:
+        with pytest.raises(openai.BadRequestError, match=f"lower {field} to {most} or less") as error:
             ask(500)
-        assert (error.value.code, error.value.param) == ("context_length_exceeded", "max_tokens")
+        assert (error.value.code, error.value.param) == ("context_length_exceeded", field)
     long = client.completions.create(model="base", prompt="x" * 58, extra_body={"ignore_eos": True}, temperature=0)
     assert counts(long) == (58, 16, 74)
     with served(settings_for(models, adapter=())) as other:

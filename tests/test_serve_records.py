@@ -264,7 +264,7 @@ def test_bad_records_are_reported(server: Server, body: dict[str, Any], expected
     [
         ({"facts": "name : Blue"}, "facts"),
         ({"facts": {"name": {"first": "Blue"}}}, "facts.name"),
-        ({"records": [{"facts": {"name": {"first": "Blue"}}}]}, "records.0.facts.name"),
+        ({"records": [{"facts": {"name": {"first": "Blue"}}}]}, "records[0].facts.name"),
     ],
 )
 def test_the_place_of_an_error_is_a_field_of_the_body(server: Server, body: dict[str, Any], field: str) -> None:

@@ -141,3 +141,19 @@ def test_the_server_answers_others_while_it_tokenises_a_large_body(
                 go_on.set()
             assert "maximum context length is 96 tokens" in refused(large.result(), 400)
         assert all(name.startswith("asyncio_") for name in threads)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("/v1/completions", b'{"model": "base", "model": "base", "prompt": "a"}', "model"),
+        ("/v1/completions", b'{"model": "base", "prompt": "a", "logit_bias": {"7": 1, "7": 1}}', "7"),
+        ("/v1/records", b'{"model": "one", "facts": {"name": "Mill", "name": "Mill"}}', "name"),
+        ("/v1/records", '{"model": "one", "facts": {"caf\u00e9": "a", "cafe\u0301": "b"}}'.encode(), "café"),
+        ("/v1/files/read", b'{"text": "a,b", "columns": {"id": "a", "id": "b"}}', "id"),
+        ("/v1/chat/completions", b'{"model": "base", "messages": [{"role": "user", "role": "user"}]}', "role"),
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused(server: Server, path: str, body: bytes, key: str) -> None:
+    message = refused(send(server, body, path=path), 400)
+    assert f"the key {key!r} occurs twice in one object" in message

@@ -9,6 +9,8 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 import tailora
 from live_server import get, is_idle, post, save_models, served, settings_for, wait_until
@@ -111,6 +113,39 @@ def test_a_stream_has_the_events_of_the_api(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"instructions": "Be short.", "metadata": {"job": "1"}, "user": "me", "temperature": 1, "top_p": 0.5},
+        {
+            "text": {"format": {"type": "text"}},
+            "reasoning": {"effort": "low"},
+            "truncation": "disabled",
+            "store": False,
+        },
+        {"stop": ["a", "b", "c", "d", "e", " "], "stream_options": {"include_obfuscation": False}},
+    ],
+    ids=str,
+)
+def test_answers_and_events_are_valid_as_the_clients_types(server: Server, more: dict[str, Any]) -> None:
+    """The client itself reads whatever has the right names."""
+    body = {"model": "one", "input": "Hi", "temperature": 0, "max_output_tokens": 8, **more}
+    extra = {"store", "system_fingerprint"}  # which other types of the client have
+    whole = Response.model_validate(post(server, "/v1/responses", body).json())
+    assert set(whole.model_extra or ()) == extra
+    blocks = post(server, "/v1/responses", {**body, "stream": True}).text.strip().split("\n\n")
+    adapter: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for number, block in enumerate(blocks):
+        name, data = block.split("\n")
+        event = adapter.validate_python(json.loads(data.removeprefix("data: ")))
+        assert (name, event.sequence_number) == (f"event: {event.type}", number)
+        assert not event.model_extra
+        if hasattr(event, "response"):
+            assert set(event.response.model_extra or ()) == extra
+            assert event.response.model_fields_set == whole.model_fields_set
+
+
+@pytest.mark.parametrize(
     ("body", "param", "message"),
     [
         (
@@ -135,8 +170,9 @@ def test_a_stream_has_the_events_of_the_api(client: openai.OpenAI) -> None:
         ),
         ({"truncation": "auto"}, "truncation", "must be 'disabled'"),
         ({"include": ["reasoning.encrypted_content"]}, "include", "is not supported"),
-        ({"stop": ["x"] * 17}, None, "the limit is 16"),
-        ({"max_output_tokens": 5000}, "max_tokens", "maximum context length"),
+        ({"stop": ["x"] * 17}, "stop", "the limit is 16"),
+        ({"max_output_tokens": 5000}, "max_output_tokens", "lower max_output_tokens to"),
+        ({"input": "word " * 200}, "input", "shorten it"),
         ({"frob": 1}, "frob", "this field does not exist"),
     ],
 )
@@ -145,7 +181,7 @@ def test_what_the_server_does_not_have_is_refused(server: Server, body: Any, par
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert message in error["message"]
-    assert (error["param"] or "").split(".")[0] == (param or "")
+    assert str(error["param"]).partition(".")[0].partition("[")[0] == param
 
 
 def test_a_stream_that_fails_ends_with_an_error_event(server: Server, client: openai.OpenAI) -> None:

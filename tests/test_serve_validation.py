@@ -85,15 +85,15 @@ CASES: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (
         ChatBody,
         {"messages": [{"role": "robot", "content": "x"}]},
-        "messages.0.role: must be 'system', 'developer', 'user' or 'assistant'",
+        "messages[0].role: must be 'system', 'developer', 'user' or 'assistant'",
     ),
-    (ChatBody, {"messages": [{"role": "user", "content": 7}]}, "messages.0.content: must be text or a list"),
+    (ChatBody, {"messages": [{"role": "user", "content": 7}]}, "messages[0].content: must be text or a list"),
     (RecordsBody, {"facts": "name"}, "facts: must be an object or a list"),
     (RecordsBody, {"facts": {"a": {"b": 1}}}, "facts.a: must be text, a number, true or false or a list"),
     (
         RecordsBody,
         {"facts": None, "records": [{"facts": {}, "x": 1}]},
-        "records.0.x: this field does not exist; remove it",
+        "records[0].x: this field does not exist; remove it",
     ),
     (RecordsBody, {"facts": None, "records": []}, "records: must not be empty"),
     (LoadBody, {"lora_name": ""}, "lora_name: must not be empty"),

@@ -79,6 +79,7 @@ def build_app(
         description="Writes texts about records and after prompts with a base model and its LoRA adapters.",
         docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # `RequestMiddleware` removes them
         responses=ERROR_RESPONSES,
     )
     app.include_router(completion_routes(service, log_texts=settings.log_texts))
@@ -157,5 +158,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     messages = {404: f"{path} does not exist", 405: f"{path} does not accept {request.method}"}
     message = f"{messages.get(error.status_code, str(error.detail))}; GET /openapi.json lists all routes"
-    response = ApiError(error.status_code, message, headers=error.headers)
+    headers = dict(error.headers or {})
+    if "GET" in headers.get("Allow", ""):
+        headers["Allow"] = "GET, HEAD"
+    response = ApiError(error.status_code, message, headers=headers)
     return JSONResponse(response.body, response.status, response.headers)

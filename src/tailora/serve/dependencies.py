@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from tailora.core.errors import AdapterError, ModelError, OfflineError, SettingsError, UserError
-from tailora.serve.api_error import ApiError, from_user_error, no_model
+from tailora.serve.api_error import ApiError, from_user_error, message_of, no_model
 from tailora.serve.keys import Key
 from tailora.serve.registry import Registry
 from tailora.serve.request_body import off_loop
@@ -50,9 +50,10 @@ async def find_model(request: Request, registry: Registry, name: str, mixing: Mi
     """
     adapters = [] if mixing is None or mixing.adapters is None else mixing.adapters
     served: dict[str, ServedModel] = {}
-    for wanted in (name, *(adapter.name for adapter in adapters)):
-        await _fetch(request, registry, wanted)
-        served[wanted] = find_loaded(request, registry, wanted)  # at once: loading the next one may unload it
+    parts_named = [(adapter.name, f"adapters[{place}].name") for place, adapter in enumerate(adapters)]
+    for wanted, param in ((name, "model"), *parts_named):
+        await _fetch(request, registry, wanted, param)
+        served[wanted] = find_loaded(request, registry, wanted, param)  # at once: loading the next one may unload it
     model = served[name]
     stats_of(request).model = name
     try:
@@ -67,23 +68,23 @@ async def find_model(request: Request, registry: Registry, name: str, mixing: Mi
         raise from_user_error(error) from error
 
 
-async def _fetch(request: Request, registry: Registry, name: str) -> None:
+async def _fetch(request: Request, registry: Registry, name: str, param: str) -> None:
     """Load an adapter of the hub if the request may use it and it is not loaded."""
     if not _may_use(request, name):
-        raise no_model(name)
+        raise no_model(name, param)
     limit = registry.fetch_seconds
     try:
         async with asyncio.timeout(limit):
             await registry.fetch(name)
     except TimeoutError as error:
         message = f"the adapter {name!r} was not loaded within {limit:g} s; try again later"
-        raise ApiError(504, message, code="timeout") from error
+        raise ApiError(504, message, param=param, code="timeout") from error
     except ModelError as error:
         status = 503 if isinstance(error, OfflineError) else 404
         code = "model_not_found" if status == 404 else None
-        raise ApiError(status, str(error), param="model", code=code) from error
+        raise ApiError(status, message_of(error), param=param, code=code) from error
     except UserError as error:
-        raise from_user_error(error) from error
+        raise from_user_error(error, param=param) from error
 
 
 def _may_use(request: Request, name: str) -> bool:
@@ -91,22 +92,22 @@ def _may_use(request: Request, name: str) -> bool:
     return key is None or key.may_use(name)
 
 
-def find_loaded(request: Request, registry: Registry, name: str) -> ServedModel:
-    """Return a loaded model by name; the request keeps this version to its end.
+def find_loaded(request: Request, registry: Registry, name: str, param: str = "model") -> ServedModel:
+    """Return a loaded model by name, which the request has in the field `param`; it keeps this version to its end.
 
     Raises:
         ApiError: see `find_model`.
     """
     if not _may_use(request, name):
-        raise no_model(name)
+        raise no_model(name, param)
     try:
         model = registry.find(name)
     except AdapterError as error:
-        raise ApiError(404, str(error), param="model", code="model_not_found") from error
+        raise ApiError(404, message_of(error), param=param, code="model_not_found") from error
     except SettingsError as error:
-        raise from_user_error(error) from error
+        raise from_user_error(error, param=param) from error
     if model is None:
-        raise no_model(name)
+        raise no_model(name, param)
     resources: ExitStack = request.state.resources
     resources.enter_context(registry.use(model))
     return model
@@ -125,5 +126,5 @@ def require_admin(request: Request) -> None:
     """
     key = key_of(request)
     if key is not None and not key.admin:
-        message = "this API key may not change the server; use one made with `tailora key --admin`"
+        message = "this API key may not change the server; use one with `admin: true` in the server's file of keys"
         raise ApiError(403, message, code="insufficient_permissions")

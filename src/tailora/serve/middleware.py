@@ -153,9 +153,8 @@ def _as_routed(scope: Scope) -> Scope:
     /v1/models/ asks for /v1/models: a redirection would lose the body of a POST in some clients. HEAD asks for what GET
     does; the server leaves out the body.
     """
-    path, method = scope["path"], scope["method"]
-    if path.startswith("/v1/"):
-        path = path.rstrip("/")
+    method = scope["method"]
+    path = scope["path"].rstrip("/") or "/"
     return {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
 
 

@@ -1,4 +1,5 @@
-"""The body of a request as bytes: read up to a limit, decompressed up to the same limit, and checked to be text."""
+"""The body of a request as bytes: read up to a limit, decompressed up to the same limit, and checked to be text
+without repeated keys."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from tailora.data.readers.json_text import RepeatedKeyError, unique_keys
 from tailora.serve.api_error import ApiError
 
 T = TypeVar("T")
@@ -70,7 +72,7 @@ async def _receive(receive: Receive, headers: dict[bytes, bytes], limit: int) ->
 
 
 def _too_large(limit: int) -> ApiError:
-    message = f"the body is larger than {limit:,} bytes; split the request, or raise --max-body of the server"
+    message = f"the body is larger than {limit:,} bytes; split the request, or raise the server's setting `max_body`"
     return ApiError(413, message, code="body_too_large")
 
 
@@ -78,6 +80,7 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     if encoding and body:
         body = _decompressed(body, encoding, limit)
     _check_text(body)
+    _check_keys(body)
     return body
 
 
@@ -115,5 +118,15 @@ def _check_text(body: bytes) -> None:
     except UnicodeEncodeError as error:
         message = "an escape in the body is half of a surrogate pair; send whole characters"
         raise ApiError(400, message) from error
+    except (ValueError, RecursionError):  # not valid JSON, which the route reports
+        return
+
+
+def _check_keys(body: bytes) -> None:
+    """Refuse an object that has a key twice, of which the route would see the last one only."""
+    try:
+        json.loads(body, object_pairs_hook=unique_keys)
+    except RepeatedKeyError as error:
+        raise ApiError(400, f"{error}; send it once") from error
     except (ValueError, RecursionError):  # not valid JSON, which the route reports
         return

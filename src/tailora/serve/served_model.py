@@ -11,6 +11,7 @@ from typing import Any
 from tailora.core.errors import SettingsError
 from tailora.data.mixtures import Mixture
 from tailora.data.prompts import PromptFormat
+from tailora.data.values import Record
 from tailora.engine.requests import mixture_of
 
 
@@ -49,6 +50,11 @@ class ServedModel:
         """The adapters as the engine's requests name them."""
         mixture = tuple((part.engine_name or "", weight) for part, weight in self.parts)
         return mixture or mixture_of(self.engine_name)
+
+    def warnings(self, records: Sequence[Record]) -> list[str]:
+        """Return sentences about attributes of records that the model was not trained on."""
+        unknown = self.prompts.unknown_attributes(records)
+        return [f"{self.name} was not trained on {', '.join(map(repr, unknown))}"] if unknown else []
 
 
 def mixed(name: str, parts: Sequence[tuple[ServedModel, float]]) -> ServedModel:

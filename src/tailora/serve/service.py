@@ -16,7 +16,7 @@ from tailora.engine.decoding import Completion, Decoding
 from tailora.engine.engine import Event
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
-from tailora.serve.api_error import ApiError, from_user_error
+from tailora.serve.api_error import ApiError, from_user_error, message_of
 from tailora.serve.registry import Registry
 from tailora.serve.request_log import RequestStats
 from tailora.serve.served_model import ServedModel
@@ -97,7 +97,13 @@ class Service:
         return bool(self.open_texts) and time.monotonic() - since > STALL
 
     def token_limit(
-        self, prompt: Sequence[int], requested: int | None, *, default: int | None = None, beams: int = 1
+        self,
+        prompt: Sequence[int],
+        requested: int | None,
+        *,
+        default: int | None = None,
+        beams: int = 1,
+        fields: tuple[str, str] = ("prompt", "max_tokens"),
     ) -> int:
         """Return how many tokens a text may have after a prompt.
 
@@ -106,25 +112,26 @@ class Service:
             requested: limit of the request, which has to fit into the model's context; None for the default.
             default: used as far as it fits into the context and the cache; None for all that fits.
             beams: number of texts searched side by side, each of which needs room in the cache.
+            fields: names of the prompt and of the limit in the request.
 
         Raises:
             ApiError: the prompt is longer than the server's limit, or does not fit into the context with the text.
         """
-        length, limit = len(prompt), self.limits.max_prompt
+        length, limit, (source, field) = len(prompt), self.limits.max_prompt, fields
         if limit is not None and length > limit:
-            raise _too_long("prompt", f"the prompt has {length} tokens, and this server accepts {limit}; shorten it")
+            raise _too_long(source, f"the prompt has {length} tokens, and this server accepts {limit}; shorten it")
         context = f"This model's maximum context length is {self.context} tokens"
         if length >= self.context:
-            raise _too_long("prompt", f"{context}, and the prompt has {length}; shorten it to leave room for the text")
+            raise _too_long(source, f"{context}, and the prompt has {length}; shorten it to leave room for the text")
         if requested is None:
             room = self._room(length, beams)
             return room if default is None else min(default, room)
         if length + requested > self.context:
             message = (
                 f"{context}, and the request needs {length + requested}: {length} for the prompt and {requested} for "
-                f"the text; lower max_tokens to {self.context - length} or less, or shorten the prompt"
+                f"the text; lower {field} to {self.context - length} or less, or shorten the prompt"
             )
-            raise _too_long("max_tokens", message)
+            raise _too_long(field, message)
         return requested
 
     def _room(self, length: int, beams: int) -> int:
@@ -264,7 +271,7 @@ class PendingTexts:
         while self._open:
             number, item = await self._arrived.get()
             if isinstance(item, ModelError):  # about the model's numbers; its name exists, so the status is not 404
-                raise ApiError(500, str(item)) from item
+                raise ApiError(500, message_of(item)) from item
             if isinstance(item, (UserError, ApiError)):
                 raise item
             if isinstance(item, BaseException):

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 
 from tailora.serve.api_error import ApiError
+from tailora.serve.wording import field_of
 
 _SHOWN = 3  # problems in one message
 _NOT_AN_OBJECT = "the body is not a JSON object; send one, with `Content-Type: application/json`"
@@ -46,7 +47,8 @@ _RULES = {
 def invalid_body(error: RequestValidationError) -> ApiError:
     """Return the response to an invalid body.
 
-    Alternatives of a field's type are joined in one problem: "must be text or a list".
+    Alternatives of a field's type are joined in one problem: "must be text or a list". A problem of several fields
+    begins with the one to change.
     """
     types: dict[str, list[str]] = {}
     rules: dict[str, list[str]] = {}
@@ -56,7 +58,7 @@ def invalid_body(error: RequestValidationError) -> ApiError:
         rules.setdefault(place, []).extend(_rules(details, place))
     problems = []
     for place, words in types.items():
-        if place and any(other.startswith(f"{place}.") for other in types):
+        if place and any(other.startswith((f"{place}.", f"{place}[")) for other in types):
             words = []  # another alternative of its type fits, except for what is wrong inside
             if not rules[place]:
                 continue
@@ -66,7 +68,8 @@ def invalid_body(error: RequestValidationError) -> ApiError:
         problems.append((place, " or ".join(dict.fromkeys((*wanted, *rules[place])))))
     message = "; ".join(f"{place}: {text}" if place else text for place, text in problems[:_SHOWN])
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return ApiError(400, message + more, param=next((place for place, _ in problems if place), None))
+    named = next((place for place, _ in problems if place), None)
+    return ApiError(400, message + more, param=named or field_of(message.partition(" ")[0]))
 
 
 def _types(details: Mapping[str, Any]) -> list[str]:
@@ -120,5 +123,5 @@ def _place(details: Mapping[str, Any], body: Any) -> str:
             value = value[part]
         elif number + 1 < len(path) or not isinstance(value, dict) or "[" in str(part) or part in _SCALARS:
             continue  # the name of an alternative; a field that is absent from its object stays
-        kept.append(str(part))
-    return ".".join(kept)
+        kept.append(f"[{part}]" if isinstance(part, int) else f".{part}")
+    return "".join(kept).removeprefix(".")

@@ -30,7 +30,7 @@ _OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"text", "finish_reason", "completion_tokens"}),
         "contains texts that `tailora generate` wrote, not records",
-        "give the file with the records; `tailora evaluate --texts` scores such texts",
+        "give the file with the records; `tailora evaluate` scores such texts",
     ),
     (frozenset({"r", "lora_alpha", "target_modules"}), "is the settings file of an adapter", "give a file of records"),
     (frozenset({"model_type", "architectures"}), "is the settings file of a model", "give a file of records"),

@@ -27,7 +27,7 @@ def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
 
     @router.post("/v1/load_lora_adapter", summary="Load an adapter")
     async def load(body: LoadBody, request: Request) -> Response:
-        """Load an adapter from the server's folder of adapters (`--adapter-folder`)."""
+        """Load an adapter from the server's folder of adapters (its setting `adapter_folder`)."""
         require_admin(request)
         try:
             async with asyncio.timeout(timeout):
@@ -35,7 +35,7 @@ def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
         except TimeoutError as error:
             raise too_late from error
         except UserError as error:
-            raise from_user_error(error) from error
+            raise from_user_error(error, param="lora_path") from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @router.post("/v1/unload_lora_adapter", summary="Unload an adapter")
@@ -48,7 +48,7 @@ def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
         except TimeoutError as error:
             raise too_late from error
         if not unloaded:
-            raise no_model(body.lora_name)
+            raise no_model(body.lora_name, "lora_name")
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return router

@@ -52,7 +52,8 @@ def _answer(
     prompt = chat_prompt(model, template, body.messages)
     stats.prompt_tokens = len(prompt)
     beams = (body.n or 1) if body.use_beam_search else 1
-    limit = service.token_limit(prompt, body.max_completion_tokens or body.max_tokens, beams=beams)
+    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    limit = service.token_limit(prompt, getattr(body, field), beams=beams, fields=("messages", field))
     decodings = body.decodings(limit, 1 if body.greedy else body.n or 1, body.top_logprobs or 0)
     requests = [TextRequest(prompt, decoding, body.stops) for decoding in decodings]
     of_records = model.prompts.trained and model.prompts.template is None  # training puts a space before their texts

@@ -15,6 +15,7 @@ from tailora.serve.api_error import from_user_error
 from tailora.serve.dependencies import find_model, prepare, stats_of
 from tailora.serve.registry import Registry
 from tailora.serve.schema.files import FileBody
+from tailora.serve.served_model import ServedModel
 
 ROUTE = "/v1/files/read"
 LARGER = 8  # a file may be larger than the body of another request by this factor
@@ -36,26 +37,28 @@ def file_routes(registry: Registry) -> APIRouter:
         """Read a table, JSON lines or any other data format of Tailora, and return one record for each row.
 
         `columns` lists the columns of a table with their roles. A file may be eight times as large as other bodies
-        (`--max-body`) and have up to 20,000 records.
+        (the server's setting `max_body`) and have up to 20,000 records. With `model`, `warnings` names facts that it
+        was not trained on.
         """
-        meta = {} if body.model is None else (await find_model(request, registry, body.model)).meta
+        model = None if body.model is None else await find_model(request, registry, body.model)
         stats_of(request).model = None  # nothing is written with it
         async with one_at_a_time:
-            return await prepare(request, _answer, body, meta)
+            return await prepare(request, _answer, body, model)
 
     return router
 
 
-def _answer(body: FileBody, meta: dict[str, Any]) -> dict[str, Any]:
+def _answer(body: FileBody, model: ServedModel | None) -> dict[str, Any]:
     try:
-        data = _parsed(body, TrainedReading.of_meta(meta))
+        data = _parsed(body, TrainedReading.of_meta({} if model is None else model.meta))
     except UserError as error:
-        raise from_user_error(error) from error
+        raise from_user_error(error, param="text") from error
     return {
         "object": "file",
         "format": data.format,
         "columns": [{"name": name, "role": role} for name, role in data.roles.items()],
         "notes": list(data.notes),
+        "warnings": [] if model is None else model.warnings(data.rows),
         "data": [
             {
                 "id": row.id,

@@ -24,8 +24,8 @@ def model_routes(registry: Registry) -> APIRouter:
         """List the models that the request's API key may use.
 
         Of an adapter, `parent` is the base, `rank` the rank it was trained with, and `slot_rank` the rank that it takes
-        of an adapter slot (compare `--max-rank`): several branches on one layer need the sum of their ranks.
-        A composition also has `adapters`: its adapters and their weights.
+        of an adapter slot (see the server's setting `max_rank`): several branches on one layer need the sum of their
+        ranks. A composition also has `adapters`: its adapters and their weights.
         """
         key = key_of(request)
         visible = [model for model in registry if key is None or key.may_use(model.name)]

@@ -80,11 +80,18 @@ def _answer(
         for number, facts in enumerate(body.facts_as_written(source) if as_written else body.all_facts):
             where = "facts" if body.facts is not None else f"records[{number}]"
             records.append(Record(str(number), parse_facts(facts, where), ()))
+        source_field = "records" if body.facts is None else "facts"
         prompts = model.prompts.encode(records)
         stats.prompt_tokens = sum(map(len, prompts))
         requests = []
         for prompt in prompts:
-            limit = service.token_limit(prompt, body.max_tokens, default=DEFAULT_MAX_TOKENS, beams=body.beams)
+            limit = service.token_limit(
+                prompt,
+                body.max_tokens,
+                default=DEFAULT_MAX_TOKENS,
+                beams=body.beams,
+                fields=(source_field, "max_tokens"),
+            )
             requests.append(TextRequest(prompt, body.decoding(limit), body.stops))
     except UserError as error:
         raise from_user_error(error, {"num_beams": "beams", "num_candidates": "n"}) from error
@@ -197,9 +204,9 @@ class RecordsAnswer(Answer):
         reports = search.reports
         generation = search.ordered() if body.chooses else search.first
         entry = _text(generation, reports[generation.text])
-        unknown = self.model.prompts.unknown_attributes([self._records[number]])
-        if unknown:
-            entry["warnings"] = [f"{body.model} was not trained on {', '.join(map(repr, unknown))}"]
+        warnings = self.model.warnings([self._records[number]])
+        if warnings:
+            entry["warnings"] = warnings
         if body.n > 1:
             candidates = generation.candidates[: body.n]
             entry["candidates"] = [_text(candidate, reports[candidate.text]) for candidate in candidates]

@@ -51,7 +51,7 @@ def _answer(
 ) -> ResponsesAnswer:
     prompt = chat_prompt(model, template, body.messages)
     stats.prompt_tokens = len(prompt)
-    limit = service.token_limit(prompt, body.max_output_tokens)
+    limit = service.token_limit(prompt, body.max_output_tokens, fields=("input", "max_output_tokens"))
     (decoding,) = body.as_chat.decodings(limit, 1)
     return ResponsesAnswer(service, body, model, stats, TextRequest(prompt, decoding, body.as_chat.stops))
 
@@ -141,16 +141,20 @@ class ResponsesAnswer(Answer):
             "created_at": self._created,
             "status": status,
             "background": False,
+            "completed_at": time.time() if status == "completed" else None,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": body.model,
             "output": output,
             "parallel_tool_calls": False,
             "previous_response_id": None,
+            "prompt_cache_key": body.prompt_cache_key,
             "reasoning": {"effort": None, "summary": None},
+            "safety_identifier": body.safety_identifier,
             "service_tier": "default",
             "store": False,
             "system_fingerprint": self.model.system_fingerprint,
@@ -158,6 +162,7 @@ class ResponsesAnswer(Answer):
             "text": {"format": {"type": "text"}},
             "tool_choice": "none",
             "tools": [],
+            "top_logprobs": 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": None if status == "in_progress" else usage,

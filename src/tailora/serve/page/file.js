@@ -11,7 +11,7 @@ const ROLES = ['facts', 'text', 'id', 'group', 'language', 'subject', 'mr', 'ign
 const MANY = ['facts', 'ignore'];
 
 let file = null; // its name and bytes
-let found = null; // what the server has read: records, columns, notes, format
+let found = null; // what the server has read: records, columns, notes, warnings, format
 let byHand = false; // the columns were chosen on this page
 let reading = null; // the AbortController of the request in progress
 let trainedBy = null; // the adapter whose training decides on the columns
@@ -54,14 +54,14 @@ async function read(columns) {
   const text = decoded(file.bytes, byId('encoding').value);
   if (text === null) return showProblem(t('badBytes', byId('encoding').selectedOptions[0].textContent));
   trainedBy = tickedModels().find((model) => !isBase(model))?.id;
-  const body = { name: file.name.slice(-200), text, ...(columns ? { columns } : trainedBy ? { model: trainedBy } : {}) };
+  const body = { name: file.name.slice(-200), text, ...(columns && { columns }), ...(trainedBy && { model: trainedBy }) };
   reading?.abort();
   const own = (reading = new AbortController());
   showProblem('');
   setText(byId('file-status'), t('readingFile'));
   try {
-    const { format, columns: used, notes, data } = await postJson('v1/files/read', body, own.signal);
-    found = { format, columns: used, notes, records: data };
+    const { format, columns: used, notes, warnings, data } = await postJson('v1/files/read', body, own.signal);
+    found = { format, columns: used, notes, warnings, records: data };
   } catch (error) {
     if (error.name === 'AbortError') return;
     if (error.status === 401) showKeyForm();
@@ -75,7 +75,7 @@ async function read(columns) {
 
 function showFound() {
   setText(byId('file-status'), t('fileRead', number(found.records.length), found.format));
-  const notes = byHand ? [] : found.notes;
+  const notes = [...(byHand ? [] : found.notes), ...found.warnings];
   byId('file-notes').replaceChildren(...notes.map((text) => make('li', { text })));
   byId('columns').hidden = !found.columns.length;
   if (byHand) found.columns.forEach(({ role }, index) => (selects()[index].value = role));

@@ -13,7 +13,7 @@ class LoadBody(Body):
     lora_name: str = Field(min_length=1, max_length=200)
     """Name that clients will use for the adapter, up to 200 characters."""
     lora_path: str = Field(min_length=1, max_length=4096)
-    """Folder of the adapter, inside the server's folder of adapters (`--adapter-folder`)."""
+    """Folder of the adapter, inside the server's folder of adapters (its setting `adapter_folder`)."""
     load_inplace: bool = False
     """Replace an adapter of this name; requests in progress keep the version that they started with."""
 

@@ -41,7 +41,7 @@ class ClientDefaults(Body):
     """Has no effect: a prediction could only make the text faster."""
     store: bool | None = None
     """Has no effect: the server stores no request."""
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     """Accepted for compatibility and ignored."""
     user: str | None = None
     """Accepted for compatibility and ignored."""

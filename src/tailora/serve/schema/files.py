@@ -20,6 +20,7 @@ class FileBody(Body):
     format: DataFormat | None = None
     """Format of the file; recognised by the content by default."""
     columns: dict[str, Column] | None = None
-    """Columns of a table by role, as `--columns` names them: {"text": "ref", "facts": ["name", "area"]}."""
+    """Columns of a table by role: {"text": "ref", "facts": ["name", "area"]}."""
     model: str | None = None
-    """Model whose training data says which columns are facts, where `columns` is absent."""
+    """Model whose training data says which columns are facts, where `columns` is absent; `warnings` of the answer names
+    facts that it was not trained on."""

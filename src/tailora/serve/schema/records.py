@@ -117,10 +117,8 @@ class RecordsBody(Mixing):
         Args:
             source: the JSON that this body was read from.
 
-        Raises:
-            DataError: an object has a key twice with different values.
         """
-        value = json_text.whole(source.decode("utf-8-sig"), "the request", hint="send each attribute once")
+        value = json_text.whole(source.decode("utf-8-sig"), "the request", hint="send one JSON object")
         if self.facts is not None:
             return [value["facts"]]
         return [item["facts"] if _kind(item) == "item" else item for item in value["records"]]
