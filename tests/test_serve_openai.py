@@ -358,12 +358,12 @@ def test_mistakes_are_openais_errors(client: openai.OpenAI, server: Server) -> N
     assert missing.value.code == "model_not_found"
     wrong: list[tuple[dict[str, Any], str, str]] = [
         ({"temperature": 3}, "temperature", "must be at most 2"),
-        ({"max_tokens": 0}, "", "only with echo"),
-        ({"best_of": 1, "n": 2}, "", "must be at least n"),
+        ({"max_tokens": 0}, "max_tokens", "only with echo"),
+        ({"best_of": 1, "n": 2}, "best_of", "must be at least n"),
         ({"prompt": []}, "prompt", "the prompt is empty"),
         ({"prompt": [400_000]}, "prompt", "token ids must be from 0 to 256"),
         ({"prompt": "x" * 61}, "prompt", "61 tokens, and this server accepts 60"),
-        ({"stop": [""]}, "", "contains an empty string"),
+        ({"stop": [""]}, "stop", "contains an empty string"),
         ({"echo": True, "logprobs": 1, "stream": True}, "echo", "not streamed"),
         ({"extra_body": {"frobnicate": 1}}, "frobnicate", "this field does not exist; remove it"),
         ({"presence_penalty": 2.1}, "presence_penalty", "must be at most 2"),

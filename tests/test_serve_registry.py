@@ -117,7 +117,7 @@ def test_nothing_outside_the_folder_is_read(server: Server, models: Path, tmp_pa
         places = ("../one", str(models / "one"), str(outside), "link", "linked", "none", "/etc", "x" * 4000, "a\x00b")
         answers = [load(server, "new", place) for place in places]
         assert [answer.status_code for answer in answers] == [409] * len(places)
-        assert all(answer.json()["error"]["param"] is None for answer in answers)
+        assert all(answer.json()["error"]["param"] == "lora_path" for answer in answers)
         assert all("no adapter is there" in answer.json()["error"]["message"] for answer in answers)
     finally:
         (later / "link").unlink()
