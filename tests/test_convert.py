@@ -268,7 +268,8 @@ def test_a_gguf_without_an_alpha_is_applied_as_it_is(tmp_path: Path, alpha: floa
     writer.write_tensors_to_file()
     writer.close()
     base = str(tmp_path / "base")
-    run(ConvertSettings(adapter=tmp_path / "lora.gguf", to="peft", base=base, output=tmp_path / "back"))
+    capital = (tmp_path / "lora.gguf").rename(tmp_path / "LORA.GGUF")
+    run(ConvertSettings(adapter=capital, to="peft", base=base, output=tmp_path / "back"))
     assert difference(formats.load(adapter), formats.load(tmp_path / "back")) < 1e-6
 
 

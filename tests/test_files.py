@@ -22,6 +22,7 @@ from tailora.core.files import (
     cache_folder,
     read_json_object,
     recover,
+    require_own,
     write_json,
     write_text,
 )
@@ -217,6 +218,8 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SettingsError, match="pipe: is a device or a pipe, not a file"):
         write_text(tmp_path / "pipe", "a")
+    with pytest.raises(SettingsError, match="pipe: is a device or a pipe, not a file"):
+        require_own(tmp_path / "pipe", lambda _: True, "anything")
     assert listing(tmp_path) == ["pipe"]
 
 

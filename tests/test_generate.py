@@ -232,6 +232,12 @@ def test_a_killed_run_goes_on(base: str, data: Path, tmp_path: Path, monkeypatch
     assert not output.exists()
     with pytest.raises(SettingsError, match="was written with other settings or data"):
         run(GenerateSettings(**{**options, "max_new_tokens": 7}, output=output))
+    renamed = tmp_path / "renamed.jsonl"
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(row | {"id": f"other {number}"}) + "\n" for number, row in enumerate(rows)]
+    renamed.write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(SettingsError, match="was written with other settings or data"):
+        run(GenerateSettings(**{**options, "input": str(renamed)}, output=output))
     result = run(GenerateSettings(**options, output=output))
     assert result["resumed"] == 3
     assert output.read_bytes() == whole.read_bytes()

@@ -60,3 +60,9 @@ def test_the_interval_covers_what_happens_and_grows_with_the_distance() -> None:
 def test_two_amounts_do_not_make_a_law() -> None:
     with pytest.raises(ValueError, match="at least three"):
         fit([1, 1, 2], [1, 1, 1])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
+def test_any_seed_draws_an_interval(seed: int) -> None:
+    (expected,) = forecast(PowerLaw(1.0, 5.0, 0.5, 0.01), SIZES, [3200.0], seed=seed, draws=50)
+    assert expected.lowest < expected.highest

@@ -144,6 +144,9 @@ def test_sampling_settings_hold_for_further_candidates() -> None:
     assert beams is not None
     assert (beams.num_beams, beams.num_candidates, beams.temperature) == (1, 1, TEMPERATURE)
     assert further_decoding(sampled, ROUND, ROUND) is None
+    rounds = [further_decoding(sampled, done, 7, 3) for done in (0, 3, 6)]
+    assert [each.num_candidates for each in rounds if each is not None] == [3, 3, 1]
+    assert len({each.seed for each in rounds if each is not None}) == 3
 
 
 def test_slot_errors_of_printed_texts_are_reported(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,9 @@ def test_what_is_left_keeps_its_proportions(options: dict[str, Any], kept: list[
 def test_temperature() -> None:
     expected = PROBABILITIES**2 / (PROBABILITIES**2).sum()
     np.testing.assert_allclose(drawn(temperature=0.5), expected, atol=2e-3)
-    assert drawn(temperature=1e-6)[1] == 1
+    for cold in (1e-6, 1e-310, 5e-324):
+        assert drawn(temperature=cold)[1] == 1
+    assert drawn(temperature=5e-324, top_k=3, top_p=0.5, min_p=0.1)[1] == 1
 
 
 def test_banned_tokens_are_never_drawn() -> None:

@@ -272,3 +272,13 @@ def test_the_place_of_an_error_is_a_field_of_the_body(server: Server, body: dict
     assert error["param"] == field
     assert "[" not in error["message"].removeprefix(field)  # as in pydantic's names of alternatives
     assert error["message"].startswith(f"{field}: ")
+
+
+def test_searches_take_what_a_small_cache_holds(models: Path) -> None:
+    """Further texts are sampled as many at a time as fit, and the default length leaves room for all texts."""
+    with served(settings_for(models, cache_tokens=128, sequences=4)) as small:
+        found = ask(small, facts=FACTS, **FAITHFUL)
+        assert found["data"][0]["fidelity"]["errors"] == 0 or found["data"][0]["usage"]["completion_tokens"] > 12
+        for more in ({"n": 2, "temperature": 1}, {"beams": 2}, FAITHFUL | {"faithful_candidates": 2}):
+            answer = post(small, "/v1/records", {"model": "one", "facts": FACTS, **more})
+            assert answer.status_code == 200, answer.text

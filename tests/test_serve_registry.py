@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from bases import save_adapter
 from live_server import get, is_idle, post, save_models, served, settings_for, wait_until
 from tailora.core.errors import AdapterError, SettingsError
+from tailora.serve.daemon_threads import in_daemon_thread
 from tailora.serve.server import Server
 
 LONG = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}
@@ -165,3 +168,31 @@ def test_what_cannot_be_served_is_reported_at_the_start(models: Path, tmp_path: 
         settings_for(models, adapter_folder=tmp_path / "none")
     with pytest.raises(SettingsError, match="no adapter and no base model named"):
         settings_for(models, base=None, adapter=())
+
+
+def test_the_end_of_a_server_waits_for_no_download() -> None:
+    """The event loop ends while the work goes on; asyncio's own threads would be joined."""
+    silent = threading.Event()
+
+    async def shut_down() -> None:
+        download = asyncio.ensure_future(in_daemon_thread(silent.wait))
+        await asyncio.sleep(0.01)
+        download.cancel()
+
+    ended = threading.Thread(target=lambda: asyncio.run(shut_down()), daemon=True)
+    ended.start()
+    ended.join(60)
+    try:
+        assert not ended.is_alive()
+    finally:
+        silent.set()
+
+
+def test_a_thread_returns_results_and_errors() -> None:
+    async def results() -> list[object]:
+        pending = [in_daemon_thread(lambda: 5), in_daemon_thread(lambda: int("x"))]
+        return list(await asyncio.gather(*pending, return_exceptions=True))
+
+    five, error = asyncio.run(results())
+    assert five == 5
+    assert isinstance(error, ValueError)

@@ -542,3 +542,8 @@ def test_the_adapter_keeps_how_its_data_was_read(base: Path, tmp_path: Path) -> 
     assert TrainedReading.of_meta(meta) == TrainedReading(
         columns={"text": "ref", "facts": ("name",)}, attributes=frozenset({"name"})
     )
+
+
+@pytest.mark.parametrize("seed", [-(2**64), -1, 2**64, 10**30])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    torch.Generator().manual_seed(TrainSettings(data="restaurants", seed=seed).generator_seed)

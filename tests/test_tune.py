@@ -286,6 +286,13 @@ def test_trials_that_are_drawn_at_the_same_time_differ(tmp_path: Path, monkeypat
     assert len({each.learning_rate for each in seen}) == 2
 
 
+@pytest.mark.parametrize("seed", [-5, 50_000, 10**30])
+def test_any_seed_draws_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    seen = faked(monkeypatch, lambda settings: [2.0, 1.0])
+    tune.run(study_settings(tmp_path, seed=seed))
+    assert len({settings.peak_learning_rate for settings in seen}) == 3
+
+
 def test_trials_without_a_process_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = faked(monkeypatch, lambda settings: [1.0, 1.0])
     storage = f"sqlite:///{tmp_path / 'study.db'}"

@@ -137,9 +137,9 @@ def require_own(path: Path, is_own: Callable[[bytes], bool], what: str) -> None:
         what: the kind, for the message.
 
     Raises:
-        SettingsError: there is a folder or a file of another kind at `path`.
+        SettingsError: there is a folder, a device or a file of another kind at `path`.
     """
-    if not path.exists():
+    if not _replaceable(path).exists():
         return
     start = b"" if path.is_dir() else _start_of(path)
     if path.is_dir() or (start.strip() and not is_own(start)):

@@ -54,11 +54,13 @@ def draw(logits_V: Floats, uniform: float, decoding: Decoding) -> int:
 
     The temperature is applied first, then top-k, top-p and min-p, each to the tokens that the previous one kept.
     """
-    scaled = logits_V.astype(np.float64) / decoding.temperature
+    # Relative to the largest, which stays finite at any temperature.
+    with np.errstate(over="ignore"):
+        scaled = (logits_V.astype(np.float64) - logits_V.max()) / decoding.temperature
     kept = np.arange(len(scaled))
     if 0 < decoding.top_k < len(scaled):
         kept = np.sort(np.argpartition(-scaled, decoding.top_k - 1)[: decoding.top_k])
-    weights = np.exp(scaled[kept] - scaled[kept].max())
+    weights = np.exp(scaled[kept])
     if decoding.top_p < 1:
         order = np.argsort(-weights, kind="stable")
         before = np.cumsum(weights[order]) - weights[order]

@@ -79,7 +79,7 @@ def forecast(
         seed: of the draws.
         draws: number of draws.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)
     sizes, targets = np.asarray(amounts, float), np.asarray(wanted, float)
     drawn = law.at(sizes) + rng.normal(0.0, law.spread, (draws, len(sizes)))
     floor, factor, exponent = _fits(sizes, drawn)

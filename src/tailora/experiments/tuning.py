@@ -194,7 +194,9 @@ def _try(
     studies.claim(trial)
     try:
         # Seeded by the trial, so that processes that sample at the same time sample different values.
-        study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + trial.number, n_startup_trials=STARTUP)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=(seed * 100_003 + trial.number) % 2**32, n_startup_trials=STARTUP
+        )
         chosen = {varied.name: varied.setting(varied.suggest(trial)) for varied in ranges}
         folder = _new_folder(output, trial.number)
         trial.set_user_attr("settings", {name: list(v) if isinstance(v, tuple) else v for name, v in chosen.items()})

@@ -49,7 +49,7 @@ def convert(
     """
     require_new(output, empty_folder=False)
     suffixes = {"loralib": (".bin", ".pt", ".pth"), "gguf": (".gguf",)}.get(to, ("",))
-    if suffixes != ("",) and output.suffix not in suffixes:
+    if suffixes != ("",) and output.suffix.lower() not in suffixes:
         what = f"is not the name of a {to} file"
         raise SettingsError(what, where=output, hint=f"end the name in {' or '.join(suffixes)}")
     adapter = _read(place, base)
@@ -75,7 +75,7 @@ def convert(
 
 
 def _read(path: Path, base: str | None) -> Adapter:
-    if path.suffix != ".gguf":
+    if path.suffix.lower() != ".gguf":
         return formats.load(formats.adapter_place(path))
     if base is None:
         raise SettingsError(

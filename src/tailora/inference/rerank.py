@@ -113,9 +113,16 @@ def _in_words(fact: Fact) -> str:
     return f"{subject}{fact.attribute}: {fact.value}"
 
 
-def further_decoding(decoding: Decoding, done: int, bound: int) -> Decoding | None:
-    """Return how the next candidates are sampled after `done` further ones; None if there are `bound` of them."""
-    count = min(ROUND, bound - done)
+def further_decoding(decoding: Decoding, done: int, bound: int, most: int = ROUND) -> Decoding | None:
+    """Return how the next candidates are sampled after `done` further ones; None if there are `bound` of them.
+
+    Args:
+        decoding: of the first candidates.
+        done: number of further candidates so far.
+        bound: largest number of further candidates.
+        most: number of candidates to sample at once.
+    """
+    count = min(most, bound - done)
     if count <= 0:
         return None
     return replace(
@@ -124,7 +131,7 @@ def further_decoding(decoding: Decoding, done: int, bound: int) -> Decoding | No
         num_candidates=count,
         temperature=TEMPERATURE if decoding.greedy or decoding.num_beams > 1 else decoding.temperature,
         top_p=decoding.top_p or 1.0,
-        seed=decoding.seed + 1 + done // ROUND,
+        seed=decoding.seed + 1 + done // most,
     )
 
 

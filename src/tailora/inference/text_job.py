@@ -168,14 +168,15 @@ class TextJob:
         return {} if counts is None else {"drafted_tokens": counts.drafted, "accepted_tokens": counts.accepted}
 
     def _digest(self) -> str:
-        """Return a digest of everything that the texts depend on."""
+        """Return a digest of everything that the rows of the texts depend on."""
         settings, engine = self._settings, self._traits
         adapters = {name: adapter.content_hash for name, adapter in self._setup.adapters.items()}
         ways = [repr(self._decoding), settings.stop, settings.merged, settings.logprobs, settings.rerank]
         ways.append(self._judge.rules)
         if settings.faithful:
             ways.append(settings.faithful_candidates)
-        parts = [self._setup.fingerprint, adapters, engine.backend, engine.precision, ways, self._prompts]
+        ids = [record.id for record in self._records]
+        parts = [self._setup.fingerprint, adapters, engine.backend, engine.precision, ways, self._prompts, ids]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _summary(self, rows: Mapping[int, dict[str, Any]], fresh: Sequence[int], seconds: float) -> dict[str, Any]:

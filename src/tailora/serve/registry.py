@@ -25,6 +25,7 @@ from tailora.data.prompts import PromptFormat
 from tailora.engine.worker import Worker
 from tailora.inference.running import Running
 from tailora.inference.setup import Setup, with_fitting_drafts
+from tailora.serve.daemon_threads import in_daemon_thread
 from tailora.serve.hub import FILES, HubAdapters, require_safetensors
 from tailora.serve.served_model import ServedModel, mixed
 
@@ -174,7 +175,7 @@ class Registry:
             if old is self.base or (old is not None and not replace):
                 hint = "choose another name" if old is self.base else "unload it first, or set load_inplace"
                 raise SettingsError(f"a model {name!r} already exists", where="lora_name", hint=hint)
-            return await self._install(name, await asyncio.to_thread(self._read, path))
+            return await self._install(name, await in_daemon_thread(lambda: self._read(path)))
 
     async def fetch(self, name: str) -> None:
         """Load an adapter of the hub, or those of a composition, that are not loaded; do nothing for any other name.
@@ -202,9 +203,8 @@ class Registry:
 
     async def _fetch(self, name: str, hub: HubAdapters) -> None:
         base = self._setup.base.name
-        adapter = await asyncio.to_thread(
-            hub.read, name, fingerprint=self._setup.fingerprint, base_name=base, force=self._setup.force
-        )
+        fingerprint, force = self._setup.fingerprint, self._setup.force
+        adapter = await in_daemon_thread(lambda: hub.read(name, fingerprint=fingerprint, base_name=base, force=force))
         async with self._changing:
             await self._install(name, with_fitting_drafts(adapter, self._setup.tokenizer, name))
             self._fetched.pop(name, None)

@@ -139,6 +139,12 @@ class Service:
         blocks = self.worker.stats.load.blocks // beams
         return max(1, min(self.context, blocks * self.running.engine.backend.block_size) - length)
 
+    def texts_at_once(self, prompt: Sequence[int], tokens: int) -> int:
+        """Return how many texts of a number of tokens one request can have after a prompt; at least 1."""
+        backend, load = self.running.engine.backend, self.worker.stats.load
+        needed = -(-min(self.context, len(prompt) + tokens) // backend.block_size)
+        return max(1, min(load.sequences, load.blocks // needed))
+
     def end_all(self) -> None:
         """End every open request with an error because the server stops."""
         for pending in tuple(self._pending):

@@ -70,7 +70,7 @@ class Learner:
         self.best: dict[str, Tensor] | None = None
         self.average = Average(self.learning, settings.average)
         self._generators = _generators_of(model, arithmetic.head)
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(settings.generator_seed)
 
     def update(self, batch: Sequence[Example], step: int, steps: int, is_stopping: Callable[[], bool]) -> Update:
         """Update the parameters once, accumulating gradients over passes of at most `tokens_per_pass` nodes.

@@ -39,10 +39,10 @@ def prepare(base: Base, settings: TrainSettings) -> None:
     """
     model = base.model
     if settings.method == "lora":
-        generator = torch.Generator().manual_seed(settings.seed)
+        generator = torch.Generator().manual_seed(settings.generator_seed)
         inject.attach(model, settings.lora_config(), model_type=base.model_type, generator=generator)
     elif settings.method in ("adapter-h", "adapter-l", "prefix"):
-        generator = torch.Generator().manual_seed(settings.seed)
+        generator = torch.Generator().manual_seed(settings.generator_seed)
         inserts.attach_new(model, settings.method, settings.size, model_type=base.model_type, generator=generator)
     else:
         for name, parameter in model.named_parameters():

@@ -141,6 +141,11 @@ class OptimizationSettings(Settings):
     seed: int = 0
     """Seed of the adapter's initial values, the order of the examples and the dropout."""
 
+    @property
+    def generator_seed(self) -> int:
+        """The seed for PyTorch's generators, which take 64 bits."""
+        return self.seed % 2**64
+
 
 class RunSettings(TrainingDataSettings, AdapterSettings, ExampleSettings, OptimizationSettings):
     """What `train`, `tune` and `compare` share: all but the method, its learning rate and the output."""

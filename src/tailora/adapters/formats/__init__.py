@@ -33,7 +33,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         return peft.load(path)
     if not path.is_file():
         raise AdapterError("no such adapter", where=path, hint=_PLACES)
-    if path.suffix in _STATE_DICTS:
+    if path.suffix.lower() in _STATE_DICTS:
         return loralib.load(path)
     if path.name == peft.WEIGHTS_FILE:
         return peft.load(path.parent)

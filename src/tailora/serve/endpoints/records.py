@@ -20,7 +20,7 @@ from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Record
 from tailora.engine.decoding import Completion
 from tailora.engine.engine import Event
-from tailora.inference.rerank import Search, further_decoding
+from tailora.inference.rerank import ROUND, Search, further_decoding
 from tailora.inference.texts import Candidate, generation_of
 from tailora.metrics.slot_rules import Rules, Vocabulary, vocabulary_of
 from tailora.metrics.slots import SlotReport
@@ -84,12 +84,14 @@ def _answer(
         prompts = model.prompts.encode(records)
         stats.prompt_tokens = sum(map(len, prompts))
         requests = []
+        own = body.decoding(1)
+        width = max(own.num_beams, own.num_candidates)
         for prompt in prompts:
             limit = service.token_limit(
                 prompt,
                 body.max_tokens,
                 default=DEFAULT_MAX_TOKENS,
-                beams=body.beams,
+                beams=width,
                 fields=(source_field, "max_tokens"),
             )
             requests.append(TextRequest(prompt, body.decoding(limit), body.stops))
@@ -175,7 +177,8 @@ class RecordsAnswer(Answer):
         await pending.unless_ended(self._judge_aside(place, result, pending))
         search, request = self._searches[place], self.requests[place]
         if self._body.faithful and not search.is_faithful:
-            following = further_decoding(request.decoding, search.further, self._body.faithful_candidates)
+            most = min(ROUND, self._service.texts_at_once(request.prompt, request.decoding.max_new_tokens))
+            following = further_decoding(request.decoding, search.further, self._body.faithful_candidates, most)
             if following is not None:
                 further = replace(request, decoding=following)
                 await pending.start((rounds + 1) * len(self.requests) + place, self.model, further)
