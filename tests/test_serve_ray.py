@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from live_server import post, save_models, served, settings_for
+from tailora.core.errors import SettingsError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -124,3 +125,14 @@ def test_mistakes_are_reported(address: str) -> None:
         answer = httpx.post(address + path, json=body, timeout=60)
         assert answer.status_code == status
         assert answer.json()["error"]["message"]
+
+
+def test_keys_that_nobody_would_ask_for_are_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailora.serve.ray import app
+
+    settings = {"base": str(models / "base")}
+    with pytest.raises(SettingsError, match="every request is accepted"):
+        app({**settings, "api_keys": str(models / "keys.yaml")})
+    monkeypatch.setenv("TAILORA_API_KEYS", "[]")
+    with pytest.raises(SettingsError, match="every request is accepted"):
+        app(settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tailora.core.errors import AdapterError, SettingsError
 from tailora.serve.api_error import ApiError, from_user_error
-from tailora.serve.keys import KeyRing
+from tailora.serve.keys import VARIABLE, KeyRing
 from tailora.serve.request_body import read_body
 from tailora.serve.server import Server, open_server
 from tailora.serve.settings import ServeSettings
@@ -191,6 +192,9 @@ def app(arguments: Mapping[str, Any]) -> Any:
         raise SettingsError(
             "are not available on Ray, which loads adapters one by one", where="compositions", hint=hint
         )
+    if settings.api_keys is not None or VARIABLE in os.environ:
+        hint = f"leave out api_keys, unset {VARIABLE}, and require keys at the gateway in front of Ray"
+        raise SettingsError("would not be required: on Ray every request is accepted", where="api_keys", hint=hint)
     writer = serve.deployment(writer_class(loaded)).options(
         name="Writer",
         num_replicas=replicas,
