@@ -247,6 +247,39 @@ def test_scores_are_those_of_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert compared.against["bleu"]["difference"] < 0
 
 
+def test_several_systems_are_those_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text("".join(json.dumps(row) + "\n" for row in PAIRS), encoding="utf-8")
+    systems = {"good": TEXTS, "bad": [TEXTS[0], "The Mill.", "Zizzi is a coffee shop."]}
+    for name, own in systems.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
+    output = tmp_path / "out"
+    where = [*(str(tmp_path / f"{name}.txt") for name in systems), f"--input={records}", f"--output={output}"]
+    assert main(["evaluate", *where, "--metrics=bleu,slots", "--draws=200", "--json"]) == 0
+    result = json.loads((output / "scores.json").read_text("utf-8"))
+    files = {name: tmp_path / f"{name}.txt" for name in systems}
+    for texts in (systems, files):
+        scores = tailora.evaluate(texts, PAIRS, metrics=("bleu", "slots"), draws=200)
+        assert scores.result == result
+    assert (list(scores), scores.records) == (["good", "bad"], 3)
+    assert scores["bad"]["bleu"].low < scores["good"]["bleu"].value == 1.0
+    assert {(pair.metric, pair.first, pair.second) for pair in scores.differences} == {
+        ("bleu", "good", "bad"),
+        ("slots", "good", "bad"),
+    }
+    assert "A. good" in repr(scores)
+    assert "<table>" in scores._repr_html_()
+    assert scores.latex == (output / "scores.tex").read_text("utf-8")
+    assert "Texts side by side" in scores.report(tmp_path / "report.html").read_text("utf-8")
+    assert pickle.loads(pickle.dumps(scores)).result == scores.result
+    with pytest.raises(tailora.DataError, match="leave out against"):
+        tailora.evaluate(systems, PAIRS, against=TEXTS)
+    with pytest.raises(tailora.DataError, match="bad: 2 texts for 3 records"):
+        tailora.evaluate(systems | {"bad": TEXTS[:2]}, PAIRS)
+    with pytest.raises(tailora.DataError, match=r"is a folder without outputs.jsonl; write the texts of a model"):
+        tailora.evaluate({"good": output}, PAIRS)
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

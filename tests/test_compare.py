@@ -17,7 +17,7 @@ from tailora import cli
 from tailora.commands import compare
 from tailora.commands.compare import CompareSettings
 from tailora.core.errors import SettingsError, TrainingError
-from tailora.experiments import comparison, decoding_runs, processes
+from tailora.experiments import compared_texts, comparison, decoding_runs, processes
 from tailora.reports.comparison import as_html, disk, sheet
 from tailora.reports.tables import as_markdown
 
@@ -53,7 +53,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found: dict[str, Any] = json.loads(out.getvalue())
         return found
 
-    monkeypatch.setattr(comparison, "run_command", tailora)
+    for module in (comparison, compared_texts):
+        monkeypatch.setattr(module, "run_command", tailora)
     monkeypatch.setattr(decoding_runs, "run_module", lambda _, model: decoding_runs.measure(json.loads(model)))
     return verbs
 
@@ -163,6 +164,54 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
     with pytest.raises(SettingsError, match="contains a run with other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
+
+
+def test_a_finished_comparison_is_not_done_again(tmp_path: Path, data: Path, here: list[str]) -> None:
+    chosen = settings(tmp_path, data, methods=("bitfit",))
+    first = compare.run(chosen)
+    assert here == ["train", "merge", "generate", "evaluate", "generate", "evaluate"]
+
+    def state() -> dict[Path, tuple[int, bytes]]:
+        files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = state()
+    assert compare.run(chosen) == first
+    assert len(here) == 6
+    assert state() == before
+    compare.run(chosen.model_copy(update={"draws": 200}))
+    assert here[6:] == ["evaluate", "evaluate"]
+    compare.run(chosen.model_copy(update={"max_new_tokens": 3}))
+    assert here[8:] == ["merge", "generate", "evaluate", "generate", "evaluate"]
+
+
+def test_a_comparison_that_is_killed_goes_on_where_it_was(
+    tmp_path: Path, data: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start may run one command; no command runs twice."""
+    tailora = compared_texts.run_command
+    left = 0
+
+    def once(*arguments: str) -> dict[str, Any]:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return tailora(*arguments)
+
+    for module in (comparison, compared_texts):
+        monkeypatch.setattr(module, "run_command", once)
+    chosen = settings(tmp_path, data, methods=("bitfit",))
+    for _ in range(6):
+        left = 1
+        with contextlib.suppress(KeyboardInterrupt):
+            result = compare.run(chosen)
+    assert here == ["train", "merge", "generate", "evaluate", "generate", "evaluate"]
+    assert set(result["methods"]) == {"bitfit", "base"}
+    (tmp_path / "out" / "texts" / "base.jsonl").unlink()
+    left = 2
+    assert compare.run(chosen)["methods"]["base"]["scores"] == result["methods"]["base"]["scores"]
+    assert here[6:] == ["generate", "evaluate"]
 
 
 @pytest.mark.parametrize(

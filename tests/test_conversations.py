@@ -150,6 +150,7 @@ def test_trees_learn_what_the_examples_learn(rows: list[tuple[list[int], list[in
 ONE = [{"role": "user", "content": "Blue Spice?"}, {"role": "assistant", "content": "A pub."}]
 SAME: dict[str, dict[str, Any]] = {
     "openai": {"messages": ONE},
+    "no tools": {"messages": ONE, "tools": "[]", "functions": []},
     "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Blue Spice?"}]}, ONE[1]]},
     "trl prompt and completion": {"prompt": ONE[:1], "completion": ONE[1:]},
     "sharegpt": {"conversations": [{"from": "human", "value": "Blue Spice?"}, {"from": "gpt", "value": "A pub."}]},
@@ -212,10 +213,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "answer first": ({"messages": ONE[1:]}, "begins with an answer"),
     "weightless": ({"messages": [ONE[0], ONE[1] | {"weight": 0}]}, "weight 0"),
     "odd weight": ({"messages": [ONE[0], ONE[1] | {"weight": 2}]}, "weight is 2"),
-    "role": ({"messages": [{"role": "tool", "content": "x"}, ONE[1]]}, r"messages\[0\]: there is no role 'tool'"),
+    "role": ({"messages": [{"role": "tool", "content": "x"}, ONE[1]]}, r"messages\[0\]: calls a tool"),
     "no role": ({"messages": [{"content": "x"}, ONE[1]]}, "there is no role None"),
     "image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ONE[1]]}, "'image_url'"),
     "tool call": ({"messages": [ONE[0], {"role": "assistant", "tool_calls": [{}]}]}, "calls a tool"),
+    "observation": ({"conversations": [{"from": "observation", "value": "{}"}]}, "calls a tool"),
     "tools": ({"messages": ONE, "tools": [{"type": "function"}]}, "tool calls"),
     "empty question": ({"messages": [{"role": "user", "content": ""}, ONE[1]]}, "user's message is empty"),
     "text completion": ({"prompt": ONE[:1], "completion": "A pub."}, "'completion' is not"),

@@ -60,7 +60,7 @@ LATE_IMPORTS = {
     "tailora.commands.serve": {"tailora.serve.server"},
     "tailora.data.hub_sources": {"tailora.data.hub_data_sets"},
     "tailora.data.readers.columnar": {"pyarrow"},
-    "tailora.commands.compare": {"tailora.experiments.comparison"},
+    "tailora.commands.compare": {"tailora.experiments.compared_texts", "tailora.experiments.comparison"},
     "tailora.commands.convert": {"tailora.inference.conversion", "tailora.inference.merged_gguf"},
     "tailora.commands.learning_curve": {"tailora.experiments.learning_curve"},
     "tailora.commands.merge": {"tailora.inference.merged_model"},
@@ -70,6 +70,7 @@ LATE_IMPORTS = {
     "tailora.commands.train": {"tailora.training.run"},
     "tailora.commands.tune": {"tailora.experiments.tuning"},
     "tailora.commands.verify": {"tailora.inference.verification"},
+    "tailora.evaluation.systems": {"tailora.inference.merged_model"},
     "tailora.experiments.studies": {"optuna", "sqlalchemy"},
     "tailora.serve.server": {"tailora.serve.tracing"},
     "tailora.training.distributed": {"torch.distributed.tensor"},
@@ -203,7 +204,11 @@ def test_messages_are_printed_on_one_console() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
     }
-    quiet = {"tailora.api.scores", "tailora.experiments.tuning"}  # a text in memory, and no output at all
+    quiet = {
+        "tailora.api.scores",
+        "tailora.api.system_scores",
+        "tailora.experiments.tuning",
+    }  # a text in memory, and no output at all
     assert made == {"tailora.core.console", *quiet}, "use message_console, which wraps nothing in a file or pipe"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from tailora import read_records
 from tailora.core.errors import DataError
 from tailora.data.readers import jsonl
-from tailora.data.records import Fact, Record, load, read
+from tailora.data.records import Fact, Record, load, locate, read, splits
 from tailora.data.records import parse as parse_text
+from tailora.data.row_selection import FirstRecords
 from tailora.data.values import gather, records_of_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -197,3 +199,29 @@ def test_the_language_of_a_json_record_may_be_called_lang(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="several languages"):
         load(path)
     assert [record.references for record in load(path, language="ga").records] == [("y",)]
+
+
+def test_splits_in_longer_names(tmp_path: Path) -> None:
+    """Published folders call their files `dart-v1.1.1-full-train.json` or `train-00000-of-00001.parquet`."""
+    for name in ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-dev.json", "notes.txt", "train_and_test.json"):
+        (tmp_path / name).write_text('[{"facts": {"name": "Oak"}, "text": "The Oak."}]', encoding="utf-8")
+    assert splits(tmp_path) == ("train", "valid")
+    assert locate(tmp_path, "valid").name == "dart-v1.1.1-full-dev.json"
+    (tmp_path / "dart-v1.1.1-full-dev.xml").write_text("<x/>", encoding="utf-8")
+    with pytest.raises(DataError, match="several files of the split 'valid'"):
+        locate(tmp_path, "valid")
+    (tmp_path / "train.json").write_text('[{"facts": {"name": "Oak"}, "text": "The Oak."}]', encoding="utf-8")
+    assert splits(tmp_path) == ("train",), "a folder with usual names has no other splits"
+
+
+def test_archives_and_pointers_are_one_error(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "rows.tar.gz", "w:gz") as archive:
+        archive.add(__file__, "test.py")
+    with pytest.raises(DataError, match="is a tar archive, not a text file; unpack it"):
+        read(tmp_path / "rows.tar.gz")
+    pointer = tmp_path / "train.csv"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 9\n", encoding="utf-8")
+    ways: list[dict[str, Any]] = [{}, {"selection": FirstRecords(5)}]
+    for options in ways:
+        with pytest.raises(DataError, match=r"is a pointer of Git LFS.*; fetch it with `git lfs pull`"):
+            load(pointer, **options)

@@ -21,7 +21,7 @@ from tailora.commands.evaluate import EvaluateSettings, run
 from tailora.core.errors import DataError, SettingsError
 from tailora.data.values import Fact, Record
 from tailora.evaluation.scoring import Scoring
-from tailora.evaluation.systems import files_of, reading_of, systems_of
+from tailora.evaluation.systems import System, files_of, reading_of, systems_of
 from tailora.evaluation.systems_comparison import compare_systems, too_few_draws
 from tailora.evaluation.systems_report import SystemsReport
 from tailora.metrics.bleu import bleu
@@ -29,6 +29,9 @@ from tailora.metrics.diversity import distinct
 from tailora.metrics.statistics import Statistics, compare, holm, mean
 from tailora.reports.latex import escaped
 from tailora.reports.systems import letter
+from tailora.training.methods import load_delta
+from tailora.training.run import run as train
+from tailora.training.settings import TrainSettings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KINDS = [("Mill", "pub"), ("Spice", "coffee shop"), ("Giraffe", "restaurant"), ("Aromi", "pub")]
@@ -158,19 +161,46 @@ def test_rows_with_texts_of_their_own(tmp_path: Path) -> None:
     assert result["systems"]["records"]["all"]["bleu"]["value"] == 1
 
 
-def test_the_folder_of_another_evaluation_names_its_files(tmp_path: Path) -> None:
-    folder = tmp_path / "several"
-    folder.mkdir()
-    (folder / "scores.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match="several: contains scores of texts, not the texts; name the file of the"):
-        systems_of([str(folder)])
-    (folder / "differences.csv").write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match="several: contains the scores of several systems; name the files of texts"):
-        systems_of([f"old={folder}"])
-    for name in ("outputs.jsonl", "one.outputs.jsonl", "two.outputs.jsonl"):  # the first is of an earlier evaluation
-        (folder / name).write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match=r"name one of its files of texts: one.outputs.jsonl, two.outputs.jsonl"):
-        systems_of([str(folder)])
+def test_an_evaluation_of_several_systems_is_all_of_them(tmp_path: Path, data: Path, files: list[str]) -> None:
+    first = evaluate(tmp_path, data, [*files[:2], f"1st={files[2]}"])
+    again = evaluate(tmp_path, data, [str(tmp_path / "out"), files[0]], output=tmp_path / "again", draws=200)
+    names = {"good": str(tmp_path / "out" / "good.outputs.jsonl"), "worse": "worse", "1st": "1st"}
+    assert list(again["systems"]) == [*names.values(), str(tmp_path / "good.txt")]
+    assert [again["systems"][name] for name in names.values()] == list(first["systems"].values())
+    named = systems_of([f"old={tmp_path / 'out'}"])
+    assert [system.name for system in named] == ["old/good", "old/worse", "old/1st"]
+    with pytest.raises(SettingsError, match="--card cannot be combined with 3 systems"):
+        evaluate(tmp_path, data, [str(tmp_path / "out")], card="e2e")
+
+
+def test_a_run_that_changed_weights_of_its_base_writes_texts(tmp_path: Path, data: Path, files: list[str]) -> None:
+    save_base(tmp_path / "base")
+    values = {
+        "data": str(data),
+        "base": str(tmp_path / "base"),
+        "max_steps": 3,
+        "precision": "fp32",
+        "valid": str(data),
+    }
+    places = []
+    for method in ("bitfit", "top2"):
+        place = tmp_path / "runs" / method
+        train(TrainSettings.from_values({**values, "method": method, "learning_rate": 0.1, "output": str(place)}))
+        places.append(str(place))
+    writing: dict[str, Any] = {"max_new_tokens": 4, "precision": "fp32", "backend": "torch"}
+    result = evaluate(tmp_path, data, [*places, f"base={tmp_path / 'base'}", files[0]], metrics=("bleu",), **writing)
+    assert list(result["systems"]) == ["bitfit", "top2", "base", "good"]
+    out = tmp_path / "out"
+    assert not (out / "models").exists()
+    texts = {name: rows_of_lines(out / f"{name}.outputs.jsonl") for name in ("bitfit", "base")}
+    assert texts["bitfit"] != texts["base"]
+    evaluate(tmp_path, data, places[:1], metrics=("bleu",), output=tmp_path / "one", **writing)
+    assert rows_of_lines(tmp_path / "one" / "outputs.jsonl") == texts["bitfit"]
+    assert load_delta(Path(places[0]))[1]["reading"] == {"format": None, "columns": {}, "language": None}
+
+
+def rows_of_lines(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_names_of_systems(tmp_path: Path) -> None:
@@ -179,7 +209,8 @@ def test_names_of_systems(tmp_path: Path) -> None:
     for name in ("a/x.txt", "b/x.txt", "a/texts.jsonl.gz", "b/outputs.jsonl", "lora.safetensors"):
         (tmp_path / name).write_text("", encoding="utf-8")
     (tmp_path / "run" / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "full" / "model" / "config.json").write_text("{}", encoding="utf-8")
+    for file in ("config.json", "tailora.json"):
+        (tmp_path / "full" / "model" / file).write_text("{}", encoding="utf-8")
     places = ["a/x.txt", "b/x.txt", "a/texts.jsonl.gz", "b", "run", "run/adapter", "full", "lora.safetensors"]
     found = systems_of([str(tmp_path / place) for place in places])
     assert [system.name for system in found] == [
@@ -193,19 +224,27 @@ def test_names_of_systems(tmp_path: Path) -> None:
         "lora",
     ]
     assert [system.kind for system in found] == ["texts"] * 4 + ["adapter", "adapter", "base", "adapter"]
-    assert set(files_of(found).values()) == {
+    assert [*files_of([system.name for system in found]).values()][4:] == [
         *(f"{str(tmp_path / place).strip('/').replace('/', '-')}.outputs.jsonl" for place in ("run", "run/adapter")),
         "full.outputs.jsonl",
         "lora.outputs.jsonl",
-    }
+    ]
     assert reading_of(found, None) is None
     with pytest.raises(SettingsError, match="two systems have the name x"):
         systems_of([f"x={tmp_path}/a/x.txt", f"x={tmp_path}/b/x.txt"])
     with pytest.raises(DataError, match="is a folder without texts or a model"):
         systems_of([str(tmp_path / "empty")])
     (tmp_path / "empty" / "delta.safetensors").write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match="cannot write texts without the base; name a file of its texts"):
-        systems_of([str(tmp_path / "empty")])
+    (tmp_path / "run" / "adapter" / "adapter_model.safetensors").write_text("", encoding="utf-8")
+    others = ["empty", "empty/delta.safetensors", "run/adapter/adapter_model.safetensors"]
+    found = [systems_of([str(tmp_path / place)])[0] for place in others]
+    assert [(system.name, system.kind) for system in found] == [
+        ("empty", "delta"),
+        ("empty", "delta"),
+        ("run", "adapter"),
+    ]
+    assert systems_of([str(tmp_path / "full" / "model")])[0].kind == "base"
+    assert systems_of(["tiny"]) == [System("tiny", "base", Path("tiny"))]
     with pytest.raises(DataError, match="there is no such file"):
         systems_of([str(tmp_path / "nowhere.txt")])
     assert [letter(place) for place in (0, 25, 26)] == ["A", "Z", "A1"]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tailora.api.model import load as load
     from tailora.api.scores import Scores as Scores
     from tailora.api.scores import evaluate as evaluate
+    from tailora.api.system_scores import SystemScores as SystemScores
     from tailora.api.training import TrainingRun as TrainingRun
     from tailora.api.training import plan as plan
     from tailora.api.training import plot as plot
@@ -75,6 +76,7 @@ _MODULES = {
     "tailora.api.inputs": ("read_records",),
     "tailora.api.model": ("BASE", "Model", "Text", "load"),
     "tailora.api.scores": ("Scores", "evaluate"),
+    "tailora.api.system_scores": ("SystemScores",),
     "tailora.api.training": ("TrainingRun", "plan", "plot", "train"),
     "tailora.core.errors": (
         "AdapterError",

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 
 from tailora.api.inputs import Source, is_place, read_data
+from tailora.api.system_scores import SystemScores
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
 from tailora.core.plural import plural
@@ -25,7 +26,8 @@ from tailora.evaluation.groups import Division, groups_of, spread
 from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
-from tailora.metrics.statistics import Score
+from tailora.evaluation.systems_comparison import compare_systems
+from tailora.metrics.statistics import Score, Test
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.metrics.tokenizers import TokenizerName
 
@@ -88,8 +90,35 @@ class Scores(Mapping[str, Score]):
         return f"<table><caption>{plural(self.records, 'record')}</caption><tr>{head}</tr>{body}</table>"
 
 
+class EvaluateOptions(TypedDict, total=False):
+    """Optional arguments of `evaluate`, which describes them."""
+
+    split: str | None
+    against: Texts | None
+    metrics: Sequence[MetricName] | MetricName
+    tokenizer: TokenizerName | None
+    slot_rules: str | os.PathLike[str] | None
+    train: str | os.PathLike[str] | None
+    by: Sequence[Division] | None
+    draws: int
+    test: Test
+    show: int | None
+    format: str | None
+    columns: Mapping[str, Any] | None
+    language: str | None
+    all_texts: bool
+
+
+@overload
+def evaluate(texts: Texts, records: Source, **options: Unpack[EvaluateOptions]) -> Scores: ...
+
+
+@overload
+def evaluate(texts: Mapping[str, Texts], records: Source, **options: Unpack[EvaluateOptions]) -> SystemScores: ...
+
+
 def evaluate(
-    texts: Texts,
+    texts: Texts | Mapping[str, Texts],
     records: Source,
     *,
     split: str | None = None,
@@ -100,13 +129,15 @@ def evaluate(
     train: str | os.PathLike[str] | None = None,
     by: Sequence[Division] | None = None,
     draws: int = 1000,
-    show: int = 50,
+    test: Test = "bootstrap",
+    show: int | None = None,
     **reading: Any,
-) -> Scores:
-    """Score one text for each record, as `tailora evaluate` does.
+) -> Scores | SystemScores:
+    """Score one text for each record, as `tailora evaluate` does; of several systems, compare every pair.
 
     Args:
-        texts: one for each record, in their order, or a file of them.
+        texts: one for each record, in their order, or a file of them, or the output folder of an evaluation. For
+            several systems, a mapping of their names to these.
         records: with references; with facts for the slot error rate: `Record`s, dictionaries, a data frame, a file or
             the name of a data set. Rows with equal facts are one record.
         split: of a folder or a data set's name.
@@ -118,11 +149,12 @@ def evaluate(
             split of the records' source, if it has one.
         by: divisions of the records whose groups are scored separately, as `--by`; by default all that the data have.
         draws: resamples of the records that the 95% intervals come from.
-        show: texts in the report page, the worst first.
+        test: test of differences between systems: "bootstrap" or "randomisation".
+        show: records in the report page, the worst first; by default 50, and up to 1,000 for several systems.
         reading: `format`, `columns`, `language` and `all_texts`; see `tailora.read_records`.
 
     Returns:
-        The scores.
+        The scores: `Scores` of one system, `SystemScores` of several.
 
     Raises:
         DataError: texts and records do not belong together, or a record has no reference.
@@ -140,21 +172,30 @@ def evaluate(
     known = training.examples if "parent_c" in names and training.is_known else None
     scoring = Scoring(scored, names, tokenizer=tokenizer, slot_rules=rules, draws=draws, training=known)
     parts, groups = parts_of(scored, training), groups_of(scored, training, by)
-    first = _texts(texts, scored, rows, "texts")
-    second = None if against is None else _texts(against, scored, rows, "against")
-    if len(first) != len(scored) or (second is not None and len(second) != len(scored)):
+    several = isinstance(texts, Mapping)
+    named: dict[str, Texts | None] = dict(texts) if isinstance(texts, Mapping) else {"texts": texts, "against": against}
+    if several and (against is not None or not named):
+        what = "is empty" if not named else "has several systems, which are all compared with each other"
+        raise DataError(what, where="texts", hint="name one system or more" if not named else "leave out against")
+    systems = {name: _texts(own, scored, rows, name) for name, own in named.items() if own is not None}
+    if any(len(own) != len(scored) for own in systems.values()):
         # Rows of one record have different texts: each is scored against all references of its record.
-        first, second = rows.spread(first), None if second is None else rows.spread(second)
+        systems = {name: rows.spread(own) for name, own in systems.items()}
         scored, parts = rows.spread(scored), {name: rows.numbers(numbers) for name, numbers in parts.items()}
         groups = spread(groups, rows)
-    evaluation = scoring.evaluate(scored, first, parts, second, groups=groups)
-    return _scores(evaluation, report_html(evaluation, [f"{len(scored)} records"], [], show))
+    about = [f"{len(scored)} records"]
+    if several:
+        comparison = compare_systems(scoring, scored, systems, parts, test=test, groups=groups)
+        return SystemScores.of(comparison, about, 1000 if show is None else show)
+    own, other = systems["texts"], systems.get("against")
+    evaluation = scoring.evaluate(scored, own, parts, other, test=test, groups=groups)
+    return _scores(evaluation, report_html(evaluation, about, [], 50 if show is None else show))
 
 
 def _texts(texts: Texts, records: Sequence[Record], rows: InputRows, where: str) -> list[str]:
     """One text for each record, or one for each row where rows of one record have different texts."""
     if isinstance(texts, str | os.PathLike):
-        return read_texts(Path(texts), [record.id for record in records], rows=rows)
+        return read_texts(_file_of(Path(texts), where), [record.id for record in records], rows=rows)
     values = list(texts)
     wrong = next((number for number, text in enumerate(values) if not isinstance(text, str)), None)
     if wrong is not None:
@@ -166,6 +207,16 @@ def _texts(texts: Texts, records: Sequence[Record], rows: InputRows, where: str)
         return rows.gathered([str(text) for text in values])
     counts = f"{len(records)} records" + (f" ({len(rows.ids)} rows)" if len(rows.ids) != len(records) else "")
     raise DataError(f"{len(values)} texts for {counts}", where=where, hint="give one text for each record or row")
+
+
+def _file_of(path: Path, where: str) -> Path:
+    """Return a file of texts, or the one in the output folder of an evaluation."""
+    if not path.is_dir():
+        return path
+    if (path / "outputs.jsonl").is_file():
+        return path / "outputs.jsonl"
+    hint = "write the texts of a model with `tailora.load(…).generate`, or use `tailora evaluate`"
+    raise DataError(f"{path} is a folder without outputs.jsonl", where=where, hint=hint)
 
 
 def _scores(evaluation: Evaluation, page: str) -> Scores:

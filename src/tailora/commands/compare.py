@@ -110,7 +110,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         TrainingError: no method could be trained.
         KeyboardInterrupt: on Ctrl-C; finished runs are kept, and the same command continues from there.
     """
-    from tailora.experiments.comparison import Comparison, compare  # loads PyTorch, which help does not need
+    from tailora.experiments.compared_texts import Comparison  # loads PyTorch, which help does not need
+    from tailora.experiments.comparison import compare
 
     console = message_console()
     output = settings.output or Path("runs") / f"{short_name(settings.data)}-compare"

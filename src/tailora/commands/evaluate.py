@@ -22,6 +22,7 @@ from tailora.core.fields import flag
 from tailora.core.files import check_writable, write_text
 from tailora.core.plural import plural
 from tailora.core.settings import Unset, Verbatim
+from tailora.data.known_values import KnownValues, joined
 from tailora.data.reading import SplitSettings
 from tailora.data.records import DataFile
 from tailora.data.row_selection import FirstRecords
@@ -32,19 +33,19 @@ from tailora.evaluation.groups import Division, Group, groups_of, spread
 from tailora.evaluation.parts import TrainingData, parts_of
 from tailora.evaluation.report import group_tables, report_html, score_rows
 from tailora.evaluation.scoring import Evaluation, Scoring
-from tailora.evaluation.systems import files_of, read_files, reading_of, systems_of
+from tailora.evaluation.systems import System, files_of, read_files, reading_of, systems_of, whole_models
 from tailora.evaluation.systems_comparison import compare_systems
 from tailora.evaluation.systems_report import SystemsReport
+from tailora.evaluation.systems_tables import terminal_note, terminal_tables
 from tailora.evaluation.training_record import training_settings, training_source
 from tailora.inference.decoding_settings import DecodingSettings
-from tailora.inference.setup import trained_reading
+from tailora.inference.setup import resolve_models, trained_reading
 from tailora.inference.text_job import TextJob
 from tailora.inference.writing import WritingSettings
 from tailora.metrics.statistics import Test
 from tailora.metrics.suite import METRICS, MetricName
 from tailora.metrics.tokenizers import TokenizerName
 from tailora.reports.reproduction import card
-from tailora.reports.systems import letter
 from tailora.reports.tables import Sheet, as_markdown
 from tailora.reports.tables import Table as CardTable
 
@@ -62,8 +63,9 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     headings: ClassVar = {"input": "data", "train": "data", "output": "output", "show": "output"}
     first = "systems"
     systems: Annotated[tuple[str, ...], Verbatim(), Unset("the one of --texts, --adapter or --base")] = ()
-    """Systems to score: files of texts, run directories, adapters, models, or output folders of evaluations, optionally
-    named, as NAME=PATH. Models write their texts. Several systems are compared in one report."""
+    """Systems to score: files of texts, run directories of any method, adapters, models, or output folders of
+    evaluations, optionally named, as NAME=PATH. Models write their texts. Several systems are compared in one
+    report."""
     input: str
     """Records with references: a file, a folder of splits, or a data set's name. JSON lines may name an adapter."""
     texts: Annotated[Path | None, Unset("write the texts")] = None
@@ -108,17 +110,20 @@ class EvaluateSettings(WritingSettings, SplitSettings):
     @model_validator(mode="after")
     def _sources(self) -> Self:
         if self.systems:
-            alone = ("texts", "adapter") if len(self.systems) == 1 else ("texts", "adapter", "against", "card")
-            for name in alone:
-                if getattr(self, name):
-                    what = f"{flag(name)} cannot be combined with {plural(len(self.systems), 'system')}"
-                    raise SettingsError(what, where="systems", hint=f"leave out {flag(name)}, or name it as a system")
+            self.check_systems(len(self.systems))
             return self
         if self.texts is None:
             self.check_model()
             return self
         self.check_written()
         return self
+
+    def check_systems(self, count: int) -> None:
+        """Raise `SettingsError` if a setting has no meaning for a number of systems."""
+        for name in ("texts", "adapter") if count == 1 else ("texts", "adapter", "against", "card"):
+            if getattr(self, name):
+                what = f"{flag(name)} cannot be combined with {plural(count, 'system')}"
+                raise SettingsError(what, where="systems", hint=f"leave out {flag(name)}, or name it as a system")
 
     def check_written(self) -> None:
         """Raise `SettingsError` if a setting is about writing texts, for texts that are already written."""
@@ -169,15 +174,22 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         UserError: records, texts, adapter or base cannot be read or do not match.
     """
     console = message_console()
-    if len(settings.systems) > 1:
-        return _run_several(settings, console)
-    if settings.systems:
-        (system,) = systems_of(settings.systems)
-        settings = settings.model_copy(update={"systems": (), **system.settings})
-        if system.kind == "texts":
-            settings.check_written()
+    if not settings.systems:
+        return _run_one((), settings, console)
+    systems = systems_of(settings.systems)
+    settings.check_systems(len(systems))
+    if all(system.kind == "texts" for system in systems):
+        settings.check_written()
+    with whole_models(systems, settings.output / "models", settings.base, force=settings.force) as whole:
+        if len(whole) > 1:
+            return _run_several(whole, settings, console)
+        return _run_one(whole, settings.model_copy(update={"systems": (), **whole[0].settings}), console)
+
+
+def _run_one(systems: Sequence[System], settings: EvaluateSettings, console: Console) -> dict[str, Any]:
+    """Score one system, which the settings name; `systems` has it too if it was named as a system."""
     trained = None if settings.texts is not None else trained_reading(settings.base, settings.adapters())
-    prepared = _prepared(settings, trained, console)
+    prepared = _prepared(systems, settings, trained, console)
     records, rows, used, ids = prepared.records, prepared.rows, _used(settings), prepared.ids
     others = None
     if settings.against is not None:
@@ -197,17 +209,18 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     return result
 
 
-def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, console: Console) -> _Prepared:
+def _prepared(
+    systems: Sequence[System], settings: EvaluateSettings, trained: TrainedReading | None, console: Console
+) -> _Prepared:
     """Read and check everything that can fail before texts are written, which may take hours."""
-    reads_texts = settings.texts is not None or settings.against is not None or settings.systems
+    reads_texts = settings.texts is not None or settings.against is not None or len(systems) > 1
     first = None if settings.limit is None or reads_texts else FirstRecords(settings.limit)
     data = settings.load(settings.input, settings.split, trained=trained, selection=first)
     records = _with_references(data, settings)
-    adapters = {system.name: system.path for system in systems_of(settings.systems) if system.kind == "adapter"}
-    adapters = adapters or settings.adapters()
+    models = [system.path for system in systems if system.kind != "texts"] or settings.adapters().values()
     training = TrainingData(settings.input, settings, trained, settings.train)
     if not training.is_known and ("parent_c" in settings.metrics or "entities" in settings.by):
-        training = TrainingData(settings.input, settings, trained, training_source(adapters.values()))
+        training = TrainingData(settings.input, settings, trained, training_source(models))
     scoring = Scoring(
         records,
         settings.metrics,
@@ -215,7 +228,7 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
         slot_rules=settings.slot_rules,
         draws=settings.draws,
         training=training.examples if "parent_c" in settings.metrics and training.is_known else None,
-        known=training.known_values(settings.base, adapters),
+        known=_known_values(systems, settings, training),
     )
     for name, error in scoring.unavailable.items():
         console.print(f"without {METRICS[name].label}: {error}", highlight=False, markup=False)
@@ -226,18 +239,29 @@ def _prepared(settings: EvaluateSettings, trained: TrainedReading | None, consol
     return _Prepared(records, InputRows.of(data, settings.limit), scoring, parts, groups)
 
 
-def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
+def _known_values(systems: Sequence[System], settings: EvaluateSettings, training: TrainingData) -> KnownValues:
+    """Return the values that any of the systems was trained on."""
+    adapters = {system.name: system.path for system in systems if system.kind == "adapter"} or settings.adapters()
+    bases = [system.settings["base"] for system in systems if system.kind in ("base", "delta")]
+    own = [training.known_values(base, {}) for base in bases]
+    return joined([training.known_values(settings.base, adapters), *own])
+
+
+def _run_several(systems: Sequence[System], settings: EvaluateSettings, console: Console) -> dict[str, Any]:
     """Score several systems, and write their report, tables and texts."""
-    systems = systems_of(settings.systems)
-    if all(system.kind == "texts" for system in systems):
-        settings.check_written()
-    prepared = _prepared(settings, reading_of(systems, settings.base), console)
+    for system in systems:  # before any texts are written
+        if system.kind == "adapter":
+            resolve_models(settings.base, {system.name: system.path}, force=settings.force)
+    prepared = _prepared(systems, settings, reading_of(systems, settings.base), console)
     records, rows = prepared.records, prepared.rows
     texts = read_files(systems, prepared.ids, rows, settings.text_key)
-    for system, file in files_of(systems).items():
+    files = {name: settings.output / file for name, file in files_of([system.name for system in systems]).items()}
+    for system in systems:
+        if system.kind == "texts":
+            continue
         console.print(f"{system.name}: {system.path}", highlight=False, markup=False, soft_wrap=True)
         alone = settings.model_copy(update=system.settings)
-        texts[system.name] = _written(records, alone, console, settings.output / file)
+        texts[system.name] = _written(records, alone, console, files[system.name])
     texts = {system.name: texts[system.name] for system in systems}
     if any(len(own) != len(records) for own in texts.values()):
         texts, prepared = {name: rows.spread(own) for name, own in texts.items()}, prepared.spread()
@@ -247,8 +271,13 @@ def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]
     about = [_about_records(prepared.records, settings), *_notes(next(iter(comparison.systems.values())))]
     about.append("; ".join(f"{system.name}: {system.path}" for system in systems) + ".")
     _remove_results(settings.output)
+    for system in systems:
+        if system.kind == "texts" and system.path.resolve() != files[system.name].resolve():
+            _copy(texts[system.name], prepared, files[system.name])
     page = report.save(settings.output, about, 1000 if settings.show is None else settings.show)
-    _print_several(console, report)
+    for table in terminal_tables(report):
+        console.print(table)
+    console.print(terminal_note(report), highlight=False, markup=False)
     return {
         **comparison.as_json(),
         "records": len(prepared.records),
@@ -257,18 +286,11 @@ def _run_several(settings: EvaluateSettings, console: Console) -> dict[str, Any]
     }
 
 
-def _print_several(console: Console, report: SystemsReport) -> None:
-    for scores in report.score_tables():
-        table = Table(title=scores.title)
-        table.add_column("score")
-        for place, name in enumerate(scores.systems):
-            table.add_column(f"{letter(place)}. {escape(name)}", justify="right")
-        for label, cells in scores.rows:
-            values = [f"{cell.value} [{cell.beats}]" if cell.beats else cell.value for cell in cells]
-            table.add_row(label, *map(escape, values))
-        console.print(table)
-    note = f"Letters in brackets name the systems that score significantly worse ({report.test}). {report.warning}"
-    console.print(note.strip(), highlight=False, markup=False)
+def _copy(texts: Sequence[str], prepared: _Prepared, file: Path) -> None:
+    """Write the texts of a system that is a file, so that the folder has those of all systems."""
+    ids = prepared.ids if len(set(prepared.ids)) == len(texts) else prepared.rows.ids
+    lines = (json.dumps({"id": own, "text": text}, ensure_ascii=False) for own, text in zip(ids, texts, strict=True))
+    write_text(file, "".join(f"{line}\n" for line in lines))
 
 
 def _with_references(data: DataFile, settings: EvaluateSettings) -> list[Record]:

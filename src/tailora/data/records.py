@@ -18,7 +18,7 @@ from tailora.data.readers import columnar, delimited, jsonl, piped, plain_texts,
 from tailora.data.readers.formats import FORMATS, choose_format
 from tailora.data.readers.line_rows import LineRows, line_rows
 from tailora.data.row_selection import WHOLE, RowSample, RowSource, RowsRead, Selection, read_selected
-from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName
+from tailora.data.split_names import DATA_SUFFIXES, SPLIT_STEMS, SplitName, split_in_name
 from tailora.data.text_files import BYTE_ORDER_MARK, PACKED, read_text
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Record, Reference, Row, gather, records_of_rows
@@ -256,7 +256,7 @@ def splits(source: str | Path) -> tuple[str, ...]:
     if (name := hub_name(source)) is not None:
         return () if name.split else tuple(usual_splits(open_hub(name)))
     folder = _folder(source)
-    return tuple(name for name in SPLIT_STEMS if folder.is_dir() and _split_files(folder, name))
+    return tuple(name for name in SPLIT_STEMS if folder.is_dir() and _split_files(folder)[name])
 
 
 def locate(source: str | Path, split: str | None = None) -> Path:
@@ -272,9 +272,9 @@ def locate(source: str | Path, split: str | None = None) -> Path:
         return path
     if split is None or not splits(path):
         _refuse_folder(path)
-    if split not in SPLIT_STEMS:
+    files = next((own for name, own in _split_files(path).items() if name == split), None)
+    if files is None:
         raise DataError(f"there is no split {split!r}", where=path, hint=f"use one of {', '.join(SPLIT_STEMS)}")
-    files = _split_files(path, split)
     if not files:
         expected = f"{split}.jsonl, {split}.csv or the like"
         raise DataError(f"has no file of the split {split!r}", where=path, hint=f"put {expected} there")
@@ -398,11 +398,21 @@ def _sample_names() -> list[str]:
     return sorted(folder.name for folder in SAMPLES.iterdir() if folder.is_dir()) if SAMPLES.is_dir() else []
 
 
-def _split_files(folder: Path, split: str) -> list[Path]:
-    """Return the split's files under its most usual stem that has any."""
+def _split_files(folder: Path) -> dict[SplitName, list[Path]]:
+    """Return the files of each split: those under its most usual stem that has any.
+
+    If no file of the folder has the usual name of any split, those with such a name in theirs are returned.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    usual = {split: _usual_files(files, split) for split in SPLIT_STEMS}
+    if any(usual.values()):
+        return usual
+    return {split: [file for file in files if split_in_name(file.name) == split] for split in SPLIT_STEMS}
+
+
+def _usual_files(files: Sequence[Path], split: SplitName) -> list[Path]:
     for stem in SPLIT_STEMS[split]:
         names = {stem + suffix + packed for suffix in DATA_SUFFIXES for packed in ("", *PACKED)}
-        files = sorted(file for file in folder.iterdir() if file.name.lower() in names and file.is_file())
-        if files:
-            return files
+        if own := [file for file in files if file.name.lower() in names]:
+            return own
     return []

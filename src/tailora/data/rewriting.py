@@ -14,6 +14,7 @@ from tailora.core.errors import DataError
 from tailora.data.linearize import linearize
 from tailora.data.readers import columnar, delimited, json_text, jsonl, tables
 from tailora.data.readers.meaning_representations import written_mr
+from tailora.data.readers.object_forms import own_form
 from tailora.data.readers.table_layout import Layout, layout_of
 from tailora.data.records import DataFile
 from tailora.data.text_files import lines_of, read_text
@@ -146,6 +147,8 @@ def _table_row(own: Sequence[str], layout: Layout, version: Version) -> list[str
 
 def _of_json(text: str, where: str, columns: Mapping[str, Any] | None, data: DataFile) -> Rewriter:
     objects = [(line, value) for line, value in json_text.values(text, where)]
+    if not columns:
+        objects = own_form(objects, where)
     _checked(len(objects), data)
     in_list = text.lstrip().startswith("[")
     layout: Layout | None = None

@@ -33,6 +33,10 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it, or compress it with gzip"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
     b"%PDF": ("a PDF document", "give the data as CSV or as JSON lines"),
+    b"version https://git-lfs": (
+        "a pointer of Git LFS, which holds the place of a file",
+        "fetch it with `git lfs pull`",
+    ),
     b"GGUF": ("a GGUF model or adapter", "give a file of records"),
 }
 _SAFETENSORS = re.compile(rb"[\s\S]{8}\{\s*\"")  # the length of the header as 8 bytes, then the header, a JSON object
@@ -148,6 +152,8 @@ def _decode(raw: bytes, path: Path) -> str:
             except UnicodeDecodeError as error:
                 what = f"is {encoding.upper()} by its byte-order mark, but cannot be decoded as such ({error.reason})"
                 raise DataError(what, where=path, hint=_SAVE) from error
+    if raw[257:262] == b"ustar":
+        raise DataError("is a tar archive, not a text file", where=path, hint="unpack it")
     if b"\x00" in raw[:4096]:
         what = "contains zero bytes: it is UTF-16 without a byte-order mark, or not a text file"
         raise DataError(what, where=path, hint=_SAVE)

@@ -10,7 +10,6 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from tailora.core.errors import SettingsError, TrainingError
 from tailora.core.files import read_json_object, write_json, write_text
 from tailora.core.hardware.machine import describe
 from tailora.data import records as record_files
-from tailora.data.columns import spell_columns
-from tailora.data.prompts import PromptForm, usual_form
 from tailora.data.reading import ReadingSettings
 from tailora.data.records import SplitName
-from tailora.data.tokenizer import Tokenizer
+from tailora.experiments.compared_texts import Comparison, model_of, prompt_form, test_source, texts_of, write_if_new
 from tailora.experiments.decoding_runs import speeds_of
 from tailora.experiments.processes import CommandError, run_command
 from tailora.metrics.suite import METRICS
@@ -36,39 +33,6 @@ from tailora.reports.tables import as_markdown
 from tailora.training.resume import completed
 from tailora.training.run_data import read_records
 from tailora.training.settings import Method, TrainSettings
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The methods to compare, and the data.
-
-    Attributes:
-        training: the settings of every method; `limit` is the one of the final runs.
-        rates: learning rates to try, by method.
-        output: folder of the runs and the comparison.
-        grid_limit: training records that the rates are tried on; None keeps the best run itself.
-        test: records to write about and score; None uses the data's `test` split, or else the validation records.
-        test_limit: use only the first N of them.
-        max_new_tokens: longest text.
-        metrics: names of the scores; by default those usually reported for such data.
-        draws: bootstrap resamples for the intervals.
-        tasks: number of tasks for which the report estimates the disk space.
-        stated: the settings that the user set, for compare.json.
-        seeds: seeds of further runs of each method at its best learning rate; that of `training` is the first.
-    """
-
-    training: TrainSettings
-    rates: Mapping[Method, tuple[float, ...]]
-    output: Path
-    grid_limit: int | None = None
-    test: str | None = None
-    test_limit: int | None = None
-    max_new_tokens: int = 80
-    metrics: Sequence[str] = ()
-    draws: int = 1000
-    tasks: int = 10
-    stated: Mapping[str, Any] | None = None
-    seeds: Sequence[int] = ()
 
 
 def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
@@ -96,17 +60,20 @@ def compare(comparison: Comparison, console: Console) -> dict[str, Any]:
     failed = [row["failed"] for row in rows.values() if "failed" in row]
     if len(failed) == len(rows):
         raise TrainingError(f"no method could be trained; {next(iter(rows))}: {failed[0]}", where=output)
-    rows["base"] = _written("base", comparison, console)
+    rows["base"] = texts_of("base", comparison, console)
     _measure_speeds(rows, comparison, console)
-    result = {
+    result: dict[str, Any] = {
         "base": base.name,
         "base_bytes": sum(path.stat().st_size for path in weight_files(base.folder)),
         "data": training.data,
         "tasks": comparison.tasks,
         "settings": dict(comparison.stated or {}),
         "methods": rows,
-        "hardware": describe(),
     }
+    earlier = read_json_object(output / "compare.json", SettingsError, hint="delete it", optional=True)
+    if all(earlier.get(key) == value for key, value in result.items()) and (output / "compare.html").is_file():
+        return earlier
+    result["hardware"] = describe()
     write_json(output / "compare.json", result)
     _report(result, output)
     return result
@@ -127,7 +94,7 @@ def _check_sources(comparison: Comparison, base: Resolved) -> None:
     if changed:
         what = f"contains runs that were made before the {changed[0]} changed"
         raise SettingsError(what, where=comparison.output, hint="name another folder with --output")
-    write_json(path, sources)
+    write_if_new(path, sources)
 
 
 def _split_digest(source: str, split: SplitName) -> str | None:
@@ -170,7 +137,7 @@ def _measured(method: Method, comparison: Comparison, console: Console) -> dict[
     try:
         if comparison.grid_limit is not None:
             _trained(folder, _training(method, best["learning_rate"], comparison, training.limit))
-        row = {"grid": _plain(grid), **_figures(folder, output), **_texts(method, method, folder, comparison, console)}
+        row = {"grid": _plain(grid), **_figures(folder, output), **texts_of(method, comparison, console, folder)}
         return row | _repeated(method, row, comparison, console)
     except CommandError as error:
         return {"failed": str(error), "grid": _plain(grid)}
@@ -192,7 +159,7 @@ def _repeated(method: Method, row: dict[str, Any], comparison: Comparison, conso
         wanted = _training(method, row["learning_rate"], comparison, training.limit)
         run = _trained(folder, wanted.model_copy(update={"seed": seed}))
         console.print(f"  seed {seed}: validation loss {_loss(run):.4f} in {run['seconds']:.0f} s", highlight=False)
-        figures[seed] = _figures(folder, output) | _texts(method, name, folder, comparison, console)
+        figures[seed] = _figures(folder, output) | texts_of(name, comparison, console, folder)
     shown = ("run", "validation_loss", "scores", "seconds")
     return {"seeds": [{"seed": seed} | {key: own[key] for key in shown} for seed, own in figures.items()]}
 
@@ -264,42 +231,22 @@ def _figures(folder: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def _texts(method: Method, name: str, run: Path, comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Write and score texts with a trained model; `name` is that of their files."""
-    if method in ("bitfit", "top2"):
-        whole = comparison.output / "models" / name
-        shutil.rmtree(whole, ignore_errors=True)
-        base = comparison.training.base
-        run_command("merge", "--adapter", str(run), "--base", base, "--output", str(whole))
-    return _written(name, comparison, console, run)
-
-
-def _model(name: str, comparison: Comparison, run: Path | None) -> tuple[str, Path | None]:
-    """Return the base model and the adapter of a run, or of the base alone."""
-    if run is None:
-        return comparison.training.base, None
-    if (run / "adapter").is_dir():
-        return comparison.training.base, run / "adapter"
-    whole = run / "model"
-    return str(whole if whole.is_dir() else comparison.output / "models" / name), None
-
-
 def _measure_speeds(rows: Mapping[str, dict[str, Any]], comparison: Comparison, console: Console) -> None:
     """Measure the decoding speed of every model that wrote texts, and add it to the model's row."""
     training = comparison.training
-    source, split = _test_source(comparison)
+    source, split = test_source(comparison)
     models = {}
     for name, row in rows.items():
         if "failed" in row:
             continue
-        base, adapter = _model(name, comparison, comparison.output / row["run"] if "run" in row else None)
+        base, adapter = model_of(name, comparison, comparison.output / row["run"] if "run" in row else None)
         models[name] = {
             "base": base,
             "adapter": None if adapter is None else str(adapter),
             "input": source,
             "split": split,
             "reading": training.model_dump(mode="json", include=set(ReadingSettings.model_fields)),
-            "prompt_form": _prompt_form(comparison),
+            "prompt_form": prompt_form(comparison),
             "linearization": training.linearization,
         }
     console.print("decoding speed:", highlight=False)
@@ -323,69 +270,3 @@ def _speeds(models: Mapping[str, Any], runs: Mapping[str, Path], output: Path) -
         kept = {**measured, "speeds": speeds_of(models)}
         write_json(path, kept)
     return dict(kept["speeds"])
-
-
-def _written(name: str, comparison: Comparison, console: Console, run: Path | None = None) -> dict[str, Any]:
-    output = comparison.output
-    decoding = _generated(name, comparison, run)
-    folder = output / "scores" / name
-    texts = str(output / "texts" / f"{name}.jsonl")
-    command = ["--texts", texts, "--output", str(folder), "--draws", str(comparison.draws), *_test_data(comparison)]
-    metrics = ["--metrics", ",".join(comparison.metrics)] if comparison.metrics else []
-    scores = run_command("evaluate", *command, *metrics, "--by", "none")["all"]
-    console.print(f"  {name}: {decoding['records']} texts", highlight=False)
-    return {"decoding": decoding, "scores": scores}
-
-
-def _prompt_form(comparison: Comparison) -> PromptForm:
-    """Return the prompt form of every method, which is also that of the base alone."""
-    training = comparison.training
-    if training.prompt_form is not None:
-        return training.prompt_form
-    source, split = _test_source(comparison)
-    records = record_files.load(source, split=split, texts="unused", **training.reader_options()).rows
-    folder = resolve(training.base).folder
-    return usual_form(records, Tokenizer.from_folder(folder), folder)
-
-
-def _generated(name: str, comparison: Comparison, run: Path | None) -> dict[str, Any]:
-    """Write greedy texts to a file; return their number, their tokens, and backend, precision and device."""
-    training, output = comparison.training, comparison.output
-    texts = output / "texts" / f"{name}.jsonl"
-    texts.parent.mkdir(exist_ok=True)
-    # A resume file of an earlier start may belong to other settings, which is an error.
-    texts.with_name(texts.name + ".unfinished").unlink(missing_ok=True)
-    form = ["--prompt-form", _prompt_form(comparison), "--linearization", training.linearization]
-    base, adapter = _model(name, comparison, run)
-    model = ["--base", base, *([] if adapter is None else ["--adapter", str(adapter)])]
-    command = [*model, *form, "--max-new-tokens", str(comparison.max_new_tokens), "--output", str(texts), "--gather"]
-    result = run_command("generate", *command, *_test_data(comparison))
-    return {key: result[key] for key in ("records", "completion_tokens", "backend", "precision", "device")}
-
-
-def _test_source(comparison: Comparison) -> tuple[str, str | None]:
-    """Return the source and the split of the test records."""
-    training = comparison.training
-    source = comparison.test or training.data
-    splits = record_files.splits(source)
-    if comparison.test is None and "test" not in splits:
-        source = training.valid or training.data
-        splits = record_files.splits(source)
-    return source, ("test" if "test" in splits else "valid") if splits else None
-
-
-def _test_data(comparison: Comparison) -> list[str]:
-    """Return the flags that select the test records."""
-    training = comparison.training
-    source, split = _test_source(comparison)
-    flags = ["--input", source, *([] if split is None else ["--split", split])]
-    if training.format is not None:
-        flags += ["--format", training.format]
-    if training.columns:
-        flags += ["--columns", spell_columns(training.columns)]
-    if training.language is not None:
-        flags += ["--language", training.language]
-    if training.all_texts:
-        flags.append("--all-texts")
-    limit = comparison.test_limit
-    return flags if limit is None else [*flags, "--limit", str(limit)]

@@ -127,7 +127,7 @@ def systems_page(
     """
     how = "".join(f"<p>{escape(name)} <code>{escape(text)}</code></p>" for name, text in signatures)
     parts = [
-        *map(_scores, scores),
+        *map(score_table_html, scores),
         f"<details class=note><summary>How they are computed</summary>{how}</details>",
         *map(table_html, tables),
         _folded(differences),
@@ -148,7 +148,8 @@ def letter(place: int) -> str:
     return chr(ord("A") + place % 26) + (str(place // 26) if place >= 26 else "")
 
 
-def _scores(table: ScoreTable) -> str:
+def score_table_html(table: ScoreTable) -> str:
+    """Return the scores of all systems on a part of the data, with a heading."""
     head = "".join(f"<th>{letter(place)}.&nbsp;{escape(name)}</th>" for place, name in enumerate(table.systems))
     rows = "".join(f"<tr><td>{escape(label)}</td>{''.join(map(_cell, cells))}</tr>" for label, cells in table.rows)
     body = f"<table><tr><th>score</th>{head}</tr>{rows}</table>"

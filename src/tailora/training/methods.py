@@ -21,6 +21,7 @@ from tailora.adapters.draft_table import DraftTable
 from tailora.adapters.formats import draft_file
 from tailora.core.errors import ModelError, TrainingError
 from tailora.core.files import atomic_folder, atomic_path, write_json
+from tailora.data.trained_reading import reading_meta
 from tailora.families import family_of
 from tailora.inserts import attachment as inserts
 from tailora.lora import inject
@@ -80,7 +81,7 @@ DELTA = "delta.safetensors"
 
 
 def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tuple[Base, dict[str, Any]]:
-    """Load a base model with the parameters that a run of bitfit or top2 trained, and the run's prompt settings.
+    """Load a base model with the parameters that a run of bitfit or top2 trained, and how the run read its data.
 
     Args:
         run: the run directory.
@@ -96,6 +97,7 @@ def load_delta(run: Path, base: str | None = None, *, force: bool = False) -> tu
         fingerprint = plan["base_fingerprint"]
         prompts = {name: settings.get(name) for name in ("prompt_form", "linearization")}
         prompts |= plan.get("prompts", {})
+        prompts |= reading_meta(settings.get("format"), settings.get("columns") or {}, settings.get("language"))
         values = load_file(run / DELTA)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError("is not a run directory that can be read", where=run, hint="name a run directory") from error

@@ -29,6 +29,7 @@ _SPEAKERS = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
+_TOOLS = ("tool", "function", "function_call", "observation")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -67,7 +68,7 @@ def of_messages(row: Mapping[str, Any], where: str) -> Conversation:
         DataError: the conversation cannot be read, or calls tools.
     """
     for key in ("tools", "functions"):
-        if row.get(key):
+        if row.get(key) not in (None, "", "[]", [], {}):
             raise DataError(f"has {key!r}, and tool calls are not supported", where=where, hint="remove the row")
     key = next((key for key in ("messages", "conversations") if row.get(key)), "prompt")
     listed = row[key]
@@ -128,6 +129,8 @@ def _message(value: Any, where: str) -> Turn:
         raise DataError("calls a tool, which is not supported", where=where, hint="remove the row")
     role = value.get("role", value.get("from"))
     speaker = _SPEAKERS.get(role) if isinstance(role, str) else None
+    if role in _TOOLS:
+        raise DataError("calls a tool, which is not supported", where=where, hint="remove the row")
     if speaker is None:
         raise DataError(f"there is no role {role!r}", where=where, hint="use system, user or assistant")
     content = _content(value["content"] if "content" in value else value.get("value"), where)

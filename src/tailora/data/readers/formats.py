@@ -11,6 +11,7 @@ from tailora.core.errors import DataError
 from tailora.data.columns import name_key
 from tailora.data.readers import delimited, json_text, piped
 from tailora.data.readers.meaning_representations import looks_like_e2e
+from tailora.data.readers.triples import is_hub_row
 from tailora.data.text_files import base_suffix, lines_of
 from tailora.data.trained_reading import TrainedReading
 
@@ -24,6 +25,7 @@ _FAMILIES = (
     frozenset(("e2e", "piped", "csv", "tsv")),
 )
 """Formats between which the content may leave a choice: XML, JSON, and lines."""
+_WEB_PAGE = re.compile(r"\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _MARKDOWN_RULE = re.compile(r"\s*\|?(?:\s*:?-+:?\s*\|)+(?:\s*:?-+:?\s*)?")
 
 
@@ -70,6 +72,7 @@ def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> s
     """
     rough = _rough_format(text)
     if rough == "webnlg-xml":
+        _refuse_web_page(path, text)
         return rough
     if rough == "json":
         return "jsonl" if columns is not None else _json_format(text, str(path))
@@ -83,13 +86,20 @@ def detect(path: Path, text: str, columns: Mapping[str, Any] | None = None) -> s
     by_content = delimiter == "\t" or columns is not None or _USUAL_NAMES & {name.casefold() for name in header}
     if by_content or base_suffix(path) in (".csv", ".tsv"):
         return "tsv" if delimiter == "\t" else "csv"
-    raise DataError("its format cannot be recognised", where=path, hint=f"name it: one of {', '.join(FORMATS)}")
+    hint = f"name it with --format: {', '.join(FORMATS)}; a file of texts alone, one per line, is `text`"
+    raise DataError("its format cannot be recognised", where=path, hint=hint)
 
 
 def _rough_format(text: str) -> str:
     """One format of the family that the first character decides."""
     start = text.lstrip()[:1]
     return "webnlg-xml" if start == "<" else "json" if start in ("{", "[") else "csv"
+
+
+def _refuse_web_page(path: Path, text: str) -> None:
+    if _WEB_PAGE.match(text):
+        hint = "fetch the file itself; on GitHub and on the hub, the link to it is called raw or download"
+        raise DataError("is a web page, not a data file", where=path, hint=hint)
 
 
 def _refuse_markdown(path: Path, text: str) -> None:
@@ -105,7 +115,7 @@ def _json_format(text: str, where: str) -> str:
     _, first = next(json_text.values(text, where), (0, None))
     if isinstance(first, dict) and "tripleset" in first:
         return "dart"
-    if isinstance(first, dict) and isinstance(first.get("entries"), list):
+    if isinstance(first, dict) and (isinstance(first.get("entries"), list) or is_hub_row(first)):
         return "webnlg-json"
     return "jsonl"
 

@@ -1,4 +1,7 @@
-"""JSON records: `{"prompt", "completion"}` or `{"facts", "text" | "texts"}`, as JSON lines or as a list."""
+"""JSON records: `{"prompt", "completion"}` or `{"facts", "text" | "texts"}`, as JSON lines or as a list.
+
+Also the rows of GEM's tasks, and the LoRA paper's `{"context", "completion"}`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from tailora.data.columns import spell_name
 from tailora.data.mixtures import Mixture, MixtureError, read_mixture
 from tailora.data.readers import conversations, json_text, tables
 from tailora.data.readers.conversations import Conversation
+from tailora.data.readers.object_forms import own_form, refuse_form
 from tailora.data.readers.table_layout import Cell
+from tailora.data.readers.text_lists import check_references
 from tailora.data.suspects import is_text_name
 from tailora.data.text_files import BYTE_ORDER_MARK
 from tailora.data.trained_reading import TrainedReading
@@ -69,9 +74,14 @@ def parse(
         (line, _object(value, f"{where}:{line}"))
         for line, value in json_text.values(text, where, plain_numbers=plain_numbers)
     ]
-    _refuse_other_files(objects[0][1] if objects else {}, where)
+    first = objects[0][1] if objects else {}
+    _refuse_other_files(first, where)
+    if columns is None:
+        refuse_form(first, f"{where}:{objects[0][0] if objects else 1}")
     if objects and columns is None and (form := _conversation_form(objects[0][1])) is not None:
         return _conversations(objects, where, form)
+    if columns is None and not (trained and trained.columns):
+        objects = own_form(objects, where)
     if len(objects) == 1 and _is_whole_table(objects[0][1]):
         what = "is one object, with its values in columns or its rows under a key"
         hint = 'write one object for each row (pandas: to_json(orient="records"))'
@@ -370,7 +380,9 @@ def _texts(row: dict[str, Any], where: str) -> list[str]:
         return [_string(value, where, present[0]).strip()]
     if not isinstance(value, list):
         raise DataError("'texts' is not a list", where=where, hint="give a list, or a 'text'")
-    return ["" if item is None else _string(item, where, "text").strip() for item in value]
+    texts = ["" if item is None else _string(item, where, "text").strip() for item in value]
+    check_references(texts, where)
+    return texts
 
 
 def _name(row: dict[str, Any], key: str, where: str) -> str | None:

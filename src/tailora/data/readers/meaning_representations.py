@@ -42,6 +42,13 @@ def parse_mr(mr: str) -> tuple[Fact, ...]:
     return facts
 
 
+def holds_slots(text: str) -> bool:
+    """Return whether a text has the form of a meaning representation, with or without a dialogue act."""
+    act = _ACT.fullmatch(text)
+    slots = text if act is None else act[2]
+    return "[" in slots and slots.rstrip().endswith("]")
+
+
 def listed_attributes(facts: Iterable[Fact]) -> set[str]:
     """Return the attributes to which a meaning representation with a dialogue act gives a list of values."""
     names = [fact.attribute for fact in facts]

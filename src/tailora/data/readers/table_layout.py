@@ -14,6 +14,7 @@ from tailora.data.readers.meaning_representations import (
     MR_COLUMNS,
     MR_TEXT_COLUMNS,
     first_column,
+    holds_slots,
 )
 from tailora.data.suspects import (
     HOLDS_TEXTS,
@@ -274,7 +275,7 @@ def _holds_mrs(place: int, names: Sequence[str], rows: Rows) -> bool:
     """Whether the table has E2E's columns only, or its first meaning representation looks like one."""
     known = {*MR_COLUMNS, *MR_TEXT_COLUMNS, *E2E_CLEANED_COLUMNS}
     first = next((row[place][0] for _, row in rows if row[place]), "")
-    return {name.casefold() for name in names} <= known or ("[" in first and first.endswith("]"))
+    return {name.casefold() for name in names} <= known or holds_slots(first)
 
 
 def _not_read(names: Sequence[str], left: Iterable[int], rows: Rows, has_mr: bool) -> list[str]:

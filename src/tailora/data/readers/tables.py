@@ -9,8 +9,9 @@ from tailora.core.errors import DataError
 from tailora.data.columns import spell_name
 from tailora.data.readers import delimited
 from tailora.data.readers.json_text import MISSING, NestedValue
-from tailora.data.readers.meaning_representations import listed_attributes, looks_like_e2e, parse_mr
+from tailora.data.readers.meaning_representations import holds_slots, listed_attributes, looks_like_e2e, parse_mr
 from tailora.data.readers.table_layout import Cell, Layout, columns_of_training, layout_of
+from tailora.data.readers.text_lists import check_references
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Reference, Row
 
@@ -50,6 +51,7 @@ def parse(
     if not header:
         raise DataError("has no header", where=where, hint="write the names of the columns into the first row")
     names = [name.strip() for name in header]
+    _refuse_record(names, f"{where}:{first}")
     if e2e and not (columns and "mr" in columns) and not looks_like_e2e(names):
         what = f"the header is {','.join(header)!r} and has no column 'mr'"
         raise DataError(what, where=f"{where}:{first}", hint="give an E2E file, or name the column: --columns mr=NAME")
@@ -159,6 +161,7 @@ def _row(
         raise DataError("the row has no fact", where=at, hint="fill in at least one fact, or remove the row")
     language = None if layout.language is None else _one(row, layout.language, at, "language")
     texts = () if layout.text is None else row[layout.text] or ("",)
+    check_references(texts, at)
     return Row(
         at,
         facts,
@@ -186,6 +189,14 @@ def cell_of(text: str) -> Cell:
     """Return the value in a cell of a text with delimiters; none if it is empty or marks a missing value."""
     value = text.strip()
     return () if not value or value in MISSING else (value,)
+
+
+def _refuse_record(header: Sequence[str], where: str) -> None:
+    """Raise `DataError` if a header contains a meaning representation: the file has no header."""
+    for name in header:
+        if holds_slots(name):
+            what = f"the first row is a record, not a header: {name[:40]!r}"
+            raise DataError(what, where=where, hint="write the names of the columns above it, for example mr,ref")
 
 
 def _checked_mr(mr: str, where: str) -> tuple[Fact, ...]:

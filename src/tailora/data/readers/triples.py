@@ -1,15 +1,17 @@
-"""Sets of triples: WebNLG and DART, in JSON and in XML."""
+"""Sets of triples: WebNLG and DART, in JSON and in XML, and as rows of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from xml.parsers import expat
 
 from tailora.core.errors import DataError
 from tailora.data.readers import json_text
+from tailora.data.readers.object_forms import gem_texts
 from tailora.data.values import Fact, Parsed, Reference, Row
 
 SEEN_2017 = frozenset(
@@ -36,10 +38,18 @@ class _Lex:
 
 
 def parse_webnlg_json(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
-    """Read WebNLG in its JSON form; see `parse_webnlg_xml`, and `json_text.values` for `plain_numbers`."""
+    """Read WebNLG in its JSON form, or in the rows of the hub's `web_nlg` and `GEM/web_nlg`.
+
+    See `parse_webnlg_xml`, and `json_text.values` for `plain_numbers`.
+    """
     rows: list[Row] = []
     texts: list[list[_Lex]] = []
     for line, data in json_text.values(text, where, plain_numbers=plain_numbers):
+        if isinstance(data, dict) and is_hub_row(data):
+            row, lexes = _hub_row(data, f"{where}:{line}", len(rows) + 1)
+            rows.append(row)
+            texts.append(lexes)
+            continue
         if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
             raise DataError("has no list under 'entries'", where=f"{where}:{line}", hint="give a WebNLG JSON file")
         for number, outer in enumerate(data["entries"], start=len(rows) + 1):
@@ -59,6 +69,33 @@ def parse_webnlg_json(text: str, where: str, *, plain_numbers: bool = True) -> P
     return Parsed(_with_texts(rows, texts))
 
 
+def is_hub_row(row: Mapping[str, Any]) -> bool:
+    """Return whether an object is a row of `web_nlg` or `GEM/web_nlg` on the hub."""
+    triples = row.get("input")
+    if not isinstance(triples, list) or not triples:
+        return "modified_triple_sets" in row
+    return all(str(triple).count(" | ") == 2 for triple in triples)
+
+
+def _hub_row(data: Mapping[str, Any], at: str, number: int) -> tuple[Row, list[_Lex]]:
+    try:
+        if "modified_triple_sets" in data:
+            triples = data["modified_triple_sets"]["mtriple_set"][0]
+            lex = data.get("lex") or {"text": ()}
+            columns = [lex["text"], *(lex.get(key) or [""] * len(lex["text"]) for key in ("comment", "lang"))]
+            lexes = [_Lex(*map(_string, parts)) for parts in zip(*columns, strict=True)]
+            parts = (data.get("category"), data.get("size"), data.get("eid"))
+            name = "/".join(str(part) for part in parts if part not in (None, ""))
+        else:
+            triples, name = data["input"], _string(data.get("gem_id"))
+            lexes = [_Lex(_string(text), "", "") for text in gem_texts(data)]
+        facts = [_written_fact(str(triple), at) for triple in triples]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"is not a row of WebNLG ({type(error).__name__}: {error})"
+        raise DataError(what, where=at, hint="give the rows as the hub has them") from error
+    return _row(at, name or str(number), facts, _string(data.get("category")) or None), lexes
+
+
 def parse_webnlg_xml(text: str, where: str) -> Parsed:
     """Read the XML of the WebNLG challenges of 2017, 2020 and 2023, and DART's, which has the same form.
 
@@ -73,7 +110,9 @@ def parse_webnlg_xml(text: str, where: str) -> Parsed:
     texts: list[list[_Lex]] = []
     for entry in root.iter("entry"):
         at = f"{where}:{lines[id(entry)]}"
-        facts = [_xml_fact("".join(triple.itertext()), at) for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        facts = [
+            _written_fact("".join(triple.itertext()), at) for triple in entry.iterfind("modifiedtripleset/mtriple")
+        ]
         lexes = [
             _Lex(
                 _xml_text(lex),
@@ -95,6 +134,8 @@ def parse_webnlg_xml(text: str, where: str) -> Parsed:
 def parse_dart(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
     """Read DART's JSON: one record for each triple set, one reference for each annotation.
 
+    The rows of the hub's `dart`, whose annotations are columns, and of `GEM/dart` are read too.
+
     `plain_numbers` is that of `json_text.values`.
     """
     rows: list[Row] = []
@@ -102,12 +143,21 @@ def parse_dart(text: str, where: str, *, plain_numbers: bool = True) -> Parsed:
         at = f"{where}:{line}"
         try:
             facts = [_fact(subject, relation, value) for subject, relation, value in entry["tripleset"]]
-            texts = [_string(annotation["text"]) for annotation in entry.get("annotations") or ()]
+            texts = _annotations(entry)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"is not a DART entry ({type(error).__name__}: {error})"
             raise DataError(what, where=at, hint="give a DART JSON file") from error
         rows.append(replace(_row(at, str(number), facts, None), texts=tuple(map(Reference, texts))))
     return Parsed(rows)
+
+
+def _annotations(entry: Mapping[str, Any]) -> list[str]:
+    annotations = entry.get("annotations")
+    if isinstance(annotations, dict):
+        return [_string(text) for text in annotations["text"]]
+    if annotations is None and {"target", "references"} & entry.keys():
+        return list(map(_string, gem_texts(entry)))
+    return [_string(annotation["text"]) for annotation in annotations or ()]
 
 
 def _with_texts(rows: list[Row], texts: list[list[_Lex]]) -> list[Row]:
@@ -160,7 +210,7 @@ def _xml_text(lex: ElementTree.Element) -> str:
     return "".join((lex if inner is None else inner).itertext()).strip()
 
 
-def _xml_fact(text: str, where: str) -> Fact:
+def _written_fact(text: str, where: str) -> Fact:
     parts = [part.strip() for part in re.split(r"\s\|(?=\s|$)", text)]
     if len(parts) != 3:
         hint = "write subject | predicate | object, with ' | ' between them"
