@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tailora.core.hardware.memory import rss
 from tailora.data.examples import Example
 from tailora.models.load import load_base
 from tailora.training import int8
+from tailora.training import memory_plan as module
 from tailora.training.estimate import workload
 from tailora.training.memory_plan import MemoryPlan, memory_limit, memory_plan, process_bytes
 from tailora.training.methods import prepare
@@ -140,12 +143,33 @@ def test_smaller_passes_and_checkpointing_need_less(base: Path) -> None:
     assert checkpointed.activations < whole.activations
 
 
+def test_equal_shapes_are_counted_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in another folder; every setting and example that changes a shape is counted again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(base, copy)
+    monkeypatch.setattr(module, "_COUNTED", {})
+    first = planned(settings_of("lora", base=str(base)))
+    counted: list[object] = []
+    count = module._count
+    monkeypatch.setattr(module, "_count", lambda *given: counted.append(given) or count(*given))  # type: ignore[func-returns-value]
+    assert planned(settings_of("lora", base=str(copy), learning_rate=0.5, output=tmp_path / "run")) == first
+    assert not counted
+    planned(settings_of("lora", base=str(base)), "bf16")
+    planned(settings_of("lora", base=str(base), rank=8))
+    planned(settings_of("lora", base=str(base), batch_size=4))
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 300}), encoding="utf-8")
+    assert planned(settings_of("lora", base=str(copy))) != first
+    assert len(counted) == 4
+
+
 def test_planning_takes_no_memory_for_weights(tmp_path: Path) -> None:
     save_base(tmp_path / "base", "gpt2")
     config = (tmp_path / "base" / "config.json").read_text(encoding="utf-8")
     (tmp_path / "base" / "config.json").write_text(config.replace('"n_embd": 32', '"n_embd": 8192'), encoding="utf-8")
     settings = settings_of("full", base=str(tmp_path / "base"))
     planned(settings)
+    module._COUNTED.clear()
     before = rss()
     plan = planned(settings)
     after = rss()

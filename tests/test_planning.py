@@ -20,7 +20,7 @@ from tailora.adapters import formats
 from tailora.commands.plan import PlanSettings
 from tailora.commands.plan import run as plan_command
 from tailora.core.errors import CheckError, TrainingError
-from tailora.training import int8, planning
+from tailora.training import int8, memory_plan, planning
 from tailora.training.memory_plan import MemoryPlan
 from tailora.training.planning import Shortage, plan
 from tailora.training.run import run
@@ -51,6 +51,7 @@ def random_states() -> tuple[Any, ...]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_plan_is_what_the_run_announces(recipe: dict[str, Any], method: str, precision: str, tmp_path: Path) -> None:
     settings = TrainSettings(**recipe, method=method, precision=precision, output=tmp_path / "run")
+    memory_plan._COUNTED.clear()
     before = random_states()
     planned = plan(settings)
     assert random_states() == before
@@ -83,6 +84,7 @@ def test_a_plan_changes_no_bit_of_a_later_run(recipe: dict[str, Any], changes: d
     hashes = []
     for name in ("alone", "planned"):
         int8._sums_in_32_bits.cache_clear()
+        memory_plan._COUNTED.clear()
         if name == "planned":
             plan(TrainSettings(**recipe, **common))
         result = run(TrainSettings(**recipe, **common, output=tmp_path / name))

@@ -5,6 +5,7 @@ They are labelled as estimates wherever they are shown; the run measures both.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Sequence
@@ -80,6 +81,12 @@ def arithmetic(base: Base, work: Workload, settings: TrainSettings) -> float:
 def seconds(operations: float, precision: str, device: str) -> float:
     """Estimate the seconds that a number of operations takes, from a short timing of products on this machine."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return operations / (_product_rate(dtype, device, torch.get_num_threads()) * SHARE_REACHED[precision])
+
+
+@functools.cache
+def _product_rate(dtype: torch.dtype, device: str, threads: int) -> float:
+    """Return the operations per second of products, timed once in a process."""
     left, right = (torch.full(shape, 0.5, dtype=dtype, device=device) for shape in ((256, 768), (768, 1536)))
     best, laps = float("inf"), 0
     start = time.perf_counter()
@@ -89,5 +96,4 @@ def seconds(operations: float, precision: str, device: str) -> float:
         (left @ right).sum().item()
         best = min(best, time.perf_counter() - began)
         laps += 1
-    rate = 2 * left.numel() * right.shape[1] / best
-    return operations / (rate * SHARE_REACHED[precision])
+    return 2 * left.numel() * right.shape[1] / best

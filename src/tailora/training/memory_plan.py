@@ -6,9 +6,11 @@ Nothing is loaded. Sizes come from the shapes of the base's tensors, and one upd
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,8 +18,10 @@ from torch import nn
 
 from tailora.core import launch
 from tailora.core.hardware.memory import memory, rss
+from tailora.data.examples import Example
+from tailora.models.catalog import resolve
 from tailora.models.config import is_quantised, read_config
-from tailora.models.load import Base, outline
+from tailora.models.load import outline
 from tailora.models.weights import stored_tensors
 from tailora.training import int8
 from tailora.training.estimate import Workload
@@ -109,25 +113,15 @@ def memory_plan(
         ModelError: the network cannot be trained, or needs the values of its weights to be planned.
     """
     share = work.largest_batch[: -(-len(work.largest_batch) // processes)]
-    trees = max(passes(share, settings.tokens_per_pass), key=len)
-    with without_values():
-        base = outline(settings.base, device)
-        loaded = loading_dtype(settings, precision)
-        whole, beside = _bytes(base.model.parameters()) * loaded.itemsize // 4, _bytes_beside(base, loaded)
-        prepare(base, settings)
-        model = cast(nn.Module, base.model)
-        learning = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
-        # Rounding needs values. Layers in fp32 keep as much for the gradient as rounded ones, which is nothing.
-        arithmetic = apply(model, "fp32" if precision == "int8" else precision, settings, trees)
-        weights = _rounded_weights(model, tokens) if precision == "int8" else _frozen_weights(model)
-        if precision == "int8":
-            compact_gelus(model)
-        several = trees.examples < len(share)
-        during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
+    folder, loaded = resolve(settings.base).folder, loading_dtype(settings, precision)
+    network = _network_bytes(settings, folder, share, precision, device, tokens)
+    whole, learning, weights = network.whole * loaded.itemsize // 4, network.learning, network.weights
+    # Quantised weights are widened to fp32 and copied; those stored in the type that they are loaded in are mapped.
+    beside = network.whole if is_quantised(read_config(folder)) else _bytes_converted(folder, loaded)
     divided = processes if settings.method == "full" else 1  # see `sharded`
     converted = 0 if precision in ("fp32", "tf32") or loaded != torch.float32 else sum(weights.values())
     spread = SPREAD if torch.device(device).type == "cpu" else 1
-    update = max(during_pass, 2 * learning)  # a step of AdamW needs a copy of what it updates
+    update = max(network.during_pass, 2 * learning)  # a step of AdamW needs a copy of what it updates
     return MemoryPlan(
         process=process,
         weights=weights,
@@ -139,6 +133,70 @@ def memory_plan(
         activations=int(spread * update) - learning,
         loading=process + whole + max(beside, converted),
     )
+
+
+@dataclass(frozen=True)
+class _NetworkBytes:
+    """What is counted on a network without values, in bytes.
+
+    Attributes:
+        whole: all weights in fp32.
+        weights: the frozen weights by type.
+        learning: what learns.
+        during_pass: the peak of a pass.
+    """
+
+    whole: int
+    weights: Mapping[str, int]
+    learning: int
+    during_pass: int
+
+
+_COUNTED: dict[str, _NetworkBytes] = {}
+"""Counts of this process: trials of a search differ in settings that change no shape."""
+_WITHOUT_EFFECT = {"base", "data", "valid", "output", "learning_rate", "memory_limit"}
+"""Settings that change no shape; the folder's configuration and the examples are compared in place of their names."""
+
+
+def _network_bytes(
+    settings: TrainSettings,
+    folder: Path,
+    share: Sequence[Example],
+    precision: str,
+    device: str,
+    tokens: int | None,
+) -> _NetworkBytes:
+    """Count on the network without values, once for equal shapes."""
+    shapes = (
+        settings.model_dump_json(exclude=_WITHOUT_EFFECT),
+        read_config(folder),
+        [(example.prompt, example.completion, example.context) for example in share],
+        (precision, device, tokens),
+    )
+    key = hashlib.sha256(repr(shapes).encode()).hexdigest()
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(settings, share, precision, device, tokens)
+    return _COUNTED[key]
+
+
+def _count(
+    settings: TrainSettings, share: Sequence[Example], precision: str, device: str, tokens: int | None
+) -> _NetworkBytes:
+    trees = max(passes(share, settings.tokens_per_pass), key=len)
+    with without_values():
+        base = outline(settings.base, device)
+        whole = _bytes(base.model.parameters())
+        prepare(base, settings)
+        model = cast(nn.Module, base.model)
+        learning = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+        # Rounding needs values. Layers in fp32 keep as much for the gradient as rounded ones, which is nothing.
+        arithmetic = apply(model, "fp32" if precision == "int8" else precision, settings, trees)
+        weights = _rounded_weights(model, tokens) if precision == "int8" else _frozen_weights(model)
+        if precision == "int8":
+            compact_gelus(model)
+        several = trees.examples < len(share)
+        during_pass = pass_bytes(model, trees, settings, arithmetic.autocast, first=not several)
+    return _NetworkBytes(whole, weights, learning, during_pass)
 
 
 def process_bytes(device: str) -> int:
@@ -198,8 +256,6 @@ def _rounded_weights(model: nn.Module, tokens: int | None) -> dict[str, int]:
     return {"fp32": _bytes(frozen.values()) + rows, "int8": rounded}
 
 
-def _bytes_beside(base: Base, dtype: torch.dtype) -> int:
-    """Return the bytes read beside the weights while they load; those stored in the same type are the mapped file."""
-    if is_quantised(read_config(base.folder)):  # widened to fp32, and copied into the network
-        return _bytes(base.model.parameters())
-    return sum(int(t.raw.nbytes) for t in stored_tensors(base.folder).values() if t.dtype != _STORED[dtype])
+def _bytes_converted(folder: Path, dtype: torch.dtype) -> int:
+    """Return the bytes of the stored weights that are converted while they load."""
+    return sum(int(tensor.raw.nbytes) for tensor in stored_tensors(folder).values() if tensor.dtype != _STORED[dtype])
