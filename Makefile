@@ -19,8 +19,8 @@ COVERAGE_FLOOR := 92
 # Damaged files of each kind that `make fuzz` reads.
 FUZZ ?= 2000
 CODE := $(wildcard src tests tools benchmarks examples)
-# Test files run in parallel; a process takes about two gigabytes of memory.
-PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+# Test files run in parallel, in the order of tests/conftest.py; a process takes about two gigabytes of memory.
+PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test test-slow fuzz coverage clients axe check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
 

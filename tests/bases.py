@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tailora.adapters import formats
+from tailora.adapters.adapter import Adapter
 from tailora.adapters.config import LoraConfig
 from tailora.core.files import write_json
 from tailora.families import FAMILIES
 from tailora.lora import inject
-from tailora.models.catalog import TINY_FOLDER
+from tailora.models.catalog import TINY_FOLDER, resolve
+from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import load_base, quiet_transformers
 
 END = "<|endoftext|>"
@@ -115,6 +119,32 @@ def save_base(
     ends: int | list[int] = 0,
 ) -> Any:
     """Write a base model, with more rows than tokens if asked for, and give the network that was written."""
+    key = (kind, dtype, tied, rows, tokenizer, repr(ends))
+    if key not in _BASES:
+        with tempfile.TemporaryDirectory() as place:
+            model = _written_base(Path(place), kind, dtype, tied, rows, tokenizer, ends)
+            _BASES[key] = model, {path.name: path.read_bytes() for path in Path(place).iterdir()}
+    model, files = _BASES[key]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return copy.deepcopy(model)
+
+
+_BASES: dict[Any, tuple[Any, dict[str, bytes]]] = {}
+_ADAPTERS: dict[Any, Adapter] = {}
+"""What was made before in this process: most tests begin with the same few."""
+
+
+def _written_base(
+    folder: Path,
+    kind: str,
+    dtype: torch.dtype,
+    tied: bool,
+    rows: int,
+    tokenizer: Callable[[Path], int],
+    ends: int | list[int],
+) -> Any:
     size = max(rows, tokenizer(folder))
     tokens = {"bos_token_id": 0, "eos_token_id": ends, "tie_word_embeddings": tied}
     with torch.random.fork_rng(), torch.no_grad():
@@ -132,15 +162,24 @@ def save_base(
 
 def save_adapter(folder: Path, base: str, *, config: LoraConfig | None = None, seed: int = 1, **changes: Any) -> Path:
     """Write an adapter with random values for a base, and give its folder."""
-    loaded = load_base(base)
+    config = config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp"))
+    resolved = resolve(base)
+    fingerprint = fingerprint_folder(resolved.folder)
+    key = fingerprint, (resolved.folder / "config.json").read_bytes(), repr(config), seed
+    if key not in _ADAPTERS:
+        _ADAPTERS[key] = _random_adapter(base, config, seed)
+    values = {"base_fingerprint": fingerprint, "base_name": resolved.name, "meta": META, **changes}
+    formats.save(dataclasses.replace(_ADAPTERS[key], **values), folder)
+    return folder
+
+
+def _random_adapter(base: str, config: LoraConfig, seed: int) -> Adapter:
+    model = load_base(base).model
     torch.manual_seed(seed)
-    inject.attach(loaded.model, config or LoraConfig(rank=4, alpha=8, targets=("attention", "mlp")))
-    for name, parameter in loaded.model.named_parameters():
+    inject.attach(model, config)
+    for name, parameter in model.named_parameters():
         if "lora_B" in name or (
             torch.count_nonzero(parameter) == 0 and "lora_A" in name
         ):  # an embedding's A starts at 0
             torch.nn.init.normal_(parameter, std=0.3)
-    made = inject.extract(loaded.model)
-    values = {"base_fingerprint": loaded.fingerprint, "base_name": loaded.name, "meta": META, **changes}
-    formats.save(dataclasses.replace(made, **values), folder)
-    return folder
+    return inject.extract(model)
