@@ -9,9 +9,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -33,6 +34,36 @@ def started(arguments: Sequence[str], errors: Path, *, largest_file: int | None 
     process: BaseProcess = _CONTEXT.Process(target=_run, args=(arguments, errors, dict(os.environ), largest_file))
     process.start()
     return process
+
+
+def run_together(size: int, target: Callable[..., object], *arguments: Any, errors: Path) -> list[int | None]:
+    """Run a function in several processes that know of each other as those of torchrun; return their exit codes.
+
+    Args:
+        size: number of processes.
+        target: the function, of a module that they import.
+        arguments: its arguments.
+        errors: the file that standard error goes to.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(size))
+    environments = [
+        os.environ | common | sizes | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(size)
+    ]
+    processes = [
+        _CONTEXT.Process(target=_join, args=(target, arguments, dict(environment), errors))
+        for environment in environments
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 @contextlib.contextmanager
@@ -62,6 +93,15 @@ def _run(arguments: Sequence[str], errors: Path, environment: Mapping[str, str],
     from tailora import cli
 
     sys.exit(cli.main(list(arguments)))
+
+
+def _join(
+    target: Callable[..., object], arguments: Sequence[Any], environment: Mapping[str, str], errors: Path
+) -> None:
+    os.environ.update(environment)
+    with errors.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    target(*arguments)
 
 
 def _hold(run: Path, ready: Event) -> None:

@@ -1,13 +1,12 @@
 """One process of `test_distributed`: gradients and validation losses shared out, beside those of one process alone.
 
-Started by torchrun. The first process writes a JSON object to the file named by the argument: by case, the largest
-difference of a gradient relative to the largest gradient, and the relative differences of the losses.
+The first process writes a JSON object to a file: by case, the largest difference of a gradient relative to the largest
+gradient, and the relative differences of the losses.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +66,15 @@ def difference(one: tuple[Any, float, float], other: tuple[Any, float, float]) -
 def exact_cases(processes: Processes) -> dict[str, list[float]]:
     """Every method in float64."""
     found = {}
+    arithmetic = Arithmetic("fp32")
     for method in METHODS:
+        models = [prepared(FAMILY, settings_of(method)).double() for _ in range(2)]
+        if method == "full":
+            shard(models[0], blocks_of(models[0]))
+            assert is_sharded(models[0])
         for name, changes in SETTINGS.items():
             for kind, batch in BATCHES.items():
                 settings = settings_of(method, **changes)
-                models = [prepared(FAMILY, settings).double() for _ in range(2)]
-                if method == "full":
-                    shard(models[0], blocks_of(models[0]))
-                    assert is_sharded(models[0])
-                arithmetic = Arithmetic("fp32")
                 shared = measure(models[0], settings, arithmetic, processes, list(batch))
                 alone = measure(models[1], settings, arithmetic, SINGLE, list(batch))
                 found[f"{method}, {name}, {kind}"] = difference(shared, alone)
@@ -96,7 +95,7 @@ def rounded_cases(processes: Processes) -> dict[str, list[float]]:
     return found
 
 
-def main() -> None:
+def main(file: Path) -> None:
     torch.set_num_threads(max(1, cores() // 4))
     with joined("cpu") as processes:
         found = exact_cases(processes) | rounded_cases(processes)
@@ -104,8 +103,4 @@ def main() -> None:
         assert all(other.keys() == found.keys() for other in everywhere)
         worst = {case: [max(values) for values in zip(*(o[case] for o in everywhere), strict=True)] for case in found}
         if processes.is_first:
-            Path(sys.argv[1]).write_text(json.dumps(worst), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+            file.write_text(json.dumps(worst), encoding="utf-8")

@@ -145,24 +145,24 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("folder", "path"),
-    [(SCRIPTS, "run_training.py"), (ROOT, "examples/NLG/run_training.py")],
-    ids=["from examples/NLG", "from the repository"],
+    ("training", "inference"),
+    [(SCRIPTS, ROOT), pytest.param(ROOT, SCRIPTS, marks=pytest.mark.slow)],
+    ids=["trained in examples/NLG", "trained in the repository"],
 )
-def test_the_scripts_run_as_in_the_guide(folder: Path, path: str, tmp_path: Path) -> None:
+def test_the_scripts_run_as_in_the_guide(training: Path, inference: Path, tmp_path: Path) -> None:
     """`--model tiny` is fast; the imports and paths are the same as without it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
-    def run(path: str, *arguments: str) -> str:
-        command = [sys.executable, path, *arguments]
+    def run(folder: Path, name: str, *arguments: str) -> str:
+        command = [sys.executable, str(SCRIPTS.relative_to(folder) / name), *arguments]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     small = ["--model", "tiny", "--max_train_samples", "8", "--num_epochs", "1"]
-    trained = run(path, *small, "--output_dir", str(tmp_path))
+    trained = run(training, "run_training.py", *small, "--output_dir", str(tmp_path))
     assert re.search(r"^parameters: [\d,]+ total, [\d,]+ trainable", trained, re.MULTILINE)
-    shown = run(path.replace("run_training", "run_inference"), "--checkpoint_dir", str(tmp_path))
+    shown = run(inference, "run_inference.py", "--checkpoint_dir", str(tmp_path))
     assert shown.endswith("the two modes agree\n")
 
 

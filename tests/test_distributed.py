@@ -1,4 +1,4 @@
-"""Runs of several processes, started by torchrun: they end as a run of one process with the same batches."""
+"""Runs of several processes, as torchrun starts them: they end as a run of one process with the same batches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import distributed_gradients
+from command_processes import run_together
 from tailora.cli import main
 from tailora.core import launch
 from tailora.data.examples import Example
@@ -41,23 +43,14 @@ COMMON: dict[str, Any] = {
 }
 
 
-def torchrun(
-    size: int, *arguments: str | Path, event: str = "", options: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of this folder in several processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", *options]
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "EVENT": event, "PYTHONWARNINGS": "ignore"} | environment
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, env=variables, timeout=240, check=False
-    )
-
-
 def train(size: int, folder: Path, *, event: str = "", **changes: Any) -> subprocess.CompletedProcess[str]:
     """Run `tailora train --json`; see `distributed_train.py` for the event."""
     options, environment = changes.pop("torchrun", ()), changes.pop("environment", {})
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**COMMON, **changes, "output": folder}.items()]
-    program = TESTS / "distributed_train.py"
-    return torchrun(size, program, "train", "--json", *flags, event=event, options=options, **environment)
+    program = [str(TESTS / "distributed_train.py"), "train", "--json", *flags]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", *options, *program]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "EVENT": event, "PYTHONWARNINGS": "ignore"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240, check=False)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -86,8 +79,9 @@ def own_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_gradients_and_losses_are_those_of_one_process(size: int, tmp_path: Path) -> None:
-    done = torchrun(size, TESTS / "distributed_gradients.py", tmp_path / "differences.json")
-    assert done.returncode == 0, done.stderr
+    errors = tmp_path / "errors.txt"
+    codes = run_together(size, distributed_gradients.main, tmp_path / "differences.json", errors=errors)
+    assert codes == [0] * size, errors.read_text("utf-8")
     differences = json.loads((tmp_path / "differences.json").read_text("utf-8"))
     assert len(differences) >= 97
     for case, (gradient, *losses) in differences.items():

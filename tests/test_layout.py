@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
@@ -101,7 +100,11 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
-TREES = {module_name(path): ast.parse(path.read_bytes()) for path in sorted(SOURCE.rglob("*.py"))}
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {module_name(path): ast.parse(path.read_bytes()) for path in sorted(SOURCE.rglob("*.py"))}
+
+
 PACKAGES = {module_name(path) for path in SOURCE.rglob("__init__.py")}
 
 
@@ -118,13 +121,15 @@ def imports_of(module: str) -> Iterator[Import]:
                 assert child.level == 0, f"{module}:{child.lineno}: import by full name"
                 for alias in child.names:
                     inner = f"{child.module}.{alias.name}"
-                    yield Import(inner if inner in TREES else str(child.module), child.lineno, late)
+                    yield Import(inner if inner in trees() else str(child.module), child.lineno, late)
             yield from visit(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
 
-    return visit(TREES[module], late=False)
+    return visit(trees()[module], late=False)
 
 
-IMPORTS = {module: list(imports_of(module)) for module in TREES}
+@functools.cache
+def imports() -> dict[str, list[Import]]:
+    return {module: list(imports_of(module)) for module in trees()}
 
 
 def room(module: str) -> str:
@@ -145,62 +150,79 @@ def is_plain_module(name: str) -> bool:
 
 
 def test_every_module_has_its_layer() -> None:
-    unplaced = {module for module in TREES if module != "tailora" and layer(module) < 0}
+    unplaced = {module for module in trees() if module != "tailora" and layer(module) < 0}
     assert not unplaced, "name their rooms in LAYERS, here and in CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_imports_point_down_or_stay_in_the_folder(module: str) -> None:
-    for target, line, _ in IMPORTS[module]:
-        if not target.startswith("tailora.") or room(target) == room(module):
-            continue
-        beside = layer(target) == layer(module) and is_plain_module(room(module)) and is_plain_module(room(target))
-        allowed = layer(target) < layer(module) or beside or (room(module), room(target)) in SIDEWAYS
-        assert allowed, f"{module}:{line} imports {target}, which is not below it"
+def points_down(module: str, target: str) -> bool:
+    if not target.startswith("tailora.") or room(target) == room(module):
+        return True
+    beside = layer(target) == layer(module) and is_plain_module(room(module)) and is_plain_module(room(target))
+    return layer(target) < layer(module) or beside or (room(module), room(target)) in SIDEWAYS
 
 
-@pytest.mark.parametrize("module", [module for module in TREES if module.startswith("tailora.commands.")])
-def test_no_command_imports_another(module: str) -> None:
-    others = {found.target for found in IMPORTS[module] if found.target.startswith("tailora.commands.")}
+def test_imports_point_down_or_stay_in_the_folder() -> None:
+    wrong = [
+        f"{module}:{line} imports {target}, which is not below it"
+        for module, found in imports().items()
+        for target, line, _ in found
+        if not points_down(module, target)
+    ]
+    assert not wrong
+
+
+def test_no_command_imports_another() -> None:
+    commands = [module for module in trees() if module.startswith("tailora.commands.")]
+    assert len(commands) > 10
+    others = {
+        module: found.target
+        for module in commands
+        for found in imports()[module]
+        if found.target.startswith("tailora.commands.")
+    }
     assert not others
 
 
 def test_no_cycles() -> None:
     # An import of a package from within it (`formats` choosing a backend) is late and starts no cycle on loading.
     graph = {
-        module: {target for target, _, late in found if target in TREES and target != module and not late}
-        for module, found in IMPORTS.items()
+        module: {target for target, _, late in found if target in trees() and target != module and not late}
+        for module, found in imports().items()
     }
-    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(TREES)
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(trees())
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_imports_stand_at_the_top(module: str) -> None:
-    for target, line, late in IMPORTS[module]:
-        allowed = LATE_IMPORTS.get(module, set())
-        assert not late or any(f"{target}.".startswith(f"{name}.") for name in allowed), f"{module}:{line}: {target}"
+def test_imports_stand_at_the_top() -> None:
+    wrong = [
+        f"{module}:{line}: {target}"
+        for module, found in imports().items()
+        for target, line, late in found
+        if late and not any(f"{target}.".startswith(f"{name}.") for name in LATE_IMPORTS.get(module, set()))
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_only_the_table_of_commands_imports_by_name(module: str) -> None:
+def test_only_the_table_of_commands_imports_by_name() -> None:
     calls = [
-        node.lineno
-        for node in ast.walk(TREES[module])
+        f"{module}:{node.lineno}"
+        for module, tree in trees().items()
+        if module not in DYNAMIC_IMPORTS
+        for node in ast.walk(tree)
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) in {"import_module", "__import__"}
     ]
-    assert not calls or module in DYNAMIC_IMPORTS, f"{module}:{calls[0]}"
+    assert not calls
 
 
 def test_the_lists_of_exceptions_hold_no_dead_entries() -> None:
-    late = {module: {found.target for found in IMPORTS[module] if found.late} for module in LATE_IMPORTS}
+    late = {module: {found.target for found in imports()[module] if found.late} for module in LATE_IMPORTS}
     assert all(late.values()), "drop what is no longer needed from LATE_IMPORTS"
 
 
 def test_messages_are_printed_on_one_console() -> None:
     made = {
         module
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
     }
@@ -212,21 +234,23 @@ def test_messages_are_printed_on_one_console() -> None:
     assert made == {"tailora.core.console", *quiet}, "use message_console, which wraps nothing in a file or pipe"
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_every_module_tells_its_purpose(module: str) -> None:
-    assert ast.get_docstring(TREES[module]), "open the module with its purpose"
+def test_every_module_tells_its_purpose() -> None:
+    silent = [module for module, tree in trees().items() if not ast.get_docstring(tree)]
+    assert not silent, "open the module with its purpose"
 
 
-@pytest.mark.parametrize("module", [module for module in TREES if is_torch_free(module)])
-def test_torch_free_modules_name_no_torch(module: str) -> None:
-    heavy = [
-        found for found in IMPORTS[module] if not found.late and room(f".{found.target}") in {"torch", "transformers"}
-    ]
+def test_torch_free_modules_name_no_torch() -> None:
+    heavy = {
+        module: found
+        for module in filter(is_torch_free, trees())
+        for found in imports()[module]
+        if not found.late and room(f".{found.target}") in {"torch", "transformers"}
+    }
     assert not heavy
 
 
 def test_torch_free_modules_load_no_torch() -> None:
-    modules = ", ".join(module for module in TREES if is_torch_free(module) and module not in NEED_AN_EXTRA)
+    modules = ", ".join(module for module in trees() if is_torch_free(module) and module not in NEED_AN_EXTRA)
     program = f"import {modules}, sys; print(sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
@@ -250,7 +274,7 @@ def choices_of(tree: ast.Module) -> Iterator[tuple[str | None, frozenset[object]
 
 def test_every_class_has_a_name_of_its_own() -> None:
     places: dict[str, str] = {}
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert node.name not in places, f"{module} and {places[node.name]} both define {node.name}"
@@ -260,7 +284,7 @@ def test_every_class_has_a_name_of_its_own() -> None:
 def test_every_set_of_choices_has_one_definition() -> None:
     by_name: dict[str, str] = {}
     by_members: dict[frozenset[object], str] = {}
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         if module in GENERATED:
             continue
         for name, members, line in choices_of(tree):

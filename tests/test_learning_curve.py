@@ -38,20 +38,28 @@ def test_parts_are_nested_and_the_curve_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "curve" / "learning-curve.svg").stat().st_size > 1000
 
 
-def test_finished_runs_are_reused(tmp_path: Path) -> None:
-    first = run(settings(tmp_path / "curve", percentages=(25, 50, 100)))
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "curve" / "runs").rglob("*") if path.is_file()}
-    again = run(settings(tmp_path / "curve", percentages=(12.5, 25, 50, 100)))
+@pytest.fixture(scope="module")
+def curve(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished experiment: its folder and its result."""
+    folder = tmp_path_factory.mktemp("finished") / "curve"
+    return folder, run(settings(folder, percentages=(25, 50, 100)))
+
+
+def test_finished_runs_are_reused(curve: tuple[Path, dict[str, Any]]) -> None:
+    folder, first = curve
+    stamps = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
+    assert stamps
+    again = run(settings(folder, percentages=(12.5, 25, 50, 100)))
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert again["runs"][1:] == first["runs"]
 
 
 @pytest.mark.parametrize(("more", "other"), [({"rank": 4}, "settings"), ({"limit": 39}, "data")])
-def test_other_settings_or_data_are_refused(tmp_path: Path, more: dict[str, Any], other: str) -> None:
-    own = {"max_steps": 1, "percentages": (25, 50, 100)}
-    run(settings(tmp_path / "curve", **own))
+def test_other_settings_or_data_are_refused(
+    curve: tuple[Path, dict[str, Any]], more: dict[str, Any], other: str
+) -> None:
     with pytest.raises(SettingsError, match=f"contains runs with other {other}; name another folder"):
-        run(settings(tmp_path / "curve", **{**own, **more}))
+        run(settings(curve[0], percentages=(25, 50, 100), **more))
 
 
 @pytest.mark.parametrize(

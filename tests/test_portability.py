@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -76,17 +77,28 @@ def without_encoding(node: ast.AST) -> str | None:
 LIBRARIES = {"os", "gzip", "bz2", "lzma", "tarfile", "zipfile", "archive", "cls", "TrainingRun"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_posix_calls_are_guarded(path: Path) -> None:
-    tree = ast.parse(path.read_bytes())
-    used = [f"{path}:{getattr(node, 'lineno', '?')}: {name}" for node in unguarded(tree) if (name := posix_only(node))]
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def test_posix_calls_are_guarded() -> None:
+    used = [
+        f"{path}:{getattr(node, 'lineno', '?')}: {name}"
+        for path in FILES
+        for node in unguarded(tree_of(path))
+        if (name := posix_only(node))
+    ]
     assert not used, "put it under `if sys.platform …`, with what other systems do"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_texts_have_an_encoding(path: Path) -> None:
-    nodes = ast.walk(ast.parse(path.read_bytes()))
-    used = [f"{path}:{getattr(node, 'lineno', '?')}: {name}" for node in nodes if (name := without_encoding(node))]
+def test_texts_have_an_encoding() -> None:
+    used = [
+        f"{path}:{getattr(node, 'lineno', '?')}: {name}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if (name := without_encoding(node))
+    ]
     assert not used, "name the encoding"
 
 
@@ -94,7 +106,7 @@ def test_files_of_linux_are_read_in_few_places() -> None:
     places = {
         path.name
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_bytes()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(("/proc/", "/sys/"))
     }
     assert places <= LINUX_FILES

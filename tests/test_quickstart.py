@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from tailora.commands.quickstart import QuickstartSettings, run
+from tailora.data import records as record_files
 from tailora.experiments import quickstart as demonstration
 
 
-def test_quickstart_learns_and_merges(tmp_path: Path) -> None:
+def test_quickstart_learns_and_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With some of the test records; the slow test has all."""
+    read = record_files.read
+    monkeypatch.setattr(record_files, "read", lambda *given, **more: read(*given, **more)[:16])
     result = run(QuickstartSettings(output=tmp_path / "run", epochs=1, limit=150))
     assert result["validation_loss"]["after"] < 0.5 * result["validation_loss"]["before"]
     assert result["after"]["bleu"] > result["before"]["bleu"] + 10
