@@ -97,7 +97,8 @@ def test_losses_and_gradients_are_those_of_the_plain_forward_pass(
         assert (slopes - plain_slopes).norm() <= 1e-4 * plain_slopes.norm()
         return
     # In int8 the trees' vocabulary projection is rounded too, which the model's own is not: a floor where that is all.
-    share = {"bf16": 0.005, "int8": 0.01}[name]
+    # Steps are a third wider on a CPU whose sums of 8-bit products could saturate.
+    share = {"bf16": 0.005, "int8": 0.01 if int8._sums_in_32_bits() else 0.0135}[name]
     tokens = sum(len(example.completion) for example in EXAMPLES)
     assert abs(loss - exact_loss) <= 2 * abs(plain_loss - exact_loss) + 0.02 * tokens
     assert (slopes - exact).norm() <= 2 * (plain_slopes - exact).norm() + share * exact.norm()
