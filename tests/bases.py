@@ -119,7 +119,7 @@ def save_base(
     ends: int | list[int] = 0,
 ) -> Any:
     """Write a base model, with more rows than tokens if asked for, and give the network that was written."""
-    key = (kind, dtype, tied, rows, tokenizer, repr(ends))
+    key = (kind, repr(SHAPES[kind]), dtype, tied, rows, tokenizer, repr(ends))
     if key not in _BASES:
         with tempfile.TemporaryDirectory() as place:
             model = _written_base(Path(place), kind, dtype, tied, rows, tokenizer, ends)

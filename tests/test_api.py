@@ -170,7 +170,7 @@ def test_an_adapter_in_the_network_stays(run: tailora.TrainingRun, tmp_path: Pat
             model.remove_adapter("shop")
         with pytest.raises(tailora.AdapterError, match="shop: the adapter is part of the network"):
             model.add_adapter("other", run)
-        with pytest.raises(tailora.SettingsError, match="is part of the network, so its effect cannot be weighted"):
+        with pytest.raises(tailora.DataError, match="is part of the network, so its effect cannot be weighted"):
             model.generate(ROWS, adapter={"shop": 0.5}, max_new_tokens=2)
         whole = model.generate(ROWS, adapter={"shop": 1}, max_new_tokens=2)
         assert whole == model.generate(ROWS, adapter="shop", max_new_tokens=2)

@@ -36,7 +36,7 @@ from tailora.data.tokenizer import Tokenizer
 from tailora.data.trained_reading import TrainedReading
 from tailora.models.load import load_base
 from tailora.models.provenance import training_metadata
-from tailora.training import int8, loop, planning, precision, precision_choice
+from tailora.training import int8, learner, planning, precision, precision_choice
 from tailora.training import run as run_module
 from tailora.training.methods import load_delta
 from tailora.training.optimizer import learning_rate, set_learning_rate
@@ -228,7 +228,7 @@ def test_ctrl_c_keeps_what_was_learnt(
             raise KeyboardInterrupt
         return set_learning_rate(*arguments)
 
-    monkeypatch.setattr(loop, "set_learning_rate", interrupted)
+    monkeypatch.setattr(learner, "set_learning_rate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(settings(base, data, tmp_path / "run", eval_every=eval_every))
     written = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
