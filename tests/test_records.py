@@ -168,29 +168,6 @@ def test_white_space_makes_no_other_record_because_prompts_have_single_spaces(ot
     assert [record.references for record in read(path)] == [("One.", "Two.")]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", '{"facts": {"a": "b"}, "text": "x"}\n{"facts": {"a": "b"}, "text": "y", "language": "ga"}\n'),
-        ("a.csv", "a,language,text\nb,,x\nb,ga,y\n"),
-    ],
-)
-def test_texts_without_a_language_are_not_mixed_with_texts_that_have_one(
-    name: str, content: str, tmp_path: Path
-) -> None:
-    path = tmp_path / name
-    path.write_text(content, encoding="utf-8")
-    columns = {"language": "language"} if name == "a.csv" else None
-    with pytest.raises(
-        DataError, match=r"several languages \(ga: 1, not named: 1\); choose one with --language ga or "
-    ):
-        load(path, columns=columns)
-    assert [record.references for record in load(path, columns=columns, language="ga").records] == [("y",)]
-    everything = load(path, columns=columns, language="all").records
-    assert [(record.language, record.references) for record in everything] == [(None, ("x",)), ("ga", ("y",))]
-    assert len(load(path, columns=columns, texts="unused").rows) == 2
-
-
 def test_the_language_of_a_json_record_may_be_called_lang(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(

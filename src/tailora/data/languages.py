@@ -47,13 +47,11 @@ def in_language(
     for tag in tags:
         spellings.setdefault(same_tag(tag), tag)
     shown = ", ".join(f"{spellings[tag]}: {count:,}" for tag, count in counts.most_common())
-    unnamed = sum(text.language is None for row in rows for text in row.texts) if counts else 0
     if language is None and not needed:
         return rows
-    if language is None and len(counts) + bool(unnamed) > 1:
+    if language is None and len(counts) > 1:
         if trained is None or not (trained == ALL or any(matches(tag, trained) for tag in counts)):
             names = [spellings[tag] for tag, _ in counts.most_common(_SUGGESTED)] + [ALL]
-            shown += f", not named: {unnamed:,}" if unnamed else ""
             what = f"contains texts in several languages ({shown})"
             hint = f"choose one with {' or '.join(f'--language {name}' for name in names)}"
             raise DataError(what, where=where, hint=hint)
