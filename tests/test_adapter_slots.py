@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tailora.adapters.adapter import Adapter, LayerAdapter, LowRank
 from tailora.adapters.config import LoraConfig
 from tailora.core.errors import AdapterError
-from tailora.engine.adapter_slots import AdapterSlots
+from tailora.engine.adapter_slots import AdapterSlots, LayerStack
 
 TARGETS = {"h.0.attn.c_attn": (6, 12), "h.1.mlp.c_fc": (6, 8)}
+STACKS = [LayerStack.single(path, *widths) for path, widths in TARGETS.items()]
 
 
 def low_rank(seed: int, inputs: int, outputs: int, rank: int, rows: tuple[int, int] | None = None) -> LowRank:
@@ -43,13 +44,13 @@ def delta(of: Adapter, path: str) -> np.ndarray:
 
 
 def assert_slot_is(adapter_slots: AdapterSlots, slot: int, of: Adapter) -> None:
-    for path in adapter_slots.factors:
+    for path in adapter_slots.layers:
         a, b = adapter_slots.place(path, slot)
         np.testing.assert_allclose(b @ a, delta(of, path), atol=1e-5)
 
 
 def adapter_slots_of(count: int, slots: int) -> tuple[AdapterSlots, list[Adapter]]:
-    adapter_slots = AdapterSlots(TARGETS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
+    adapter_slots = AdapterSlots(STACKS, slots=slots, rank=4, grouped=2, base_fingerprint="base")
     adapters = [adapter(seed) for seed in range(count)]
     for number, each in enumerate(adapters):
         adapter_slots.register(str(number), each)
@@ -172,7 +173,7 @@ def with_layer(layer: LayerAdapter, path: str = "h.1.mlp.c_fc") -> Adapter:
     ],
 )
 def test_what_slots_cannot_express_is_refused(given: Adapter, message: str) -> None:
-    adapter_slots = AdapterSlots(TARGETS, slots=2, rank=4, base_fingerprint="base")
+    adapter_slots = AdapterSlots(STACKS, slots=2, rank=4, base_fingerprint="base")
     with pytest.raises(AdapterError, match=message):
         adapter_slots.register("it", given)
     assert adapter_slots.names == []
@@ -186,3 +187,36 @@ def test_names_that_are_taken_or_unknown() -> None:
         adapter_slots.acquire(["7"])
     adapter_slots.register("odd", replace(adapter(3), base_fingerprint="another"), force=True)
     assert adapter_slots.acquire(["odd"]) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("used", "groups", "places"),
+    [
+        ([], range(1), range(1)),
+        ([3], range(1, 2), range(1, 2)),
+        ([2, 3], range(1, 2), range(2)),
+        ([1, 2], range(3), range(2)),
+    ],
+)
+def test_the_factors_that_a_step_needs(used: list[int], groups: range, places: range) -> None:
+    adapter_slots, _ = adapter_slots_of(0, slots=6)
+    assert adapter_slots.of_slots(used) == (groups, places)
+
+
+def test_layers_with_one_input_are_stacked() -> None:
+    names = [f"h.0.attn.{part}_proj" for part in "qv"]
+    stack = LayerStack(6, 12, {names[0]: (0, 4), names[1]: (8, 12)})
+    adapter_slots = AdapterSlots([stack], slots=3, rank=3, grouped=2)
+    layers = {name: LayerAdapter("linear", (low_rank(seed, 6, 4, 2),)) for seed, name in enumerate(names)}
+    for number in range(3):
+        adapter_slots.register(str(number), Adapter(LoraConfig(rank=2), layers))
+        assert adapter_slots.acquire([str(number)]) == (number,)
+    factors, whole = adapter_slots.factors[stack.name], np.zeros((6, 12), np.float32)
+    for name, (first, last) in stack.layers.items():
+        (branch,) = layers[name].branches
+        whole[:, first:last] = branch.scale * (branch.b @ branch.a).T
+    for slot in range(3):
+        group, place = divmod(slot, 2)
+        columns = slice(6 * place, 6 * place + 6)
+        update = factors.a[group, columns].T @ factors.b[group, columns]
+        np.testing.assert_allclose(update, whole, atol=1e-5)

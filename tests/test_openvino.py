@@ -97,13 +97,41 @@ def test_every_row_has_its_own_adapter(tmp_path: Path, kind: str, grouped: int) 
     rows = backend.run(step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], slots)).logits.copy()
     np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-4)
     # With the scale 0 an adapter is off; an overflow of one slot stays in its own rows.
-    for path in backend.adapter_slots.factors:
+    for path in backend.adapter_slots.layers:
         backend.adapter_slots.place(path, slots[2])[0][0] = np.inf
     rows = backend.run(
         step_of([prompt] * 3, [0] * 3, [[0], [1], [2]], [slots[1], slots[1], slots[2]], [0, 1, 1])
     ).logits
     np.testing.assert_allclose(rows[:10], np.concatenate(expected[:2]), atol=1e-4)
     assert not np.isfinite(rows[10:]).all()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(("slots", "grouped"), [(1, 4), (3, 4), (3, 2), (3, 1)])
+def test_steps_of_one_adapter_and_of_several(tmp_path: Path, kind: str, slots: int, grouped: int) -> None:
+    """A step reads only what it needs of the factors: those of one slot, of one group or all."""
+    base = save_base(tmp_path, kind)
+    layers = ("attn.c_attn", "mlp.c_proj") if kind == "gpt2" else ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj")
+    backend = OpenVinoBackend(
+        tmp_path, precision="fp32", cache_tokens=256, slots=slots, rank=6, layers=layers, grouped=grouped, threads=1
+    )
+    prompt = [7, 3, 9, 4, 1]
+    expected = [logits_of(base, prompt)]
+    for seed in range(slots):
+        model = save_base(tmp_path / "again", kind)
+        attach(model, LoraConfig(rank=2 + seed, alpha=6, targets=layers[seed % len(layers) :]))
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        expected.append(logits_of(model, prompt))
+        backend.adapter_slots.register(str(seed), extract(model))
+        assert backend.adapter_slots.acquire([str(seed)]) == (seed,)
+    steps = [[slot] for slot in range(-1, slots)] + [[0, 0], [-1, slots - 1], list(range(-1, slots)), [slots - 1]]
+    for used in steps:
+        step = step_of([prompt] * len(used), [0] * len(used), [[place] for place in range(len(used))], used)
+        rows = backend.run(step).logits
+        np.testing.assert_allclose(rows, np.concatenate([expected[slot + 1] for slot in used]), atol=1e-4)
 
 
 def test_what_it_has_no_graph_for(tmp_path: Path) -> None:

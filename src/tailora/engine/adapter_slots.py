@@ -1,8 +1,8 @@
 """Adapters in slots: the factors of all adapters of a step, stacked into one pair of matrices per group of slots.
 
 A step multiplies the rows of a group with all slots of the group, and keeps the result of each row's slot. With few
-slots there is one group, and any mixture of adapters takes the same two products. Filling a slot writes only its part
-of the matrices.
+slots there is one group, and any mixture of adapters takes the same two products; so do layers with the same input.
+Filling a slot writes only its part of the matrices.
 """
 
 from __future__ import annotations
@@ -22,11 +22,37 @@ GROUPED = 4  # slots per group: with fewer the products are too thin, with more 
 _MERGE = "merge it into the base"
 
 
+@dataclass(frozen=True)
+class LayerStack:
+    """Layers with the same input, whose updates are computed by one pair of products.
+
+    Attributes:
+        inputs: width of the input.
+        outputs: width of all outputs that are computed together, those of layers without slots included.
+        layers: the layers by module path, each with its first output and the one after its last.
+    """
+
+    inputs: int
+    outputs: int
+    layers: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def single(cls, path: str, inputs: int, outputs: int) -> LayerStack:
+        """Return the stack of a layer that shares its input with no other."""
+        return cls(inputs, outputs, {path: (0, outputs)})
+
+    @property
+    def name(self) -> str:
+        """The module path of its first layer."""
+        return next(iter(self.layers))
+
+
 @dataclass(frozen=True, eq=False)
 class SlotFactors:
-    """Factors of one layer: A [groups, W, in] and B [groups, out, W], W being the ranks of a group's slots together.
+    """Factors of a stack of L layers: A [groups, W, in] and B [groups, W, out], W being the columns of a group's slots.
 
-    With n slots per group, slot s is in group s // n and uses the `rank` columns of W from (s mod n) · rank.
+    With n slots per group, slot s is in group s // n and has L · `rank` columns of W from (s mod n) · L · `rank`, those
+    of the first layer first. Where a column of one layer meets outputs of another, B is 0.
     """
 
     a: Floats
@@ -62,7 +88,7 @@ class AdapterSlots:
     Adapters that a text uses together are in slots of one group, so an adapter can be in several groups at a time.
 
     Args:
-        targets: (in, out) of each layer that can be adapted, by module path.
+        stacks: the layers that can be adapted.
         slots: number of adapters that a step can mix.
         rank: largest rank of an adapter in a layer; ranks of slices add up.
         grouped: slots per group.
@@ -71,7 +97,7 @@ class AdapterSlots:
 
     def __init__(
         self,
-        targets: Mapping[str, tuple[int, int]],
+        stacks: Iterable[LayerStack],
         *,
         slots: int,
         rank: int,
@@ -80,13 +106,13 @@ class AdapterSlots:
     ) -> None:
         self.slots, self.rank = slots, rank
         self.grouped, self.groups = grouping(slots, grouped)
-        width = self.grouped * rank
-        self.factors = {
-            path: SlotFactors(
-                np.zeros((self.groups, width, inputs), np.float32), np.zeros((self.groups, outputs, width), np.float32)
-            )
-            for path, (inputs, outputs) in targets.items()
-        }
+        self.factors: dict[str, SlotFactors] = {}  # by the name of the stack
+        self.layers: dict[str, LayerStack] = {}
+        for stack in stacks:
+            width = self.grouped * len(stack.layers) * rank
+            a, b = (np.zeros((self.groups, width, size), np.float32) for size in (stack.inputs, stack.outputs))
+            self.factors[stack.name] = SlotFactors(a, b)
+            self.layers |= dict.fromkeys(stack.layers, stack)
         self._fingerprint = base_fingerprint
         self._registered: dict[str, _Registered] = {}
         self._slots = [_Slot() for _ in range(slots)]
@@ -216,10 +242,31 @@ class AdapterSlots:
 
     def place(self, path: str, slot: int) -> tuple[Floats, Floats]:
         """Return a slot's A [rank, in] and B [out, rank] in a layer, as views."""
+        stack = self.layers[path]
+        factors, (first, last) = self.factors[stack.name], stack.layers[path]
         group, place = divmod(slot, self.grouped)
-        stretch = slice(place * self.rank, (place + 1) * self.rank)
-        factors = self.factors[path]
-        return factors.a[group, stretch], factors.b[group, :, stretch]
+        column = (place * len(stack.layers) + list(stack.layers).index(path)) * self.rank
+        columns = slice(column, column + self.rank)
+        return factors.a[group, columns], factors.b[group, columns, first:last].T
+
+    def of_slots(self, slots: Iterable[int]) -> tuple[range, range]:
+        """Return the fewest groups and slots of each group whose factors can be used in place of all factors.
+
+        These are one slot, one group or all groups, so that steps have few shapes.
+
+        Args:
+            slots: the slots of a step's adapters.
+        """
+        used = set(slots) or {0}
+        groups = {slot // self.grouped for slot in used}
+        if len(groups) > 1:
+            return range(self.groups), range(self.grouped)
+        (group,) = groups
+        places = range(self.grouped)
+        if len(used) == 1:
+            place = used.pop() % self.grouped
+            places = range(place, place + 1)
+        return range(group, group + 1), places
 
     def _find(self, name: str) -> _Registered:
         known = self._registered.get(name)
@@ -229,7 +276,7 @@ class AdapterSlots:
         return known
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
-        for path in self.factors:
+        for path in self.layers:
             a, b = self.place(path, slot)
             a[:] = b[:] = 0
             done = 0
@@ -252,12 +299,13 @@ class AdapterSlots:
         if adapter.biases:
             problems.append("has trained biases")
         for path, layer in adapter.layers.items():
-            if path not in self.factors:
+            if path not in self.layers:
                 problems.append(f"adapts {path}, which has no slot")
                 continue
             if layer.magnitude is not None:
                 problems.append(f"rescales the outputs of {path} (DoRA)")
-            inputs, outputs = self.factors[path].a.shape[2], self.factors[path].b.shape[1]
+            stack = self.layers[path]
+            inputs, outputs = stack.inputs, stack.layers[path][1] - stack.layers[path][0]
             total = sum(branch.rank for branch in layer.branches)
             if total > self.rank:
                 problems.append(f"has rank {total} in {path}, and slots have rank {self.rank}")

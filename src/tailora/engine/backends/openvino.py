@@ -67,11 +67,11 @@ class OpenVinoBackend:
         self.context, self.vocabulary = architecture.context, architecture.vocabulary
         shape = SlotShape(slots, rank, layers, grouped) if slots else None
         graph = build_graph(folder, architecture, precision, shape, merged)
-        if shape is not None and not graph.targets:
+        if shape is not None and not graph.stacks:
             raise ModelError(f"no layer ends in {' or '.join(layers) or 'nothing'}", where=folder)
         fingerprint = fingerprint_folder(folder)
         self.adapter_slots = AdapterSlots(
-            graph.targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint
+            graph.stacks, slots=slots, rank=rank, grouped=grouped, base_fingerprint=fingerprint
         )
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))  # read once, by the first primitive
@@ -80,10 +80,7 @@ class OpenVinoBackend:
         self._caches = _allocate(compiled, graph, self.blocks)
         for name, cache in self._caches.items():
             self._request.set_tensor(name, cache)
-        for path, factors in self.adapter_slots.factors.items():
-            # Shared memory, so that writing these arrays fills a slot.
-            self._request.set_tensor(f"{path}.A", ov.Tensor(factors.a, shared_memory=True))
-            self._request.set_tensor(f"{path}.B", ov.Tensor(factors.b, shared_memory=True))
+        self._bound: tuple[range, range] | None = None
 
     def run(self, step: Step) -> StepScores:
         """See `backend.Backend`."""
@@ -100,38 +97,61 @@ class OpenVinoBackend:
             "best": np.array(step.best, np.int32),
         }
         if self.adapter_slots.slots:
-            inputs |= self._grouped(step.slots, step.scales)
+            used = self.adapter_slots.of_slots(np.unique(step.slots[step.slots >= 0]).tolist())
+            self._bind(*used)
+            inputs |= self._arranged(step.slots, step.scales, *used)
             if "lm_head" in self.adapter_slots.factors:
-                of_head = self._grouped(step.slots[step.sampled], step.scales[step.sampled])
+                of_head = self._arranged(step.slots[step.sampled], step.scales[step.sampled], *used)
                 inputs |= {f"head_{name}": values for name, values in of_head.items()}
         for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
         return StepScores(*(self._request.get_output_tensor(number).data for number in range(3)))
 
-    def _grouped(self, slots: Ints, scales: Floats) -> dict[str, Any]:
-        """Return the inputs of `openvino_rows.GroupedRows` for rows with these slots and scales [rows, A]."""
-        groups, rows = self.adapter_slots.groups, len(slots)
-        if groups == 1:
-            return {"slots": slots[None], "scales": scales[None]}
+    def _bind(self, groups: range, places: range) -> None:
+        """Let the graph use the factors of these groups, and of these slots of each group."""
+        if self._bound == (groups, places):
+            return
+        for name, factors in self.adapter_slots.factors.items():
+            columns = factors.a.shape[1] // self.adapter_slots.grouped
+            chosen = slice(places.start * columns, places.stop * columns)
+            for factor, values in (("A", factors.a), ("B", factors.b)):
+                part = values[groups.start : groups.stop, chosen]
+                # Shared memory, so that writing these arrays fills a slot.
+                part = part if self.adapter_slots.groups > 1 else part[0]
+                self._request.set_tensor(f"{name}.{factor}", ov.Tensor(part, shared_memory=True))
+        self._bound = groups, places
+
+    def _arranged(self, slots: Ints, scales: Floats, groups: range, places: range) -> dict[str, Any]:
+        """Return the inputs of `openvino_rows.GroupedRows`.
+
+        Args:
+            slots: slots of the rows, [rows, A].
+            scales: factors of their effects, [rows, A].
+            groups: the groups that are bound.
+            places: the slots of each group that are bound.
+        """
+        rows, grouped = len(slots), self.adapter_slots.grouped
+        own = np.zeros((rows, len(places)), np.float32)
+        row, column = np.nonzero(slots >= 0)
+        own[row, slots[row, column] % grouped - places.start] = scales[row, column]
+        if self.adapter_slots.groups == 1:
+            return {"scales": own}
+        if len(groups) == 1:
+            every = np.arange(rows, dtype=np.int32)
+            return {"places": every[None], "back": every, "scales": own[None]}
         # Rows without an adapter are spread evenly over the groups.
         first = slots[:, 0]
-        group = np.where(first < 0, np.arange(rows) % groups, first // self.adapter_slots.grouped)
+        group = np.where(first < 0, np.arange(rows) % len(groups), first // grouped)
         order = np.argsort(group, kind="stable")
-        counts = np.bincount(group, minlength=groups)
+        counts = np.bincount(group, minlength=len(groups))
         most = int(counts.max())
         at = group[order] * most + np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts)
-        places, back = np.zeros(groups * most, np.int32), np.empty(rows, np.int32)
-        width = slots.shape[1]
-        own, factor = np.full((groups * most, width), -1, np.int32), np.zeros((groups * most, width), np.float32)
-        places[at], back[order], own[at], factor[at] = order, at, slots[order], scales[order]
-        shape = groups, most
-        return {
-            "places": places.reshape(shape),
-            "back": back,
-            "slots": own.reshape(*shape, width),
-            "scales": factor.reshape(*shape, width),
-        }
+        taken, back = np.zeros(len(groups) * most, np.int32), np.empty(rows, np.int32)
+        factors = np.zeros((len(groups) * most, len(places)), np.float32)
+        taken[at], back[order], factors[at] = order, at, own[order]
+        shape = len(groups), most
+        return {"places": taken.reshape(shape), "back": back, "scales": factors.reshape(*shape, len(places))}
 
     def copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
         """See `backend.Backend`."""

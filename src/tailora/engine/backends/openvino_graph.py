@@ -7,6 +7,7 @@ of a group, W the ranks of a group's slots together.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from tailora.adapters.adapter import Adapter
 from tailora.core.errors import ModelError
-from tailora.engine.adapter_slots import grouping
+from tailora.engine.adapter_slots import LayerStack
 from tailora.engine.architecture import Architecture
 from tailora.engine.arrays import Floats
 from tailora.engine.backend import Precision
@@ -38,13 +39,13 @@ class Graph:
             `best` and the caches; with slots also each adapted layer's factors and those of `GroupedRows`, the
             latter a second time under names that begin with `head_` if the vocabulary projection is adapted.
         caches: the names of the key and value caches, key before value, block by block.
-        targets: the adapted layers by module path, with the widths (in, out) of their factors `PATH.A` [G, W, in]
-            and `PATH.B` [G, out, W].
+        stacks: the adapted layers, with factors `NAME.A` and `NAME.B` as in `adapter_slots.SlotFactors`, of the groups
+            and slots of a step.
     """
 
     model: ov.Model
     caches: list[str]
-    targets: dict[str, tuple[int, int]]
+    stacks: list[LayerStack]
 
 
 def build_graph(
@@ -82,7 +83,7 @@ class _Builder:
     slots: SlotShape | None
     inputs: dict[str, Node] = field(default_factory=dict)
     caches: list[str] = field(default_factory=list)
-    targets: dict[str, tuple[int, int]] = field(default_factory=dict)
+    stacks: list[LayerStack] = field(default_factory=list)
     rows: GroupedRows | None = None  # of all tokens
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class _Builder:
         self._input("sampled", [-1], "i32")
         self._input("best", [], "i32")
         if self.slots is not None:
-            self.rows = GroupedRows.of(self._input, self.slots)
+            self.rows = GroupedRows(self._input, self.slots)
 
     def gpt2(self) -> Graph:
         s, w = self.shape, self.weights
@@ -166,15 +167,15 @@ class _Builder:
         logits = ops.matmul(hidden_KH, head.whole(), False, True)
         if self._is_adapted("lm_head"):
             assert self.slots is not None
-            rows = GroupedRows.of(self._input, self.slots, "head_")
-            a, b = self._factors("lm_head", self.shape.hidden, self.shape.vocabulary)
-            logits = ops.add(logits, rows.update(ops.matmul(rows.take(hidden_KH), a, False, True), b))
+            rows = GroupedRows(self._input, self.slots, "head_")
+            stack = LayerStack.single("lm_head", self.shape.hidden, self.shape.vocabulary)
+            logits = self._adapted(hidden_KH, logits, stack, rows)
         best, peak = self._best(logits)
         sums = ops.reduce_sum(ops.exp(ops.subtract(logits, peak)), whole_list(-1), True)
         log_z = ops.squeeze(ops.add(ops.log(sums), peak), whole_list(-1))
         results = [ops.result(output) for output in (logits, best, log_z)]
         model = ov.Model(results, list(self.inputs.values()), "tailora")
-        return Graph(model, self.caches, self.targets)
+        return Graph(model, self.caches, self.stacks)
 
     def _head(self, embedding: Matrix) -> Matrix:
         """Return the vocabulary projection.
@@ -222,10 +223,8 @@ class _Builder:
         x = matrix.rows(self.inputs["tokens"])
         if not self._is_adapted(name) or self.rows is None:
             return x
-        a, b = self._factors(name, self.shape.vocabulary, self.shape.hidden)
-        low_GWP = ops.gather(a, self.rows.take(self.inputs["tokens"]), whole(2), 1)
-        low_GPW = ops.transpose(low_GWP, whole_list(0, 2, 1))
-        return ops.add(x, self.rows.update(low_GPW, b))
+        a, b = self._factors(LayerStack.single(name, self.shape.vocabulary, self.shape.hidden), self.rows)
+        return ops.add(x, self.rows.update(self.rows.columns(a, self.inputs["tokens"]), b, 1))
 
     def _sampled(self, x: Node) -> Node:
         return ops.gather(x, self.inputs["sampled"], whole(0))
@@ -264,11 +263,20 @@ class _Builder:
         biases = [self._bias(name, outputs) for name, outputs in parts.items()]
         if any(bias.any() for bias in biases):
             y = ops.add(y, ops.constant(np.concatenate(biases)))
+        ends = np.cumsum([0, *parts.values()]).tolist()
+        places = dict(zip(parts, itertools.pairwise(ends), strict=True))
+        adapted = {name: place for name, place in places.items() if self._is_adapted(name)}
+        # One stack has fewer products, and a B that is partly 0, which costs more than it saves with several slots.
+        together = self.slots is not None and self.slots.slots == 1
+        if together and adapted:
+            y = self._adapted(x, y, LayerStack(inputs, ends[-1], adapted))
         sizes = ops.constant(np.array(list(parts.values()), np.int32))
         split = [y] if len(parts) == 1 else ops.variadic_split(y, whole(1), sizes).outputs()
+        if together:
+            return list(split)
         return [
-            self._adapted(x, part, name, inputs, outputs)
-            for part, (name, outputs) in zip(split, parts.items(), strict=True)
+            self._adapted(x, part, LayerStack.single(name, inputs, parts[name])) if name in adapted else part
+            for part, name in zip(split, parts, strict=True)
         ]
 
     def _bias(self, name: str, outputs: int) -> Floats:
@@ -280,29 +288,29 @@ class _Builder:
     def _conv1d(self, x: Node, name: str, inputs: int, outputs: int) -> Node:
         y = self._product(x, self.weights(f"{name}.weight", inputs, outputs).T)
         y = ops.add(y, ops.constant(self.weights(f"{name}.bias", outputs)))
-        return self._adapted(x, y, name, inputs, outputs)
+        return self._adapted(x, y, LayerStack.single(name, inputs, outputs)) if self._is_adapted(name) else y
 
     def _product(self, x: Node, weight: Floats) -> Node:
         return ops.matmul(x, Matrix.of(weight, self.precision).whole(), False, True)
 
-    def _adapted(self, x: Node, y: Node, name: str, inputs: int, outputs: int) -> Node:
-        """Return a layer's output plus the updates of the rows' adapters, if the layer has slots."""
-        if not self._is_adapted(name) or self.rows is None:
-            return y
-        a, b = self._factors(name, inputs, outputs)
-        return ops.add(y, self.rows.update(ops.matmul(self.rows.take(x), a, False, True), b))
+    def _adapted(self, x: Node, y: Node, stack: LayerStack, rows: GroupedRows | None = None) -> Node:
+        """Return the output of a stack's layers plus the updates of the rows' adapters."""
+        rows = rows or self.rows
+        assert rows is not None
+        a, b = self._factors(stack, rows)
+        return ops.add(y, rows.update(ops.matmul(rows.take(x), a, False, True), b, len(stack.layers)))
 
     def _is_adapted(self, name: str) -> bool:
         return self.slots is not None and ends_in(name, self.slots.layers)
 
-    def _factors(self, name: str, inputs: int, outputs: int) -> tuple[Node, Node]:
-        """Add a layer's factors of all slots as inputs of the graph: [G, W, in] and [G, out, W]."""
-        assert self.slots is not None
-        per_group, groups = grouping(self.slots.slots, self.slots.grouped)
-        width = per_group * self.slots.rank
-        self.targets[name] = (inputs, outputs)
-        a = self._input(f"{name}.A", [groups, width, inputs], "f32")
-        return a, self._input(f"{name}.B", [groups, outputs, width], "f32")
+    def _factors(self, stack: LayerStack, rows: GroupedRows) -> tuple[Node, Node]:
+        """Add a stack's factors as inputs of the graph."""
+        self.stacks.append(stack)
+        a, b = (
+            rows.factor(self._input, f"{stack.name}.{factor}", len(stack.layers), width)
+            for factor, width in (("A", stack.inputs), ("B", stack.outputs))
+        )
+        return a, b
 
     def _attention(self, q: Node, k: Node, v: Node, window: int) -> Node:
         """Causal attention over paged caches, as defined in openvino 2026.4.1, where the node is experimental.

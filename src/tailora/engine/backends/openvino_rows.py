@@ -1,7 +1,7 @@
 """Rows of an OpenVINO graph by the group of their adapter's slot.
 
-Dimensions in names: G groups of slots, P most rows of a group, A most adapters of a row, W the ranks of a group's slots
-together, O outputs.
+Dimensions in names: G groups of slots, P most rows of a group, S slots of a group, R columns of a slot, W = S · R, O
+outputs.
 """
 
 from __future__ import annotations
@@ -37,49 +37,70 @@ class SlotShape:
     grouped: int = GROUPED
 
 
-@dataclass(frozen=True)
 class GroupedRows:
     """Rows arranged by the group of their adapters' slots, and the selection of each row's slots.
 
-    Attributes:
-        places: input `places` [G, P], the row in each place; any row in unused places. None if there is one group.
-        back: input `back` [rows], the place of each row in G · P; None if there is one group.
-        chosen: [G, P, W], whether a column belongs to a slot of the row in this place. From input `slots` [G, P, A],
-            which is -1 where a row has fewer than A adapters, and in unused places.
-        scales: [G, P, W], factor of the column's effect on the row, 0 for other slots. From input `scales` [G, P, A].
+    With one group, rows stay where they are, and the dimension G is left out everywhere.
+
+    Args:
+        add_input: adds the inputs to a graph: `scales` [G, P, S], the factor of each slot's effect on a row, 0 for
+            slots that the row does not use; with several groups also `places` [G, P], the row in each place, any row
+            in unused places, and `back` [rows], the place of each row in G · P. The groups and slots of a step are
+            those of `AdapterSlots.of_slots`.
+        shape: the capacity of the graph.
+        prefix: begins the names of the inputs.
     """
 
-    places: Node | None
-    back: Node | None
-    chosen: Node
-    scales: Node
+    def __init__(self, add_input: AddInput, shape: SlotShape, prefix: str = "") -> None:
+        self._slots, self._rank = shape.slots, shape.rank
+        self._grouped = grouping(shape.slots, shape.grouped)[1] > 1
+        self._scales = add_input(f"{prefix}scales", [-1, -1, -1] if self._grouped else [-1, -1], "f32")
+        self._places = add_input(f"{prefix}places", [-1, -1], "i32") if self._grouped else None
+        self._back = add_input(f"{prefix}back", [-1], "i32") if self._grouped else None
+        self._selections: dict[int, tuple[Node, Node]] = {}
 
-    @classmethod
-    def of(cls, add_input: AddInput, shape: SlotShape, prefix: str = "") -> GroupedRows:
-        """Add the inputs to a graph, with a prefix to their names."""
-        per_group, groups = grouping(shape.slots, shape.grouped)
-        slots_GPA1 = ops.unsqueeze(add_input(f"{prefix}slots", [groups, -1, -1], "i32"), whole(3))
-        scales_GPA1 = ops.unsqueeze(add_input(f"{prefix}scales", [groups, -1, -1], "f32"), whole(3))
-        owners = np.repeat(np.arange(groups * per_group, dtype=np.int32), shape.rank).reshape(groups, 1, 1, -1)
-        owned_GPAW = ops.equal(slots_GPA1, ops.constant(owners))
-        chosen_GPW = ops.reduce_logical_or(owned_GPAW, whole(2), False)
-        scales_GPW = ops.reduce_sum(ops.select(owned_GPAW, scales_GPA1, real(0.0)), whole(2), False)
-        places = back = None
-        if groups > 1:
-            places = add_input(f"{prefix}places", [groups, -1], "i32")
-            back = add_input(f"{prefix}back", [-1], "i32")
-        return cls(places, back, chosen_GPW, scales_GPW)
+    def factor(self, add_input: AddInput, name: str, layers: int, width: int) -> Node:
+        """Add a factor of a stack of layers as an input of the graph, [G, W, width]."""
+        columns = layers * self._rank if self._slots == 1 else -1
+        return add_input(name, [-1, columns, width] if self._grouped else [columns, width], "f32")
 
     def take(self, x: Node) -> Node:
         """Arrange rows [rows, …] by group, [G, P, …]."""
-        return ops.unsqueeze(x, whole(0)) if self.places is None else ops.gather(x, self.places, whole(0))
+        return x if self._places is None else ops.gather(x, self._places, whole(0))
 
-    def update(self, low_GPW: Node, b_GOW: Node) -> Node:
-        """Return the update [rows, out] of each row's adapters, from the products with all slots of its group."""
-        # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
-        own_GPW = ops.select(self.chosen, ops.multiply(low_GPW, self.scales), real(0.0))
-        added_GPO = ops.matmul(own_GPW, b_GOW, False, True)
-        if self.back is None:
-            return ops.squeeze(added_GPO, whole(0))
-        outputs = b_GOW.get_output_partial_shape(0)[1].get_length()
-        return ops.gather(ops.reshape(added_GPO, whole_list(-1, outputs), False), self.back, whole(0))
+    def columns(self, a_GWV: Node, tokens: Node) -> Node:
+        """Return the products of A with rows that are one-hot, [G, P, W], as an embedding does."""
+        if self._places is None:
+            return ops.transpose(ops.gather(a_GWV, tokens, whole(1)), whole_list(1, 0))
+        low_GWP = ops.gather(a_GWV, self.take(tokens), whole(2), 1)
+        return ops.transpose(low_GWP, whole_list(0, 2, 1))
+
+    def update(self, low_GPW: Node, b_GWO: Node, layers: int) -> Node:
+        """Return the updates [rows, out] of each row's adapters, from the products with all slots of its group.
+
+        Args:
+            low_GPW: the products of the rows with A.
+            b_GWO: B.
+            layers: number of layers in the stack.
+        """
+        limits_GPW, scales_GPW = self._selection(layers)
+        # Limited to 0 before it is multiplied by 0: an overflow in another slot's columns must not become NaN here.
+        # OpenVINO computes these three operations in one pass, but not a selection.
+        own_GPW = ops.minimum(ops.maximum(low_GPW, ops.negative(limits_GPW)), limits_GPW)
+        own_GPW = ops.multiply(own_GPW, scales_GPW)
+        added_GPO = ops.matmul(own_GPW, b_GWO, False, False)
+        if self._back is None:
+            return added_GPO
+        outputs = b_GWO.get_output_partial_shape(0)[2].get_length()
+        return ops.gather(ops.reshape(added_GPO, whole_list(-1, outputs), False), self._back, whole(0))
+
+    def _selection(self, layers: int) -> tuple[Node, Node]:
+        """Return how large each column's product with a row may be, infinite or 0, and its factor, [G, P, W]."""
+        if layers not in self._selections:
+            repeated = ops.constant(np.ones(layers * self._rank, np.float32))
+            scales_GPSR = ops.multiply(ops.unsqueeze(self._scales, whole(-1)), repeated)
+            kept = (0, 0) if self._grouped else (0,)
+            scales_GPW = ops.reshape(scales_GPSR, whole_list(*kept, -1), True)
+            limits_GPW = ops.select(ops.not_equal(scales_GPW, real(0.0)), real(np.inf), real(0.0))
+            self._selections[layers] = limits_GPW, scales_GPW
+        return self._selections[layers]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tailora.engine.adapter_slots import GROUPED, AdapterSlots, SlotFactors
+from tailora.engine.adapter_slots import GROUPED, AdapterSlots, LayerStack, SlotFactors
 from tailora.engine.backend import Step, StepScores
 from tailora.families import ends_in
 from tailora.inserts.prefix import prefix_of, room_beside
@@ -59,9 +59,9 @@ class TorchBackend:
         self.context = room_beside(self._before, self._model.config, context_of(self._model.config)) or cache_tokens
         self.block_size, self.blocks = BLOCK, -(-cache_tokens // BLOCK)
         chosen = {path: layer for path, layer in self._model.named_modules() if slots and _ends(path, layer, layers)}
-        targets = {path: _widths(layer) for path, layer in chosen.items()}
+        stacks = [LayerStack.single(path, *_widths(layer)) for path, layer in chosen.items()]
         self.adapter_slots = AdapterSlots(
-            targets, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint
+            stacks, slots=slots, rank=rank, grouped=grouped, base_fingerprint=base.fingerprint
         )
         width = self.adapter_slots.groups * self.adapter_slots.grouped
         self._owners = torch.arange(width, device=self._device).repeat_interleave(rank)
@@ -170,7 +170,7 @@ class TorchBackend:
                 low = inputs[0].float().reshape(*tokens, -1) @ a.to(self._device).t() * self._scales
             # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
             own = torch.where(self._own, low, 0.0)
-            added = torch.einsum("scgw,gow->sco", own.reshape(*own.shape[:-1], len(b), -1), b.to(self._device))
+            added = torch.einsum("scgw,gwo->sco", own.reshape(*own.shape[:-1], len(b), -1), b.to(self._device))
             return output + added.to(output.dtype).reshape(output.shape)
 
         return add
