@@ -178,6 +178,25 @@ def test_precision_that_fits_is_chosen(recipe: dict[str, Any], monkeypatch: pyte
     assert plan(TrainSettings(**recipe, memory_limit=limit))["precision"] == "bf16"
 
 
+def test_precisions_are_counted_where_memory_is_short(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+
+    def counting(settings: TrainSettings, work: Any, precision: str, *others: Any, **more: Any) -> MemoryPlan:
+        counted.append(precision)
+        return memory_plan.memory_plan(settings, work, precision, *others, **more)
+
+    monkeypatch.setattr(planning, "memory_plan", counting)
+    monkeypatch.setattr(planning, "available", lambda method, device: ("fp32", "bf16"))
+    settings = TrainSettings(**recipe, precision="auto", memory_limit=1000)
+    chosen = plan(settings)["precision"]
+    assert counted == ["fp32"] if chosen == "fp32" else ["fp32", "bf16"]
+    counted.clear()
+    needed = plan(TrainSettings(**recipe, precision="fp32"))["estimate"]["memory"]["peak"]
+    counted.clear()
+    plan(settings.model_copy(update={"memory_limit": 1.5 * needed / 2**30}))
+    assert counted == ["fp32", "bf16"]
+
+
 def test_command_prints_parts_and_json(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

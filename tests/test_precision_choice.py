@@ -185,6 +185,15 @@ def test_the_comparison_ends_early_where_one_is_clearly_ahead_or_the_passes_are_
     assert slow.run == ["a", "b", "b", "a"]
 
 
+def test_a_precision_that_is_far_behind_is_timed_once() -> None:
+    machine = Machine({"a": 0.1, "b": 2.0, "c": 0.11}, lambda _: 1.0)
+    assert machine.seconds() == pytest.approx({"a": 0.1, "b": 2.0, "c": 0.11})
+    assert machine.run == ["a", "b", "c", *["c", "a", "a", "c"] * (precision_choice.ROUNDS // 2 - 1), "c", "a"]
+    alone = Machine({"a": 0.1, "b": 2.0}, lambda _: 1.0)
+    assert alone.seconds() == pytest.approx({"a": 0.1, "b": 2.0})
+    assert alone.run == ["a", "b"]
+
+
 def test_one_precision_alone_is_timed_once() -> None:
     machine = Machine({"a": 0.5}, lambda _: 1.0)
     assert machine.seconds() == {"a": 0.5}

@@ -192,11 +192,21 @@ class RunPlan:
         """The precisions to choose from, in all processes: those that fit into memory, or all if none does."""
         names = self._candidates()
         try:
-            fitting = [name for name in names if self.limit is None or self.memory(name).peak <= self.limit]
+            fitting = [name for name in names if self._fits(name)]
         except ModelError:  # `announcement` reports it
             fitting = list(names)
         common = set.intersection(*map(set, self.processes.from_all(fitting)))
         return tuple(name for name in names if name in common) or names
+
+    def _fits(self, precision: str) -> bool:
+        """Return whether the run fits into memory in a precision.
+
+        Counting takes seconds, so it is left out for precisions that need no count: none takes twice as much memory as
+        the most exact one.
+        """
+        if self.limit is None or 2 * self.memory(self._candidates()[0]).peak <= self.limit:
+            return True
+        return self.memory(precision).peak <= self.limit
 
     def _candidates(self) -> tuple[str, ...]:
         if self.settings.precision != "auto":
@@ -220,12 +230,12 @@ class RunPlan:
 
     def _own_shortage(self) -> Shortage | None:
         try:
+            if self.limit is None or any(map(self._fits, self.precisions)):
+                return None
             plans = {name: self.memory(name) for name in self.precisions}
         except ModelError:  # `announcement` reports it
             return None
         precision = min(plans, key=lambda name: plans[name].peak)
-        if self.limit is None or plans[precision].peak <= self.limit:
-            return None
         fitting = remedies(
             self.memory,
             self.limit,

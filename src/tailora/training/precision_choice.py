@@ -34,6 +34,9 @@ ROUNDS = 6
 """Largest number of rounds; even, since every other round has the reverse order."""
 CLEAR = 1.2
 """Factor by which a precision must be ahead of all others in every round for the comparison to end early."""
+HOPELESS = 5.0
+"""Factor by which a precision is behind in the first round if it is not timed again, such as bf16 on a CPU without
+instructions for it."""
 PATIENCE = 2.0
 """Seconds for each precision after which the comparison ends with the current pair of rounds."""
 
@@ -138,7 +141,7 @@ def compare(timed_passes: Mapping[str, Callable[[], float]]) -> dict[str, float]
 
     Every other round runs in reverse order, so that a machine that becomes steadily slower or faster favours none. A
     pass is compared with the fastest of its own round, and the median of the rounds decides, so that a short load on
-    the machine does not.
+    the machine does not. A pass that is far behind in the first round is not timed again.
 
     Args:
         timed_passes: by name, a function that runs the pass once and returns its seconds.
@@ -150,11 +153,15 @@ def compare(timed_passes: Mapping[str, Callable[[], float]]) -> dict[str, float]
     while not rounds or (len(names) > 1 and len(rounds) < ROUNDS):
         order = names if len(rounds) % 2 == 0 else names[::-1]
         rounds.append({name: timed_passes[name]() for name in order})
+        names = [name for name in names if rounds[0][name] <= HOPELESS * min(rounds[0].values())]
         spent = sum(sum(times.values()) for times in rounds)
         if len(rounds) % 2 == 0 and (_is_clear(rounds) or spent > PATIENCE * len(names)):
             break
     least = min(min(times.values()) for times in rounds)
-    return {name: least * statistics.median(r[name] / min(r.values()) for r in rounds) for name in names}
+    return {
+        name: least * statistics.median(times[name] / min(times.values()) for times in rounds if name in times)
+        for name in timed_passes
+    }
 
 
 def _is_clear(rounds: Sequence[Mapping[str, float]]) -> bool:
