@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist loadfi
 .PHONY: help quickstart test test-slow fuzz coverage clients axe check lint types tests dist wheel-check image release-check readme format docs docs-serve clean
 
 help:
-	@echo "make quickstart   train, score and merge an adapter on the bundled model (about half a minute, offline)"
+	@echo "make quickstart   train, score and merge an adapter on the bundled model (about a minute, offline)"
 	@echo "make test         check the code and run the tests, as CI does"
 	@echo "make test-slow    check nothing, run all tests, the slow ones included"
 	@echo "make fuzz         send thousands of generated requests to every route of a server, read thousands of damaged files, and count them"

@@ -162,3 +162,20 @@ def counted_allocations() -> Iterator[Allocations]:
         if event.name() == "[memory]":
             total += event.nbytes()
             allocations.peak = max(allocations.peak, total)
+
+
+def test_a_precision_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TrainSettings(data="unused", base=str(saved(tmp_path / "base", "gpt2")))
+    too_large = {"fp32"}
+
+    def measured(base: Base, batch: Any, settings: TrainSettings, device: str, precision: str, budget: float) -> float:
+        if precision in too_large:
+            raise torch.OutOfMemoryError("as on a GPU")
+        return 1.0
+
+    monkeypatch.setattr(block_timing, "_measure", measured)
+    base = outlined(settings)
+    assert list(precision_seconds(base, TEXTS, settings, "cpu", ("fp32", "bf16"))) == ["bf16"]
+    too_large.add("bf16")
+    with pytest.raises(torch.OutOfMemoryError):
+        precision_seconds(base, TEXTS, settings, "cpu", ("fp32", "bf16"))

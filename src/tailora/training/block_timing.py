@@ -6,6 +6,7 @@ tells what a block takes, and what everything beside the blocks takes. Results a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -65,16 +66,29 @@ def precision_seconds(
     """Return the seconds of `update_seconds` in several precisions, compared with each other in rounds.
 
     One precision at a time is in memory, with a few blocks and at most half of the examples. This needs less memory
-    than a run in fp32 or int8 with many blocks.
+    than a run in fp32 or int8 with many blocks. A precision that does not fit into a GPU's memory is left out.
+
+    Raises:
+        torch.OutOfMemoryError: none fits.
     """
     trees = next(iter(passes(batch, settings.tokens_per_pass)))
     half = batch[: -(-trees.examples // 2)]
     budget = SECONDS / 3  # a precision is timed several times
 
-    def timed(name: str) -> float:
-        return len(trees) * _measure(base, half, settings, device, name, budget)
+    failures: list[torch.OutOfMemoryError] = []
 
-    return compare({name: partial(timed, name) for name in precisions})
+    def timed(name: str) -> float:
+        try:
+            return len(trees) * _measure(base, half, settings, device, name, budget)
+        except torch.OutOfMemoryError as error:
+            failures.append(error)
+            return math.inf
+
+    seconds = compare({name: partial(timed, name) for name in precisions})
+    fitting = {name: duration for name, duration in seconds.items() if math.isfinite(duration)}
+    if not fitting:
+        raise failures[0]
+    return fitting
 
 
 def _measure(
