@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import io
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -239,6 +240,25 @@ def test_the_help_of_a_command_does_not_load_a_framework(command: str) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch uses GNU's OpenMP library on Linux")
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [
+        ({}, "GOMP_SPINCOUNT = '1000'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+    ids=["default", "spin count", "wait policy"],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(own: dict[str, str], spins: str | None) -> None:
+    program = "from tailora.cli import main; main(['--version']); import torch"
+    kept = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    environment = kept | own | {"OMP_DISPLAY_ENV": "VERBOSE"}  # the library reports its settings when it is loaded
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "OMP_WAIT_POLICY = " in done.stderr
+    assert (spins in done.stderr) if spins else ("GOMP_SPINCOUNT = '1000'" not in done.stderr)
 
 
 def test_the_installed_command_is_this_one() -> None:
