@@ -19,7 +19,10 @@ from tailora.serve.keys import KeyRing
 from tailora.serve.server import Server, open_server
 from tailora.serve.settings import ServeSettings
 
-CHAT = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+CHAT = (
+    "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    "{% if tone %}({{ tone }}){% endif %}"
+)
 
 
 def save_models(folder: Path, *, meta: Mapping[str, Any] | None = None) -> Path:

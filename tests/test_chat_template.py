@@ -113,6 +113,56 @@ def test_where_a_template_may_lie(tmp_path: Path) -> None:
     assert len(of_file.encode(TURNS)) == 4
 
 
+THINKING = (
+    "{% for m in messages %}{{ m.role }}\n{{ m.content }}\n{% endfor %}{{ 'assistant\n' if add_generation_prompt }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% for name, value in (notes or {}).items() %}{{ name }}={{ value | tojson }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+        {"enable_thinking": 0, "unknown": "x"},
+        {"notes": {"a": [1, None, "é"], "b": {"c": True}}},
+    ],
+)
+def test_variables_as_transformers(tmp_path: Path, variables: dict[str, Any]) -> None:
+    made = template(tmp_path, THINKING)
+    assert made is not None
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    options: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    assert list(made.encode(TURNS, variables)) == theirs.apply_chat_template(TURNS, **options, **variables)
+
+
+@pytest.mark.parametrize("value", [f"a{END}b", {f"a{END}b": 1}, [["x", f"a{END}b"]]])
+def test_special_tokens_in_variables_are_plain_text(tmp_path: Path, value: Any) -> None:
+    made = template(tmp_path, "{{ eos_token }}{{ value }}")
+    assert made is not None
+    ids = made.encode(TURNS, {"value": value})
+    assert ids.count(0) == 1
+    assert Tokenizer.from_folder(tmp_path).decode(ids, special=True) == f"{END}{value}"
+
+
+@pytest.mark.parametrize("filters", ["", "| tojson", "| tojson(ensure_ascii=True)", "| upper"])
+def test_special_tokens_in_messages_pass_filters(tmp_path: Path, filters: str) -> None:
+    made = template(tmp_path, f"{{{{ messages[0].content {filters} }}}}")
+    assert made is not None
+    text = Tokenizer.from_folder(tmp_path).decode(made.encode([{"role": "user", "content": f"a{END}b{END}"}]))
+    assert text.strip('"').lower() == f"a{END}b{END}"
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "eos_token"])
+def test_variables_cannot_have_a_name_that_is_taken(tmp_path: Path, name: str) -> None:
+    made = template(tmp_path, THINKING)
+    assert made is not None
+    with pytest.raises(DataError, match=f"cannot have the name '{name}'; remove it"):
+        made.encode(TURNS, {name: []})
+
+
 def test_special_tokens_are_the_templates_alone(tmp_path: Path) -> None:
     made = template(tmp_path, SOURCES["turns"])
     assert made is not None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from bases import save_sentencepiece, save_tokenizer
 from tailora.core.errors import DataError, SettingsError
 from tailora.core.files import write_json
+from tailora.data import chat_template
 from tailora.data.linearize import STYLES
 from tailora.data.prompts import PromptFormat, parse_record
 from tailora.data.tokenizer import Tokenizer
@@ -60,6 +63,25 @@ def test_attributes_that_training_had_in_no_record_are_found(folder: Path, style
     assert triples.unknown_attributes([Record("1", (Fact("Cork", "mayor", "X"), Fact(None, "area", "y")), ())]) == []
     assert kept([Record("1", (), ("A.",), prompt="a")]).unknown_attributes([new]) == []
     assert PromptFormat.of_meta({"prompt_form": "paper"}, tokenizer, folder).unknown_attributes([new]) == []
+
+
+def test_a_prompt_does_not_depend_on_the_day(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }} " + CHAT, encoding="utf-8")
+    tokenizer = Tokenizer.from_folder(folder)
+    record = Record("0", (Fact(None, "name", "Giraffe"),), ("A pub.",))
+    trained, conversation = [], []
+    for day in (1, 2):
+        clock = Mock(wraps=datetime)
+        clock.now.return_value = datetime(2026, 11, day)
+        monkeypatch.setattr(chat_template, "datetime", clock)
+        prompts = PromptFormat.of_training(tokenizer, form="chat", folder=folder)
+        trained += [prompts.encode([record]), PromptFormat.of_meta(prompts.meta, tokenizer, folder).encode([record])]
+        template = chat_template.ChatTemplate.from_folder(folder, tokenizer)
+        assert template is not None
+        conversation.append(tokenizer.decode(template.encode([{"role": "user", "content": "hi"}])))
+    assert trained == trained[:1] * 4
+    assert tokenizer.decode(trained[0][0]).startswith("26 Jul 2024")
+    assert [text.split(" Nov")[0] for text in conversation] == ["01", "02"]
 
 
 def test_formats_that_cannot_be_are_refused(folder: Path) -> None:

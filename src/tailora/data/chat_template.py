@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,13 @@ from tailora.core.errors import DataError, ModelError
 from tailora.data.model_files import TOKENIZER_CONFIG, read_model_file, special_token
 from tailora.data.tokenizer import Tokenizer
 
+PROMPT_DATE = datetime(2024, 7, 26)
+"""The date in prompts of records: a template that writes today's would give other prompts on every day after training.
+Templates of Llama 3 write this one where they cannot ask for the date."""
+
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+_TAKEN = {"messages", "tools", "documents", "add_generation_prompt", *_NAMES}
 _RENDERING_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -34,6 +39,7 @@ class ChatTemplate:
         tokenizer: tokenizer of the model.
         names: special tokens that the template may use, by name, such as bos_token.
         where: folder of the model, for error messages.
+        date: the date that the template gets when it asks for today's; None for today.
 
     Attributes:
         source: Jinja source of the template.
@@ -42,7 +48,9 @@ class ChatTemplate:
         ModelError: the template is not valid.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer, names: Mapping[str, str], where: Path) -> None:
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, names: Mapping[str, str], where: Path, date: datetime | None = None
+    ) -> None:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
@@ -50,7 +58,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.globals["namespace"] = _Names
         environment.globals["dict"] = _Dict()
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.globals["strftime_now"] = lambda form: (date or datetime.now()).strftime(form)
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -59,13 +67,16 @@ class ChatTemplate:
         self._tokenizer, self._names = tokenizer, dict(names)
 
     @classmethod
-    def from_folder(cls, folder: Path, tokenizer: Tokenizer, source: str | None = None) -> ChatTemplate | None:
+    def from_folder(
+        cls, folder: Path, tokenizer: Tokenizer, source: str | None = None, date: datetime | None = None
+    ) -> ChatTemplate | None:
         """Return the template of a model's folder, searched for as in transformers, or None.
 
         Args:
             folder: folder of the model; its tokenizer_config.json names the special tokens.
             tokenizer: tokenizer of the model.
             source: template to use instead of the folder's.
+            date: the date that the template gets when it asks for today's; None for today.
 
         Raises:
             ModelError: the template is not valid.
@@ -74,29 +85,45 @@ class ChatTemplate:
         if source is None:
             return None
         names = {name: token for name in _NAMES if (token := special_token(folder, name)) is not None}
-        return cls(source, tokenizer, names, folder)
+        return cls(source, tokenizer, names, folder, date)
 
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def encode(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> tuple[int, ...]:
         """Return the token ids of a conversation, after which the model writes its answer.
 
-        Only the template can insert special tokens: the name of one in a message is plain text.
+        Only the template can insert special tokens: the name of one in a message or a variable is plain text.
+
+        Args:
+            messages: role and content of each message.
+            variables: further variables of the template by name, such as `enable_thinking` of Qwen3.
 
         Raises:
-            DataError: the template refuses the conversation.
+            DataError: the template refuses the conversation, or a variable has a name that is taken.
         """
-        special = [token for token in self._tokenizer.special_tokens if any(token in m["content"] for m in messages)]
+        own = {} if variables is None else dict(variables)
+        if taken := sorted(own.keys() & _TAKEN):
+            raise DataError(
+                f"a variable of a chat template cannot have the name {taken[0]!r}",
+                where="chat_template_kwargs",
+                hint="remove it",
+            )
+        written = [*(message["content"] for message in messages), *_texts(own)]
+        special = [token for token in self._tokenizer.special_tokens if any(token in text for text in written)]
         if not special:
-            return tuple(self._tokenizer.encode(self._render(messages), special=True))
-        # The template gets marks in their places, which no message can contain.
-        nonce = secrets.token_hex(8)
+            return tuple(self._tokenizer.encode(self._render(messages, own), special=True))
+        # The template gets marks in their places: digits, which filters such as tojson and upper leave as they are, and
+        # which no message can contain.
+        nonce = f"{secrets.randbelow(10**20):020}"
         spelt = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
 
-        def mark(match: re.Match[str]) -> str:
-            return f"\x00{nonce}{special.index(match[0])}\x00"
+        def mark(text: str) -> str:
+            return spelt.sub(lambda match: f"{nonce}{special.index(match[0]):06}", text)
 
-        text = self._render([{**message, "content": spelt.sub(mark, message["content"])} for message in messages])
+        marked = [{**message, "content": mark(message["content"])} for message in messages]
+        text = self._render(marked, _map_texts(own, mark))
         ids: list[int] = []
-        for place, piece in enumerate(re.split(f"\x00{nonce}(\\d+)\x00", text)):
+        for place, piece in enumerate(re.split(f"{nonce}([0-9]{{6}})", text)):
             content = special[int(piece)] if place % 2 else piece
             ids += self._tokenizer.encode(content, special=not place % 2, continues=bool(ids))
         return tuple(ids)
@@ -131,11 +158,12 @@ class ChatTemplate:
         ends = first and first[0] in self._tokenizer.special_ids
         return gap, first[0] if ends else self._tokenizer.eos_id
 
-    def _render(self, messages: Sequence[Mapping[str, str]], *, prompt: bool = True) -> str:
+    def _render(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None, *, prompt: bool = True
+    ) -> str:
+        values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
         try:
-            return self._template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=prompt, **self._names
-            )
+            return self._template.render({**self._names, **(variables or {}), **values})
         except _RENDERING_ERRORS as error:
             raise DataError(
                 f"the model's chat template does not accept this conversation ({error})", where="messages"
@@ -193,6 +221,27 @@ def _source(folder: Path) -> str | None:
     if isinstance(source, list):
         source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     return source if isinstance(source, str) else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with each text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _map_texts(item, change) for key, item in value.items()}
+    return [_map_texts(item, change) for item in value] if isinstance(value, list) else value
 
 
 def _to_json(

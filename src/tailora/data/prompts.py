@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from tailora.core.errors import DataError, SettingsError
-from tailora.data.chat_template import ChatTemplate
+from tailora.data.chat_template import PROMPT_DATE, ChatTemplate
 from tailora.data.known_values import KnownValues, known_values, read_known_values
 from tailora.data.linearize import linearize, written_name
 from tailora.data.readers import json_text, piped
@@ -81,7 +81,9 @@ class PromptFormat:
         form = form or usual_form(records, tokenizer, folder)
         kinds = {"facts" if record.prompt is None else "text" for record in records}
         source: Any = "mixed" if len(kinds) > 1 else next(iter(kinds), None)
-        template = None if form != "chat" or folder is None else ChatTemplate.from_folder(folder, tokenizer)
+        template = None
+        if form == "chat" and folder is not None:
+            template = ChatTemplate.from_folder(folder, tokenizer, date=PROMPT_DATE)
         base_format = replace(cls._on_base(tokenizer, form, style, template), source=source, trained=True)
         facts = [fact for record in records for fact in record.facts]
         known = frozenset(written_name(fact.attribute, style) for fact in facts)
@@ -121,7 +123,7 @@ class PromptFormat:
         template = None
         if chosen == "chat":
             source = meta.get("chat_template") if own == "chat" else None
-            template = ChatTemplate.from_folder(folder, tokenizer, source)
+            template = ChatTemplate.from_folder(folder, tokenizer, source, PROMPT_DATE)
         chosen_format = cls._on_base(tokenizer, chosen, style or meta.get("linearization") or "paper", template)
         if own is None:
             return chosen_format

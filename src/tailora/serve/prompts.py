@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tailora.core.errors import DataError, UserError
 from tailora.data.chat_template import ChatTemplate
@@ -23,7 +24,12 @@ def text_prompt(model: ServedModel, text: str) -> tuple[int, ...]:
         raise _not_a_record(error, "prompt", "Alternatively, send token ids, or the facts to /v1/records") from error
 
 
-def chat_prompt(model: ServedModel, template: ChatTemplate | None, messages: Sequence[Message]) -> tuple[int, ...]:
+def chat_prompt(
+    model: ServedModel,
+    template: ChatTemplate | None,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:
     """Return the prompt for a conversation of /v1/chat/completions.
 
     A base that was not trained here, and adapters made elsewhere, get the conversation in the base's chat template. An
@@ -35,6 +41,7 @@ def chat_prompt(model: ServedModel, template: ChatTemplate | None, messages: Seq
         model: base or adapter.
         template: chat template of the base, if it has one.
         messages: the conversation.
+        variables: further variables of the base's template, which no prompt of Tailora's training has.
 
     Raises:
         ApiError: the conversation cannot become a prompt of the model.
@@ -44,7 +51,10 @@ def chat_prompt(model: ServedModel, template: ChatTemplate | None, messages: Seq
         if template is None:
             message = "the base model has no chat template; use /v1/completions or /v1/records"
             raise ApiError(400, message, param="messages")
-        return _in_template(template, messages)
+        return _in_template(template, messages, variables)
+    if variables:
+        message = f"{model.name} was trained with prompts that have no such variables; remove the field"
+        raise ApiError(400, message, param="chat_template_kwargs")
     if prompts.template is not None and prompts.source == "text":
         return _in_template(prompts.template, messages)
     if any(message.speaker == "system" for message in messages):
@@ -63,9 +73,11 @@ def chat_prompt(model: ServedModel, template: ChatTemplate | None, messages: Seq
         raise _not_a_record(error, "messages", advice) from error
 
 
-def _in_template(template: ChatTemplate, messages: Sequence[Message]) -> tuple[int, ...]:
+def _in_template(
+    template: ChatTemplate, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
     try:
-        return template.encode([{"role": message.speaker, "content": message.text} for message in messages])
+        return template.encode([{"role": message.speaker, "content": message.text} for message in messages], variables)
     except UserError as error:
         raise from_user_error(error) from error
 

@@ -49,7 +49,7 @@ def chat_routes(service: Service, template: ChatTemplate | None, *, log_texts: b
 def _answer(
     service: Service, template: ChatTemplate | None, body: ChatBody, model: ServedModel, stats: RequestStats
 ) -> ChatAnswer:
-    prompt = chat_prompt(model, template, body.messages)
+    prompt = chat_prompt(model, template, body.messages, body.chat_template_kwargs)
     stats.prompt_tokens = len(prompt)
     beams = (body.n or 1) if body.use_beam_search else 1
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"

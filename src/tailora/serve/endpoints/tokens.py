@@ -63,6 +63,6 @@ async def _model(name: str | None, request: Request, service: Service) -> Served
 
 def _tokens(service: Service, template: ChatTemplate | None, body: TokenizeBody, model: ServedModel) -> list[int]:
     if body.messages is not None:
-        return list(chat_prompt(model, template, body.messages))
+        return list(chat_prompt(model, template, body.messages, body.chat_template_kwargs))
     text = body.prompt or ""
     return list(text_prompt(model, text)) if body.add_special_tokens else service.tokenizer.encode(text)

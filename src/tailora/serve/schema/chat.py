@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,9 @@ class ChatBody(Sampling, ChatDefaults):
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
     """The conversation so far, from 1 to 1000 messages."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables of the base's chat template, as in vLLM, such as {"enable_thinking": false} for Qwen3. A model
+    that was trained with Tailora takes none."""
     max_tokens: int | None = Field(None, ge=1, le=MOST)
     """Largest number of tokens of the answer; conversation and answer together must fit into the model's context.
     Default: what the context and the cache leave."""

@@ -82,7 +82,3 @@ class ChatDefaults(ClientDefaults):
     """Must be true, as in vLLM's defaults."""
     continue_final_message: Literal[False] | None = None
     """Must be false, as in vLLM's defaults."""
-    chat_template_kwargs: (
-        Annotated[dict[str, Any], default_only({}, hint="is not supported; remove the field")] | None
-    ) = None
-    """Must be empty, as in vLLM's defaults."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,8 @@ class TokenizeBody(Body):
     """A text; its tokens are those of the prompt that /v1/completions computes for it."""
     messages: list[Message] | None = Field(None, min_length=1, max_length=1000)
     """A conversation instead of a text; its tokens are those of the prompt of /v1/chat/completions."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables of the base's chat template, as in /v1/chat/completions."""
     add_special_tokens: bool = True
     """Build the model's prompt. Set it to false for the tokens of the text itself."""
     return_token_strs: bool | None = False
@@ -32,6 +34,8 @@ class TokenizeBody(Body):
     def _check_combination(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("send either prompt or messages")
+        if self.chat_template_kwargs and self.messages is None:
+            raise ValueError("chat_template_kwargs needs messages")
         return self
 
 
