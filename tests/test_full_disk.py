@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,10 +23,15 @@ pytestmark = [
 ]
 COMMON = ("--base=tiny", "--precision=fp32")
 TRAIN = ("train", "--data=restaurants", *COMMON, "--device=cpu", "--limit=4", "--valid-limit=2", "--max-steps=4")
+ROWS = ("--input=restaurants", "--split=test", "--limit=40", "--max-new-tokens=24", "--device=cpu", "--precision=fp32")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (*TRAIN, "--eval-every=2", "--save-every=0", "--output=DISK/run"),
     "convert": ("convert", "--adapter=ADAPTER", "--to=loralib", "--output=DISK/lora.bin"),
     "merge": ("merge", "--base=tiny", "--adapter=ADAPTER", "--output=DISK/merged"),
+    "quantize": ("quantize", "--base=tiny", "--to=int8", "--output=DISK/quantised"),
+    "generate": ("generate", "--adapter=ADAPTER", *ROWS, "--output=DISK/texts.jsonl"),
+    "evaluate": ("evaluate", "--adapter=ADAPTER", *ROWS, "--output=DISK/scores"),
+    "clean": ("clean", "restaurants", "--split=test", "--output=DISK/clean.csv"),
     "draft": ("draft", "--adapter=DISK/adapter", "--data=restaurants"),
 }
 ROOM = (0, 40_000, 3_000_000)
@@ -52,7 +58,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What depends on nothing but the command, neither times nor names of folders: tensors, by file."""
+    """What depends on nothing but the command, neither times nor names of folders: tensors, tables and texts, by file."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
@@ -60,6 +66,10 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = {key: value.numpy().tobytes() for key, value in load_file(path).items()}
         elif path.suffix == ".bin":
             found[name] = {key: value.numpy().tobytes() for key, value in torch.load(path).items()}
+        elif path.suffix == ".csv":
+            found[name] = path.read_bytes()
+        elif path.suffix == ".jsonl" and path.name != "metrics.jsonl":
+            found[name] = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
     return found
 
 
