@@ -58,7 +58,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What depends on nothing but the command, neither times nor names of folders: tensors, tables and texts, by file."""
+    """What depends on the command alone, neither times nor names of folders: tensors, tables and texts, by file."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))

@@ -152,15 +152,24 @@ def test_equal_shapes_are_counted_once(base: Path, tmp_path: Path, monkeypatch: 
     counted: list[object] = []
     count = module._count
     monkeypatch.setattr(module, "_count", lambda *given: counted.append(given) or count(*given))  # type: ignore[func-returns-value]
-    assert planned(settings_of("lora", base=str(copy), learning_rate=0.5, output=tmp_path / "run")) == first
+    others: dict[str, object] = {
+        "learning_rate": 0.5,
+        "epochs": 9,
+        "schedule": "constant",
+        "eval_every": 2,
+        "limit": 50,
+    }
+    others |= {"precision": "bf16", "save_every": 1.0, "prompt_form": "arrow", "weight_decay": 0.0, "max_length": 99}
+    assert planned(settings_of("lora", base=str(copy), output=tmp_path / "run", **others)) == first
     assert not counted
     planned(settings_of("lora", base=str(base)), "bf16")
     planned(settings_of("lora", base=str(base), rank=8))
     planned(settings_of("lora", base=str(base), batch_size=4))
+    planned(settings_of("lora", base=str(base), label_smoothing=0.1))
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 300}), encoding="utf-8")
     assert planned(settings_of("lora", base=str(copy))) != first
-    assert len(counted) == 4
+    assert len(counted) == 5
 
 
 def test_planning_takes_no_memory_for_weights(tmp_path: Path) -> None:

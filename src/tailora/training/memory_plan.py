@@ -29,7 +29,7 @@ from tailora.training.fused import compact_gelus
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import pass_bytes, without_values
 from tailora.training.precision import apply, loading_dtype
-from tailora.training.settings import TrainSettings
+from tailora.training.settings import ExampleSettings, OptimizationSettings, TrainingDataSettings, TrainSettings
 from tailora.training.trees.forward import passes
 from tailora.training.vocabulary import is_reducible
 
@@ -154,7 +154,13 @@ class _NetworkBytes:
 
 _COUNTED: dict[str, _NetworkBytes] = {}
 """Counts of this process: trials of a search differ in settings that change no shape."""
-_WITHOUT_EFFECT = {"base", "data", "valid", "output", "learning_rate", "memory_limit"}
+_WITHOUT_EFFECT = {
+    *TrainingDataSettings.model_fields,
+    *ExampleSettings.model_fields,
+    *OptimizationSettings.model_fields,
+    *("base", "recipe", "precision", "memory_limit", "learning_rate", "lora_plus_ratio"),
+    *("output", "save_every", "resume", "track"),
+} - {"label_smoothing"}
 """Settings that change no shape; the folder's configuration and the examples are compared in place of their names."""
 
 
