@@ -6,12 +6,14 @@ import gc
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch._subclasses.fake_tensor import FakeTensor
 
 from bases import save_base
@@ -21,8 +23,9 @@ from tailora.commands.plan import PlanSettings
 from tailora.commands.plan import run as plan_command
 from tailora.core.errors import CheckError, TrainingError
 from tailora.training import int8, memory_plan, planning
+from tailora.training.distributed import Processes
 from tailora.training.memory_plan import MemoryPlan
-from tailora.training.planning import Shortage, plan
+from tailora.training.planning import RunPlan, Shortage, plan
 from tailora.training.run import run
 from tailora.training.settings import TrainSettings
 
@@ -195,6 +198,34 @@ def test_precisions_are_counted_where_memory_is_short(recipe: dict[str, Any], mo
     counted.clear()
     plan(settings.model_copy(update={"memory_limit": 1.5 * needed / 2**30}))
     assert counted == ["fp32", "bf16"]
+
+
+class Exchanges(Processes):
+    """Processes that report an exchange which only the first of them takes part in."""
+
+    def __init__(self) -> None:
+        self.is_alone = False
+
+    def from_first(self, value: Callable[[], Any]) -> Any:
+        self.is_alone = True
+        try:
+            return value()
+        finally:
+            self.is_alone = False
+
+    def from_all(self, value: Any) -> list[Any]:
+        assert not self.is_alone, "the other processes wait for another exchange"
+        return [value]
+
+
+def test_all_processes_agree_on_precisions_where_the_free_memory_is_not_known(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "memory_limit", lambda settings, device: None)  # as on macOS
+    processes = Exchanges()
+    planned = RunPlan(TrainSettings(**recipe), "cpu", Console(quiet=True), processes)
+    planned.require_fit()
+    assert processes.from_first(planned.choice).precision == "fp32"
 
 
 def test_command_prints_parts_and_json(

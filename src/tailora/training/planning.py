@@ -225,14 +225,14 @@ class RunPlan:
 
     def shortage(self) -> Shortage | None:
         """Return what is missing if the run does not fit into memory in any precision, in some process."""
-        own = self._own_shortage()
+        own = self._own_shortage(self.precisions)
         return next((short for short in self.processes.from_all(own) if short is not None), None)
 
-    def _own_shortage(self) -> Shortage | None:
+    def _own_shortage(self, precisions: Sequence[str]) -> Shortage | None:
         try:
-            if self.limit is None or any(map(self._fits, self.precisions)):
+            if self.limit is None or any(map(self._fits, precisions)):
                 return None
-            plans = {name: self.memory(name) for name in self.precisions}
+            plans = {name: self.memory(name) for name in precisions}
         except ModelError:  # `announcement` reports it
             return None
         precision = min(plans, key=lambda name: plans[name].peak)
