@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from tailora.data.examples import Example
 from tailora.models.load import Base, load_base, load_part, outline
 from tailora.models.save import save_quantized
 from tailora.training import block_timing, int8, planning, precision_choice
-from tailora.training.block_timing import precision_seconds, update_seconds
+from tailora.training.block_timing import clock_of, precision_seconds, update_seconds
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import without_values
 from tailora.training.precision import available
@@ -179,3 +180,16 @@ def test_a_precision_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, m
     too_large.add("bf16")
     with pytest.raises(torch.OutOfMemoryError):
         precision_seconds(base, TEXTS, settings, "cpu", ("fp32", "bf16"))
+
+
+@pytest.mark.parametrize(
+    ("device", "system", "clock"),
+    [
+        ("cpu", "linux", time.thread_time),
+        ("cpu", "darwin", time.thread_time),
+        ("cpu", "win32", time.perf_counter),
+        ("cuda", "linux", time.perf_counter),
+    ],
+)
+def test_a_clock_has_steps_that_are_shorter_than_an_update(device: str, system: str, clock: Any) -> None:
+    assert clock_of(torch.device(device), system) is clock

@@ -7,8 +7,9 @@ tells what a block takes, and what everything beside the blocks takes. Results a
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -111,6 +112,15 @@ def _measure(
     return (least + block * (count - LEAST)) / len(trees)
 
 
+def clock_of(device: torch.device, system: str = sys.platform) -> Callable[[], float]:
+    """Return the clock that times updates on a device, in seconds from any origin.
+
+    On a CPU, this thread takes part in every operation, and its own time does not count what other processes take.
+    Windows counts it in steps of 16 ms, within which a short update begins and ends.
+    """
+    return time.thread_time if device.type == "cpu" and system != "win32" else time.perf_counter
+
+
 class _Timer:
     """Times updates of a network.
 
@@ -126,8 +136,7 @@ class _Timer:
         self.model, self.settings, self.sample = base.model, settings, sample
         self.device = torch.device(device)
         self.arithmetic = apply(self.model, precision, settings, sample)
-        # This thread takes part in every operation on a CPU; its own time does not count what other processes take.
-        self._clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+        self._clock = clock_of(self.device)
 
     def seconds(self, trees: TreeBatch | None = None) -> float:
         """Return the time of an update on trees, or on the sample; the first update, which builds kernels, is free."""
