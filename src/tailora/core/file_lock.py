@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +18,10 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+log = logging.getLogger(__name__)
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of a file system that offers no locks, as clusters may mount Lustre and NFS."""
 
 
 class FileLock:
@@ -29,13 +36,18 @@ class FileLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock without waiting; False where another process has it."""
+        """Take the lock without waiting; False where another process has it.
+
+        On a file system without locks every process gets it, and a warning says so.
+        """
         file = self._path.open("ab+")
         try:
             _lock(file)
-        except OSError:
-            file.close()
-            return False
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                file.close()
+                return False
+            _warn_of_missing_locks(self._path.parent)
         self._file = file
         return True
 
@@ -70,6 +82,11 @@ def only_writer(target: Path, patience: float = 30.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@functools.cache
+def _warn_of_missing_locks(folder: Path) -> None:
+    log.warning("%s: this file system has no locks; do not let two processes write here at the same time", folder)
 
 
 if sys.platform == "win32":
