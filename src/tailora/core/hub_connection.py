@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 import urllib.error
 import urllib.request
 
@@ -24,7 +26,9 @@ def hub_problem(endpoint: str, timeout: float) -> str | None:
     except urllib.error.HTTPError as error:
         if error.code in HUB_DOWN:
             return f"{endpoint} answers with status {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return None  # it answers, and the hub's library has its own list of certificates
         return f"{endpoint} cannot be reached ({reason})"
     return None
