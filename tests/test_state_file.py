@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tailora.training import state_file
 from tailora.training.resume import Job, ResumeFolder
 from tailora.training.state_file import RunState, UnusableStateError, read, write
 
@@ -63,6 +65,16 @@ def test_a_state_is_read_as_it_was_written(path: Path) -> None:
     write(path, dataclasses.replace(state_of(), best=None, average=None), {})
     job, state = read(path)
     assert (job, state.best, state.average) == ({}, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which files are mapped")
+def test_a_state_is_no_view_of_its_file_where_that_would_keep_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_file, "_IS_LOCKED_BY_TENSORS", True)  # as on Windows
+    _, state = read(path)
+    assert str(path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert plain(state) == plain(state_of())
 
 
 def test_no_damaged_byte_changes_a_value(path: Path) -> None:

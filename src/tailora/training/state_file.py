@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ VERSION = 2
 _STATE, _DIGEST = "state", "sha256"
 _PARTS = ("learning", "best", "average", "generators")
 _OTHER_VERSION = "is from another version of Tailora"
+_IS_LOCKED_BY_TENSORS = sys.platform == "win32"
+"""Whether a file cannot be deleted or replaced while tensors that were read from it, which are views of it, exist."""
 
 
 @dataclass
@@ -101,6 +104,8 @@ def read(path: Path) -> tuple[dict[str, Any], RunState]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _IS_LOCKED_BY_TENSORS:
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except OSError as error:
         raise UnusableStateError(unreadable(error)) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
