@@ -24,6 +24,17 @@ def test_nothing_is_wrapped_outside_a_terminal(capsys: pytest.CaptureFixture[str
     assert max(map(len, lines)) < 1100
 
 
+def test_texts_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console = message_console()
+    table = Table("[url]", title="[i]title")
+    table.add_row("[/b] :cat: [qv]_proj")
+    console.print("see runs[old]/:cat: and [/x]", highlight=False)
+    console.print(table)
+    printed = capsys.readouterr().err
+    for text in ("see runs[old]/:cat: and [/x]\n", "[url]", "[i]title", " [/b] :cat: [qv]_proj "):
+        assert text in printed
+
+
 def test_a_terminal_keeps_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "72")

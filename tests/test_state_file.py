@@ -68,7 +68,7 @@ def test_a_state_is_read_as_it_was_written(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which files are mapped")
-def test_a_state_is_no_view_of_its_file_where_that_would_keep_the_file(
+def test_a_state_is_read_apart_from_its_file_where_tensors_would_lock_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_file, "_IS_LOCKED_BY_TENSORS", True)  # as on Windows

@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tailora.core.console import message_console
@@ -384,7 +383,7 @@ def _print(console: Console, evaluation: Evaluation, cards: Sequence[CardTable])
         for heading in ("score", "value", "95% interval"):
             table.add_column(heading, justify="left" if heading == "score" else "right")
         for row in score_rows(evaluation, part):
-            table.add_row(row.name, row.value, escape(row.interval or row.how))
+            table.add_row(row.name, row.value, row.interval or row.how)
         console.print(table)
     if evaluation.measured.note:
         console.print(evaluation.measured.note, highlight=False, markup=False)

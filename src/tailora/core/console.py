@@ -11,10 +11,12 @@ NO_LIMIT = 100_000
 def message_console(*, quiet: bool = False) -> Console:
     """Return a console on standard error. In a file or pipe, nothing that is printed on it is wrapped.
 
+    Texts are printed as they are: a path or a value such as `[/b]` is not markup, and `:cat:` is not a picture.
+
     Args:
         quiet: whether nothing is printed at all.
     """
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
     if not (console.is_terminal or console.is_jupyter):
         console.width = NO_LIMIT
     return console

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tailora.evaluation.systems_report import SystemsReport
 from tailora.reports.systems import letter
@@ -17,10 +17,10 @@ def terminal_tables(report: SystemsReport) -> Iterator[Table]:
         table = Table(title=scores.title)
         table.add_column("score")
         for place, name in enumerate(scores.systems):
-            table.add_column(f"{letter(place)}. {escape(name)}", justify="right")
+            table.add_column(Text(f"{letter(place)}. {name}"), justify="right")
         for label, cells in scores.rows:
             values = [f"{cell.value} [{cell.beats}]" if cell.beats else cell.value for cell in cells]
-            table.add_row(label, *map(escape, values))
+            table.add_row(label, *map(Text, values))
         yield table
 
 
