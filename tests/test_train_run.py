@@ -184,6 +184,7 @@ def test_a_base_at_chance_is_named(base: Path, data: Path, tmp_path: Path) -> No
 
 
 def test_existing_run_is_kept(base: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(SettingsError, match="already exists; choose another place with --output"):
         run(settings(base, data, tmp_path))
 

@@ -46,7 +46,7 @@ class RunFolder(NamedTuple):
 
 @contextlib.contextmanager
 def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterator[RunFolder]:
-    """Create the run directory, or take over that of an unfinished run with these settings.
+    """Create the run directory, or take over an empty folder or that of an unfinished run with these settings.
 
     The default name is runs/DATA-METHOD-N with the first N that is free or whose run can continue. The folder is
     created at once, so that runs that start together get different names. It is removed at the end if it is empty, or
@@ -54,7 +54,8 @@ def run_folder(settings: TrainSettings, processes: Processes = SINGLE) -> Iterat
     Of several processes, only the first accesses the folder, and the others receive its path.
 
     Raises:
-        SettingsError: the output folder exists and is not an unfinished run, or another process trains in it.
+        SettingsError: the output folder contains something else than an unfinished run, or another process trains in
+            it.
     """
     if not processes.is_first:
         yield RunFolder(processes.from_first(Path), None)
@@ -79,9 +80,14 @@ def _named(path: Path, settings: TrainSettings) -> tuple[Path, ResumeFolder]:
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
-        if settings.resume == "never" or not (is_unfinished(path) or _becomes_longer(path, settings)):
+        continues = settings.resume != "never" and (is_unfinished(path) or _becomes_longer(path, settings))
+        if not continues and not _is_empty_folder(path):
             raise _taken(path) from error
     return path, ResumeFolder(path)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _taken(path: Path) -> SettingsError:
@@ -122,12 +128,17 @@ def _becomes_longer(path: Path, settings: TrainSettings) -> bool:
 
 
 def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
-    name = short_name(settings.data)
+    name, runs = short_name(settings.data), Path("runs")
+    try:
+        runs.mkdir(exist_ok=True)
+    except FileExistsError as error:  # a file, or a link to a place that is gone
+        hint = "remove it, or name a run directory with --output"
+        raise SettingsError("is not a folder", where=runs, hint=hint) from error
     number = 1
     while True:
-        path = Path("runs") / f"{name}-{settings.method}-{number}"
+        path = runs / f"{name}-{settings.method}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             if settings.resume == "never" or not _continues(path, settings):
                 number += 1
@@ -137,10 +148,12 @@ def _numbered(settings: TrainSettings) -> tuple[Path, ResumeFolder]:
 
 def _continues(path: Path, settings: TrainSettings) -> bool:
     """Return whether a folder contains an unfinished run with these settings that no process is working on."""
-    if not is_unfinished(path) or ResumeFolder(path).is_taken():
-        return False
     try:
+        if not is_unfinished(path) or ResumeFolder(path).is_taken():
+            return False
         loaded = ResumeFolder(path).load()
+    except PermissionError:  # a run of another user
+        return False
     except SettingsError as error:
         log.warning("%s; it is not continued", error)
         return False
