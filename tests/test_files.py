@@ -8,6 +8,8 @@ import os
 import re
 import stat
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailora.core import files
 from tailora.core.errors import ModelError, SettingsError
 from tailora.core.files import (
     atomic_folder,
@@ -85,14 +88,14 @@ def test_a_folder_comes_back_when_its_successor_cannot_take_its_place(
     target = tmp_path / "made"
     target.mkdir()
     (target / "old").touch()
-    rename = Path.rename
+    rename = Path.replace
 
     def refuse(path: Path, to: Path) -> Path:
         if path.name.endswith(".part"):
             raise PermissionError("in use")
         return rename(path, to)
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(PermissionError), atomic_folder(target) as folder:
         (folder / "new").touch()
     assert listing(tmp_path) == ["made"]
@@ -110,6 +113,70 @@ def test_what_is_written_can_be_read_as_the_umask_allows(tmp_path: Path) -> None
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
     assert modes == {"file": 0o644, "folder": 0o755, "inner": 0o644}
+
+
+def test_a_folder_that_is_in_use_stays_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made").mkdir()
+    rename = Path.replace
+
+    def refuse(path: Path, to: Path) -> Path:
+        if path.name == "made":
+            raise PermissionError("in use")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), atomic_folder(tmp_path / "made") as folder:
+        (folder / "new").touch()
+    assert listing(tmp_path) == ["made"]
+
+
+def test_what_a_scanner_has_open_for_a_moment_is_renamed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, refusals = Path.replace, [1, 2]
+
+    def refuse(path: Path, to: Path) -> Path:
+        if refusals:
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "in use", str(path))
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(files, "_PATIENCE", 60.0)  # as on Windows, where it is shorter
+    write_text(tmp_path / "file", "text")
+    assert listing(tmp_path) == ["file"]
+    refusals.append(1)
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+    assert listing(tmp_path / "folder") == ["new"]
+
+
+def test_a_drive_without_permissions_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write_text(tmp_path / "file", "text")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+    assert listing(tmp_path) == ["file", "folder"]
+
+
+@posix
+def test_threads_that_ask_for_the_umask_leave_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = os.umask
+
+    def slowly(mask: int) -> int:
+        before = change(mask)
+        time.sleep(0.02)  # another thread comes in between
+        return before
+
+    before = change(0o027)
+    try:
+        with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+            patched.setattr(os, "umask", slowly)
+            assert list(pool.map(lambda _: files._umask(), range(8))) == [0o027] * 8
+        assert change(0o027) == 0o027
+    finally:
+        change(before)
 
 
 @given(st.text(st.characters(codec="utf-8")))

@@ -10,6 +10,8 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from tailora.core.errors import SettingsError, UserError, unreadable
 
 _PROBE = 1 << 20
 """Bytes written after a failed write to find out whether the disk is full."""
+_PATIENCE = 2.0 if sys.platform == "win32" else 0.0
+"""Seconds in which a rename is tried again: on Windows it fails while a virus scanner has a new file open."""
+_UMASK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -38,8 +43,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask())
-        temporary.replace(target)
+        _set_mode(temporary, stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask())
+        _rename(temporary, target)
     except BaseException as error:
         system = _system_error(error, target) or _refused_write(error, temporary, target)
         temporary.unlink(missing_ok=True)
@@ -63,31 +68,52 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    temporary.chmod(0o777 & ~_umask())
+    _set_mode(temporary, 0o777 & ~_umask())
     try:
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
-                path.chmod(0o666 & ~_umask())  # safetensors creates private files
+                _set_mode(path, 0o666 & ~_umask())  # safetensors creates private files
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            target.rename(old / target.name)
             try:
-                temporary.rename(target)
+                _rename(target, old / target.name)
+                _rename(temporary, target)
             except BaseException:
-                (old / target.name).rename(target)
-                old.rmdir()
+                if not target.exists():
+                    _rename(old / target.name, target)
+                shutil.rmtree(old, ignore_errors=True)
                 raise
             shutil.rmtree(old)
         else:
-            temporary.rename(target)
+            _rename(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if (system := _system_error(error, target)) is not None:
             raise system from error
         raise
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename a file, which may replace another one, or a folder."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            source.replace(target)
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Set permissions, as far as the file system has them: some drives that are mounted refuse to change any."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
 
 
 def recover(folder: Path, name: str = "*") -> None:
@@ -185,8 +211,9 @@ def _refused_write(error: BaseException, temporary: Path, target: Path) -> OSErr
 
 
 def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
+    with _UMASK:  # a thread that asks in between would be given 0, and leave it for the process
+        umask = os.umask(0)
+        os.umask(umask)
     return umask
 
 
