@@ -13,7 +13,8 @@ class Interrupts:
     """A context manager that turns SIGINT and SIGTERM into `KeyboardInterrupt`, deferred until an update is complete.
 
     A second signal interrupts at once. SIGTERM is how schedulers end a job. Nothing changes outside the main thread,
-    where Python allows no signal handlers, or for a signal that is ignored, as in a shell's background jobs.
+    where Python allows no signal handlers, for a signal that is ignored, as in a shell's background jobs, or for one
+    that another language handles, as R does around reticulate: Python could not give it back.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Interrupts:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._handlers[number] = signal.signal(number, self._interrupt)
         return self
 
