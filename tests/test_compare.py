@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,18 @@ def test_a_method_that_only_made_the_base_worse_says_so_and_the_others_go_on(
 def test_settings_that_cannot_be(values: dict[str, Any], what: str) -> None:
     with pytest.raises(SettingsError, match=what):
         CompareSettings(data="restaurants", **values)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of the shell takes the place of Python")
+def test_a_process_may_write_in_the_encoding_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nprintf 'acc\\350s refus\\351\\n' >&2\necho '{\"steps\": 3}'\n", encoding="ascii")
+    program.chmod(0o700)
+    monkeypatch.setattr(processes.sys, "executable", str(program))
+    assert processes.run_command("train") == {"steps": 3}
+    program.write_text("#!/bin/sh\nprintf 'tailora: acc\\350s\\n' >&2\nexit 2\n", encoding="ascii")
+    with pytest.raises(processes.CommandError, match=r"^acc\ufffds$"):
+        processes.run_command("train")
 
 
 def test_a_process_that_is_killed_fails_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

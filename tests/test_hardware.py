@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tailora.core.errors import SettingsError
-from tailora.core.hardware import cgroups, memory, processor
+from tailora.core.hardware import cgroups, memory, processor, system_files
 from tailora.core.hardware.devices import choose_device
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import Memory, peak_rss, rss
@@ -144,6 +144,14 @@ def test_instruction_sets_are_read_from_both_kinds_of_processor(
     monkeypatch.setattr(processor, "read_text", lambda path: text)
     assert processor.cpu_name() == name
     assert processor.instruction_sets() == found
+
+
+def test_a_system_command_that_does_not_answer_has_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: tuple[str, ...], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(system_files.subprocess, "run", hang)
+    assert system_files.output_of("ps") == ""
 
 
 def test_a_device_that_is_missing_is_reported() -> None:

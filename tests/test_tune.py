@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import platform
@@ -218,6 +219,11 @@ def test_a_combination_that_cannot_be_trained_is_pruned_with_its_reason(
     )
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "ends"),
     [
@@ -228,6 +234,7 @@ def test_a_combination_that_cannot_be_trained_is_pruned_with_its_reason(
         (torch.OutOfMemoryError("CUDA"), False),
         (OfflineError("no hub"), True),
         (DataError("the file is gone"), True),
+        (caused(TrainingError("cannot be written"), OSError(errno.ENOSPC, "No space left on device")), True),
         (RuntimeError("a bug"), True),
     ],
 )

@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def measure_in_process(method: str, arguments: list[str]) -> dict[str, float]:
     command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--measure", method]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise TrainingError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"{method} failed")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -27,7 +27,8 @@ def run_command(*arguments: str) -> dict[str, Any]:
 def run_module(module: str, *arguments: str) -> dict[str, Any]:
     """Run a module of this package as a program that prints one JSON object; see `run_command`."""
     command = [sys.executable, "-P", "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    # Libraries write to stderr in the encoding of the system.
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode == 0:
         result: dict[str, Any] = json.loads(done.stdout)
         return result

@@ -256,7 +256,7 @@ def _is_of_trial(error: UserError, ranges: Sequence[Range]) -> bool:
         return "base" in names
     if isinstance(error, DataError):
         return bool(names & (_OF_RECORDS | {"base"}))
-    return True
+    return not isinstance(error.__cause__, OSError)  # which a full disk causes
 
 
 def _new_folder(output: Path, number: int) -> Path:

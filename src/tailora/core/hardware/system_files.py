@@ -27,9 +27,9 @@ def read_kilobytes(path: Path) -> dict[str, int]:
 
 
 def output_of(*command: str) -> str:
-    """Return what a system command prints; empty where there is no such command."""
+    """Return what a system command prints; empty where there is no such command, or it does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=5)
         return done.stdout.strip()
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
