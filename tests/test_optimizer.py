@@ -18,7 +18,13 @@ from tailora.adapters import formats
 from tailora.core.errors import SettingsError
 from tailora.lora.inject import attach
 from tailora.training.methods import learning_parameters
-from tailora.training.optimizer import LORA_PLUS_EMBEDDING_RATE, adamw, learning_rate, set_learning_rate
+from tailora.training.optimizer import (
+    LORA_PLUS_EMBEDDING_RATE,
+    adamw,
+    foreach_on,
+    learning_rate,
+    set_learning_rate,
+)
 from tailora.training.run import run
 from tailora.training.settings import TrainSettings
 
@@ -127,3 +133,14 @@ def test_lora_plus_is_recorded(tmp_path: Path) -> None:
 def test_a_ratio_below_one_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"lora_plus_ratio|--lora-plus-ratio"):
         TrainSettings(data="", lora_plus_ratio=0.5)
+
+
+def test_gradients_are_limited_on_every_kind_of_device() -> None:
+    """PyTorch refuses lists of tensors on devices without kernels for them, as Apple GPUs are."""
+    assert foreach_on(torch.device("cpu")) is foreach_on(torch.device("cuda:1")) is True
+    assert foreach_on(torch.device("mps")) is None
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    parameter.grad = torch.zeros(2, device="meta")
+    nn.utils.clip_grad_norm_([parameter], 1.0, foreach=foreach_on(parameter.device))
+    with pytest.raises(RuntimeError, match="foreach"):
+        nn.utils.clip_grad_norm_([parameter], 1.0, foreach=True)

@@ -20,7 +20,7 @@ from tailora.data.examples import Example
 from tailora.models.blocks import blocks_of, keep_blocks
 from tailora.models.load import Base, load_part
 from tailora.training.methods import learning_parameters, prepare
-from tailora.training.optimizer import adamw
+from tailora.training.optimizer import adamw, foreach_on
 from tailora.training.precision import apply
 from tailora.training.precision_choice import compare, timing_key
 from tailora.training.settings import TrainSettings
@@ -155,7 +155,7 @@ class _Timer:
             loss = network.loss(trees, label_smoothing=self.settings.label_smoothing)
         loss.backward()
         learning = [parameter for parameter in learning_parameters(self.model).values() if parameter.grad is not None]
-        clip_grad_norm_(learning, self.settings.max_grad_norm, foreach=True)
+        clip_grad_norm_(learning, self.settings.max_grad_norm, foreach=foreach_on(self.device))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":

@@ -19,7 +19,7 @@ from tailora.data.examples import Example
 from tailora.training.averaging import Average, copies
 from tailora.training.distributed import Processes, reporting_loss
 from tailora.training.methods import learning_parameters, restore
-from tailora.training.optimizer import adamw, set_learning_rate
+from tailora.training.optimizer import adamw, foreach_on, set_learning_rate
 from tailora.training.precision import Arithmetic
 from tailora.training.settings import TrainSettings
 from tailora.training.sharded import is_sharded, whole, whole_on_first
@@ -88,7 +88,8 @@ class Learner:
         rate = set_learning_rate(self.optimizer, self.settings, step, steps)
         self.processes.reseed(self._generators, self.settings.seed, step)
         loss, interrupts = self.compute_gradients(batch, is_stopping)
-        norm = whole(clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=True)).item()
+        foreach = foreach_on(next(iter(self.learning.values())).device)
+        norm = whole(clip_grad_norm_(self.learning.values(), self.settings.max_grad_norm, foreach=foreach)).item()
         _check(step, loss, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

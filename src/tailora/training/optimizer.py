@@ -35,7 +35,16 @@ def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
             {"params": [p for p in learning if p.dim() > 1], "weight_decay": settings.weight_decay, "peak": peak},
             {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0, "peak": peak},
         ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, foreach=True)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=0.0, foreach=foreach_on(groups[0]["params"][0].device))
+
+
+def foreach_on(device: torch.device) -> bool | None:
+    """Return whether PyTorch computes many tensors at once on a device; None leaves it to PyTorch.
+
+    On a CPU it does so only if asked, and on an Apple GPU it refuses if asked.
+    """
+    return True if device.type in ("cpu", "cuda") else None
 
 
 def _lora_plus(model: nn.Module, settings: TrainSettings, ratio: float) -> list[dict[str, Any]]:
