@@ -12,7 +12,7 @@ import torch
 
 from tailora.core.errors import SettingsError
 from tailora.core.hardware import cgroups, memory, processor, system_files
-from tailora.core.hardware.devices import choose_device
+from tailora.core.hardware.devices import choose_device, has_kernels
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import Memory, peak_rss, rss
 
@@ -152,6 +152,47 @@ def test_a_system_command_that_does_not_answer_has_no_output(monkeypatch: pytest
 
     monkeypatch.setattr(system_files.subprocess, "run", hang)
     assert system_files.output_of("ps") == ""
+
+
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((6, 0), CUDA_13, False),  # P100
+        ((7, 0), CUDA_13, False),  # V100: kernels for 7.5 do not run on 7.0
+        ((7, 5), CUDA_13, True),
+        ((8, 9), CUDA_13, True),  # by those for 8.6
+        ((9, 0), CUDA_13, True),
+        ((10, 3), CUDA_13, True),
+        ((12, 1), CUDA_13, True),
+        ((13, 0), CUDA_13, True),  # compiled by the driver
+        ((13, 0), CUDA_13[:-1], False),
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((9, 0), ["gfx90a", "gfx942"], True),
+        ((6, 0), [], True),
+    ],
+)
+def test_kernels_run_on_the_gpus_that_they_were_built_for(
+    capability: tuple[int, int], architectures: list[str], runs: bool
+) -> None:
+    assert has_kernels(capability, architectures) is runs
+
+
+def test_a_gpu_without_kernels_is_not_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CUDA_13)
+    monkeypatch.setattr(torch, "empty", lambda *sizes, device: None)
+    assert choose_device("auto") == choose_device("auto") == "cpu"
+    assert caplog.text.count("was built without kernels for Tesla P100 (compute capability 6.0); computing on") == 1
+    with pytest.raises(SettingsError, match=r"^device: PyTorch .* was built without kernels for Tesla P100"):
+        choose_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert choose_device("auto") == "cuda"
+    assert choose_device("cuda:0") == "cuda:0"
 
 
 def test_a_device_that_is_missing_is_reported() -> None:

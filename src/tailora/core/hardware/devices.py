@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
+import re
 import sys
+from collections.abc import Sequence
 
 from tailora.core.errors import SettingsError
 
+log = logging.getLogger(__name__)
+
 
 def choose_device(device: str) -> str:
-    """Return the device to compute on: the one named, and for "auto" a GPU if PyTorch is installed and sees one.
+    """Return the device to compute on: the one named, and for "auto" a GPU if PyTorch sees one and has kernels for it.
 
     Raises:
-        SettingsError: PyTorch has no such device on this machine.
+        SettingsError: PyTorch has no such device on this machine, or no kernels for it.
     """
     if device == "auto" and importlib.util.find_spec("torch") is None:
         return "cpu"
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        problem = _problem_of_gpu("cuda") if torch.cuda.is_available() else None
+        if problem is not None:
+            _warn_once(f"{problem}; computing on the CPU")
+        return "cuda" if torch.cuda.is_available() and problem is None else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on the kind of device
         hint = "use cpu; cuda needs an NVIDIA GPU and a PyTorch built for it"
         raise SettingsError(f"PyTorch has no device {device!r} on this machine", where="device", hint=hint) from error
+    if torch.device(device).type == "cuda" and (problem := _problem_of_gpu(device)) is not None:
+        raise SettingsError(problem, where="device", hint="use cpu, or install a PyTorch that was built for this GPU")
     return device
+
+
+def _problem_of_gpu(device: str) -> str | None:
+    """Return why PyTorch cannot compute on a GPU that it sees; None if it can."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(device)
+    if has_kernels(capability, torch.cuda.get_arch_list()):
+        return None
+    name, (major, minor) = torch.cuda.get_device_name(device), capability
+    return f"PyTorch {torch.__version__} was built without kernels for {name} (compute capability {major}.{minor})"
+
+
+def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Return whether a PyTorch that was built for some architectures computes on an NVIDIA GPU.
+
+    Kernels for sm_XY run on GPUs of compute capability X.Y and on later ones with the same X; compute_XY is code that
+    the driver compiles for any later GPU.
+
+    Args:
+        capability: the GPU's compute capability, as (major, minor).
+        architectures: names such as "sm_86" or "compute_120". Without any of this form, as for AMD's GPUs, the result
+            is True.
+    """
+    matches = [match for name in architectures if (match := re.match(r"(sm|compute)_(\d+)(\d)", name))]
+    built = [(match[1], (int(match[2]), int(match[3]))) for match in matches]
+    return not built or any(own <= capability and (kind == "compute" or own[0] == capability[0]) for kind, own in built)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 def gpu_name(device: str = "cuda") -> str | None:
