@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tailora.lora import inject
 from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.load import load_base
 from tailora.models.rounding import packed, round_rows
+from tailora.models.save import save_quantized
 from tailora.models.weights import stored_tensors
 
 
@@ -115,6 +117,24 @@ def test_an_8_bit_folder_runs_as_the_base_does_in_8_bits(base: Path, tmp_path: P
     loaded = dict(load_base(str(out)).model.named_parameters())
     for name, tensor in rounded.items():
         assert np.array_equal(loaded[name].detach().numpy(), np.array(tensor.raw))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which files are mapped")
+def test_no_file_is_deleted_while_it_is_mapped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses that."""
+    deleted, unlink = [], Path.unlink
+
+    def checked(path: Path, missing_ok: bool = False) -> None:
+        assert str(path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+        deleted.append(path.name)
+        unlink(path, missing_ok)
+
+    loaded = load_base(str(base), dtype=torch.float32)
+    (tmp_path / "int8").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", checked)
+        save_quantized(loaded, tmp_path / "int8", "int8")
+    assert "model.safetensors" in deleted
 
 
 def test_other_programs_are_told_that_they_cannot_read_it(base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from tailora.core.errors import SettingsError, UserError, unreadable
 _PROBE = 1 << 20
 """Bytes written after a failed write to find out whether the disk is full."""
 _PATIENCE = 2.0 if sys.platform == "win32" else 0.0
-"""Seconds in which a rename is tried again: on Windows it fails while a virus scanner has a new file open."""
+"""Seconds in which a rename is tried again: on Windows it fails while a virus scanner has a file open."""
 _UMASK = threading.Lock()
 
 
@@ -97,7 +98,11 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename a file, which may replace another one, or a folder."""
+    """Rename a file, which may replace another one, or a folder.
+
+    On Windows this fails while the file, or one in the folder, is open anywhere. Here, tensors that are not freed yet
+    may be views of it.
+    """
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -105,6 +110,7 @@ def _rename(source: Path, target: Path) -> None:
         except PermissionError:
             if time.monotonic() >= deadline:
                 raise
+            gc.collect()
             time.sleep(0.05)
         else:
             return

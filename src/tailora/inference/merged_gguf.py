@@ -43,7 +43,7 @@ def write_merged_gguf(
         MissingExtraError: the package gguf is not installed.
     """
     require_new(output)
-    with tempfile.TemporaryDirectory(prefix="tailora-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="tailora-", ignore_cleanup_errors=True) as scratch:
         merged = Path(scratch) / "merged"
         result = write_merged([adapter], merged, base=base, force=force)
         prompts = PromptFormat.of_meta(training_metadata(merged), Tokenizer.from_folder(merged), merged)

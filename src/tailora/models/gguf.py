@@ -66,7 +66,7 @@ def converted(source: Path) -> Conversion:
         folder = _place(sha256)
         log.info("converting %s into %s", source, folder)
         file.seek(0)
-        with tempfile.TemporaryDirectory(prefix="tailora-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="tailora-", ignore_cleanup_errors=True) as scratch:
             copy = Path(scratch, "model.gguf")
             if _sha256(file, copy) != sha256:
                 raise ModelError("the file changed while it was read", where=source, hint="try again")

@@ -77,6 +77,7 @@ def save_quantized(base: Base, folder: Path, to: QuantizedType) -> None:
             continue
         parts = packed(values, outputs_first=not conv1d or module in ("wte", "lm_head"))
         tensors |= dict(zip((name, f"{name}.scale", f"{name}.zero"), parts, strict=True))
+    del tensor  # a view of its file, which Windows would not delete
     for path in [*weight_files(folder), folder / INDEX_FILE]:
         path.unlink(missing_ok=True)
     save_file(tensors, folder / PACKED_FILE, metadata={"format": "pt"})
