@@ -90,6 +90,7 @@ def test_half_a_download_is_none(hub_cache: Path) -> None:
         (" ", "the base model's name is empty"),
         ("./nowhere", r"\./nowhere: there is no such file or folder"),
         ("a/b/c", "no such file or folder"),
+        ("~nobody-of-this-name/model", r"~nobody-of-this-name/model: there is no such file or folder"),
         ("nowhere.gguf", "no such file or folder"),
         ("notes.txt", r"notes\.txt: is not a model folder, a \.gguf or a \.whl"),
         ("empty", "empty: is not a model folder: it has no config.json"),

@@ -229,6 +229,9 @@ def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch: pytest
     monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in a container that runs as a user of no list
     with pytest.raises(SettingsError, match="TAILORA_CACHE"):
         cache_folder()
+    monkeypatch.setenv("TAILORA_CACHE", "~/cache")
+    with pytest.raises(SettingsError, match=r"name a folder without ~ in the environment variable TAILORA_CACHE"):
+        cache_folder()
 
 
 @pytest.mark.parametrize("make", [atomic_path, atomic_folder])

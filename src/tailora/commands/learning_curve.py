@@ -11,6 +11,7 @@ from rich.table import Table
 from tailora.core.console import message_console
 from tailora.core.problems import FieldError
 from tailora.core.settings import Unset
+from tailora.data.hub_names import short_name
 from tailora.training.settings import TrainSettings
 
 
@@ -42,7 +43,7 @@ def run(settings: LearningCurveSettings) -> dict[str, Any]:
     from tailora.experiments.learning_curve import LearningCurve, measure  # loads PyTorch, which help does not need
 
     console = message_console()
-    output = settings.output or Path("runs") / f"{Path(settings.data).name.split('.')[0] or 'data'}-learning-curve"
+    output = settings.output or Path("runs") / f"{short_name(settings.data)}-learning-curve"
     own = set(LearningCurveSettings.model_fields) - set(TrainSettings.model_fields) | {"output"}
     training = TrainSettings(**settings.model_dump(mode="json", exclude_unset=True, exclude=own))
     result = measure(LearningCurve(training, settings.percentages, settings.repeats, output), console)

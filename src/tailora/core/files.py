@@ -271,9 +271,9 @@ def cache_folder() -> Path:
     Raises:
         SettingsError: none of them is set, and the user has no home directory.
     """
-    if chosen := os.environ.get("TAILORA_CACHE"):
-        return Path(chosen).expanduser().absolute()
     try:
+        if chosen := os.environ.get("TAILORA_CACHE"):
+            return Path(chosen).expanduser().absolute()
         if sys.platform == "win32":
             local = os.environ.get("LOCALAPPDATA")
             return (Path(local) if local else Path.home() / "AppData" / "Local") / "tailora" / "cache"
@@ -281,5 +281,5 @@ def cache_folder() -> Path:
             return Path.home() / "Library" / "Caches" / "tailora"
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailora"
     except RuntimeError as error:  # in a container, without HOME and without an entry in /etc/passwd
-        hint = "name a folder in the environment variable TAILORA_CACHE"
+        hint = "name a folder without ~ in the environment variable TAILORA_CACHE"
         raise SettingsError("the user has no home directory for the cache", hint=hint) from error

@@ -105,7 +105,7 @@ def resolve(name_or_path: str) -> Resolved:
     """
     if not name_or_path.strip():
         raise ModelError("the base model's name is empty", hint=f"name a folder or one of {', '.join(CATALOG)}")
-    path = Path(name_or_path).expanduser()
+    path = _expanded(name_or_path)
     entry = CATALOG.get(name_or_path)
     # A folder with the name of a catalogue entry counts only if it is a model.
     if path.exists() and (entry is None or _is_model_called(name_or_path)):
@@ -215,6 +215,14 @@ def _hub_model(name: str, model: str, revision: str | None) -> Resolved:
     if folder := hub.cached(repository, revision):
         return Resolved(name, folder, "cached")
     return Resolved(name, hub.download(name, repository, revision), "hub")
+
+
+def _expanded(name: str) -> Path:
+    """Return a path in which `~` is a home directory; one of nobody on this machine stays as it is."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _looks_like_path(name: str) -> bool:
