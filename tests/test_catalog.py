@@ -285,6 +285,27 @@ def test_a_hub_that_is_down_says_so(online: Callable[[str], None]) -> None:
             resolve("gpt2")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."),
+        ValueError("Fast download using 'hf_transfer' is enabled, but 'hf_transfer' is not available."),
+    ],
+    ids=["proxy", "transfer"],
+)
+def test_what_the_hubs_library_lacks_is_why_a_download_fails(
+    online: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def download(repository: str, **options: Any) -> str:
+        raise FileNotFoundError if options.get("local_files_only") else error
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with served(lambda handler: reply(handler, 200)) as endpoint:
+        online(endpoint)
+        with pytest.raises(OfflineError, match=f"the download failed: {str(error)[:30]}"):
+            resolve("someone/small")
+
+
 def test_a_download_that_breaks_off_leaves_no_model(tmp_path: Path, online: Callable[[str], None]) -> None:
     save_base(tmp_path / "there")
     whole = hub_with("someone/small", tmp_path / "there")

@@ -24,6 +24,20 @@ def test_a_certificate_that_only_the_hubs_library_knows_is_left_to_it(monkeypatc
     assert hub_problem("https://huggingface.co", 1.0) is None
 
 
+def test_a_proxy_that_python_does_not_know_is_left_to_the_hubs_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("Tunnel connection failed")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "socks5h://127.0.0.1:1080")
+    assert hub_problem("https://huggingface.co", 1.0) is None
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1080")
+    problem = "https://huggingface.co cannot be reached (Tunnel connection failed)"
+    assert hub_problem("https://huggingface.co", 1.0) == problem
+
+
 def test_a_server_of_another_kind_is_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

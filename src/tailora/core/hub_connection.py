@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 
 LARGEST_ADAPTER = 256 << 20
@@ -20,8 +21,11 @@ def hub_problem(endpoint: str, timeout: float) -> str | None:
         endpoint: the address of the hub.
         timeout: seconds to wait for its answer.
     """
-    request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "tailora"})
     try:
+        proxy = urllib.request.getproxies().get(urllib.parse.urlsplit(endpoint).scheme, "")
+        if proxy.startswith("socks"):
+            return None  # the hub's library may know such a proxy, and Python does not
+        request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "tailora"})
         urllib.request.urlopen(request, timeout=timeout).close()
     except urllib.error.HTTPError as error:
         if error.code in HUB_DOWN:

@@ -101,7 +101,7 @@ def downloading(
         hint = f"check the name; for a private {kind}, log in with `hf auth login`"
         what = f"there is no such path, and the hub has no such public {kind}"
         raise ModelError(what, where=name, hint=hint) from error
-    except _TRANSPORT_ERRORS as error:
+    except (*_TRANSPORT_ERRORS, ValueError, ImportError) as error:  # also of a package that a proxy or HF_… needs
         raise offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
 
 
