@@ -12,7 +12,7 @@ import torch
 
 from tailora.core.errors import SettingsError
 from tailora.core.hardware import cgroups, memory, processor, system_files
-from tailora.core.hardware.devices import choose_device, has_kernels
+from tailora.core.hardware.devices import choose_device, has_kernels, limit_threads
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import Memory, peak_rss, rss
 
@@ -41,6 +41,28 @@ def test_without_limits_the_affinity_counts(group: Path) -> None:
     assert free >= 1
     write(group, cpu__max=f"{100_000 * (free + 5)} 100000\n")
     assert processor.cores() == free
+
+
+@pytest.mark.parametrize(("quota", "variable", "threads"), [(2, None, 2), (8, None, 6), (2, "OMP_NUM_THREADS", 6)])
+def test_threads_are_those_that_a_cpu_limit_grants(
+    group: Path, monkeypatch: pytest.MonkeyPatch, quota: int, variable: str | None, threads: int
+) -> None:
+    """A process sees six cores, and PyTorch has a thread for each."""
+    monkeypatch.setattr(processor, "_visible_cores", lambda: 6)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, "6")
+    write(group, cpu__max=f"{100_000 * quota} 100000\n")
+    assert processor.granted_cores() == (2 if quota == 2 else None)
+    assert processor.cores() == min(quota, 6)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        limit_threads()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from typing import Any
 from tailora.adapters.draft_table import DraftTable
 from tailora.adapters.insert import AnyAdapter, Insert
 from tailora.core.errors import AdapterError, ModelError, SettingsError
-from tailora.core.hardware.devices import choose_device
+from tailora.core.hardware.devices import choose_device, limit_threads
 from tailora.core.hardware.machine import describe
+from tailora.core.hardware.processor import granted_cores
 from tailora.engine.architecture import architecture_of
 from tailora.engine.backend import Backend
 from tailora.engine.drafting import NgramDrafter, StepCost
@@ -73,7 +74,7 @@ def start_engine(
         sequences: largest number of sequences at once.
         cache_tokens: capacity of the key-value cache in tokens.
         capacity: for further adapters of any linear layer of the blocks; by default only those of the setup fit.
-        threads: number of CPU threads; by default that of the machine's cores.
+        threads: number of CPU threads; by default that of the machine's cores, or of those that a CPU limit grants.
         drafts: largest number of tokens that a step drafts for a text.
 
     Raises:
@@ -86,7 +87,7 @@ def start_engine(
     started: tuple[Backend, PrecisionTiming, str] | None = None
     if backend == "openvino" or (backend == "auto" and in_slots and _is_for_openvino(device)):
         try:
-            started = _openvino(setup, precision, merged, cache_tokens, capacity, threads)
+            started = _openvino(setup, precision, merged, cache_tokens, capacity, threads or granted_cores())
             backend = "openvino"
         except ModelError as error:
             if backend == "openvino":
@@ -191,7 +192,9 @@ def _torch(
         raise SettingsError("int8 is available on a CPU with OpenVINO only", where="precision", hint="use fp32 or bf16")
     place, slots = choose_device(device), {"slots": 0} if built_in else _slots(setup, capacity)
     limit = {} if threads is None else {"threads": threads}
-    if threads is not None:
+    if threads is None:
+        limit_threads()
+    else:
         torch.set_num_threads(threads)
 
     def make(precision: Any, cache_tokens: int = step_timing.CACHE_TOKENS) -> TorchBackend:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from tailora.core.console import message_console
 from tailora.core.errors import ModelError, TrainingError, UserError
+from tailora.core.hardware.devices import limit_threads
 from tailora.core.sizes import size
 from tailora.data.examples import Example
 from tailora.data.prompts import PromptFormat
@@ -317,6 +318,7 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
         UserError: data, model or settings cannot be trained on.
     """
     console = message_console()
+    limit_threads()
     planned = RunPlan(settings, device_for(settings), console)
     short = planned.shortage()
     choice = planned.choice() if short is None else PrecisionChoice(short.precision, "needs the least memory")

@@ -20,7 +20,7 @@ from tailora.adapters.ngram_counts import draft_table
 from tailora.core.console import message_console
 from tailora.core.errors import TrainingError
 from tailora.core.files import write_json
-from tailora.core.hardware.devices import peak_gpu_memory
+from tailora.core.hardware.devices import limit_threads, peak_gpu_memory
 from tailora.core.hardware.machine import describe
 from tailora.core.hardware.memory import peak_rss
 from tailora.data.examples import Example
@@ -96,6 +96,7 @@ def run(settings: TrainSettings, watch: Watch | None = None) -> dict[str, Any]:
         KeyboardInterrupt: on Ctrl-C or SIGTERM before the first update.
     """
     device = own_device(device_for(settings))
+    limit_threads()
     check_installed(settings.track)
     with Interrupts() as interrupts, joined(device) as processes, run_folder(settings, processes) as place:
         console = message_console(quiet=not processes.is_first)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
 
 from tailora.core.errors import SettingsError
+from tailora.core.hardware.processor import granted_cores
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,21 @@ def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bo
 @functools.cache
 def _warn_once(text: str) -> None:
     log.warning(text)
+
+
+def limit_threads() -> None:
+    """Let PyTorch use no more CPU threads than a CPU limit grants cores, unless the environment sets their number.
+
+    PyTorch counts the cores that it sees. In a container with a CPU limit, a thread for each of them uses up the
+    container's time in a part of every period, and all are suspended for the rest.
+    """
+    granted = granted_cores()
+    if granted is None or not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}.isdisjoint(os.environ):
+        return
+    import torch
+
+    if torch.get_num_threads() > granted:
+        torch.set_num_threads(granted)
 
 
 def gpu_name(device: str = "cuda") -> str | None:

@@ -19,11 +19,20 @@ INSTRUCTION_SETS = (
 
 def cores() -> int:
     """Return the number of cores this process may use: those of its affinity, at most its cgroups' quota rounded up."""
-    usable = os.cpu_count() or 1
-    if sys.platform == "linux":
-        usable = len(os.sched_getaffinity(0))
+    return granted_cores() or _visible_cores()
+
+
+def granted_cores() -> int | None:
+    """Return the number of cores that a CPU limit of the cgroups grants; None unless the process sees more cores."""
     quotas = (cpu_quota(folder) for folder in cgroup_folders("cpu"))
-    return min(usable, *(quota for quota in quotas if quota is not None), usable)
+    least = min((quota for quota in quotas if quota is not None), default=None)
+    return least if least is not None and least < _visible_cores() else None
+
+
+def _visible_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
