@@ -21,6 +21,8 @@ from bases import save_base
 from command_processes import locked, started
 from tailora import cli
 from tailora.core.errors import SettingsError, TrainingError
+from tailora.training import int8
+from tailora.training import run as run_module
 from tailora.training.resume import ResumeFolder, Saver, is_unfinished
 from tailora.training.run import TrainingInterrupted, run
 from tailora.training.run_report import RunObserver
@@ -231,6 +233,22 @@ def test_another_run_is_refused(
     with pytest.raises(SettingsError, match=message):
         run(settings(tmp_path / "run", precision="fp32", **changes))
     assert sorted((tmp_path / "run").rglob("*")) == kept
+
+
+@pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
+def test_a_run_in_8_bits_does_not_continue_where_there_is_no_such_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is queued again may get a GPU, or an older CPU."""
+    with monkeypatch.context() as patched:
+        kill_at(patched, [3], "step")
+        with pytest.raises(Killed):
+            run(settings(tmp_path / "run", **VARIANTS["int8"]))
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "available", lambda method, device: ("fp32", "tf32", "bf16"))
+        with pytest.raises(SettingsError, match=r"the run computes in int8, .*; continue it with --device cpu on such"):
+            run(settings(tmp_path / "run", **VARIANTS["int8"]))
+    assert run(settings(tmp_path / "run", **VARIANTS["int8"]))["steps"] == 6
 
 
 def test_a_finished_run_says_how_to_use_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tailora.adapters import formats
 from tailora.adapters.draft_table import DraftTable
 from tailora.adapters.ngram_counts import draft_table
 from tailora.core.console import message_console
-from tailora.core.errors import TrainingError
+from tailora.core.errors import SettingsError, TrainingError
 from tailora.core.files import write_json
 from tailora.core.hardware.devices import limit_threads, peak_gpu_memory
 from tailora.core.hardware.machine import describe
@@ -34,7 +34,7 @@ from tailora.training.interrupts import Interrupts
 from tailora.training.loop import Observer, Outcome, fit
 from tailora.training.methods import learning_parameters, prepare, save_result
 from tailora.training.planning import RunPlan
-from tailora.training.precision import Arithmetic, apply, device_for, loading_dtype
+from tailora.training.precision import Arithmetic, apply, available, device_for, loading_dtype
 from tailora.training.precision_choice import PrecisionChoice
 from tailora.training.resume import Job, LoadedState, ResumeFolder, check_same
 from tailora.training.run_folder import RunFolder, has_trained, remove_results, run_folder, writing_to
@@ -148,6 +148,10 @@ class _Training:
         planned.require_fit()
         loaded = load_state(self.resume, self.processes)
         choice = processes.from_first(planned.choice) if loaded is None else PrecisionChoice(**loaded.job.choice)
+        if choice.precision == "int8" and "int8" not in available(settings.method, device):  # it continues elsewhere
+            what = "the run computes in int8, which needs a CPU with AVX2 instructions"
+            hint = "continue it with --device cpu on such a machine, or train in another directory with --output"
+            raise SettingsError(what, where=place.path, hint=hint)
         dtype = loading_dtype(settings, choice.precision)
         self.base = load_base(settings.base, dtype=dtype, device=device)
         prepare(self.base, settings)
