@@ -92,6 +92,9 @@ def test_a_mistake_is_one_line_on_stderr(
     assert capsys.readouterr() == ("", f"{line}\n")
 
 
+LESS = "free some memory, use a smaller model, or lower the sizes of batches, passes and caches"
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -108,6 +111,17 @@ def test_a_mistake_is_one_line_on_stderr(
             "/root/x: Permission denied; check its permissions or choose another place",
         ),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "f/x: Not a directory; choose another place"),
+        (MemoryError(), f"there is not enough memory (MemoryError); {LESS}"),
+        (MemoryError("Unable to allocate 9 GiB"), f"there is not enough memory (Unable to allocate 9 GiB); {LESS}"),
+        (OSError(errno.ENOMEM, "No room"), f"there is not enough memory ([Errno {errno.ENOMEM}] No room); {LESS}"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 MiB.\nmore"),
+            f"there is not enough memory (CUDA out of memory. Tried to allocate 2 MiB); {LESS}",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            f"there is not enough memory (DefaultCPUAllocator: can't allocate memory); {LESS}",
+        ),
     ],
 )
 def test_what_the_user_can_fix_exits_with_2(

@@ -155,10 +155,14 @@ def _report(error: BaseException) -> int:
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """Return what the user can fix: a full disk, a missing permission, an impossible path, a missing package."""
+    """Return what the user can fix: full memory, a full disk, a missing permission or package, an impossible path."""
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in LEFT_OUT:
         hint = "install Tailora with all its dependencies: `pip install tailora`"
         return MissingExtraError(f"this command needs the package {package}, which is not installed", hint=hint)
+    if _is_out_of_memory(error):
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        hint = "free some memory, use a smaller model, or lower the sizes of batches, passes and caches"
+        return UserError(f"there is not enough memory ({reason})", hint=hint)
     if not isinstance(error, OSError):
         return None
     full = error.errno in {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -169,6 +173,13 @@ def _user_error(error: BaseException) -> UserError | None:
     what = "free some space or " if full else "check its permissions or " if forbidden else ""
     hint = f"{what}choose another place"
     return UserError(str(error.strerror), where=error.filename, hint=hint)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU is full; PyTorch, which may not be loaded, has its own errors."""
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 if __name__ == "__main__":
