@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 from rich.table import Table
 
-from tailora.core.console import draws_progress, message_console
+from tailora.core.console import as_text, draws_progress, message_console
 
 
 def test_nothing_is_wrapped_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +36,18 @@ def test_texts_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().err
     for text in ("see runs[old]/:cat: and [/x]\n", "[url]", "[i]title", " [/b] :cat: [qv]_proj "):
         assert text in printed
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("utf-8", "┃ score ┃"), ("cp1252", "| score |")])
+def test_tables_are_text_that_standard_output_can_print(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, line: str
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+    table = Table("score")
+    table.add_row("47.1")
+    print(as_text(table), flush=True)
+    assert line in output.getvalue().decode(encoding)
 
 
 def test_a_terminal_keeps_its_width(monkeypatch: pytest.MonkeyPatch) -> None:

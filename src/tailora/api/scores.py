@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from tailora.api.inputs import Source, is_place, read_data
 from tailora.api.system_scores import SystemScores
+from tailora.core.console import as_text
 from tailora.core.errors import DataError
 from tailora.core.files import write_text
 from tailora.core.plural import plural
@@ -70,10 +70,7 @@ class Scores(Mapping[str, Score]):
         return Path(path)
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=100, force_jupyter=False, color_system=None)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
+        return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=plural(self.records, "record"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from tailora.core.console import as_text
 from tailora.core.files import write_text
 from tailora.evaluation.systems_comparison import PairDifference, SystemsComparison
 from tailora.evaluation.systems_report import SystemsReport
@@ -72,10 +72,7 @@ class SystemScores(Mapping[str, Mapping[str, Score]]):
         return Path(path)
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=100, force_jupyter=False, color_system=None)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
+        return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._tables

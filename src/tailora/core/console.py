@@ -1,8 +1,11 @@
-"""The console that messages and tables are printed on, and whether it can draw progress."""
+"""The console that messages and tables are printed on, and whether it can draw progress; tables as text."""
 
 from __future__ import annotations
 
-from rich.console import Console
+import io
+import sys
+
+from rich.console import Console, RenderableType
 
 NO_LIMIT = 100_000
 """Width, in columns, of a console that is not a terminal: no message and no table is that wide."""
@@ -20,6 +23,19 @@ def message_console(*, quiet: bool = False) -> Console:
     if not (console.is_terminal or console.is_jupyter):
         console.width = NO_LIMIT
     return console
+
+
+def as_text(shown: RenderableType) -> str:
+    """Return tables and the like as text of 100 columns, with lines that standard output has letters for.
+
+    On Windows, standard output in a file or pipe has the letters of a code page.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=100, force_jupyter=False, color_system=None)
+    with console.capture() as captured:
+        console.print(shown)
+    return captured.get().rstrip()
 
 
 def draws_progress(console: Console) -> bool:
