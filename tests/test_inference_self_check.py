@@ -135,6 +135,22 @@ print(sorted({{"torch", "transformers"}} & sys.modules.keys()))
     assert shown.stdout.strip() == "[]"
 
 
+def test_without_a_place_for_temporary_files_nothing_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container with a read-only file system has none."""
+
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    save_base(tmp_path)
+    monkeypatch.setattr(self_check.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.delitem(sys.modules, "torch")  # else this process computes the reference
+    with caplog.at_level(logging.WARNING, "tailora"):
+        assert self_check.reference_of(tmp_path, [1, 2]) is None
+    assert "self-check skipped: [Errno 2] No usable temporary directory found" in caplog.text
+
+
 def test_a_model_that_would_not_fit_is_not_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

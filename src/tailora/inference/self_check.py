@@ -163,30 +163,34 @@ def reference_of(folder: Path, prompt: list[int]) -> Floats | None:
         return None
     if "torch" in sys.modules:
         return reference_logits(folder, prompt)
-    with tempfile.TemporaryDirectory() as place:
-        target = Path(place) / "logits.npy"
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tailora.inference.self_check",
-            str(folder),
-            str(target),
-            json.dumps(prompt),
-        ]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.warning("self-check skipped: %s", error)
-            return None
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-            log.warning("self-check skipped: transformers cannot run the model (%s)", reason)
-            return None
-        loaded: Floats = np.load(target)
-        return loaded
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            return _reference_of_process(folder, prompt, Path(place) / "logits.npy")
+    except (OSError, subprocess.TimeoutExpired) as error:  # also where there is no place for temporary files
+        log.warning("self-check skipped: %s", error)
+        return None
+
+
+def _reference_of_process(folder: Path, prompt: list[int], target: Path) -> Floats | None:
+    """Compute the logits in a separate process, which writes them to a file."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tailora.inference.self_check",
+        str(folder),
+        str(target),
+        json.dumps(prompt),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+        log.warning("self-check skipped: transformers cannot run the model (%s)", reason)
+        return None
+    loaded: Floats = np.load(target)
+    return loaded
 
 
 def reference_logits(folder: Path, prompt: list[int]) -> Floats:
