@@ -204,6 +204,10 @@ def test_a_mistake_on_the_command_line_names_the_flag(arguments: str, text: str)
         ("- data", ": holds no `key: value` lines; write one setting per line"),
         ("data: x\nrank: [1", ":2: is not valid YAML: expected ',' or ']', but got '<stream end>'; correct that line"),
         ("data: !!python/object:os.system x", ":1: is not valid YAML: "),
+        (
+            'rank: 3\ndata: "D:\\my\\x.csv"',
+            ":2: is not valid YAML: found unknown escape character 'm'; put the text in single",
+        ),
         ("", "--data: is missing; give --data or `data:` in the configuration"),
     ],
 )

@@ -55,7 +55,10 @@ def read_yaml(path: Path) -> dict[str, Value]:
     except yaml.YAMLError as error:
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "unreadable"
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SettingsError(f"is not valid YAML: {what}", where=place, hint="correct that line") from error
+        hint = "correct that line"
+        if "escape" in what:  # as in a path of Windows
+            hint = "put the text in single quotes, in which a backslash is a letter"
+        raise SettingsError(f"is not valid YAML: {what}", where=place, hint=hint) from error
     values: dict[str, Value] = {}
     for key, value in pairs:
         name, line = str(key.value), key.start_mark.line + 1
