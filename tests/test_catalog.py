@@ -297,7 +297,7 @@ def test_what_the_hubs_library_lacks_is_why_a_download_fails(
     online: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def download(repository: str, **options: Any) -> str:
-        raise FileNotFoundError if options.get("local_files_only") else error
+        raise FileNotFoundError("not cached") if options.get("local_files_only") else error
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     with served(lambda handler: reply(handler, 200)) as endpoint:
