@@ -115,7 +115,7 @@ LESS = "free some memory, use a smaller model, or lower the sizes of batches, pa
         (MemoryError("Unable to allocate 9 GiB"), f"there is not enough memory (Unable to allocate 9 GiB); {LESS}"),
         (OSError(errno.ENOMEM, "No room"), f"there is not enough memory ([Errno {errno.ENOMEM}] No room); {LESS}"),
         (
-            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 MiB.\nmore"),
+            RuntimeError("CUDA out of memory. Tried to allocate 2 MiB.\nmore"),
             f"there is not enough memory (CUDA out of memory. Tried to allocate 2 MiB); {LESS}",
         ),
         (

@@ -176,9 +176,9 @@ def _user_error(error: BaseException) -> UserError | None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the machine or of a GPU is full; PyTorch, which may not be loaded, has its own errors."""
+    """Whether the memory of the machine or of a GPU is full, which PyTorch and OpenVINO report as a `RuntimeError`."""
     if isinstance(error, RuntimeError):
-        return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+        return any(words in str(error) for words in ("out of memory", "DefaultCPUAllocator", "std::bad_alloc"))
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
