@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,3 +165,14 @@ def test_an_address_that_is_not_one_is_one_error(
     monkeypatch.setenv("TAILORA_DATA_URL", address)
     with pytest.raises((DataError, OfflineError), match=r"trainset\.csv"):
         download.fetch("e2e")
+
+
+def test_certificates_do_not_depend_on_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python from python.org has none on macOS; the hub's library brings certifi."""
+    pytest.importorskip("certifi")
+    (tmp_path / "none.pem").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    context = download.certificates.__wrapped__()
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert len(context.get_ca_certs()) > 50

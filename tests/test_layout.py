@@ -57,6 +57,7 @@ LATE_IMPORTS = {
     "tailora.adapters.formats.loralib": {"torch"},
     "tailora.adapters.formats.tensors": {"torch"},
     "tailora.commands.serve": {"tailora.serve.server"},
+    "tailora.data.download": {"certifi"},
     "tailora.data.hub_sources": {"tailora.data.hub_data_sets"},
     "tailora.data.readers.columnar": {"pyarrow"},
     "tailora.commands.compare": {"tailora.experiments.compared_texts", "tailora.experiments.comparison"},

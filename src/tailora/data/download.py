@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -124,7 +127,10 @@ def _append(url: str, part: Path, timeout: float) -> None:
     """
     have = part.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=timeout) as answer, part.open("ab") as file:
+    with (
+        urllib.request.urlopen(request, timeout=timeout, context=certificates()) as answer,
+        part.open("ab") as file,
+    ):
         if have and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             file.truncate(0)
         length = answer.headers.get("Content-Length")
@@ -134,6 +140,17 @@ def _append(url: str, part: Path, timeout: float) -> None:
             came += len(chunk)
         if length is not None and came != int(length):
             raise http.client.IncompleteRead(b"", int(length) - came)
+
+
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Return the system's certificates, and those of certifi if it is installed: Python may have no others on macOS."""
+    context = ssl.create_default_context()
+    with contextlib.suppress(ImportError, OSError):
+        import certifi  # comes with the hub's library
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 def _failed(target: Path, why: str, url: str) -> str:
