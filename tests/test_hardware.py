@@ -43,6 +43,18 @@ def test_without_limits_the_affinity_counts(group: Path) -> None:
     assert processor.cores() == free
 
 
+@pytest.mark.parametrize(("task", "granted"), [("2", 2), ("6", None), ("9", None), ("0", None), ("2(x3)", None)])
+def test_a_slurm_task_has_its_own_cores(
+    group: Path, monkeypatch: pytest.MonkeyPatch, task: str, granted: int | None
+) -> None:
+    monkeypatch.setattr(processor, "_visible_cores", lambda: 6)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", task)
+    assert processor.granted_cores() == granted
+    assert processor.cores() == (granted or 6)
+    write(group, cpu__max="100000 100000\n")
+    assert processor.granted_cores() == 1
+
+
 @pytest.mark.parametrize(("quota", "variable", "threads"), [(2, None, 2), (8, None, 6), (2, "OMP_NUM_THREADS", 6)])
 def test_threads_are_those_that_a_cpu_limit_grants(
     group: Path, monkeypatch: pytest.MonkeyPatch, quota: int, variable: str | None, threads: int

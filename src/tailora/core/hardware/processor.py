@@ -18,14 +18,19 @@ INSTRUCTION_SETS = (
 
 
 def cores() -> int:
-    """Return the number of cores this process may use: those of its affinity, at most its cgroups' quota rounded up."""
+    """Return the number of cores this process may use: those of its affinity, at most what a limit grants."""
     return granted_cores() or _visible_cores()
 
 
 def granted_cores() -> int | None:
-    """Return the number of cores that a CPU limit of the cgroups grants; None unless the process sees more cores."""
-    quotas = (cpu_quota(folder) for folder in cgroup_folders("cpu"))
-    least = min((quota for quota in quotas if quota is not None), default=None)
+    """Return the number of cores that a limit grants; None unless the process sees more cores.
+
+    A limit is the quota of a cgroup, rounded up, or Slurm's `--cpus-per-task`: not every cluster confines a job to it.
+    """
+    limits = [quota for folder in cgroup_folders("cpu") if (quota := cpu_quota(folder)) is not None]
+    task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    limits += [int(task)] if task.isdecimal() and int(task) > 0 else []
+    least = min(limits, default=None)
     return least if least is not None and least < _visible_cores() else None
 
 
