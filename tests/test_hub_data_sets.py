@@ -323,3 +323,15 @@ def test_a_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "org" / "places").mkdir(parents=True)
     (tmp_path / "org" / "places" / "train.csv").write_text("name,text\nMug,A mug.\n", encoding="utf-8")
     assert read("org/places", split="train")[0].references == ("A mug.",)
+
+
+def test_what_the_hubs_library_lacks_is_the_reason() -> None:
+    """A proxy, for example, needs a package that is not installed."""
+    module = pytest.importorskip("tailora.data.hub_data_sets")
+
+    def lacking() -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    name = HubName.parse("org/places")
+    with pytest.raises(DataError, match=r"org/places: the hub's library cannot read the data set \(Using SOCKS proxy"):
+        module._translated(name, lacking)

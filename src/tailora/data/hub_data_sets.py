@@ -185,7 +185,7 @@ def _translated(name: HubName, call: Callable[[], T]) -> T:
         raise DataError(what, where=name.repository, hint=hint) from error
     except (
         *(*_TRANSPORT_ERRORS, HfHubHTTPError, ConnectionError, TimeoutError),
-        *(datasets.exceptions.DatasetsError, FileNotFoundError, pyarrow.ArrowException),
+        *(datasets.exceptions.DatasetsError, FileNotFoundError, pyarrow.ArrowException, ImportError),
     ) as error:
         raise _unreadable(name, error) from error
     except ValueError as error:
