@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tailora.core.errors import SettingsError, TrainingError
 from tailora.experiments import compared_texts, comparison, decoding_runs, processes
 from tailora.reports.comparison import as_html, disk, sheet
 from tailora.reports.tables import as_markdown
+from tailora.training.settings import TrainSettings
 
 ROWS = [
     {"facts": {"name": name, "colour": colour}, "text": f"{name} is {colour}."}
@@ -165,6 +167,27 @@ def test_what_is_there_is_used_again_and_what_was_cut_short_is_not(tmp_path: Pat
     assert again["methods"]["bitfit"]["validation_loss"] == first["methods"]["bitfit"]["validation_loss"]
     with pytest.raises(SettingsError, match="contains a run with other settings"):
         compare.run(settings(tmp_path, data, methods=("lora",), batch_size=2))
+
+
+def test_a_run_that_was_killed_continues_from_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, wanted = tmp_path / "grid" / "lora-0.01", TrainSettings(data="restaurants", learning_rate=0.01)
+    states = folder / "resume"
+    for left in (["state-000000003.safetensors"], []):
+        states.mkdir(parents=True)
+        for name in left:
+            (states / name).touch()
+        if not left:  # the run ended, and cannot be used
+            states.rmdir()
+        (folder / "run.json").write_text(json.dumps({"settings": wanted.model_dump(mode="json")}), encoding="utf-8")
+
+        def train(*_: str, left: list[str] = left) -> dict[str, Any]:
+            assert [path.name for path in states.glob("*")] == left
+            assert folder.exists() == bool(left)
+            return {"validation_loss": {"after": 1.5}}
+
+        monkeypatch.setattr(comparison, "run_command", train)
+        assert comparison._trained(folder, wanted)["validation_loss"] == {"after": 1.5}
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_finished_comparison_is_not_done_again(tmp_path: Path, data: Path, here: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Compare training methods on the same data, by measurement.
 
 Each method gets the best of several learning rates by validation loss. Every run is a `tailora train` in its own
-process, so that the peak memory is that of the method. Finished runs of an earlier start are reused.
+process, so that the peak memory is that of the method. Finished runs of an earlier start are reused, and an unfinished
+one continues.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tailora.models.fingerprint import fingerprint_folder
 from tailora.models.weights import weight_files
 from tailora.reports.comparison import as_html, bar_plot, loss_curves, sheet
 from tailora.reports.tables import as_markdown
-from tailora.training.resume import completed
+from tailora.training.resume import completed, is_unfinished
 from tailora.training.run_data import read_records
 from tailora.training.settings import Method, TrainSettings
 
@@ -183,7 +184,7 @@ def _training(method: Method, rate: float, comparison: Comparison, limit: int | 
 
 
 def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
-    """Return run.json of a finished run. The run is started unless it exists."""
+    """Return run.json of a finished run. It is started, or continued from its last state, unless it has finished."""
     record = folder / "run.json"
     wanted = wanted.model_copy(update={"output": folder})
     if record.is_file():
@@ -195,7 +196,8 @@ def _trained(folder: Path, wanted: TrainSettings) -> dict[str, Any]:
             )
         if "finished" in run and not run["interrupted"]:
             return run
-    shutil.rmtree(folder, ignore_errors=True)
+    if not is_unfinished(folder):
+        shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_name(folder.name + ".yaml")
     write_text(config, wanted.to_yaml())
