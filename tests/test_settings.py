@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -128,6 +129,19 @@ def test_yaml_is_read_as_its_writer_means_it(tmp_path: Path) -> None:
     made = ToySettings.from_yaml(config(tmp_path, text))
     assert (made.learning_rate, made.targets, made.title) == (1e-3, ("mlp", "head"), "2026")
     assert (made.early, made.limit) == (True, None)
+
+
+def test_a_path_at_home_is_not_a_folder_called_like_the_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave the sign in --data=~/x, and so does YAML."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert parse("--data=~/runs/x").data == tmp_path / "runs" / "x"
+    assert ToySettings.from_yaml(config(tmp_path, "data: ~/runs/x")).data == tmp_path / "runs" / "x"
+    assert ToySettings(data="a/~b").data == Path("a") / "~b"
+    if sys.platform != "win32":
+        assert mistake("--data=~nobody-of-this-name/x") == (
+            "--data: ~nobody-of-this-name/x is in a home directory that does not exist; write the whole path"
+        )
 
 
 def test_other_flags_of_the_caller_are_handed_back() -> None:

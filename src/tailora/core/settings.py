@@ -86,6 +86,12 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """Replace the `~` of paths, which a shell leaves in `--output=~/runs`, by the home directory."""
+        return _expanded(value)
+
     @classmethod
     def heading_of(cls, name: str) -> str:
         """Return the group of the help that a field belongs to."""
@@ -143,6 +149,17 @@ def build(cls: type[S], file: Mapping[str, Value], flags: Mapping[str, Any], con
         if error.where is None or error.where not in cls.model_fields:
             raise
         raise SettingsError(error.what, where=place(error.where), hint=error.hint) from error
+
+
+def _expanded(value: Any) -> Any:
+    if type(value) is tuple:
+        return tuple(map(_expanded, value))
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        raise FieldError(f"{value} is in a home directory that does not exist", "write the whole path") from error
 
 
 def _plain(value: Any) -> Any:
