@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import tailora
+from tailora.api.commands import _folder_for_rows
 from tailora.cli import main
 from tailora.core.errors import DataError
 from tailora.data.records import DataWarning
@@ -504,3 +505,10 @@ def test_adapters_of_different_prompts_are_not_mixed(run: tailora.TrainingRun, t
     ):
         model.generate(ROWS, adapter={"shop": 0.5, "other": 0.5})
     assert str(caught.value.where).startswith("records[0], record ")
+
+
+def test_rows_are_stored_beside_a_run_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert _folder_for_rows("~/runs/x") == tmp_path / "runs" / "data"
+    assert _folder_for_rows(None) == Path("runs") / "data"

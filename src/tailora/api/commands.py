@@ -187,4 +187,4 @@ def clean(data: Source, output: Place, **settings: Unpack[options.CleanOptions])
 
 
 def _folder_for_rows(output: Place | None) -> Path:
-    return (Path("runs") if output is None else Path(output).parent) / "data"
+    return (Path("runs") if output is None else Path(output).expanduser().parent) / "data"

@@ -150,7 +150,7 @@ def train(data: Source, *, valid: Source | None = None, **settings: Unpack[Train
             and `TrainingRun.open(error.folder)` opens it.
     """
     output = settings.get("output")
-    folder = (Path("runs") if output is None else Path(output).parent) / "data"
+    folder = (Path("runs") if output is None else Path(output).expanduser().parent) / "data"
     with places_of(folder, data=data, valid=valid) as places:
         result = train_run(TrainSettings.from_values({**settings, **places}))
     return TrainingRun(Path(result["run"]), {name: value for name, value in result.items() if name != "run"})
