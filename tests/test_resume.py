@@ -236,7 +236,7 @@ def test_another_run_is_refused(
 
 
 @pytest.mark.skipif(not int8.supported(), reason="this CPU has no AVX2 instructions")
-def test_a_run_in_8_bits_does_not_continue_where_there_is_no_such_arithmetic(
+def test_a_run_in_8_bits_does_not_continue_without_its_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that is queued again may get a GPU, or an older CPU."""

@@ -166,7 +166,7 @@ def reference_of(folder: Path, prompt: list[int]) -> Floats | None:
     try:
         with tempfile.TemporaryDirectory() as place:
             return _reference_of_process(folder, prompt, Path(place) / "logits.npy")
-    except (OSError, subprocess.TimeoutExpired) as error:  # also where there is no place for temporary files
+    except (OSError, subprocess.TimeoutExpired) as error:  # also without a place for temporary files
         log.warning("self-check skipped: %s", error)
         return None
 
