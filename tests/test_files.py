@@ -149,6 +149,18 @@ def test_what_a_scanner_has_open_for_a_moment_is_renamed_later(tmp_path: Path, m
     assert listing(tmp_path / "folder") == ["new"]
 
 
+def test_a_folder_is_not_made_of_a_private_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def private(**_: Any) -> None:
+        raise AssertionError("on Windows, only its user can read what is in it")
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", private)
+    for name in ("first", "second"):
+        with atomic_folder(tmp_path / "made") as folder:
+            (folder / name).touch()
+    assert listing(tmp_path) == ["made"]
+    assert listing(tmp_path / "made") == ["second"]
+
+
 def test_a_drive_without_permissions_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, mode: int) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", str(path))

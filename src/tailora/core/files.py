@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -68,8 +69,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `target`; on success it replaces `target`, on any exception it is deleted."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    _set_mode(temporary, 0o777 & ~_umask())
+    temporary = _new_folder(target, "part")
     try:
         yield temporary
         for path in temporary.rglob("*"):
@@ -78,7 +78,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
                     os.fsync(file.fileno())
                 _set_mode(path, 0o666 & ~_umask())  # safetensors creates private files
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+            old = _new_folder(target, "old")
             try:
                 _rename(target, old / target.name)
                 _rename(temporary, target)
@@ -95,6 +95,18 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         if (system := _system_error(error, target)) is not None:
             raise system from error
         raise
+
+
+def _new_folder(target: Path, ending: str) -> Path:
+    """Create a hidden folder beside a target, with the permissions of any new folder.
+
+    Those of `tempfile.mkdtemp` are its user's alone, and on Windows nothing but a new list of rights changes that.
+    """
+    while True:
+        folder = target.parent / f".{target.name}.{secrets.token_hex(4)}.{ending}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
 
 
 def _rename(source: Path, target: Path) -> None:
