@@ -149,6 +149,24 @@ def test_what_a_scanner_has_open_for_a_moment_is_renamed_later(tmp_path: Path, m
     assert listing(tmp_path / "folder") == ["new"]
 
 
+def test_a_folder_that_is_still_read_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps a file that another process has open, under another name, so that its folder is not empty."""
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    (tmp_path / "made").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(files.shutil, "rmtree", busy)
+        with atomic_folder(tmp_path / "made") as folder:
+            (folder / "new").touch()
+        recover(tmp_path)
+    assert listing(tmp_path / "made") == ["new"]
+    recover(tmp_path)
+    assert listing(tmp_path) == ["made"]
+
+
 def test_a_folder_is_not_made_of_a_private_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def private(**_: Any) -> None:
         raise AssertionError("on Windows, only its user can read what is in it")

@@ -87,7 +87,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
                     _rename(old / target.name, target)
                 shutil.rmtree(old, ignore_errors=True)
                 raise
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # on NFS, what another process reads cannot be removed yet
         else:
             _rename(temporary, target)
     except BaseException as error:
@@ -145,10 +145,10 @@ def recover(folder: Path, name: str = "*") -> None:
         for replaced in old.iterdir():
             if not (folder / replaced.name).exists():
                 replaced.rename(folder / replaced.name)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     for part in folder.glob(f".{name}.*.part"):
         if part.is_dir():
-            shutil.rmtree(part)
+            shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink()
 
