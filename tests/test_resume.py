@@ -534,6 +534,30 @@ def test_states_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
         run(settings(tmp_path / "run", precision="fp32"))
 
 
+@pytest.mark.parametrize(
+    ("record", "ended"),
+    [
+        ({"finished": "2026-11-27T17:00:00Z", "interrupted": False, "failed": None}, True),
+        ({"finished": "2026-11-27T17:00:00Z", "interrupted": True, "failed": "the loss is not finite"}, True),
+        ({"finished": "2026-11-27T17:00:00Z", "interrupted": True, "failed": None}, False),
+        ({"settings": {}}, False),
+        (None, False),
+    ],
+    ids=["finished", "failed", "interrupted", "killed", "killed at its start"],
+)
+def test_a_folder_that_could_not_be_removed_makes_no_run_unfinished(
+    tmp_path: Path, record: dict[str, Any] | None, ended: bool
+) -> None:
+    """NFS keeps a state that is still mapped into memory, under another name."""
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / ".nfs0000000000000001").touch()
+    if record is not None:
+        (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert is_unfinished(tmp_path) is not ended
+    (tmp_path / "resume" / "state-000000003.safetensors").touch()
+    assert is_unfinished(tmp_path)
+
+
 def test_one_process_has_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(SettingsError, match="another process is training in this directory"):

@@ -7,6 +7,7 @@ updates keeps its last state there.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -268,7 +269,17 @@ def check_same(before: Job, job: Job, folder: Path) -> None:
 def is_unfinished(run: Path) -> bool:
     """Return whether a run directory contains a run that has not ended."""
     folder = run / FOLDER
-    return folder.is_dir() and (not can_be_longer(run) or any(folder.glob("state-*.safetensors")))
+    has_states = any(folder.glob("state-*.safetensors"))
+    return folder.is_dir() and (has_states or not (can_be_longer(run) or _has_ended(run)))
+
+
+def _has_ended(run: Path) -> bool:
+    """Return whether a run has recorded its end. Its folder of states may stay, on NFS while a state is still read."""
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return "finished" in record and (not record["interrupted"] or record.get("failed") is not None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def can_be_longer(run: Path) -> bool:
