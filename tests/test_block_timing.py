@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tailora.data.examples import Example
 from tailora.models.load import Base, load_base, load_part, outline
 from tailora.models.save import save_quantized
 from tailora.training import block_timing, int8, planning, precision_choice
-from tailora.training.block_timing import clock_of, precision_seconds, update_seconds
+from tailora.training.block_timing import clock_of, precision_seconds, step_of, update_seconds
 from tailora.training.methods import prepare
 from tailora.training.pass_memory import without_values
 from tailora.training.precision import available
@@ -183,13 +184,23 @@ def test_a_precision_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("device", "system", "clock"),
+    ("device", "step", "clock"),
     [
-        ("cpu", "linux", time.thread_time),
-        ("cpu", "darwin", time.thread_time),
-        ("cpu", "win32", time.perf_counter),
-        ("cuda", "linux", time.perf_counter),
+        ("cpu", 1e-7, time.thread_time),
+        ("cpu", 0.01, time.perf_counter),  # gVisor
+        ("cpu", 0.0156, time.perf_counter),  # Windows
+        ("cuda", 1e-7, time.perf_counter),
     ],
 )
-def test_a_clock_has_steps_that_are_shorter_than_an_update(device: str, system: str, clock: Any) -> None:
-    assert clock_of(torch.device(device), system) is clock
+def test_a_clock_has_steps_that_are_shorter_than_an_update(
+    monkeypatch: pytest.MonkeyPatch, device: str, step: float, clock: Any
+) -> None:
+    monkeypatch.setattr(block_timing, "step_of", lambda clock: step)
+    assert clock_of(torch.device(device)) is clock
+
+
+def test_the_step_of_a_clock_is_measured() -> None:
+    times = iter([2.0] * 50 + [2.0156])
+    assert step_of(lambda: next(times)) == pytest.approx(0.0156)
+    assert step_of(lambda: 2.0) == math.inf
+    assert 0 < step_of(time.perf_counter) < 1e-3

@@ -7,10 +7,9 @@ tells what a block takes, and what everything beside the blocks takes. Results a
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -33,6 +32,8 @@ SECONDS = 3.0
 """What timing may take, without loading the blocks. A part of the update is timed if all of it would take longer."""
 LAPS = 3
 """Number of timed updates of each; the fastest counts."""
+COARSEST = 1e-3
+"""Largest step of a clock that times them, in seconds."""
 
 
 def update_seconds(
@@ -112,13 +113,24 @@ def _measure(
     return (least + block * (count - LEAST)) / len(trees)
 
 
-def clock_of(device: torch.device, system: str = sys.platform) -> Callable[[], float]:
+def clock_of(device: torch.device) -> Callable[[], float]:
     """Return the clock that times updates on a device, in seconds from any origin.
 
     On a CPU, this thread takes part in every operation, and its own time does not count what other processes take.
-    Windows counts it in steps of 16 ms, within which a short update begins and ends.
+    Windows and gVisor count it in steps of 10 ms and more, within which a short update begins and ends.
     """
-    return time.thread_time if device.type == "cpu" and system != "win32" else time.perf_counter
+    is_fine = device.type == "cpu" and step_of(time.thread_time) <= COARSEST
+    return time.thread_time if is_fine else time.perf_counter
+
+
+@cache
+def step_of(clock: Callable[[], float]) -> float:
+    """Return the seconds by which a clock advances at a time; infinity if it does not advance within 0.1 s."""
+    began, first = time.perf_counter(), clock()
+    while (now := clock()) == first:
+        if time.perf_counter() - began > 0.1:
+            return math.inf
+    return now - first
 
 
 class _Timer:
