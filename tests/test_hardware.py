@@ -229,6 +229,18 @@ def test_a_gpu_without_kernels_is_not_chosen(monkeypatch: pytest.MonkeyPatch, ca
     assert choose_device("cuda:0") == "cuda:0"
 
 
+def test_a_gpu_whose_driver_fails_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: str) -> None:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with\nmultiprocessing, spawn.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
+    monkeypatch.setattr(torch, "empty", lambda *sizes, device: None)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(SettingsError, match=r"^device: PyTorch cannot use the GPU \(Cannot re-initialize CUDA .* with\);"):
+        choose_device("cuda")
+
+
 def test_a_device_that_is_missing_is_reported() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda")

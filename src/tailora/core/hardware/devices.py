@@ -37,7 +37,7 @@ def choose_device(device: str) -> str:
         hint = "use cpu; cuda needs an NVIDIA GPU and a PyTorch built for it"
         raise SettingsError(f"PyTorch has no device {device!r} on this machine", where="device", hint=hint) from error
     if torch.device(device).type == "cuda" and (problem := _problem_of_gpu(device)) is not None:
-        raise SettingsError(problem, where="device", hint="use cpu, or install a PyTorch that was built for this GPU")
+        raise SettingsError(problem, where="device", hint="use cpu, or a PyTorch that was built for this GPU")
     return device
 
 
@@ -45,7 +45,10 @@ def _problem_of_gpu(device: str) -> str | None:
     """Return why PyTorch cannot compute on a GPU that it sees; None if it can."""
     import torch
 
-    capability = torch.cuda.get_device_capability(device)
+    try:
+        capability = torch.cuda.get_device_capability(device)
+    except RuntimeError as error:  # the driver fails, or this process was forked from one that uses the GPU
+        return f"PyTorch cannot use the GPU ({(str(error).splitlines() or ['no reason given'])[0].rstrip('.')})"
     if has_kernels(capability, torch.cuda.get_arch_list()):
         return None
     name, (major, minor) = torch.cuda.get_device_name(device), capability
