@@ -27,7 +27,7 @@ _FILES = (
     *("vocab.json", "merges.txt", "added_tokens.json", "LICENSE*"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, ImportError)
 """Errors of a lost connection: those of the library's transport, which is requests or httpx by its version."""
 
 
@@ -101,7 +101,7 @@ def downloading(
         hint = f"check the name; for a private {kind}, log in with `hf auth login`"
         what = f"there is no such path, and the hub has no such public {kind}"
         raise ModelError(what, where=name, hint=hint) from error
-    except (*_TRANSPORT_ERRORS, ValueError, ImportError) as error:  # also of a package that a proxy or HF_… needs
+    except _TRANSPORT_ERRORS as error:  # also of a package that a proxy or HF_… needs
         raise offline(name, f"the download failed: {(str(error).splitlines() or ['no answer'])[0]}") from error
 
 
