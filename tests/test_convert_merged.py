@@ -279,6 +279,22 @@ def test_tokenizers_that_cannot_be_written(tmp_path: Path, changes: dict[str, An
         read_tokenizer(tmp_path, size)
 
 
+def test_a_special_token_without_a_row_is_left_out(tmp_path: Path) -> None:
+    size = save_bpe(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    token = {"id": size, "content": "<image>", "special": True, "lstrip": True}
+    settings["added_tokens"].append(token)
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer = read_tokenizer(tmp_path, size)
+    assert len(tokenizer.tokens) == size
+    assert "<image>" not in tokenizer.tokens
+    settings["added_tokens"][-1] = token | {"special": False, "lstrip": False}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"the tokenizer has the token {size}, and the embedding {size} rows"):
+        read_tokenizer(tmp_path, size)
+
+
 RECORD = Record("1", (Fact(None, "name", "Blue Spice"), Fact(None, "area", "Rue d'Été 24")), ())
 CHAT = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 FORMS: dict[str, dict[str, Any]] = {

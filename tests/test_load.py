@@ -250,3 +250,30 @@ def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ModelError, match="the tokenizer has 262 tokens, and the model only 257"):
         load_base(str(tmp_path))
+
+
+def add_token(folder: Path, *, special: bool) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"].append({"id": 257, "content": "<image>", **flags, "special": special})
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_special_token_without_a_row_is_accepted_unless_prompts_have_it(tmp_path: Path) -> None:
+    """Gemma 3 has one for images, also in the tokenizers of its models without them."""
+    save_base(tmp_path)
+    add_token(tmp_path, special=True)
+    base = load_base(str(tmp_path))
+    assert (base.tokenizer.vocab_size, len(base.model.get_input_embeddings().weight)) == (258, 257)
+    assert max(base.tokenizer.encode("an <image>")) < 257
+    (tmp_path / "chat_template.jinja").write_text("<image>{{ messages[0].content }}", encoding="utf-8")
+    with pytest.raises(ModelError, match="the tokenizer has 258 tokens, and the model only 257"):
+        load_base(str(tmp_path))
+
+
+def test_a_token_of_texts_needs_a_row(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    add_token(tmp_path, special=False)
+    with pytest.raises(ModelError, match="the tokenizer has 258 tokens, and the model only 257"):
+        load_base(str(tmp_path))

@@ -113,6 +113,10 @@ class Tokenizer:
         """Number of token ids, special ones included; a model's embedding may have more rows."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
+    def tokens_from(self, first: int) -> dict[int, str]:
+        """Return the tokens with this id or a larger one, by their ids."""
+        return {token_id: token for token, token_id in self._inner.get_vocab().items() if token_id >= first}
+
     @cached_property
     def vocabulary_fingerprint(self) -> str:
         """SHA-256 of the tokens with their ids."""

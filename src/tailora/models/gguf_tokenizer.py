@@ -82,7 +82,11 @@ def read_tokenizer(folder: Path, rows: int) -> GgufTokenizer:
         what = "the tokenizer is neither a byte-level BPE nor SentencePiece's, the only kinds written here"
         raise ModelError(what, where=path, hint=_HINT)
     added = {int(token["id"]): token for token in settings.get("added_tokens") or ()}
-    names = {place: token for token, place in model["vocab"].items()} | {n: t["content"] for n, t in added.items()}
+    # Special tokens without a row are in no prompt, or the base could not be loaded.
+    unused = {place for place, token in added.items() if place >= rows and token.get("special")}
+    added = {place: token for place, token in added.items() if place not in unused}
+    names = {place: token for token, place in model["vocab"].items() if place not in unused}
+    names |= {place: token["content"] for place, token in added.items()}
     if max(names) >= rows:
         what = f"the tokenizer has the token {max(names)}, and the embedding {rows} rows"
         raise ModelError(what, where=path, hint="use the tokenizer of this model")

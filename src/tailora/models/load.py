@@ -18,6 +18,7 @@ from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
 from tailora.core.errors import ModelError
+from tailora.data.chat_template import ChatTemplate
 from tailora.data.tokenizer import Tokenizer
 from tailora.models.catalog import resolve
 from tailora.models.config import is_quantised, read_config
@@ -80,13 +81,7 @@ def load_base(
         if is_quantised(config)
         else _load_network(resolved.folder, dtype)
     )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise ModelError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model only {rows}",
-            where=resolved.folder,
-            hint="use the tokenizer that belongs to the model",
-        )
+    _require_rows(tokenizer, model.get_input_embeddings().weight.shape[0], resolved.folder)
     return Base(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
@@ -165,6 +160,26 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
         why, hint = f"transformers {transformers_version} does not have it", "update transformers, or use another base"
     what = f"the architecture {config['model_type']!r} cannot be loaded: {why}"
     raise ModelError(what, where=folder / "config.json", hint=hint)
+
+
+def _require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    """Check that the embedding has a row for every token that a prompt or a text can contain.
+
+    A special token that neither begins nor ends texts and is not in the chat template is in none. Gemma 3 has one for
+    images, also in the tokenizers of its models without them.
+    """
+    beyond = tokenizer.tokens_from(rows)
+    if not beyond:
+        return
+    template = ChatTemplate.from_folder(folder, tokenizer)
+    written = "" if template is None else template.source
+    needed = tokenizer.end_ids.union(tokenizer.bos_ids)
+    if any(n not in tokenizer.special_ids or n in needed or token in written for n, token in beyond.items()):
+        raise ModelError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model only {rows}",
+            where=folder,
+            hint="use the tokenizer that belongs to the model",
+        )
 
 
 def fingerprint_module(model: nn.Module) -> str:
