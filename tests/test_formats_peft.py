@@ -95,6 +95,7 @@ PEFT_CASES: dict[str, Any] = {
     "layers to transform": (llama, {"target_modules": ["q_proj"], "layers_to_transform": [1]}),
     "excluded": (llama, {"target_modules": ["q_proj"], "exclude_modules": r".*layers\.0.*"}),
     "all linear": (llama, {"target_modules": "all-linear"}),
+    "targets of other families": (llama, {"target_modules": ["q_proj", "v_proj", "query_key_value", "c_attn"]}),
     "head": (gpt2, {"target_modules": ["lm_head"]}),
     "bias all": (gpt2, {"target_modules": ["c_attn"], "bias": "all"}),
     "bias lora_only": (gpt2, {"target_modules": ["c_attn", "c_fc"], "bias": "lora_only"}),

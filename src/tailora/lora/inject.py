@@ -155,7 +155,8 @@ def _attach(
 ) -> list[str]:
     if attachment_of(model) is not None:
         raise SettingsError("the network already carries an adapter", hint="detach it, or merge it for good, first")
-    plan = plan_targets(model, config.targets, family_of(model_type or _model_type(model)))
+    own = adapter is not None and config is adapter.config  # its tensors say which layers it has
+    plan = plan_targets(model, config.targets, family_of(model_type or _model_type(model)), every=not own)
     if adapter is None:
         _check_patterns(config, plan)
         modules = dict(model.named_modules())

@@ -18,7 +18,7 @@ Plan = dict[str, tuple[RowRange, ...] | None]
 """By module path: the ranges of outputs to adapt, None for the whole layer."""
 
 
-def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Plan:
+def plan_targets(model: nn.Module, targets: Sequence[str], family: Family, *, every: bool = True) -> Plan:
     """Find the modules that the targets select.
 
     If one target selects a whole fused layer and another a slice of it, the whole layer is adapted.
@@ -27,18 +27,20 @@ def plan_targets(model: nn.Module, targets: Sequence[str], family: Family) -> Pl
         model: any network.
         targets: groups of layers ("attention.qv") or patterns for the end of a module path ("c_attn").
         family: the names of the network's layers.
+        every: whether every target has to match a layer. PEFT trains adapters with targets that match none.
 
     Returns:
         The plan, in the order of the network.
 
     Raises:
-        SettingsError: a target matches no layer that can be adapted; the message lists those that can.
+        SettingsError: a target has to match a layer and matches none that can be adapted; the message lists those that
+            can.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     parts: dict[str, set[Part] | None] = {}
     for target in targets:
         targeted = _modules_of(target, model, modules, family)
-        if not targeted:
+        if every and not targeted:
             raise SettingsError(_nothing_matches(target, modules), where="targets", hint=_choices(modules))
         for name, wanted in targeted.items():
             known = parts.get(name, set())
