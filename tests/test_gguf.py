@@ -34,9 +34,9 @@ def small(tmp_path: Path) -> Path:
     return write_small(tmp_path / "SmolLM2-135M-Instruct.F32.gguf")
 
 
-def write_small(path: Path, change: Callable[[Any], object] = lambda writer: None) -> Path:
-    """A Llama of 2 blocks as llama.cpp stores it, head tied, byte-level BPE, SmolLM's way to split digits."""
-    tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġb", "12", "ĠĠ"]
+def write_small(path: Path, change: Callable[[Any], object] = lambda writer: None, rule: str = "smollm") -> Path:
+    """A Llama of 2 blocks as llama.cpp stores it, head tied, byte-level BPE with a rule by which texts are split."""
+    tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġb", "12", "ĠĠ", "zq"]
     merges = ["Ġ b", "1 2", "Ġ Ġ"]
     writer = reader.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
@@ -50,7 +50,7 @@ def write_small(path: Path, change: Callable[[Any], object] = lambda writer: Non
     writer.add_vocab_size(len(tokens))
     change(writer)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(rule)
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * (len(tokens) - 1))
     writer.add_token_merges(merges)
@@ -241,6 +241,53 @@ def test_settings_that_change_nothing_are_accepted(tmp_path: Path) -> None:
         writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
 
     assert gguf.converted(write_small(tmp_path / "plain.gguf", change)).folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("rule", "twelve", "word", "bos"),
+    [
+        ("gpt-2", 1, 2, ()),
+        ("refact", 2, 2, ()),
+        ("qwen2", 2, 2, ()),
+        ("dbrx", 1, 2, ()),
+        ("llama-bpe", 1, 1, (0,)),
+    ],
+)
+def test_texts_are_split_and_begun_as_the_rule_says(
+    tmp_path: Path, rule: str, twelve: int, word: int, bos: tuple[int, ...]
+) -> None:
+    """No merge gives the token zq, which the rule of Llama 3 uses for a whole word."""
+    base = gguf.converted(write_small(tmp_path / "small.gguf", rule=rule))
+    tokenizer = Tokenizer.from_folder(base.folder)
+    assert (len(tokenizer.encode("12")), len(tokenizer.encode("zq"))) == (twelve, word)
+    assert tokenizer.decode(tokenizer.encode("a b 2012\n\nzq")) == "a b 2012\n\nzq"
+    assert tokenizer.bos_ids == bos
+
+
+def test_a_file_says_that_texts_begin_with_no_token(tmp_path: Path) -> None:
+    path = write_small(tmp_path / "small.gguf", lambda w: w.add_add_bos_token(False), rule="llama-bpe")
+    assert Tokenizer.from_folder(gguf.converted(path).folder).bos_ids == ()
+
+
+def test_a_rule_that_transformers_would_replace_by_another_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ModelError, match=r"ignores tokenizer\.ggml\.pre = bloom; name the folder or hub id"):
+        gguf.converted(write_small(tmp_path / "small.gguf", rule="bloom"))
+    assert not list(cache.glob("models/*"))
+
+
+def test_tensors_that_have_no_place_in_the_network_are_refused(tmp_path: Path, cache: Path) -> None:
+    def change(writer: Any) -> None:
+        writer.add_tensor("blk.0.attn_q.bias", np.ones(WIDTH, np.float32))
+
+    with pytest.raises(ModelError, match=r"from it has [\d,]+ numbers, and the file [\d,]+; name the folder or hub id"):
+        gguf.converted(write_small(tmp_path / "biased.gguf", change))
+    assert not list(cache.glob("models/*"))
+
+
+def test_the_end_of_a_turn_ends_a_text_too(tmp_path: Path) -> None:
+    path = write_small(tmp_path / "chat.gguf", lambda w: w.add_eot_token_id(5))
+    tokenizer = Tokenizer.from_folder(gguf.converted(path).folder)
+    assert (tokenizer.eos_id, tokenizer.first_end_id, tokenizer.end_ids) == (0, 0, {0, 5})
 
 
 def test_without_the_package_the_mend_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

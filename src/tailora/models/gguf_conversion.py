@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tailora.core.errors import ModelError
 from tailora.core.files import atomic_folder, write_json
+from tailora.data.model_files import GENERATION_CONFIG
 from tailora.models.fingerprint import fingerprint_tensors
 from tailora.models.gguf import RECORD, file_sha256
+from tailora.models.gguf_tokenizer import LLAMA3_WORDS, QWEN2_WORDS
 from tailora.models.weights import stored_tensors
+
+_HINT = "name the folder or hub id of the model that it was made from"
+# llama.cpp's names of the rules that split texts into words, in groups of equal ones; the last group is GPT-2's.
+_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_QWEN2 = ("qwen2", "stablelm2", "deepseek-r1-qwen", "hunyuan", "megrez")
+_LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
+_LIKE_LLAMA3 = (*_LLAMA3, "dbrx", "smaug-bpe")
+_GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "default")
+# With these, a word that is a token is that token, and a text begins with a token unless the file says otherwise.
+_WHOLE_WORDS = (*_LLAMA3, "tekken")
+_SETTINGS = ("model", "pre", "add_bos_token", "bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
+_ROTATIONS = ("rope_freqs.", "rope_factors_")
 
 
 def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -> None:
@@ -34,22 +49,24 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         if file.read(4) != b"GGUF":
             raise ModelError("is not a GGUF file", where=source, hint="download it again, or check the path")
     try:
-        if unread := _unread(path):
+        reader = GGUFReader(path)
+        settings = _tokenizer_settings(reader)
+        unread = [*_unread(reader), *_unknown_rule(settings)]
+        if unread:
             raise ModelError(
                 f"transformers' reader of GGUF ignores {', '.join(unread)}",
                 where=source,
-                hint="name the folder or hub id of the model that it was made from",
+                hint=_HINT,
             )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        pre = _tokenizer_rule(path)
+        _require_all_numbers(reader, model, source)
     except ModelError:
         raise
     except Exception as error:  # the reader trusts the file: damage shows as whatever its parsing trips over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "download it again, or name the folder or hub id of the model that it was made from"
-        raise ModelError(f"cannot be read: {reason}", where=source, hint=hint) from error
-    _correct_pre_tokenizer(tokenizer.backend_tokenizer, pre)
+        raise ModelError(f"cannot be read: {reason}", where=source, hint=f"download it again, or {_HINT}") from error
+    _correct_tokenizer(tokenizer.backend_tokenizer, settings)
     if hasattr(model.config, "quantization_config"):  # the reader leaves it, though the values are plain floats
         del model.config.quantization_config
     with atomic_folder(target) as folder:
@@ -59,19 +76,50 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        ends = [settings[name] for name in ("eos_token_id", "eot_token_id", "eom_token_id") if name in settings]
+        if len(set(ends)) > 1:  # config.json has the first
+            write_json(folder / GENERATION_CONFIG, {"eos_token_id": list(dict.fromkeys(ends))})
         files = {path.name: file_sha256(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
         fingerprint = fingerprint_tensors(stored_tensors(folder))
         write_json(folder / RECORD, {**record, "fingerprint": fingerprint, "files": files})
 
 
-def _tokenizer_rule(path: Path) -> str | None:
-    field = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    return None if field is None else str(field.contents())
+def _tokenizer_settings(reader: GGUFReader) -> dict[str, Any]:
+    fields = {name: reader.get_field(f"tokenizer.ggml.{name}") for name in _SETTINGS}
+    return {name: field.contents() for name, field in fields.items() if field is not None}
 
 
-def _unread(path: Path) -> list[str]:
+def _unknown_rule(settings: Mapping[str, Any]) -> list[str]:
+    """The rule of a byte-level BPE by which texts are split into words, if transformers would use that of GPT-2."""
+    pre = settings.get("pre")
+    known = (*_DIGITS, *_QWEN2, *_LIKE_LLAMA3, *_GPT2)
+    if settings.get("model") != "gpt2" or pre is None or pre in known or pre in _rules_of_transformers():
+        return []
+    return [f"tokenizer.ggml.pre = {pre}"]
+
+
+def _rules_of_transformers() -> Mapping[str, str]:
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:  # of earlier versions
+        return {}
+    rules: Mapping[str, str] = GGUF_PRE_TOKENIZER_SPLITS
+    return rules
+
+
+def _require_all_numbers(reader: GGUFReader, model: Any, source: Path) -> None:
+    """Check that the reader has skipped no tensor: the network has as many numbers as the file."""
+    weights = [tensor for tensor in reader.tensors if not tensor.name.startswith(_ROTATIONS)]
+    sizes = {tensor.name: int(tensor.n_elements) for tensor in weights if "attn_rot_embd" not in tensor.name}
+    stored = sum(sizes.values())
+    own = sum(parameter.numel() for parameter in model.parameters())
+    if own not in (stored, stored - sizes.get("output.weight", 0)):  # a tied head may be there twice
+        what = f"the network that transformers builds from it has {own:,} numbers, and the file {stored:,}"
+        raise ModelError(what, where=source, hint=_HINT)
+
+
+def _unread(reader: GGUFReader) -> list[str]:
     """Settings and tensors of the file that transformers' reader ignores although they affect the outputs."""
-    reader = GGUFReader(path)
     values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
     kind = values["general.architecture"]
     settings = {key.removeprefix(f"{kind}."): value for key, value in values.items() if key.startswith(f"{kind}.")}
@@ -88,13 +136,33 @@ def _unread(path: Path) -> list[str]:
     ignored = [
         f"{kind}.{name} = {settings[name]}" for name, value in neutral.items() if settings.get(name, value) != value
     ]
-    factors = [tensor for tensor in reader.tensors if tensor.name.startswith(("rope_freqs.", "rope_factors_"))]
+    factors = [tensor for tensor in reader.tensors if tensor.name.startswith(_ROTATIONS)]
     return ignored + [tensor.name for tensor in factors if not (tensor.data == 1).all()]
 
 
-def _correct_pre_tokenizer(tokenizer: Tokenizer, pre: str | None) -> None:
-    """Split digits as SmolLM's own tokenizer.json does; the GGUF names the rule and transformers does not read it."""
-    if pre == "smollm":
+def _correct_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Let a byte-level BPE split, merge and begin texts as the rule does that the file names.
+
+    transformers knows only some of the rules, and of those only how they split texts.
+    """
+    pre = settings.get("pre")
+    if settings.get("model") != "gpt2" or pre is None:
+        return
+    if pre in _DIGITS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    elif pre in _QWEN2 or pre in _LIKE_LLAMA3:
+        words = Regex(QWEN2_WORDS if pre in _QWEN2 else LLAMA3_WORDS)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), byte_level])
+    if pre in _WHOLE_WORDS:
+        model: Any = tokenizer.model
+        model.ignore_merges = True
+        tokenizer.model = model
+        bos = settings.get("bos_token_id")
+        name = None if bos is None or "add_bos_token" in settings else tokenizer.id_to_token(bos)
+        if name is not None:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=[name, "$A"], pair=[name, "$A", name, "$B:1"], special_tokens=[(name, bos)]
+            )

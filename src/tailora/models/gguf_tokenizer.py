@@ -22,13 +22,15 @@ a single byte."""
 _HINT = "convert the merged folder of `tailora merge` with llama.cpp's own program"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2_WORDS, LLAMA3_WORDS = _WORDS + r"\p{N}" + _REST, _WORDS + r"\p{N}{1,3}" + _REST
+"""Patterns of the words of llama.cpp's rules qwen2 and llama-bpe."""
 _BYTES = ("ByteLevel", False, True)
 _SPLIT_BYTES = ("ByteLevel", False, False)
 _RULES: Mapping[tuple[tuple[Any, ...], ...], str] = {
     (_BYTES,): "gpt-2",
     (("Digits", True), _BYTES): "smollm",
-    (("Split", _WORDS + r"\p{N}" + _REST, "Isolated", False), _SPLIT_BYTES): "qwen2",
-    (("Split", _WORDS + r"\p{N}{1,3}" + _REST, "Isolated", False), _SPLIT_BYTES): "llama-bpe",
+    (("Split", QWEN2_WORDS, "Isolated", False), _SPLIT_BYTES): "qwen2",
+    (("Split", LLAMA3_WORDS, "Isolated", False), _SPLIT_BYTES): "llama-bpe",
 }
 _SPACE = "▁"
 _TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
