@@ -75,6 +75,16 @@ def test_a_conversation_continues_with_the_outputs_themselves(client: openai.Ope
     assert second.output_text == chat(client, "one", [*messages, {"role": "user", "content": "And?"}])
 
 
+def test_times_are_whole_seconds(server: Server) -> None:
+    """The client's own type is a float; those of other languages are integers."""
+    body = {"model": "one", "input": "Hi", "temperature": 0, "max_output_tokens": 8}
+    whole = post(server, "/v1/responses", body).json()
+    assert isinstance(whole["created_at"], int)
+    text = whole["output"][0]["content"][0]["text"]
+    stopped = post(server, "/v1/responses", {**body, "stop": text[-1]}).json()
+    assert (stopped["status"], type(stopped["completed_at"])) == ("completed", int)
+
+
 def test_an_adapter_of_records_takes_a_record(client: openai.OpenAI, server: Server) -> None:
     record = {"name": "Blue", "food": "y"}
     answer = client.responses.create(model="trained", input=json.dumps(record), **GREEDY)

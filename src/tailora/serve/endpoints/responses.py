@@ -68,7 +68,7 @@ class ResponsesAnswer(Answer):
         self._body, self._tokenizer = body, service.tokenizer
         self._strip = model.prompts.trained and model.prompts.template is None  # training puts a space before texts
         self._stream = TextStream(service.tokenizer, request.stop, strip=self._strip)
-        self._created = time.time()
+        self._created = int(time.time())  # whole seconds, which typed clients require
         self._item = f"msg_{stats.id}"
         self._reason = "stop"
 
@@ -141,7 +141,7 @@ class ResponsesAnswer(Answer):
             "created_at": self._created,
             "status": status,
             "background": False,
-            "completed_at": time.time() if status == "completed" else None,
+            "completed_at": int(time.time()) if status == "completed" else None,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
