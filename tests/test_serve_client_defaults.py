@@ -73,6 +73,7 @@ NOTHING: list[dict[str, Any]] = [
     {"stream_options": None},
     {"stream_options": {}},
     {"stream_options": {"include_usage": None}},
+    {"stream_options": {"include_usage": False, "continuous_usage_stats": False}},
     {"presence_penalty": 0, "frequency_penalty": 0.0},
     {"presence_penalty": None, "frequency_penalty": None},
     {"logit_bias": {}},

@@ -246,3 +246,16 @@ def test_answers_are_valid_as_the_clients_types(
         if piece is Completion:  # its type says that a reason is never null, which it is until a text ends
             event["choices"] = [{**own, "finish_reason": own["finish_reason"] or "stop"} for own in event["choices"]]
         assert list(fields(piece.model_validate(event))) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_token_counts_in_every_event(connection: httpx.Client, path: str) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *pieces, last = events(connection.post(path, json={**BODIES[path], "stream": True, "stream_options": options}))
+    counts = [event["usage"]["completion_tokens"] for event in pieces]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] > 0
+    assert {event["usage"]["prompt_tokens"] for event in pieces} == {last["usage"]["prompt_tokens"]}
+    alone = {"continuous_usage_stats": True}
+    for event in events(connection.post(path, json={**BODIES[path], "stream": True, "stream_options": alone})):
+        assert "usage" not in event

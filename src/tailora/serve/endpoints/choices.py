@@ -15,7 +15,7 @@ from tailora.engine.engine import Event
 from tailora.serve.endpoints.answer import Answer
 from tailora.serve.logprobs import ends_unseen, text_of
 from tailora.serve.request_log import RequestStats
-from tailora.serve.schema.decoding import Sampling
+from tailora.serve.schema.decoding import Sampling, StreamOptions
 from tailora.serve.served_model import ServedModel
 from tailora.serve.service import PendingTexts, TextRequest
 from tailora.serve.usage import usage
@@ -60,8 +60,9 @@ class ChoicesAnswer(Answer):
             "system_fingerprint": model.system_fingerprint,
         }
         self._streams = [TextStream(tokenizer, body.stops, strip=strip) for _ in requests]
-        options = body.stream_options
-        self._streams_usage = options is not None and options.include_usage
+        options = body.stream_options or StreamOptions()
+        self._streams_usage = options.include_usage
+        self._counts_always = options.include_usage and options.continuous_usage_stats
 
     @abstractmethod
     def choice(self, index: int, completion: Completion) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class ChoicesAnswer(Answer):
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head, "object": self.chunk_name, "choices": [choice]}
-        return {**chunk, "usage": None} if self._streams_usage else chunk
+        return {**chunk, "usage": self.usage if self._counts_always else None} if self._streams_usage else chunk
 
     def _pieces(self, number: int, event: Event) -> list[dict[str, Any]]:
         """A piece of one choice; of beams, and of a greedy text that is returned as several choices, all of them."""

@@ -52,6 +52,8 @@ class StreamOptions(Body):
 
     include_usage: bool = False
     """Send the token counts in an extra event at the end."""
+    continuous_usage_stats: bool = False
+    """Send the token counts so far in every event, too, as vLLM does; has no effect without include_usage."""
     include_obfuscation: bool = False
     """Accepted for compatibility and ignored."""
 
