@@ -11,10 +11,12 @@ import torch
 
 from bases import save_adapter, save_tokenizer
 from networks import network
+from tailora.adapters.config import LoraConfig
 from tailora.core.errors import ModelError
 from tailora.data.examples import Example
 from tailora.engine.decoding import Decoding
 from tailora.families import FAMILIES
+from tailora.inference.attached import load_adapted
 from tailora.inference.setup import resolve_models
 from tailora.inference.start import start_engine
 from tailora.inference.texts import Prompt, generate
@@ -63,6 +65,22 @@ def test_a_backend_runs_the_families_that_it_supports(
     wanted = whole[0, len(PROMPT) :].tolist()
     assert list(bare.token_ids) == wanted[: len(bare.token_ids)]
     assert adapted.token_ids != bare.token_ids
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma", "gemma2", "gemma3_text"])
+def test_an_adapter_of_the_embedding_computes_the_same_in_a_slot(tmp_path: Path, model_type: str) -> None:
+    """Gemma multiplies what it looks up, and so the update."""
+    saved(tmp_path / "base", model_type)
+    config = LoraConfig(rank=4, alpha=8, targets=("embedding", "attention"))
+    adapter = save_adapter(tmp_path / "adapter", str(tmp_path / "base"), config=config)
+    setup = resolve_models(str(tmp_path / "base"), {"a": adapter})
+    running = start_engine(setup, backend="torch", precision="fp32", device="cpu")
+    (text,) = generate(running, [Prompt(PROMPT, "a")], Decoding(max_new_tokens=6, ignore_end=True))
+    model = load_adapted(adapter, str(tmp_path / "base"), dtype=torch.float32).base.model
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([[*PROMPT, *text.token_ids]])).logits[0].log_softmax(-1)
+    places = enumerate(text.token_ids, start=len(PROMPT) - 1)
+    assert text.logprobs == pytest.approx([float(logprobs[place, token]) for place, token in places], abs=1e-3)
 
 
 def test_the_page_has_the_families() -> None:

@@ -166,6 +166,8 @@ class TorchBackend:
             tokens = self._own.shape[:2]  # OPT's feed-forward layers get them in one flat row
             if kind_of(layer) == "embedding":
                 low = F.embedding(inputs[0], a.to(self._device).t()) * self._scales
+                factor = getattr(layer, "embed_scale", None)  # Gemma multiplies what it looks up
+                low = low if factor is None else low * factor
             else:
                 low = inputs[0].float().reshape(*tokens, -1) @ a.to(self._device).t() * self._scales
             # Selected, not multiplied by 0: an overflow in another slot's columns must not become NaN here.
