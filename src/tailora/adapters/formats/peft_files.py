@@ -204,7 +204,7 @@ def read_file(kind: type[File], path: Path) -> File:
 def _fault(error: Mapping[str, Any]) -> str:
     place = ".".join(str(step) for step in error["loc"])
     if place == "peft_type":
-        kind = error.get("input")
+        kind = None if error["type"] == "missing" else error.get("input")
         if kind == "PREFIX_TUNING":
             return "is a prefix, which cannot be loaded beside other adapters; name it alone when the model is loaded"
         way = "use it with PEFT, for learnt prompts have no equivalent" if kind in _PROMPTS else MERGE
