@@ -39,6 +39,13 @@ def test_missing_and_null_fields_have_peft_s_defaults(tmp_path: Path, field: str
     assert formats.load(tmp_path).layers["proj"].branches[0].scale == 2.0
 
 
+def test_settings_of_ms_swift_s_training_are_accepted(tmp_path: Path) -> None:
+    peft.save(small(), tmp_path)
+    (tmp_path / "tailora.json").unlink()
+    edit_config(tmp_path, lora_dtype="bfloat16", lorap_lr_ratio=16.0, lorap_emb_lr=1e-06)
+    assert formats.load(tmp_path).layers["proj"].branches[0].scale == 2.0
+
+
 @st.composite
 def sliced_layers(draw: st.DrawFn) -> LayerAdapter:
     inputs = draw(st.integers(1, 5))

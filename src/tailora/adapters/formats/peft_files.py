@@ -27,6 +27,7 @@ _HARMLESS = frozenset(
         *("fan_in_fan_out", "layers_to_transform", "layers_pattern", "exclude_modules", "init_lora_weights"),
         *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
         *("merge_weights", "runtime_config"),
+        *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # of ms-swift
     }
 )
 """Settings of PEFT about how an adapter was made or which modules it has; they do not affect what it computes."""
