@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bases import META, save_base
+from bases import META, save_base, save_tokenizer
+from networks import network
 from tailora import cli
 from tailora.adapters import formats
 from tailora.adapters.config import LoraConfig
@@ -24,7 +25,7 @@ from tailora.core.errors import AdapterError, CheckError, DataError, ModelError,
 from tailora.inference.probes import Reading, probes_of, reading_of
 from tailora.inference.verification import _judge
 from tailora.lora import inject
-from tailora.models.load import load_base
+from tailora.models.load import load_base, quiet_transformers
 from tailora.training.run import run as train
 from tailora.training.settings import TrainSettings
 
@@ -58,6 +59,16 @@ def test_an_adapter_changes_its_base(base: str, tmp_path: Path, capsys: pytest.C
     assert result["against_base"]["same_token"] < 1
     assert "drift" not in result
     assert "compared with the base: logits differ by" in capsys.readouterr().err
+
+
+def test_a_base_whose_configuration_has_no_limit_of_length(tmp_path: Path) -> None:
+    place = tmp_path / "base"
+    model = network("bloom", vocab_size=save_tokenizer(place))
+    with quiet_transformers():
+        model.save_pretrained(place)
+    adapter = save_adapter(tmp_path / "adapter", str(place))
+    merge(MergeSettings(adapter=adapter, output=tmp_path / "merged"))
+    assert verify(model=str(tmp_path / "merged"))["drift"] < 1e-4
 
 
 def test_a_merge_keeps_what_its_adapter_does_and_says_so_beside_it(base: str, tmp_path: Path) -> None:

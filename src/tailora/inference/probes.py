@@ -18,6 +18,7 @@ from tailora.engine.decoding import Decoding
 from tailora.inference.attached import running_on
 from tailora.inference.probe_settings import PROBES
 from tailora.inference.texts import Prompt, generate
+from tailora.models.config import context_of
 from tailora.models.load import Base
 
 _LARGEST_LOSS = 700.0  # nats per token; the perplexity of a larger one is beyond the range of a float
@@ -50,7 +51,7 @@ def probes_of(records: Sequence[Record], base: Base, meta: Mapping[str, Any]) ->
 def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Reading:
     """Run a model on the probes, in the type in which it is loaded."""
     model = cast(Any, base.model)
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     parts, loss, scored = [], 0.0, 0
     for probe in probes:
         tokens = torch.tensor((*probe.prompt, *probe.completion)[:context])
@@ -61,7 +62,8 @@ def reading_of(base: Base, probes: Sequence[Example], new_tokens: int) -> Readin
             loss -= float(log_probabilities.gather(1, tokens[first + 1 :, None]).sum())
             scored += len(tokens) - first - 1
         parts.append(logits)
-    prompts = [Prompt(probe.prompt) for probe in probes if len(probe.prompt) + new_tokens <= context]
+    fitting = [probe for probe in probes if context is None or len(probe.prompt) + new_tokens <= context]
+    prompts = [Prompt(probe.prompt) for probe in fitting]
     generations = generate(running_on(base), prompts, Decoding(max_new_tokens=new_tokens))
     texts = tuple(generation.token_ids for generation in generations)
     perplexity = math.exp(min(loss / scored, _LARGEST_LOSS)) if scored else None
