@@ -284,6 +284,21 @@ def test_tensors_that_have_no_place_in_the_network_are_refused(tmp_path: Path, c
     assert not list(cache.glob("models/*"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.add_type("adapter"), "is an adapter, not a base model; read it with `tailora convert --to peft`"),
+        (lambda w: w.add_uint16("split.count", 3), "is one of the 3 files of a model; join them"),
+    ],
+)
+def test_what_is_not_a_whole_model_names_the_way_out(
+    tmp_path: Path, change: Callable[[Any], object], message: str, cache: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        gguf.converted(write_small(tmp_path / "part.gguf", change))
+    assert not list(cache.glob("models/*"))
+
+
 def test_the_end_of_a_turn_ends_a_text_too(tmp_path: Path) -> None:
     path = write_small(tmp_path / "chat.gguf", lambda w: w.add_eot_token_id(5))
     tokenizer = Tokenizer.from_folder(gguf.converted(path).folder)

@@ -50,6 +50,7 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
             raise ModelError("is not a GGUF file", where=source, hint="download it again, or check the path")
     try:
         reader = GGUFReader(path)
+        _require_model(reader, source)
         settings = _tokenizer_settings(reader)
         unread = [*_unread(reader), *_unknown_rule(settings)]
         if unread:
@@ -82,6 +83,17 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         files = {path.name: file_sha256(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
         fingerprint = fingerprint_tensors(stored_tensors(folder))
         write_json(folder / RECORD, {**record, "fingerprint": fingerprint, "files": files})
+
+
+def _require_model(reader: GGUFReader, source: Path) -> None:
+    """Refuse an adapter, and a part of a model that is divided into several files."""
+    kind, parts = reader.get_field("general.type"), reader.get_field("split.count")
+    if kind is not None and kind.contents() == "adapter":
+        hint = "read it with `tailora convert --to peft`, and name its base with --base"
+        raise ModelError("is an adapter, not a base model", where=source, hint=hint)
+    if parts is not None and parts.contents() > 1:
+        what = f"is one of the {parts.contents()} files of a model"
+        raise ModelError(what, where=source, hint="join them with llama.cpp's `llama-gguf-split --merge`")
 
 
 def _tokenizer_settings(reader: GGUFReader) -> dict[str, Any]:
