@@ -93,7 +93,7 @@ def _require_model(reader: GGUFReader, source: Path) -> None:
         raise ModelError("is an adapter, not a base model", where=source, hint=hint)
     if parts is not None and parts.contents() > 1:
         what = f"is one of the {parts.contents()} files of a model"
-        raise ModelError(what, where=source, hint="join them with llama.cpp's `llama-gguf-split --merge`")
+        raise ModelError(what, where=source, hint="join them with llama.cpp's program `llama-gguf-split`")
 
 
 def _tokenizer_settings(reader: GGUFReader) -> dict[str, Any]:
