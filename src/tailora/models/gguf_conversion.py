@@ -29,7 +29,8 @@ _LIKE_LLAMA3 = (*_LLAMA3, "dbrx", "smaug-bpe")
 _GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "default")
 # With these, a word that is a token is that token, and a text begins with a token unless the file says otherwise.
 _WHOLE_WORDS = (*_LLAMA3, "tekken")
-_SETTINGS = ("model", "pre", "add_bos_token", "bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
+_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_SETTINGS = ("model", "pre", "add_bos_token", "bos_token_id", *_ENDS)
 _ROTATIONS = ("rope_freqs.", "rope_factors_")
 
 
@@ -62,12 +63,13 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         _require_all_numbers(reader, model, source)
+        _correct_tokenizer(tokenizer.backend_tokenizer, settings)
+        ends = list(dict.fromkeys(settings[name] for name in _ENDS if name in settings))
     except ModelError:
         raise
     except Exception as error:  # the reader trusts the file: damage shows as whatever its parsing trips over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"cannot be read: {reason}", where=source, hint=f"download it again, or {_HINT}") from error
-    _correct_tokenizer(tokenizer.backend_tokenizer, settings)
     if hasattr(model.config, "quantization_config"):  # the reader leaves it, though the values are plain floats
         del model.config.quantization_config
     with atomic_folder(target) as folder:
@@ -77,9 +79,8 @@ def convert(path: Path, target: Path, source: Path, record: Mapping[str, str]) -
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        ends = [settings[name] for name in ("eos_token_id", "eot_token_id", "eom_token_id") if name in settings]
-        if len(set(ends)) > 1:  # config.json has the first
-            write_json(folder / GENERATION_CONFIG, {"eos_token_id": list(dict.fromkeys(ends))})
+        if len(ends) > 1:  # config.json has the first
+            write_json(folder / GENERATION_CONFIG, {"eos_token_id": ends})
         files = {path.name: file_sha256(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
         fingerprint = fingerprint_tensors(stored_tensors(folder))
         write_json(folder / RECORD, {**record, "fingerprint": fingerprint, "files": files})
