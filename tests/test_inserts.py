@@ -272,6 +272,8 @@ def test_an_insert_is_served_and_loaded_alone(tmp_path: Path, data: Path, kind: 
         answer = post(server, "/v1/records", {"model": "own", "records": [facts], "max_tokens": 6})
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"][0]["text"] == text
+        assert post(server, "/tokenize", {"prompt": "x", "add_special_tokens": False}).json()["count"] == 1
+        assert post(server, "/detokenize", {"tokens": [0]}).json() == {"prompt": "<|endoftext|>"}
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "prefix"])

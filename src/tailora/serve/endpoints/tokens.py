@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from tailora import __version__
 from tailora.data.chat_template import ChatTemplate
 from tailora.serve.api_error import ApiError
-from tailora.serve.dependencies import find_model, prepare
+from tailora.serve.dependencies import find_model, key_of, prepare
 from tailora.serve.prompts import chat_prompt, text_prompt
 from tailora.serve.schema.tokens import DetokenizeBody, TokenizeBody
 from tailora.serve.served_model import ServedModel
@@ -56,7 +56,11 @@ def token_routes(service: Service, template: ChatTemplate | None) -> APIRouter:
 
 
 async def _model(name: str | None, request: Request, service: Service) -> ServedModel:
-    model = await find_model(request, service.registry, service.registry.base.name if name is None else name)
+    registry, key = service.registry, key_of(request)
+    if name is None:  # a server whose adapter is part of the network has no base
+        names = (model.name for model in registry if key is None or key.may_use(model.name))
+        name = next(names, registry.base.name)
+    model = await find_model(request, registry, name)
     request.state.stats.model = None  # nothing is written with it
     return model
 

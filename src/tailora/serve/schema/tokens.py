@@ -14,7 +14,7 @@ class TokenizeBody(Body):
     """Body of POST /tokenize, as vLLM has it."""
 
     model: str | None = None
-    """Name of the base or of an adapter, as GET /v1/models lists them. Default: the base."""
+    """Name of the base or of an adapter, as GET /v1/models lists them. Default: the first of them."""
     prompt: str | None = None
     """A text; its tokens are those of the prompt that /v1/completions computes for it."""
     messages: list[Message] | None = Field(None, min_length=1, max_length=1000)
