@@ -77,15 +77,12 @@ def test_a_resized_vocabulary_names_the_way_out(tmp_path: Path) -> None:
         formats.load(tmp_path)
 
 
-def test_an_adapter_of_mlx_names_the_way_out(tmp_path: Path) -> None:
+def test_settings_without_a_kind_are_not_repeated_in_the_error(tmp_path: Path) -> None:
     settings = {"fine_tune_type": "lora", "lora_parameters": {"rank": 8, "scale": 20.0}, "num_layers": 16}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(AdapterError, match="peft_type is None, and only LoRA adapters can be read") as caught:
         formats.load(tmp_path)
     assert "fine_tune_type" not in str(caught.value)
-    (tmp_path / "adapters.safetensors").write_bytes(b"")
-    with pytest.raises(AdapterError, match=r"is an adapter of mlx-lm.*; fuse it .* with `mlx_lm\.fuse`"):
-        formats.load(tmp_path)
 
 
 @pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "QUESTION_ANS"])

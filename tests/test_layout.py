@@ -77,6 +77,7 @@ LATE_IMPORTS = {
     "tailora.training.sharded": {"torch.distributed.fsdp"},
     "tailora.training.trackers.feed": {"tailora.training.trackers"},
     "tailora.models.gguf": {"tailora.models.gguf_conversion"},
+    "tailora.models.gguf_conversion": {"transformers.integrations.gguf"},
     "tailora.inference.self_check": {"torch", "tailora.models.load"},
     "tailora.inference.text_job": {"tailora.inference.ray_texts"},
     "tailora.inference.start": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from tailora.adapters import formats
 from tailora.adapters.adapter import Adapter, require_base
 from tailora.adapters.base_names import is_hub_id, split_revision
-from tailora.adapters.formats import peft
+from tailora.adapters.formats import mlx, peft
 from tailora.adapters.formats.peft_files import CONFIG_FILE
 from tailora.core.errors import AdapterError
 from tailora.models import hub_adapters
@@ -73,5 +73,7 @@ def require_safetensors(path: Path, *, shown: str | None = None) -> Path:
     missing = [file for file in FILES if not (place / file).is_file()]
     if missing:
         hint = "name a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
+        if (place / mlx.WEIGHTS_FILE).is_file():
+            hint = "write it as a folder of PEFT with `tailora convert --to peft`"
         raise AdapterError(f"{missing[0]} is missing", where=shown or path, hint=hint)
     return place

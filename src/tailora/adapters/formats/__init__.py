@@ -17,12 +17,12 @@ _PLACES = "name an adapter folder, a run directory, or a loralib .bin or .pt fil
 
 
 def load(path: str | PathLike[str]) -> Adapter:
-    """Read an adapter: a folder as PEFT writes it, or a loralib state dict (`.bin`, `.pt`, `.pth`).
+    """Read an adapter: a folder as PEFT or mlx-lm writes it, or a loralib state dict (`.bin`, `.pt`, `.pth`).
 
     Raises:
         AdapterError: the path does not exist, or does not hold a whole LoRA adapter.
     """
-    from tailora.adapters.formats import loralib, peft  # the backend is chosen here
+    from tailora.adapters.formats import loralib, mlx, peft  # the backend is chosen here
 
     path = Path(path)
     if path.is_dir():
@@ -30,7 +30,8 @@ def load(path: str | PathLike[str]) -> Adapter:
         if kind is not None:
             what = f"contains {DESCRIPTIONS[kind]}, which cannot be merged, converted or combined like a LoRA adapter"
             raise AdapterError(what, where=path, hint="use the folder itself, with generate, evaluate or serve")
-        return peft.load(path)
+        of_mlx = (path / mlx.WEIGHTS_FILE).is_file() and not (path / peft.WEIGHTS_FILE).is_file()
+        return mlx.load(path) if of_mlx else peft.load(path)
     if not path.is_file():
         raise AdapterError("no such adapter", where=path, hint=_PLACES)
     if path.suffix.lower() in _STATE_DICTS:

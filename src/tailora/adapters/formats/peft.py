@@ -39,7 +39,6 @@ from tailora.core.files import atomic_folder, write_json, write_text
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
-_OF_MLX = "adapters.safetensors"  # mlx-lm's tensors, beside an adapter_config.json that is not PEFT's
 
 PEFT_VERSION = "0.15.0"
 """The earliest version of PEFT whose adapters of these settings have exactly this form."""
@@ -87,9 +86,6 @@ def load(folder: Path) -> Adapter:
     if not (folder / CONFIG_FILE).is_file():
         hint = "name the folder that contains it, or a run directory"
         raise AdapterError(f"is not an adapter folder: it has no {CONFIG_FILE}", where=folder, hint=hint)
-    if (folder / _OF_MLX).is_file() and not (folder / WEIGHTS_FILE).is_file():
-        hint = "fuse it into its unquantised base with `mlx_lm.fuse`, and name that folder as --base"
-        raise AdapterError("is an adapter of mlx-lm, which Tailora does not read", where=folder, hint=hint)
     settings = read_file(PeftFile, folder / CONFIG_FILE)
     unsupported, way_out = settings.unsupported()
     if unsupported:
