@@ -94,8 +94,15 @@ ONLY: dict[str, list[dict[str, Any]]] = {
         {"top_logprobs": None},
         {"logprobs": False, "top_logprobs": 0},
         {"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}},
+        {"add_special_tokens": False, "include_reasoning": True},
     ],
-    "/v1/completions": [{"suffix": None}, {"suffix": ""}, {"best_of": None}, {"echo": None}],
+    "/v1/completions": [
+        {"suffix": None},
+        {"suffix": ""},
+        {"best_of": None},
+        {"echo": None},
+        {"add_special_tokens": True},
+    ],
 }
 
 
@@ -190,6 +197,7 @@ ASSISTANT: list[dict[str, Any]] = [
     {"role": "assistant", "content": "Hello.", "type": "text"},
     {"role": "assistant", "content": "Hello.", "type": "message", "id": "msg_1", "status": "completed"},
     {"role": "assistant", "content": "Hello.", "name": "bot"},
+    {"role": "assistant", "content": "Hello.", "phase": "final_answer"},
     {"role": "assistant", "content": "Hello.", "reasoning_content": None, "provider_specific_fields": None},
     {"role": "assistant", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}]},
     {"role": "assistant", "content": [{"type": "output_text", "text": "Hello.", "annotations": []}]},

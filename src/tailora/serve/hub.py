@@ -74,6 +74,6 @@ def require_safetensors(path: Path, *, shown: str | None = None) -> Path:
     if missing:
         hint = "name a folder with an adapter in safetensors, as `tailora train` and PEFT write it"
         if (place / mlx.WEIGHTS_FILE).is_file():
-            hint = "write it as a folder of PEFT with `tailora convert --to peft`"
+            hint = "write it as a folder of PEFT with `tailora convert`"
         raise AdapterError(f"{missing[0]} is missing", where=shown or path, hint=hint)
     return place

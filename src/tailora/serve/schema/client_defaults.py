@@ -78,6 +78,10 @@ class ChatDefaults(ClientDefaults):
     """Must be false, as in vLLM's defaults."""
     best_of: Literal[1] | None = None
     """Must be 1: /v1/completions can return the most likely of several texts."""
+    add_special_tokens: Literal[False] | None = None
+    """Must be false, as in vLLM's defaults: the chat template writes special tokens."""
+    include_reasoning: bool | None = None
+    """Has no effect: these models do not reason before they answer."""
     add_generation_prompt: Literal[True] | None = None
     """Must be true, as in vLLM's defaults."""
     continue_final_message: Literal[False] | None = None

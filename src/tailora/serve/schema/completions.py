@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -30,6 +30,8 @@ class CompletionBody(Sampling):
     Default: no log-probabilities."""
     echo: bool | None = False
     """Return the prompt in front of the text."""
+    add_special_tokens: Literal[True] | None = None
+    """Must be true, as in vLLM's defaults: to leave out special tokens, send token ids."""
     suffix: str | None = Field(None, max_length=0)
     """Must be empty: inserting text before a suffix is not supported."""
 

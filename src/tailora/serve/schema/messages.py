@@ -80,6 +80,8 @@ class Message(Body):
     """Accepted for compatibility and ignored."""
     status: str | None = None
     """Accepted for compatibility and ignored."""
+    phase: str | None = None
+    """Accepted for compatibility and ignored: whether other servers' models wrote it before or as the final answer."""
     annotations: Annotated[list[Any], _NO_ANNOTATIONS] | None = None
     """Must be empty."""
     tool_calls: Annotated[list[Any], _NO_CALLS] | None = None
