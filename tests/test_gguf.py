@@ -302,7 +302,7 @@ def test_what_is_not_a_whole_model_names_the_way_out(
 def test_the_end_of_a_turn_ends_a_text_too(tmp_path: Path) -> None:
     path = write_small(tmp_path / "chat.gguf", lambda w: w.add_eot_token_id(5))
     tokenizer = Tokenizer.from_folder(gguf.converted(path).folder)
-    assert (tokenizer.eos_id, tokenizer.first_end_id, tokenizer.end_ids) == (0, 0, {0, 5})
+    assert (tokenizer.eos_id, tokenizer.first_end_id, set(tokenizer.end_ids)) == (0, 0, {0, 5})
 
 
 def test_without_the_package_the_mend_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
