@@ -274,3 +274,52 @@ def test_no_text_has_to_say_the_dialogue_act_or_what_it_asks_for() -> None:
     act = [Fact(None, "dialogue act", "inform"), Fact(None, "esrb", "?"), Fact(None, "name", "Celeste")]
     report = slot_report(Record("1", tuple(act), ()), "Which rating does Celeste have?")
     assert (report.slots, report.missing, report.added) == (2, (), ())
+
+
+def test_facts_with_the_same_value_share_its_mentions() -> None:
+    born = [Fact("Ada", "birth place", "Hanoi"), Fact("Ada", "death place", "Hanoi")]
+    report = slot_report(Record("1", tuple(born), ()), "Ada was born and died in Hanoi.")
+    assert (report.missing, report.repeated) == ((), ())
+    report = slot_report(Record("1", tuple(born), ()), "Ada was born in Hanoi and died in Hanoi.")
+    assert (report.missing, report.repeated) == ((), ())
+    assert [mention.fact for mention in report.mentions] == born
+    three = slot_report(Record("1", tuple(born), ()), "Born in Hanoi, Ada lived in Hanoi and died in Hanoi.")
+    assert (three.missing, three.repeated) == ((), (born[0],))
+    assert slot_report(Record("1", tuple(born), ()), "Ada was born and died in Rome.").missing == tuple(born)
+    # With and without an article it is one value.
+    assert slot_report(record(shop="The Oak", beside="Oak"), "The Oak is beside Oak.").errors == 0
+    # A rule's value can be in two facts, too.
+    pubs = Record("1", (Fact(None, "eatType", "pub"), Fact(None, "eatType", "pub")), ())
+    assert slot_report(pubs, "It is a pub.").errors == 0
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "text", "right"),
+    [
+        ("petFriendly", "yes", "Blue Door is pet-friendly.", True),
+        ("petFriendly", "yes", "Blue Door is not pet friendly.", False),
+        ("petFriendly", "yes", "It isn't a very pet friendly place.", False),
+        ("petFriendly", "yes", "It is not cheap, but pet friendly.", True),
+        ("petFriendly", "yes", "It is not only pet friendly, but cheap.", True),
+        ("petFriendly", "yes", "It is not far from town. It is pet friendly.", True),
+        ("petFriendly", "yes", "It is neither cheap nor pet friendly.", False),
+        ("petFriendly", "yes", "The menu is not pet friendly, but the terrace is pet friendly.", True),
+        ("petFriendly", "no", "Blue Door is pet friendly.", False),
+        ("petFriendly", "no", "Blue Door is pet friendly, but not cheap.", False),
+        ("petFriendly", "no", "It is not cheap. It is pet friendly.", False),
+        ("petFriendly", "no", "It isn't cheap, but it is pet friendly.", False),
+        ("petFriendly", "no", "It is cheap, but not pet friendly.", True),
+        ("outdoor seating", "no", "It has no wifi, parking or outdoor seating.", True),
+        ("outdoor seating", "no", "Outdoor seating is not available.", True),
+        ("outdoor seating", "yes", "Outdoor seating is not available.", False),
+        ("outdoor seating", "yes", "The outdoor seating is not heated.", True),
+        ("outdoor seating", "yes", "It doesn't have any outdoor seating.", False),
+        ("hasOutdoorSeating", "yes", "It comes with outdoor seating.", True),
+        ("has_linux_release", "no", "There is no Linux release.", True),
+        ("has_linux_release", "yes", "It has no Linux release.", False),
+        ("is_vegan", "true", "It is vegan.", True),
+    ],
+)
+def test_truth_values_and_negations(attribute: str, value: str, text: str, right: bool) -> None:
+    report = slot_report(Record("1", (Fact(None, attribute, value),), ()), text)
+    assert (report.missing == ()) == right

@@ -20,10 +20,17 @@ from tailora.data.values import Fact, Record
 from tailora.metrics.slot_rules import AttributeRules, Rule, Rules, ValueIndex, Vocabulary, load_rules, vocabulary_of
 from tailora.metrics.spelling import Span
 from tailora.metrics.statistics import Doubles, Statistics, signature
-from tailora.metrics.value_search import ValueSearch, normalise
+from tailora.metrics.value_search import ValueSearch, normalise, words_of
 
-_NEGATION = re.compile(r"\b(not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)\b")
+_NEGATIONS = r"\b(?:not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)"
+_NEGATION = re.compile(rf"{_NEGATIONS}\b")
+_BETWEEN = "a|an|any|the|very|really|currently|have|has|offer|provide|serve|allow|accept|get|got|be"
+_NEGATED_BEFORE = re.compile(rf"{_NEGATIONS} (?:(?:{_BETWEEN}) ){{0,3}}$")
+_NEGATED_AFTER = re.compile(r" (?:(?:is|are) not|isnt|arent) (?:available|offered|provided|possible|allowed|included)\b")
+_PART_END = re.compile(r" \.(?: |$)|\b(?:but|however|although|though)\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_VERB = re.compile(r"(?:is|has)[\s_]+(?=\S)", re.IGNORECASE)  # at the beginning of hasParking and is_vegan
+_TRUTHS = ("yes", "no", "true", "false")
 
 
 class Mention(NamedTuple):
@@ -108,6 +115,7 @@ def slot_report(
     search = ValueSearch(text, names, known)
     said: dict[int, list[Span]] = {}
     by_rules: dict[str, list[int]] = defaultdict(list)
+    literal: dict[tuple[str, ...], list[int]] = defaultdict(list)
     # Long values first, and literal ones before rules: "Raja Indian Cuisine" does not mention Indian food.
     for place in sorted(range(len(facts)), key=lambda place: -len(facts[place].value)):
         fact = facts[place]
@@ -115,14 +123,17 @@ def slot_report(
         if attribute is not None and attribute.knows(fact.value):
             by_rules[attribute.name].append(place)
         else:
-            said[place] = _literal_places(fact, search)
+            literal[_wording(fact)].append(place)
+    for alike in literal.values():
+        spans = _literal_places(facts[alike[0]], search)
+        # Facts with the same value share its mentions: "was born and died in Hanoi" says it once for both.
+        said |= {place: spans[number :: len(alike)] or spans[-1:] for number, place in enumerate(alike)}
     added, leaked = _other_values(record, search, vocabulary, rules.known)
     doubtful: list[tuple[Fact, Span]] = []
     covered = rules.covers(record, vocabulary)
     for attribute in rules.to_search(record, vocabulary):
-        places = {facts[place].value: place for place in by_rules[attribute.name]}
         for rule, span in _matches(attribute, search, covered):
-            own = [place for value, place in places.items() if value in rule.values]
+            own = [place for place in by_rules[attribute.name] if facts[place].value in rule.values]
             for place in own:
                 if not rule.generic or not said.get(place):
                     said.setdefault(place, []).append(span)
@@ -221,14 +232,35 @@ def _may_be_said(fact: Fact, search: ValueSearch, rules: Rules) -> bool:
     return any(pattern is not None and search.has_rule(pattern) for pattern in own)
 
 
+def _wording(fact: Fact) -> tuple[str, ...]:
+    """Return what facts have in common that a text says in the same words."""
+    value = normalise(fact.value)
+    return ("", fact.attribute, value) if value in _TRUTHS else tuple(words_of(value))
+
+
 def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:
     value = normalise(fact.value)
-    if value in ("yes", "no", "true", "false"):
-        words = search.places(_CAMEL.sub(" ", fact.attribute))
-        negated = _NEGATION.search(search.rest) is not None
-        return words[:1] if negated or value in ("yes", "true") else []
+    if value in _TRUTHS:
+        words = _CAMEL.sub(" ", fact.attribute)
+        verb = _VERB.match(words)
+        places = search.places(words[verb.end() :] if verb else words)
+        is_said = _is_denied if value in ("no", "false") else _is_affirmed
+        return [place for place in sorted(places) if is_said(search.rest, place)][:1]
     has_words = bool(value.strip(" ,."))  # punctuation alone cannot be left out
     return search.take_value(fact.value) if has_words else [(0, 0)]
+
+
+def _is_affirmed(text: str, place: Span) -> bool:
+    """Whether nothing next to the words of a truth value negates them: "is not a pet friendly", "parking is not"."""
+    start, end = place
+    return not (_NEGATED_BEFORE.search(text[:start]) or _NEGATED_AFTER.match(text[end:]))
+
+
+def _is_denied(text: str, place: Span) -> bool:
+    """Whether there is a negation in the same sentence as the words of a truth value, on the same side of "but"."""
+    start, end = place
+    before, after = _PART_END.split(text[:start])[-1], _PART_END.split(text[end:])[0]
+    return _NEGATION.search(before) is not None or _NEGATION.search(after) is not None
 
 
 def _other_values(

@@ -187,6 +187,12 @@ def normalise(text: str) -> str:
     return _spelled(text, False).text
 
 
+def words_of(value: str) -> list[str]:
+    """Return the words of a normalised value by which it is searched: without punctuation and its first article."""
+    words = [word for word in value.split() if word not in (",", ".")]
+    return words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
+
+
 @lru_cache(maxsize=1 << 11)  # about ten kilobytes for a long text
 def _spelled(text: str, turkic: bool) -> Spelling:
     return spell(text, turkic=turkic)
@@ -210,9 +216,7 @@ def _bounded(pattern: str, *, spaceless: bool) -> str:
 @lru_cache(maxsize=1 << 13)
 def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
     """Return a pattern for a normalised value, with any commas and full stops, with or without its first article."""
-    words = [word for word in value.split() if word not in (",", ".")]
-    if len(words) > 1 and words[0] in _ARTICLES:
-        words = words[1:]
+    words = words_of(value)
     if not words:
         return None
     pattern = re.escape(words[0])
