@@ -26,7 +26,9 @@ _NEGATIONS = r"\b(?:not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)"
 _NEGATION = re.compile(rf"{_NEGATIONS}\b")
 _BETWEEN = "a|an|any|the|very|really|currently|have|has|offer|provide|serve|allow|accept|get|got|be"
 _NEGATED_BEFORE = re.compile(rf"{_NEGATIONS} (?:(?:{_BETWEEN}) ){{0,3}}$")
-_NEGATED_AFTER = re.compile(r" (?:(?:is|are) not|isnt|arent) (?:available|offered|provided|possible|allowed|included)\b")
+_NEGATED_AFTER = re.compile(
+    r" (?:(?:is|are) not|isnt|arent) (?:available|offered|provided|possible|allowed|included)\b"
+)
 _PART_END = re.compile(r" \.(?: |$)|\b(?:but|however|although|though)\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _VERB = re.compile(r"(?:is|has)[\s_]+(?=\S)", re.IGNORECASE)  # at the beginning of hasParking and is_vegan
