@@ -99,6 +99,27 @@ def said(value: Any, text: str, *others: Any, vocabulary: Any = None) -> bool:
         ("Blue Spice", "Blue Spice’ın yanında."),
         ("2020", "2020'de açıldı."),
         ("ISPARTA", "Isparta'nın gülleri."),
+        ("4.5", "Đánh giá 4,5 sao."),
+        ("4,5", "It has 4.5 stars."),
+        ("48.8566", "Breite 48,8566"),
+        ("1250.5", "Es kostet 1.250,50 Euro."),
+        ("1250.5", "It costs 1,250.50 in total."),
+        ("3.0", "It has 3 rooms."),  # as pandas writes whole numbers in a column with empty cells
+        ("3", "Rated 3.0 by guests."),
+        ("1000000", "1\u00a0000\u202f000 personnes"),
+        ("1 000", "It has 1 000 seats."),
+        ("50%", "Die Hälfte, 50\u00a0%, ist frei."),
+        ("50 %", "A share of 50%."),
+        *((value, f"It costs {text} today.") for value in ("€20", "20 €", "20€", "20 EUR") for text in ("€20", "20 €")),
+        ("$4.50", "It costs 4.5 dollars."),
+        ("£20", "It costs 20 pounds, not more."),
+        ("-5", "It is -5 °C."),
+        ("-5", "It is \u22125 degrees."),
+        ("-5", "It is minus 5 degrees."),
+        ("-5", "It is 5 degrees below zero."),
+        ("-5", "The party lost 5 seats."),
+        ("5", "A range of 3-5 rooms."),
+        ("5", "From 3 -5 pm."),
     ],
 )
 def test_spellings_of_one_value(value: str, text: str) -> None:
@@ -135,6 +156,15 @@ def test_spellings_of_one_value(value: str, text: str) -> None:
         ("1", "Es hat 1.000 Plätze."),
         ("4125", "It is 0.4125 or 4.1250 long."),
         ("Hoá", "Hoà ở đây."),
+        ("5", "Es hat 4,5 Sterne."),
+        ("15", "It is 1.5."),
+        ("1.5", "It has 1,500 seats."),
+        ("€20", "It costs $20."),
+        ("€20", "It costs 20 pounds."),
+        ("20 m", "It costs €20."),
+        ("-5", "It is 5 degrees."),
+        ("5", "It is -5 degrees."),
+        ("5", "It is (-5)."),
     ],
 )
 def test_other_words_are_not_the_value(value: Any, text: Any) -> None:
@@ -288,6 +318,9 @@ def test_facts_with_the_same_value_share_its_mentions() -> None:
     assert slot_report(Record("1", tuple(born), ()), "Ada was born and died in Rome.").missing == tuple(born)
     # With and without an article it is one value.
     assert slot_report(record(shop="The Oak", beside="Oak"), "The Oak is beside Oak.").errors == 0
+    low = record(low="-5", high="5")
+    assert slot_report(low, "From -5 to 5 degrees.").errors == 0
+    assert [fact.value for fact in slot_report(low, "It is 5 degrees.").missing] == ["-5"]
     # A rule's value can be in two facts, too.
     pubs = Record("1", (Fact(None, "eatType", "pub"), Fact(None, "eatType", "pub")), ())
     assert slot_report(pubs, "It is a pub.").errors == 0

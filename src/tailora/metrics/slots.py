@@ -20,7 +20,7 @@ from tailora.data.values import Fact, Record
 from tailora.metrics.slot_rules import AttributeRules, Rule, Rules, ValueIndex, Vocabulary, load_rules, vocabulary_of
 from tailora.metrics.spelling import Span
 from tailora.metrics.statistics import Doubles, Statistics, signature
-from tailora.metrics.value_search import ValueSearch, normalise, words_of
+from tailora.metrics.value_search import ValueSearch, is_negative, normalise, words_of
 
 _NEGATIONS = r"\b(?:not|no|non|isnt|arent|doesnt|dont|never|nor|without|cannot)"
 _NEGATION = re.compile(rf"{_NEGATIONS}\b")
@@ -237,7 +237,9 @@ def _may_be_said(fact: Fact, search: ValueSearch, rules: Rules) -> bool:
 def _wording(fact: Fact) -> tuple[str, ...]:
     """Return what facts have in common that a text says in the same words."""
     value = normalise(fact.value)
-    return ("", fact.attribute, value) if value in _TRUTHS else tuple(words_of(value))
+    if value in _TRUTHS:
+        return ("", fact.attribute, value)
+    return (*("-" if is_negative(fact.value) else ""), *words_of(value))
 
 
 def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:

@@ -18,6 +18,8 @@ _STOPS = frozenset("!?。।॥።۔؟။។᙮")
 _COMMAS = frozenset(";:(),、،؛၊፣")
 _THOUSANDS = re.compile(r"\d{3}(?!\w)")
 _DOTTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![.,]?\d)")  # 1.000, as German and Vietnamese have it
+_SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[\u00a0\u2007\u2009\u202f]\d{3})+(?!\d)")  # 1 000, unbroken
+_DECIMAL = re.compile(r"(?<![\d.,])(\d+|[1-9]\d{0,2}(?:\.\d{3})+|[1-9]\d{0,2}(?:,\d{3})+)([.,])(\d+)(?![.,]?\d)")
 _INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
 _TONES = {
     plain + tone + vowel: plain + vowel + tone
@@ -47,7 +49,8 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
 
     Case is folded by Unicode's full case folding (ß as ss, both forms of σ, İ as i), compatibility characters become
     what they stand for (full-width letters, ligatures, fractions), and accents stay. Separators of thousands are left
-    out: 1,000 and 1.000 are 1000.
+    out: 1,000 and 1.000 are 1000, and so is 1 000 with a space that does not break. A decimal comma is a point, and
+    zeros at the end of decimals are left out: 4,50 is 4.5. "50 %" is "50%".
 
     Args:
         text: any.
@@ -55,12 +58,15 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
     """
     letters: list[str] = []
     origins: list[Span] = []
+    spaces = {place for match in _SPACED.finditer(text) for place in range(*match.span()) if text[place].isspace()}
     for start, end in _clusters(text):
+        if start in spaces:
+            continue
         for letter in _normal(text[start:end], turkic):
             letters.append(letter)
             origins.append((start, end))
     joined = one_spelling("".join(letters))
-    dropped = {place for match in _DOTTED.finditer(joined) for place in range(*match.span()) if joined[place] == "."}
+    numbers = _numbers(joined)
     written: list[str] = []
     places: list[Span | None] = []
 
@@ -72,10 +78,10 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
 
     for place, letter in enumerate(joined):
         following = joined[place + 1 : place + 2]
-        if place in dropped:
+        if numbers.get(place) == "":
             continue
-        if letter == "." and following.isdigit():
-            written.append(letter)
+        if numbers.get(place) == "." or (letter == "." and following.isdigit()):
+            written.append(".")
             places.append(None)
         elif letter == "," and joined[place - 1 : place].isdigit() and _THOUSANDS.match(joined, place + 1):
             continue
@@ -84,7 +90,9 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
         elif letter in _COMMAS:
             separate(",")
         elif is_word(letter):
-            if letter.isdigit() and written[-1:] == [" "] and written[-2:-1] in (["£"], ["$"], ["€"]):
+            of_money = letter.isdigit() and written[-2:-1] in (["£"], ["$"], ["€"])
+            of_percent = letter == "%" and "".join(written[-2:-1]).isdigit()
+            if (of_money or of_percent) and written[-1:] == [" "]:
                 written.pop()
                 places.pop()
             written.append(letter)
@@ -95,6 +103,27 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
         written.pop()
         places.pop()
     return Spelling("".join(written), places)
+
+
+def _numbers(text: str) -> dict[int, str]:
+    """Return what becomes of separators and zeros in the numbers of a text: "" for those that are left out."""
+    written = {place: "" for match in _DOTTED.finditer(text) for place in range(*match.span()) if text[place] == "."}
+    for match in _DECIMAL.finditer(text):
+        whole, sign, fraction = match.groups()
+        if sign in whole or match.start(2) in written or (sign == "," and not _is_decimal(whole, fraction)):
+            continue
+        written |= {place: "" for place in range(*match.span(1)) if text[place] == "." and sign == ","}
+        kept = fraction.rstrip("0")
+        written |= dict.fromkeys(range(match.start(3) + len(kept), match.end(3)), "")
+        written[match.start(2)] = "." if kept else ""
+    return written
+
+
+def _is_decimal(whole: str, fraction: str) -> bool:
+    """Whether a comma separates decimals: not thousands (1,000), and not two years (1999,2000)."""
+    if whole == "0" or "." in whole:
+        return True
+    return len(fraction) < 3 or (len(fraction) > 3 and len(whole) <= 3)
 
 
 def one_spelling(text: str) -> str:

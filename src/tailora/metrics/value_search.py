@@ -15,6 +15,22 @@ _GONE = "\x00"  # replaces each letter of a mention; no pattern matches across i
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
 _ARTICLES = ("the", "a", "an")
 _SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
+_NEGATIVE_VALUE = re.compile(r"\s*[-\u2212]\s?\d")
+_MINUS_SIGN = re.compile(r"(?:^|[^\d\s]\s+|\()[-\u2212]$")  # not that of a range, such as 3-5 or 3 -5
+_MINUS = re.compile(
+    r"(?:[-\u2010-\u2013\u2212]|\b(?:minus|moins|menos|âm|минус)|零下|マイナス|영하)\s*$", re.IGNORECASE
+)
+_LESS = re.compile(
+    r"\b(?:below|negative|lost|loss|losing|fell|fall(?:s|en)?|down|drop\w*|declin\w*|decreas\w*|fewer|less)\b",
+    re.IGNORECASE,
+)
+_NEAR = 40  # characters from a number to a word that can stand for its minus sign
+_CURRENCIES: tuple[tuple[str, ...], ...] = (
+    ("€", "euro", "euros", "eur"),
+    ("£", "pound", "pounds", "gbp"),
+    ("$", "dollar", "dollars", "usd"),
+)
+_MONEY = re.compile(r"([£$€])?(\d[\d.]*) ?([£$€]|[a-z]+)?")
 _SHORTEST_STEM = 3  # letters before an apostrophe that joins a suffix: not those of d'or
 
 
@@ -81,6 +97,8 @@ class ValueSearch:
         """Return where the text says a value."""
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
+        for form in _forms_of_money(wanted):
+            places += [place for place in self._literal(form, self.rest) if not _overlaps(place, places)]
         if self._is_turkic(value):
             rest = "".join(
                 letter if here != _GONE else _GONE for letter, here in zip(self._turkic, self.rest, strict=True)
@@ -88,7 +106,18 @@ class ValueSearch:
             places += [place for place in self._literal(_spelled(value, True).text, rest) if place not in places]
         if not (self.rest.isascii() and wanted.isascii()) and self._may_lose_accents(value, wanted):
             places += [place for place in self._without_accents(wanted) if not _overlaps(place, places)]
-        return places
+        return [place for place in places if self._has_its_sign(value, place)]
+
+    def _has_its_sign(self, value: str, place: Span) -> bool:
+        """Whether a number in the text has the sign of the value: 5 does not say -5, nor the other way around."""
+        origin = self.origin(place)
+        if origin is None or not self.rest[place[0]].isdigit():
+            return True
+        before, after = self.text[: origin[0]], self.text[origin[1] :]
+        if is_negative(value):
+            near = f"{before[-_NEAR:]} {after[:_NEAR]}"
+            return _MINUS.search(before) is not None or _LESS.search(near) is not None
+        return _MINUS_SIGN.search(before) is None
 
     def take_rule(self, pattern: RulePattern) -> list[Span]:
         """Return where a pattern of the rules matches, and remove those places."""
@@ -191,6 +220,23 @@ def words_of(value: str) -> list[str]:
     """Return the words of a normalised value by which it is searched: without punctuation and its first article."""
     words = [word for word in value.split() if word not in (",", ".")]
     return words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
+
+
+def is_negative(value: str) -> bool:
+    """Whether a value is a number, or begins with one, that has a minus sign."""
+    return _NEGATIVE_VALUE.match(value) is not None
+
+
+@lru_cache(maxsize=1 << 13)
+def _forms_of_money(value: str) -> tuple[str, ...]:
+    """Return the other ways to write a normalised amount of money: €20, 20 €, 20€, 20 euros, 20 EUR."""
+    match = _MONEY.fullmatch(value)
+    if match is None or (match[1] is None) == (match[3] is None):
+        return ()
+    names: tuple[str, ...] = next((own for own in _CURRENCIES if (match[1] or match[3]) in own), ())
+    after = [f"{match[2]} {name}" for name in names]
+    forms = [f"{names[0]}{match[2]}", f"{match[2]}{names[0]}", *after] if names else []
+    return tuple(form for form in forms if form != value)
 
 
 @lru_cache(maxsize=1 << 11)  # about ten kilobytes for a long text
