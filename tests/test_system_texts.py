@@ -68,6 +68,7 @@ PLAIN = [
     ("a\nb\nc\n", ["a", "b", "c"]),
     ("a\nb\nc", ["a", "b", "c"]),
     ("\ufeffa\r\nb\r\nc\r\n", ["a", "b", "c"]),
+    ("a\rb\rc\r", ["a", "b", "c"]),
     ("a\n\nc\n", ["a", "", "c"]),
     ("\nb\n\n", ["", "b", ""]),
     ("a\nb\nc\n\n \n\r\n", ["a", "b", "c"]),
@@ -298,3 +299,26 @@ def test_texts_with_commas_are_not_a_table(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("The text, a pub.\nAn id, of course.\n", encoding="utf-8")
     assert read_texts(path, ["1", "2"]) == ["The text, a pub.", "An id, of course."]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1\tBlue Door is a pub.\n2\tThe Oak is a cafe.\n", "has 2 cells in every line, separated by tabs"),
+        ("H-1\t-0.2\tThe Oak.\nH-0\t-0.5\tBlue Door.\n", "has 3 cells in every line"),
+        ("Blue Door is a pub.\t0.5\nThe Oak is a cafe.\t0.7\n", "has 2 cells"),
+        ("1. Blue Door is a pub.\n2. The Oak is a cafe.\n", "begins every line with its number"),
+        ("0,Blue Door is a pub.\n1,The Oak is a cafe.\n", "begins every line with its number"),
+        ("1) Blue Door is a pub.\r\n2)\r\n", "begins every line with its number"),
+    ],
+)
+def test_lines_with_ids_or_numbers_are_not_texts(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"a.txt: {message}.*; write one text per line and nothing else"):
+        read_texts(saved(tmp_path, "a.txt", content), ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    "texts", [["1.5 stars.", "2.5 stars."], ["3. It is.", "4. It is."], ["a\tb", "a b"], ["1", "2"]]
+)
+def test_lines_that_only_look_like_numbered_ones_are_texts(texts: list[str], tmp_path: Path) -> None:
+    assert read_texts(saved(tmp_path, "a.txt", "\n".join(texts)), ["x", "y"]) == texts

@@ -12,12 +12,13 @@ from tailora.core.errors import DataError
 from tailora.core.plural import plural
 from tailora.data.input_rows import InputRows
 from tailora.data.readers import delimited
-from tailora.data.text_files import base_suffix, read_text
+from tailora.data.text_files import base_suffix, lines_of, read_text
 from tailora.data.text_rows import AS_JSON, ID_KEYS, TEXT_KEYS, TextRow, are_rows, is_text_row, json_values, text_rows
 
 __all__ = ["InputRows", "read_texts"]
 
 _JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
+_NUMBERED = re.compile(r"\s*(\d+)(?:[,;|]|[.):](?=\s|$))")
 
 
 def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: InputRows | None = None) -> list[str]:
@@ -61,7 +62,7 @@ def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: 
         raise DataError(
             "contains no JSON objects with a key", where=path, hint="leave the key out for one text per line"
         )
-    if rows is not None and len(ids) < len(content.rstrip().split("\n")) <= len(rows.ids):
+    if rows is not None and len(ids) < len(lines_of(content.rstrip())) <= len(rows.ids):
         return rows.gathered(_lines(content, len(rows.ids), path, rows))
     return _lines(content, len(ids), path, rows)
 
@@ -113,8 +114,7 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 
 def _lines(content: str, count: int, path: Path, source: InputRows | None) -> list[str]:
-    # `splitlines` would also split a text at a U+2028 or a form feed in it.
-    lines = content.replace("\r\n", "\n").split("\n")
+    lines = lines_of(content)
     rows = {number: is_text_row(line) for number, line in enumerate(lines, start=1) if line.strip()}
     if any(rows.values()):
         what, hint = "is not a JSON object with a text, although other lines are", f"use one form for all; {AS_JSON}"
@@ -132,6 +132,7 @@ def _lines(content: str, count: int, path: Path, source: InputRows | None) -> li
     while len(lines) > count and not lines[-1].strip():
         lines.pop()
     _refuse_table(lines, path)
+    _refuse_numbers(lines, path)
     if len(lines) != count:
         _refuse_header(lines, path)
         _refuse_count(len(lines), count, path, source)
@@ -152,6 +153,22 @@ def _refuse_table(lines: Sequence[str], path: Path) -> None:
         return
     if len(lines) > 1 and len(header) > 1 and named and widths == {len(header)}:
         raise _table(lines, path)
+
+
+def _refuse_numbers(lines: Sequence[str], path: Path) -> None:
+    """Raise `DataError` for lines that consist of cells, or begin with their number, which would be scored as words."""
+    if len(lines) < 2:
+        return
+    what = ""
+    if len({line.count("\t") for line in lines}) == 1 and "\t" in lines[0]:
+        what = f"has {lines[0].count(chr(9)) + 1} cells in every line, separated by tabs"
+    elif all(matches := [_NUMBERED.match(line) for line in lines]):
+        numbers = [int(match[1]) for match in matches if match]
+        if numbers == list(range(numbers[0], numbers[0] + len(lines))) and numbers[0] in (0, 1):
+            what = "begins every line with its number"
+    if what:
+        hint = 'write one text per line and nothing else, or JSON lines such as {"id": "1", "text": "…"}'
+        raise DataError(what, where=path, hint=hint)
 
 
 def _table(lines: Sequence[str], path: Path) -> DataError:
