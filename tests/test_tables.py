@@ -117,6 +117,21 @@ def test_an_empty_last_column_is_passed_over(tmp_path: Path) -> None:
     assert [record.facts for record in read(path)] == [facts(("name", "Blue Door"))]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_rows_may_lack_cells_below_columns_without_a_name_at_the_end(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "a.csv"
+    rows = [["name", "text", "", ""], ["Mill", "A."], ["Oak", "B.", ""], ["Elm", 'a 40" screen', "", "", ""]]
+    path.write_text("\n".join(mark.join(row) for row in rows), encoding="utf-8")
+    assert [(r.facts[0].value, *r.references) for r in read(path)] == [
+        ("Mill", "A."),
+        ("Oak", "B."),
+        ("Elm", 'a 40" screen'),
+    ]
+    path.write_text("\n".join(mark.join(row) for row in [rows[0], ["Mill"]]), encoding="utf-8")
+    with pytest.raises(DataError, match="2: 1 cells where the header has 4"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("column", "values", "clause"),
     [

@@ -43,6 +43,8 @@ def header_of(text: str, delimiter: str | None = None) -> tuple[str, list[str]]:
 def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
     """Yield (line of its first character, cells) of each row, the header first; empty rows are skipped.
 
+    A row may lack cells below columns without a name at the end, which programs write for empty columns of a sheet.
+
     Args:
         text: the file's content.
         where: the file's name, for messages.
@@ -57,18 +59,18 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
         text, first = text[match.end() :], 2
     # A lone quotation mark is common in TSV and would swallow rows; elsewhere it is an error.
     lines = (_literal(text, delimiter) if delimiter == "\t" else None) or _quoted(text, where, delimiter, first)
-    width = 0
+    width = named = 0
     for line, cells in lines:
         if not any(cell.strip() for cell in cells):
             continue
-        width = width or len(cells)
-        if len(cells) < width or any(cell.strip() for cell in cells[width:]):
+        width, named = width or len(cells), named or _named(cells)
+        if len(cells) < named or any(cell.strip() for cell in cells[width:]):
             raise DataError(
                 f"{len(cells)} cells where the header has {width}",
                 where=f"{where}:{line}",
                 hint="give every row the header's columns, and quote cells that contain the delimiter",
             )
-        yield line, cells[:width]
+        yield line, [*cells[:width], *[""] * (width - len(cells))]
 
 
 def swallowed(rows: Sequence[tuple[int, Sequence[str]]], delimiter: str) -> list[str]:
@@ -87,6 +89,11 @@ def swallowed(rows: Sequence[tuple[int, Sequence[str]]], delimiter: str) -> list
                 what = f"the quoted cell that begins on line {line} contains {count} with as many cells as the header"
                 return [f'{what}; if they are rows, write the quotation mark before them as ""']
     return []
+
+
+def _named(header: Sequence[str]) -> int:
+    """Return the number of columns up to the last one that has a name."""
+    return max((place for place, name in enumerate(header, start=1) if name.strip()), default=0)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -122,8 +129,8 @@ def _literal(text: str, delimiter: str) -> Lines | None:
     well formed, and either the whole header is quoted or every quoted cell has a reason to be.
     """
     lines = [(number, line.split(delimiter)) for number, line in enumerate(lines_of(text), start=1) if line.strip()]
-    width = len(lines[0][1])
-    if any(len(cells) < width or any(cell.strip() for cell in cells[width:]) for _, cells in lines):
+    width, named = len(lines[0][1]), _named(lines[0][1])
+    if any(len(cells) < named or any(cell.strip() for cell in cells[width:]) for _, cells in lines):
         return None
     opened = [cell for _, cells in lines for cell in cells if cell.startswith('"')]
     quotes = all(QUOTED.fullmatch(cell) for cell in opened) and (
