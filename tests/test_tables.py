@@ -160,6 +160,23 @@ def test_columns_that_are_probably_no_facts(tmp_path: Path, column: str, values:
     assert all(clause in note and repr(column) in note for note in notes if clause)
 
 
+@pytest.mark.parametrize(
+    ("values", "reported"),
+    [
+        (["['Thai', 'Lao']", "[]", "['Lao']"], True),
+        (['{"name": "Mill", "food": "Thai"}', '{"name": "Oak"}'], True),
+        (["{'name': 'Mill'}", ""], True),
+        (["[1]", "{x}", "[sic]"], False),
+    ],
+)
+def test_lists_and_objects_written_as_text_are_reported(tmp_path: Path, values: list[str], reported: bool) -> None:
+    rows = "".join(f"n{number}\t{value}\tA text.\n" for number, value in enumerate(values))
+    notes = load(saved(tmp_path, "a.tsv", f"name\tfood\ttext\n{rows}")).notes
+    assert len(notes) == reported
+    if reported:
+        assert "'food' is read as a fact, but contains lists or objects written as text; save the data as" in notes[0]
+
+
 @pytest.mark.parametrize("name", ["id", "ID", "record_id", "recordId", "Mã", "ma\u0303 so\u0302\u0301", "uuid"])
 @pytest.mark.parametrize("values", [("p7", "p8"), ("7", "7")], ids=["unique", "shared"])
 @pytest.mark.parametrize("texts", ["required", "unused"])

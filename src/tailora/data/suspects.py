@@ -37,6 +37,7 @@ _TEXT_NAMES = frozenset(
     )
 )
 _SPLITS = frozenset(("train", "training", "valid", "validation", "val", "dev", "test"))
+_PARTS_IN_TEXT = re.compile(r"""\[\s*(?:['"][\s\S]*['"])?\s*\]|\{\s*['"][\s\S]*\}""")  # ['a', 'b'], {"a": 1}
 _LEAST = 3
 """Rows from which numbers that grow by one count as row numbers."""
 _LONG = 40
@@ -48,6 +49,7 @@ _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # characters t
 
 HOLDS_TEXTS = "contains long texts next to short values"
 _BY_TEXT_NAME = "looks like a text by its name"
+_HOLDS_PARTS = "contains lists or objects written as text"
 
 
 def is_unnamed(header: str) -> bool:
@@ -92,6 +94,8 @@ def not_a_fact(name: str, clause: str) -> str:
     ways = f"leave it out with --columns ignore={spell_name(name)}, or choose with --columns facts=…"
     if clause.endswith((_BY_TEXT_NAME, HOLDS_TEXTS)):
         ways = f"if it contains the texts, add --columns text={spell_name(name)}; otherwise {ways}"
+    elif clause == _HOLDS_PARTS:
+        ways = f"save the data as JSON lines, in which a list is several facts, or {ways}"
     return f"the column {name!r} is read as a fact, but {clause}; {ways}"
 
 
@@ -108,6 +112,8 @@ def suspicion(name: str, values: Sequence[str]) -> str | None:
         return "contains web addresses"
     if all(_KEY.fullmatch(value) for value in values):
         return "contains machine-made ids"
+    if any(_PARTS_IN_TEXT.fullmatch(value.strip()) for value in values):
+        return _HOLDS_PARTS
     if _counts(values):
         return "counts the rows"
     lower = {value.casefold() for value in values}
