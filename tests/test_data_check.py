@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def test_values_that_splits_share() -> None:
     assert (values["name"].facts, values["name"].values) == (4, 3)
     assert values["name"].known == {"test": 0.5}
     assert (values["area"].values, values["area"].known) == (2, {"test": 0.0})
+    forms = [record("1", "", name=unicodedata.normalize(form, "Hồ Tây")) for form in ("NFC", "NFD")]
+    names = attribute_values({"train": forms[:1], "test": forms[1:]})["name"]
+    assert (names.values, names.known) == (1, {"test": 1.0})
 
 
 def test_the_share_of_values_that_texts_say() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def test_a_group_for_each_record_is_none(tmp_path: Path) -> None:
     (tmp_path / "many.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     records = record_files.read(tmp_path / "many.jsonl")
     assert groups_of(records, TrainingData(None, ReadingSettings())) == []
+
+
+def test_entities_are_seen_in_either_unicode_form(tmp_path: Path) -> None:
+    for name, form in (("train", "NFD"), ("test", "NFC")):
+        triples = [(unicodedata.normalize(form, "Hồ_Tây"), "city", "Hanoi"), (name, "is", f"{name} x")]
+        lines = "".join(row(number, "Place", [triple], "It is .") + "\n" for number, triple in enumerate(triples))
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    records = record_files.read(tmp_path, split="test")
+    groups = groups_of(records, TrainingData(str(tmp_path), ReadingSettings()), ["entities"])
+    assert [(group.name, list(group.numbers)) for group in groups] == [("all seen", [0]), ("none seen", [1])]
 
 
 def test_groups_in_python(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def test_findings() -> None:
 
 def test_clean() -> None:
     assert str(lint([record("1", "A pub.", ("type", "pub"))])) == "1 record, 1 text: no findings"
+
+
+def test_a_value_is_said_in_either_unicode_form() -> None:
+    said = record("1", unicodedata.normalize("NFD", "Ở phố Huế."), ("phố", "Huế"))
+    assert not lint([said]).counts().get("unsaid value")
 
 
 def test_a_code_that_texts_say_in_other_words_is_no_finding() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,29 @@ def test_what_a_score_needs_is_said() -> None:
     pub = Record("1", (Fact(None, "type", "pub"),), ("A pub.",))
     assert "--train" in measure([pub], ["A pub."], ["parent_c"]).missing["parent_c"]
     assert set(METRICS) > NEED_FACTS
+
+
+def test_letters_are_compared_in_composed_form() -> None:
+    text = "Quán Hồ Tây ở phố Phủ Đổng."
+    facts = (Fact(None, "tên", "Hồ Tây"), Fact("Phủ Đổng", "là", "phố"))
+    composed = Record("1", facts, (text,))
+    parts = [
+        Fact(fact.subject and unicodedata.normalize("NFD", fact.subject), fact.attribute, fact.value) for fact in facts
+    ]
+    decomposed = Record("1", tuple(parts), (unicodedata.normalize("NFD", text),))
+    names = ["bleu", "rouge_l", "chrf", "multi_bleu", "copied", "parent", "slots"]
+    wanted = measure([composed], [text], names)
+    assert "composed" not in wanted.note
+    for record, own in (
+        (composed, decomposed.references[0]),
+        (decomposed, text),
+        (decomposed, decomposed.references[0]),
+    ):
+        found = measure([record], [own], names)
+        assert "were composed" in found.note
+        values = {name: measured.value for name, measured in found.statistics.items()}
+        assert values == {name: measured.value for name, measured in wanted.statistics.items()}
+    assert wanted.statistics["bleu"].value == pytest.approx(1)
 
 
 def test_a_signature_names_draws_and_seed() -> None:

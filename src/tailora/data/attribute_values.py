@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def attribute_values(splits: Mapping[str, Sequence[Record]]) -> dict[str, Attrib
         for record in records:
             for fact in record.facts:
                 counts[fact.attribute] += 1
-                values[fact.attribute][split].add(fact.value.casefold())
+                values[fact.attribute][split].add(unicodedata.normalize("NFC", fact.value).casefold())
     first, *others = splits
     return {
         attribute: AttributeValues(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -256,7 +257,7 @@ def _plain(fact: Fact) -> Fact:
 
 
 def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.replace("_", " ").lower()))
+    return set(_WORD.findall(unicodedata.normalize("NFC", text).replace("_", " ").lower()))
 
 
 def _short(text: str) -> str:

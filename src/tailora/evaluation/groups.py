@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -117,7 +118,8 @@ def _facts(count: int) -> str:
 
 
 def _entities(record: Record) -> set[str]:
-    return {name for fact in record.facts for name in (fact.subject, fact.value) if name is not None}
+    names = (name for fact in record.facts for name in (fact.subject, fact.value) if name is not None)
+    return {unicodedata.normalize("NFC", name) for name in names}
 
 
 def _kind(entities: set[str], seen: set[str]) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
@@ -79,6 +80,7 @@ METRICS: Mapping[str, Metric] = {
     "msttr": Metric("MSTTR", 100),
     "slots": Metric("slot errors", 100),
 }
+_COMPOSED = "Decomposed letters (Unicode's NFD) were composed (NFC) before texts and references were compared."
 NEED_FACTS = frozenset({"parent", "parent_c", "copied", "slots"})
 """Metrics that compare texts with the facts of their records."""
 
@@ -126,7 +128,8 @@ class Measured:
     Attributes:
         statistics: by the metrics' names.
         missing: metrics that could not be computed here, and why.
-        note: one sentence about the tokenizer if it was chosen by the records' language or by the caller, else "".
+        note: sentences about the tokenizer, if it was chosen by the records' language or by the caller, and about
+            letters that were composed; else "".
     """
 
     statistics: Mapping[str, Measurement]
@@ -164,6 +167,8 @@ def measure(
 ) -> Measured:
     """Score one text for each record.
 
+    Composed and decomposed letters (Unicode's NFC and NFD), which look the same, are compared as composed ones.
+
     Args:
         records: with references; with facts for the metrics of `NEED_FACTS`.
         texts: in their order.
@@ -177,6 +182,11 @@ def measure(
         DataError: a record lacks a reference or facts, or the numbers differ.
         MissingExtraError: the package of the tokenizer is not installed.
     """
+    before = [*texts, *(text for record in records for text in record.references)]
+    note = "" if all(unicodedata.is_normalized("NFC", text) for text in before) else _COMPOSED
+    texts = [unicodedata.normalize("NFC", text) for text in texts]
+    records = [_composed(record) for record in records]
+    training = None if training is None else [_composed(record) for record in training]
     references = [record.references for record in records]
     choice = choose([record.language for record in records], references, tokenizer)
     if tokenizer is not None:
@@ -200,7 +210,7 @@ def measure(
                     statistics[name] = _OTHERS[name](texts, references)
                 except MissingExtraError as error:
                     missing[name] = str(error)
-    return Measured(statistics, missing, choice.note)
+    return Measured(statistics, missing, f"{choice.note} {note}".strip())
 
 
 def _of_facts(
@@ -218,6 +228,23 @@ def _of_facts(
     if name == "parent":
         return parent(records, texts, tokenizer=tokenizer)
     return parent_c(records, texts, training, tokenizer=tokenizer)
+
+
+def _composed(record: Record) -> Record:
+    """Return a record with composed letters (Unicode's NFC)."""
+    parts = [*record.references, *(part for fact in record.facts for part in (fact.subject or "", fact.value))]
+    if all(unicodedata.is_normalized("NFC", part) for part in parts):
+        return record
+    facts = tuple(
+        replace(
+            fact,
+            subject=None if fact.subject is None else unicodedata.normalize("NFC", fact.subject),
+            value=unicodedata.normalize("NFC", fact.value),
+        )
+        for fact in record.facts
+    )
+    references = tuple(unicodedata.normalize("NFC", text) for text in record.references)
+    return replace(record, facts=facts, references=references)
 
 
 @contextlib.contextmanager
