@@ -336,3 +336,12 @@ def test_an_empty_list_has_no_records(text: str, tmp_path: Path) -> None:
 def test_a_key_that_occurs_twice_is_refused_whatever_its_values(line: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         jsonl.parse(line, "rows.jsonl")
+
+
+def test_texts_alone_are_written_as_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("A mug.\nA bowl.\nA mug.\n", encoding="utf-8")
+    records = read(path, format="text")
+    path.write_text(jsonl.dump(records), encoding="utf-8")
+    assert [record.references for record in read(path, format="text")] == [("A mug.",), ("A bowl.",), ("A mug.",)]
+    assert read(path, format="text") == records

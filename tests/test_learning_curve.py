@@ -82,3 +82,11 @@ def test_records_without_validation_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"facts": {"name": "A"}, "text": "A ."}) + "\n", encoding="utf-8")
     with pytest.raises(SettingsError, match="there are no validation records"):
         run(settings(tmp_path / "curve", data=str(path)))
+
+
+def test_texts_alone(tmp_path: Path) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text("A mug.\nA bowl.\nA jug.\nA cup.\n", encoding="utf-8")
+    places = {"data": str(tmp_path / "train.txt"), "valid": str(tmp_path / "valid.txt")}
+    result = run(settings(tmp_path / "curve", **places, format="text", percentages=(25, 50, 100)))
+    assert [row["records"] for row in result["runs"]] == [1, 2, 4]

@@ -127,7 +127,8 @@ def _loss(training: TrainSettings, part: Path, valid: Path, folder: Path, seed: 
         run = json.loads(path.read_text(encoding="utf-8"))
         if "finished" in run and not run["interrupted"]:
             return _kept_loss(run)
-    own = {"format", "columns", "limit", "valid_limit", "output"}
+    own = {"columns", "limit", "valid_limit", "output"}
+    own |= set() if training.format == "text" else {"format"}  # records describe themselves, texts alone do not
     values = training.model_dump(mode="json", exclude_unset=True, exclude=own)
     values |= {"data": str(part), "valid": str(valid), "output": str(folder), "seed": seed}
     return _kept_loss(train(TrainSettings(**values)))

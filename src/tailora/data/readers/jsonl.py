@@ -107,7 +107,7 @@ def parse(
 
 
 def dump(records: Iterable[Record]) -> str:
-    """Return the text of a file that `parse` reads back as these records."""
+    """Return the text of a file that `parse` reads back as these records, and `plain_texts.parse` those of texts alone."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for record in records for row in _rows(record))
 
 
@@ -323,6 +323,8 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         earlier = [_message_row(message) for message in record.messages]
         answers = [[{"role": "assistant", "content": text}] for text in record.references]
         return [head | {"messages": earlier + answer} for answer in answers or [[]]]
+    if record.prompt == "":  # a text alone, which `plain_texts` reads
+        return [head | {"text": text} for text in record.references]
     if record.prompt is not None:
         completions = [{"completion": text} for text in record.references]
         return [head | {"prompt": record.prompt} | completion for completion in completions or [{}]]
