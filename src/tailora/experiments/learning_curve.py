@@ -128,7 +128,8 @@ def _loss(training: TrainSettings, part: Path, valid: Path, folder: Path, seed: 
         if "finished" in run and not run["interrupted"]:
             return _kept_loss(run)
     own = {"columns", "limit", "valid_limit", "output"}
-    own |= set() if training.format == "text" else {"format"}  # records describe themselves, texts alone do not
+    if training.format != "text":  # records describe themselves, texts alone do not
+        own.add("format")
     values = training.model_dump(mode="json", exclude_unset=True, exclude=own)
     values |= {"data": str(part), "valid": str(valid), "output": str(folder), "seed": seed}
     return _kept_loss(train(TrainSettings(**values)))

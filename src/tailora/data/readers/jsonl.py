@@ -107,7 +107,7 @@ def parse(
 
 
 def dump(records: Iterable[Record]) -> str:
-    """Return the text of a file that `parse` reads back as these records, and `plain_texts.parse` those of texts alone."""
+    """Return the text of a file that `parse`, or `plain_texts.parse` for texts alone, reads back as these records."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for record in records for row in _rows(record))
 
 
