@@ -433,6 +433,39 @@ def test_a_broken_dialogue_act_is_an_error(mr: str, tmp_path: Path) -> None:
         read(saved(tmp_path, "a.csv", f'mr,ref\n"{mr}",A text.\n'))
 
 
+@pytest.mark.parametrize(
+    ("content", "facts_wanted"),
+    [
+        ("name;price (EUR, net, approx., each);text\nMill;4,5;Cheap, nice.\n", {"name": "Mill"}),
+        ('"name";"rating\n(1, 2, 3, 4)";text\nMill;5;A.\n', {"name": "Mill", "rating\n(1, 2, 3, 4)": "5"}),
+        ('"name of\r\nplace";text\r\nMill;A, B.\r\n', {"name of\r\nplace": "Mill"}),
+        ('sep=;\n"name, of\nplace";text\nMill;A, B.\n', {"name, of\nplace": "Mill"}),
+        ("name,text\nMill,a; b | c\n", {"name": "Mill"}),
+        ('name,text\nMill,"a; b\n"\n', {"name": "Mill"}),
+        ('name,height,text\nMill,5,"A 5"" mill; old; grey."\n', {"name": "Mill", "height": "5"}),
+    ],
+)
+def test_the_delimiter_is_that_of_the_header_and_the_next_line(
+    tmp_path: Path, content: str, facts_wanted: dict[str, str]
+) -> None:
+    (only,) = read(saved(tmp_path, "a.csv", content))
+    assert facts_wanted.items() <= {fact.attribute: fact.value for fact in only.facts}.items()
+    assert len(only.references) == 1
+
+
+def test_columns_are_found_whatever_their_white_space(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", '"customer\nrating",name\u00a0of place,text\n5,Mill,A.\n')
+    (only,) = read(path, columns={"facts": ["Customer rating", "name of  place"]})
+    assert [fact.value for fact in only.facts] == ["5", "Mill"]
+
+
+@pytest.mark.parametrize("name", ["ref2", "Reference 2", "target_3", "texts"])
+def test_a_column_of_further_texts_is_reported(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, "a.csv", f"name,ref,{name}\nMill,A.,B.\n")
+    (note,) = load(path, columns={"text": "ref"}).notes
+    assert f"{name!r} is read as a fact, but looks like a text by its name" in note
+
+
 def test_columns_are_found_in_either_unicode_form(tmp_path: Path) -> None:
     """macOS decomposes letters; a keyboard does not."""
     header = unicodedata.normalize("NFD", "mã,tên,mô tả")

@@ -17,8 +17,8 @@ _EXAMPLE = "write ROLE=COLUMN, for example text=ref,facts=name+area,ignore=id"
 
 
 def name_key(name: str) -> str:
-    """Return what columns of the same name have in common, whatever the case and the Unicode form of its letters."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
+    """Return what columns of the same name have in common, whatever its case, Unicode form and white space."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 def parse_columns(texts: Sequence[str]) -> dict[str, Any]:

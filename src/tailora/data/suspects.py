@@ -21,6 +21,7 @@ _ID_LIKE = re.compile(
 )
 _UNNAMED = re.compile(r"(?:Unnamed: \d+(?:\.\d+)*(?:_level_\d+)?|__index_level_\d+__|\.\.\.\d+)?")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_NUMBER_AT_END = re.compile(r" ?\d+$")
 ID_NAMES = frozenset(
     (
         *("id", "uid", "uuid", "guid", "record id", "row id", "entry id", "example id", "sample id", "instance id"),
@@ -31,7 +32,7 @@ ID_NAMES = frozenset(
 _TEXT_NAMES = frozenset(
     (
         *("ref", "refs", "reference", "references", "target", "targets", "output", "response", "completion"),
-        *("sentence", "sentences", "human reference"),
+        *("text", "texts", "sentence", "sentences", "human reference"),
         *("văn bản", "câu", "câu văn", "đoạn văn", "bài viết", "lời văn", "tham chiếu", "bản tham chiếu"),
         *("câu tham chiếu", "văn bản tham chiếu", "câu trả lời"),
     )
@@ -69,8 +70,8 @@ def is_id_name(name: str) -> bool:
 
 
 def is_text_name(name: str) -> bool:
-    """Return whether a column's name says that it contains the texts."""
-    return plain_name(name) in _TEXT_NAMES
+    """Return whether a column's name says that it contains the texts, or one of several: `ref`, `ref2`."""
+    return _NUMBER_AT_END.sub("", plain_name(name)) in _TEXT_NAMES
 
 
 def long_texts(values: Mapping[K, Sequence[str]]) -> list[K]:

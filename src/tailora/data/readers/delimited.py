@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +13,7 @@ from tailora.core.plural import plural
 from tailora.data.text_files import lines_of
 
 DELIMITERS = ",;\t|"
+_HEADER_LINES = 20  # lines that a header with line ends in its cells may have
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 """A cell in quotation marks."""
@@ -28,15 +30,22 @@ def first_line(text: str) -> str:
 
 
 def header_of(text: str, delimiter: str | None = None) -> tuple[str, list[str]]:
-    """Return the delimiter of a table, by default the one that splits its first line most, and the first line's cells.
+    """Return the delimiter of a table, and the cells of its header.
 
-    Delimiters within quotation marks do not count. A first line `sep=;`, which Excel reads, names the delimiter.
+    By default the delimiter is the one that splits the header most, among those that split the next line into as many
+    cells if there is one. Delimiters within quotation marks do not count. A first line `sep=;`, which Excel reads,
+    names the delimiter.
     """
     if match := _SEPARATOR_LINE.match(text):
-        delimiter = delimiter or match[1]
-    line = first_line(text)
-    by_delimiter = {mark: _cells(line, mark) for mark in delimiter or DELIMITERS}
-    best = max(by_delimiter, key=lambda mark: len(by_delimiter[mark]))
+        delimiter, text = delimiter or match[1], text[match.end() :]
+    lines = list(itertools.islice((line for line in lines_of(text) if line.strip()), _HEADER_LINES))
+    by_delimiter: dict[str, list[str]] = {}
+    alike: dict[str, bool] = {}
+    for mark in delimiter or DELIMITERS:
+        cells, used = _header_cells(lines, mark)
+        by_delimiter[mark] = cells
+        alike[mark] = len(cells) > 1 and len(_cells("".join(lines[used : used + 1]), mark)) == len(cells)
+    best = max(by_delimiter, key=lambda mark: (alike[mark], len(by_delimiter[mark])))
     return best, [cell.strip() for cell in by_delimiter[best]]
 
 
@@ -89,6 +98,16 @@ def swallowed(rows: Sequence[tuple[int, Sequence[str]]], delimiter: str) -> list
                 what = f"the quoted cell that begins on line {line} contains {count} with as many cells as the header"
                 return [f'{what}; if they are rows, write the quotation mark before them as ""']
     return []
+
+
+def _header_cells(lines: Sequence[str], mark: str) -> tuple[list[str], int]:
+    """Return the cells of the header, in which a quoted one may have line ends, and the number of its lines."""
+    for count in range(1, len(lines) + 1):
+        own = "\n".join(lines[:count])
+        if own.count('"') % 2 == 0:
+            cells = _cells(own, mark)
+            return (cells, count) if cells else (_cells(lines[0], mark), 1)
+    return _cells(lines[0], mark) if lines else [], 1
 
 
 def _named(header: Sequence[str]) -> int:
