@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tailora.core.errors import DataError
+from tailora.data.readers.columnar import ColumnarRows
 from tailora.data.records import Fact, load, read, splits
 
 pa = pytest.importorskip("pyarrow")
@@ -153,6 +154,9 @@ def test_bytes_are_refused(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="'image' holds bytes"):
         load(tmp_path / "rows.parquet")
+    write_file(pa.table({"image": pa.array([b"x"], pa.binary_view()), "text": ["A picture."]}), tmp_path / "rows.arrow")
+    with pytest.raises(DataError, match="'image' holds bytes"):
+        load(tmp_path / "rows.arrow")
 
 
 def test_a_format_of_text_files_is_refused(tmp_path: Path) -> None:
@@ -166,3 +170,43 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pip install 'tailora\[parquet\]'"):
         load(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_numbers_of_classes_become_their_names(writer: str, tmp_path: Path) -> None:
+    """As the data set itself is read from the hub; the form of the features is that of `datasets`."""
+    label = {"names": ["pub", "café"], "_type": "ClassLabel"}
+    features = {
+        "kind": label,
+        "tags": {"feature": label, "_type": "List"},
+        "old": [label],
+        "part": {"own": label},
+        "many": {"feature": {"own": label}, "_type": "Sequence"},
+        "text": {"dtype": "string", "_type": "Value"},
+    }
+    rows = [
+        {"kind": 1, "tags": [0, 1], "old": [1], "part": {"own": 0}, "many": {"own": [1]}, "text": "A."},
+        {"kind": -1, "tags": [], "old": None, "part": {"own": None}, "many": {"own": []}, "text": "B."},
+    ]
+    kept = {"huggingface": json.dumps({"info": {"features": features}})}
+    path = tmp_path / "rows"
+    WRITERS[writer](pa.Table.from_pylist(rows).replace_schema_metadata(kept), path)
+    first, second = map(json.loads, ColumnarRows(path).read().splitlines())
+    assert first == {
+        "kind": "café",
+        "tags": ["pub", "café"],
+        "old": ["café"],
+        "part": {"own": "pub"},
+        "many": {"own": ["café"]},
+        "text": "A.",
+    }
+    assert (second["kind"], second["tags"], second["part"]) == (None, [], {"own": None})
+    for broken in (
+        "",
+        "{}",
+        "[1]",
+        '{"info": {"features": [1]}}',
+        json.dumps({"info": {"features": {"kind": {"_type": "ClassLabel"}}}}),
+    ):
+        WRITERS[writer](pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": broken}), path)
+        assert json.loads(ColumnarRows(path).read().splitlines()[0])["kind"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -62,7 +63,8 @@ class ColumnarRows:
         """Return rows as JSON lines; see `RowSource`.
 
         Lists, structures and maps become lists and objects. Numbers of single precision have the digits that they have
-        in that precision (0.1, not 0.10000000149011612). Dates and times become text, at midnight a date.
+        in that precision (0.1, not 0.10000000149011612). Dates and times become text, at midnight a date. Numbers of
+        classes become the names that `datasets` keeps in its files.
 
         Raises:
             DataError: pyarrow is not installed, the file cannot be read, has no row, or has a column of bytes.
@@ -70,7 +72,7 @@ class ColumnarRows:
 
         def read(file: BinaryIO) -> str:
             batches = _batches(file) if rows is None else _chosen(_batches(file), rows)
-            return "".join(json_lines(rows_of(batch, self.path)) for batch in batches)
+            return "".join(json_lines(_with_class_names(rows_of(batch, self.path), batch)) for batch in batches)
 
         text = self._with_file(read)
         if not text:
@@ -192,9 +194,42 @@ def holds_bytes(kind: Any) -> bool:
 
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return True
+    if str(kind) == "binary_view":
+        return True
     if types.is_dictionary(kind):
         return holds_bytes(kind.value_type)
     return any(holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _with_class_names(rows: Iterator[dict[str, Any]], batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows in which the numbers of classes are replaced by names, where the file says what they are."""
+    try:
+        features = json.loads((batch.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        classes = {name: own for name, own in features.items() if '"ClassLabel"' in json.dumps(own)}
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):  # not a file that `datasets` wrote
+        classes = {}
+    if not classes:
+        yield from rows
+        return
+    for row in rows:
+        yield row | {name: _class_names(row[name], own) for name, own in classes.items() if name in row}
+
+
+def _class_names(value: Any, feature: Any) -> Any:
+    """Return a value with names for the numbers of classes; -1 means that there is no class."""
+    if isinstance(feature, list) or (isinstance(feature, dict) and {"feature", "_type"} <= feature.keys()):
+        inner = next(iter(feature), None) if isinstance(feature, list) else feature["feature"]
+        if isinstance(value, list):
+            return [_class_names(item, inner) for item in value]
+        feature = {key: [own] for key, own in inner.items()} if isinstance(inner, dict) else None
+    if not isinstance(feature, dict):
+        return value
+    if feature.get("_type") == "ClassLabel" and isinstance(value, int):
+        names = feature.get("names") or ()
+        return None if value < 0 else names[value] if value < len(names) else value
+    return (
+        {key: _class_names(item, feature.get(key)) for key, item in value.items()} if isinstance(value, dict) else value
+    )
 
 
 def _first_line(error: Exception) -> str:
