@@ -98,6 +98,20 @@ def test_piped(tmp_path: Path) -> None:
     )
 
 
+def test_piped_keeps_the_names_of_attributes(tmp_path: Path) -> None:
+    lines = (
+        "name : The Eagle | eatType : pub | food : Indian||The Eagle is a pub.\n"
+        "name : The Mill | familyFriendly : yes | a : x \\| y | area : riverside||The family-friendly Mill.\n"
+        "name : The Oak||The Oak is a cheap place.\n"
+    )
+    _, written = clean(tmp_path, lines, "a.txt")
+    assert written == (
+        "name : The Eagle | eatType : pub||The Eagle is a pub.\n"
+        "name : The Mill | familyFriendly : yes | a : x \\| y||The family-friendly Mill.\n"
+        "name : The Oak | price : cheap||The Oak is a cheap place.\n"
+    )
+
+
 def test_json_keeps_keys_numbers_and_untouched_rows(tmp_path: Path) -> None:
     rows = (
         '{"id": "a", "score": 1.50, "facts": {"name": "The Eagle", "eatType": "pub", "seats": 1.50}, '

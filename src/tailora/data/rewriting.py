@@ -6,19 +6,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from tailora.core.errors import DataError
-from tailora.data.linearize import linearize
-from tailora.data.readers import columnar, delimited, json_text, jsonl, tables
+from tailora.data.linearize import written_name
+from tailora.data.readers import columnar, delimited, json_text, jsonl, piped, tables
 from tailora.data.readers.meaning_representations import written_mr
 from tailora.data.readers.object_forms import own_form
 from tailora.data.readers.table_layout import Layout, layout_of
 from tailora.data.records import DataFile
 from tailora.data.text_files import lines_of, read_text
-from tailora.data.values import Fact, Record
+from tailora.data.values import Fact
 
 WRITABLE = ("e2e", "csv", "tsv", "piped", "jsonl", "json")
 """The formats that can be written."""
@@ -83,7 +84,8 @@ def rewriter_of(data: DataFile, columns: Mapping[str, Any] | None = None) -> Rew
         raise DataError(what, where=data.path, hint=hint)
     text, where = read_text(data.path), str(data.path)
     if data.format == "piped":
-        return Rewriter(None, False, partial(_piped, [line for line in lines_of(text) if line.strip()]))
+        names = {fact.attribute for row in data.rows for fact in row.facts}
+        return Rewriter(None, False, partial(_piped, [line for line in lines_of(text) if line.strip()], names))
     if data.format in ("jsonl", "json"):
         return _of_json(text, where, columns, data)
     return _of_table(text, where, columns, data)
@@ -96,13 +98,19 @@ def _checked(rows: int, data: DataFile) -> None:
         raise DataError(what, where=data.path, hint="make a file for each language first")
 
 
-def _piped(lines: Sequence[str], rows: Sequence[Versions]) -> str:
+def _piped(lines: Sequence[str], names: Set[str], rows: Sequence[Versions]) -> str:
+    """Return the new lines; attributes that the file has (`names`) keep their names, others get the paper's."""
     written = []
     for line, versions in zip(lines, rows, strict=True):
         if versions is None:
             written.append(line)
         for version in versions or ():
-            head = linearize(Record("", version.facts, ()))
+            named = [
+                fact.attribute if fact.attribute in names else written_name(fact.attribute, "paper")
+                for fact in version.facts
+            ]
+            facts = [replace(fact, attribute=name) for fact, name in zip(version.facts, named, strict=True)]
+            head = piped.written_facts(facts)
             written += [f"{head}||{own}" for own in version.texts]
     return "".join(f"{line}\n" for line in written)
 

@@ -8,6 +8,7 @@ attribute, value). A separator within a part is written with a backslash (`\|`, 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from tailora.core.errors import DataError
 from tailora.data.text_files import lines_of
@@ -38,6 +39,12 @@ def parse_facts(text: str) -> tuple[Fact, ...]:
             raise ValueError(piece.strip())
         facts.append(Fact(parts[0] if len(parts) == 3 else None, parts[-2], parts[-1]))
     return tuple(facts)
+
+
+def written_facts(facts: Iterable[Fact]) -> str:
+    """Return facts as a text that `parse_facts` reads back."""
+    parts = ((fact.subject, fact.attribute, fact.value) for fact in facts)
+    return " | ".join(" : ".join(escape(part) for part in own if part is not None) for own in parts)
 
 
 def parse(text: str, where: str, *, needs_text: bool = False) -> Parsed:
