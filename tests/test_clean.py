@@ -131,6 +131,22 @@ def test_json_keeps_keys_numbers_and_untouched_rows(tmp_path: Path) -> None:
     assert len(json.loads(written)) == 3
 
 
+def test_columns_of_one_attribute_keep_their_values(tmp_path: Path) -> None:
+    table = (
+        "name,food 1,food 2,type,text\n"
+        "The Eagle,English,Indian,pub,The Eagle has English and Indian food.\n"
+        "The Mill,English,Indian,pub,The Mill is a pub with Indian food.\n"
+        "The Oak,NaN,Indian,pub,The Oak is a pub with French food.\n"
+    )
+    facts = {"name": "name", "food 1": "food", "food 2": "food", "type": "eatType"}
+    _, written = clean(tmp_path, table, columns={"text": "text", "facts": facts})
+    assert written.splitlines()[1:] == [
+        "The Eagle,English,Indian,,The Eagle has English and Indian food.",
+        "The Mill,,Indian,pub,The Mill is a pub with Indian food.",
+        "The Oak,French,,pub,The Oak is a pub with French food.",
+    ]
+
+
 def test_a_table_keeps_its_columns_and_reports_what_has_no_place(tmp_path: Path) -> None:
     table = (
         "no;name;eatType;familyFriendly;text\r\n"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
@@ -142,14 +143,23 @@ def _of_table(text: str, where: str, columns: Mapping[str, Any] | None, data: Da
 
 def _table_row(own: Sequence[str], layout: Layout, version: Version) -> list[str]:
     cells = list(own)
-    left = list(version.facts)
-    for place, attribute in layout.facts:
-        value = next((fact.value for fact in left if fact.attribute == attribute), "")
-        left = [fact for fact in left if fact.attribute != attribute]
-        if tables.value_of(cells[place]) != value:
-            cells[place] = value
+    values: dict[str, list[str]] = defaultdict(list)
+    for fact in version.facts:
+        values[fact.attribute].append(fact.value)
+    others: list[tuple[int, str, str]] = []
+    for place, attribute in layout.facts:  # several columns may have one attribute
+        value = tables.value_of(cells[place])
+        if value in values[attribute]:
+            values[attribute].remove(value)
+        else:
+            others.append((place, attribute, value))
+    for place, attribute, value in others:
+        new = values[attribute].pop(0) if values[attribute] else ""
+        if new != value:
+            cells[place] = new
     if layout.mr is not None:
-        cells[layout.mr] = written_mr(left)
+        columns = {attribute for _, attribute in layout.facts}
+        cells[layout.mr] = written_mr(fact for fact in version.facts if fact.attribute not in columns)
     return cells
 
 
