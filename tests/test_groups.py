@@ -157,6 +157,22 @@ def test_entities_are_seen_in_either_unicode_form(tmp_path: Path) -> None:
     assert [(group.name, list(group.numbers)) for group in groups] == [("all seen", [0]), ("none seen", [1])]
 
 
+def test_a_dialogue_act_is_neither_a_fact_nor_an_entity(tmp_path: Path) -> None:
+    rows = {"train": ["inform(name[Celeste])"], "test": ["inform(name[Celeste])", "inform(name[Doom], esrb[M])"]}
+    for split, mrs in rows.items():
+        lines = [["mr", "ref"], *([mr, "A game."] for mr in mrs)]
+        with (tmp_path / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+    records = record_files.read(tmp_path, split="test")
+    groups = groups_of(records, TrainingData(str(tmp_path), ReadingSettings()), ["facts", "entities"])
+    assert [(group.name, list(group.numbers)) for group in groups] == [
+        ("1 fact", [0]),
+        ("2 facts", [1]),
+        ("all seen", [0]),
+        ("none seen", [1]),
+    ]
+
+
 def test_groups_in_python(folder: Path) -> None:
     scores = tailora.evaluate(TEXTS, folder, split="test", metrics="rouge_l", draws=100)
     assert set(scores.groups) == {"category", "facts", "entities"}

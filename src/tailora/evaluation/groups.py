@@ -81,8 +81,8 @@ def groups_of(
             names = [record.group for record in records]
             groups += _groups(by, names, sorted(name for name in set(names) if name is not None))
         elif by == "facts":
-            counts = sorted({len(record.facts) for record in records})
-            groups += _groups(by, [_facts(len(record.facts)) for record in records], list(map(_facts, counts)))
+            counts = sorted({len(record.stated) for record in records})
+            groups += _groups(by, [_facts(len(record.stated)) for record in records], list(map(_facts, counts)))
         elif chosen is not None and not training.is_known:
             hint = "name the data that the system was trained on with --train"
             raise DataError("a division by entities needs training data", where="by", hint=hint)
@@ -118,7 +118,7 @@ def _facts(count: int) -> str:
 
 
 def _entities(record: Record) -> set[str]:
-    names = (name for fact in record.facts for name in (fact.subject, fact.value) if name is not None)
+    names = (name for fact in record.stated for name in (fact.subject, fact.value) if name is not None)
     return {unicodedata.normalize("NFC", name) for name in names}
 
 
