@@ -453,6 +453,14 @@ def test_the_delimiter_is_that_of_the_header_and_the_next_line(
     assert len(only.references) == 1
 
 
+def test_floats_that_pandas_makes_of_whole_numbers_are_reported(tmp_path: Path) -> None:
+    content = "name,rooms,stars,height,text\nMill,3.0,4.0,1.5,A.\nOak,,5.0,,B.\nElm,12.0,4.0,2.0,C.\n"
+    path = saved(tmp_path, "a.csv", content)
+    (note,) = load(path).notes
+    assert note.startswith("the column 'rooms' has missing values, for which pandas turns whole numbers into floats")
+    assert load(path, columns={"facts": ["name", "rooms"]}).notes == ()
+
+
 def test_columns_are_found_whatever_their_white_space(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", '"customer\nrating",name\u00a0of place,text\n5,Mill,A.\n')
     (only,) = read(path, columns={"facts": ["Customer rating", "name of  place"]})

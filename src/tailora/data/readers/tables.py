@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tailora.data.readers.text_lists import check_references
 from tailora.data.trained_reading import TrainedReading
 from tailora.data.values import Fact, Parsed, Reference, Row
 
+_WHOLE_FLOAT = re.compile(r"-?\d+\.0")
 _TRUTHS = {
     **dict.fromkeys(("True", "true", "TRUE"), "yes"),
     **dict.fromkeys(("False", "false", "FALSE"), "no"),
@@ -60,8 +62,21 @@ def parse(
     truths = _TRUTHS if trained is None or trained.plain_values else {}
     at = f"{where}:{first}"
     parsed = parse_rows(names, rows, where, at, columns, needs_text=needs_text, trained=trained, truths=truths)
+    if not parsed.columns_from_training and "facts" not in (columns or {}):
+        parsed.notes += _floats_of_gaps(names, [cells for _, cells in table], parsed.roles)
     parsed.notes += delimited.swallowed([(first, header), *table], delimited.header_of(text, delimiter)[0])
     return parsed
+
+
+def _floats_of_gaps(names: Sequence[str], rows: Sequence[Sequence[str]], roles: Mapping[str, str]) -> list[str]:
+    """Return notes on columns of facts with missing values, for which pandas has turned whole numbers into floats."""
+    notes = []
+    for place, name in enumerate(names):
+        values = [value for row in rows for value in cell_of(row[place])] if roles.get(name) == "facts" else []
+        if values and len(values) < len(rows) and all(map(_WHOLE_FLOAT.fullmatch, values)):
+            what = f"the column {name!r} has missing values, for which pandas turns whole numbers into floats: 3 is 3.0"
+            notes.append(f"{what}; write them without decimals if new records will have them so")
+    return notes
 
 
 def parse_rows(
