@@ -50,7 +50,7 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
     Case is folded by Unicode's full case folding (ß as ss, both forms of σ, İ as i), compatibility characters become
     what they stand for (full-width letters, ligatures, fractions), and accents stay. Separators of thousands are left
     out: 1,000 and 1.000 are 1000, and so is 1 000 with a space that does not break. A decimal comma is a point, and
-    zeros at the end of decimals are left out: 4,50 is 4.5. "50 %" is "50%".
+    zeros at the end of decimals are left out: 4,50 is 4.5. "50 %" is "50%", and a lone & is "and".
 
     Args:
         text: any.
@@ -89,6 +89,9 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
             separate(".")
         elif letter in _COMMAS:
             separate(",")
+        elif letter == "&" and written[-1:] in ([], [" "]) and following in ("", " "):
+            written.extend("and")
+            places.extend([None] * 3)
         elif is_word(letter):
             of_money = letter.isdigit() and written[-2:-1] in (["£"], ["$"], ["€"])
             of_percent = letter == "%" and "".join(written[-2:-1]).isdigit()

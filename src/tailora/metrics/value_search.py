@@ -30,7 +30,8 @@ _CURRENCIES: tuple[tuple[str, ...], ...] = (
     ("£", "pound", "pounds", "gbp"),
     ("$", "dollar", "dollars", "usd"),
 )
-_MONEY = re.compile(r"([£$€])?(\d[\d.]*) ?([£$€]|[a-z]+)?")
+_LONGEST_UNIT = 3  # letters: km, kWh, am
+_AMOUNT = re.compile(r"([£$€])?(\d[\d.]*) ?([£$€]|[a-z]+)?")
 _SHORTEST_STEM = 3  # letters before an apostrophe that joins a suffix: not those of d'or
 
 
@@ -97,7 +98,7 @@ class ValueSearch:
         """Return where the text says a value."""
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
-        for form in _forms_of_money(wanted):
+        for form in _forms_of_amount(wanted):
             places += [place for place in self._literal(form, self.rest) if not _overlaps(place, places)]
         if self._is_turkic(value):
             rest = "".join(
@@ -228,14 +229,16 @@ def is_negative(value: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 13)
-def _forms_of_money(value: str) -> tuple[str, ...]:
-    """Return the other ways to write a normalised amount of money: €20, 20 €, 20€, 20 euros, 20 EUR."""
-    match = _MONEY.fullmatch(value)
+def _forms_of_amount(value: str) -> tuple[str, ...]:
+    """Return the other ways to write a normalised amount of money or of a unit: €20, 20 €, 20 euros; 5 km, 5km."""
+    match = _AMOUNT.fullmatch(value)
     if match is None or (match[1] is None) == (match[3] is None):
         return ()
     names: tuple[str, ...] = next((own for own in _CURRENCIES if (match[1] or match[3]) in own), ())
     after = [f"{match[2]} {name}" for name in names]
     forms = [f"{names[0]}{match[2]}", f"{match[2]}{names[0]}", *after] if names else []
+    if match[1] is None and not names and len(match[3]) <= _LONGEST_UNIT:
+        forms = [f"{match[2]} {match[3]}", f"{match[2]}{match[3]}"]
     return tuple(form for form in forms if form != value)
 
 
