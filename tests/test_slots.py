@@ -117,6 +117,7 @@ def said(value: Any, text: str, *others: Any, vocabulary: Any = None) -> bool:
         ("10am", "It opens at 10 am."),
         ("Bangers & Mash", "It serves bangers and mash."),
         ("Bangers and Mash", "Bangers & mash."),
+        ("Bangers_&_Mash", "Bangers & Mash."),
         ("B&B", "A B&B in town."),
         ("-5", "It is -5 °C."),
         ("-5", "It is \u22125 degrees."),

@@ -89,7 +89,7 @@ def spell(text: str, *, turkic: bool = False) -> Spelling:
             separate(".")
         elif letter in _COMMAS:
             separate(",")
-        elif letter == "&" and written[-1:] in ([], [" "]) and following in ("", " "):
+        elif letter == "&" and written[-1:] in ([], [" "]) and not (following and is_word(following)):
             written.extend("and")
             places.extend([None] * 3)
         elif is_word(letter):
