@@ -461,6 +461,15 @@ def test_floats_that_pandas_makes_of_whole_numbers_are_reported(tmp_path: Path) 
     assert load(path, columns={"facts": ["name", "rooms"]}).notes == ()
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_header_in_the_middle_is_no_record(tmp_path: Path, name: str) -> None:
+    mark = "," if name == "a.csv" else "\t"
+    rows = [["name", "text"], ["Mill", "A."], ["name", "text "], ["Oak", "B."]]
+    path = saved(tmp_path, name, "".join(mark.join(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=rf"{name}:3: the row repeats the header; remove the line"):
+        load(path)
+
+
 def test_columns_are_found_whatever_their_white_space(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", '"customer\nrating",name\u00a0of place,text\n5,Mill,A.\n')
     (only,) = read(path, columns={"facts": ["Customer rating", "name of  place"]})

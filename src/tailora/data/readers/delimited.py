@@ -60,7 +60,7 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
         delimiter: by default that of the header; see `header_of`.
 
     Raises:
-        DataError: quotation marks do not match, or a row has another number of cells than the header.
+        DataError: quotation marks do not match, a row has another number of cells than the header, or repeats it.
     """
     delimiter, _ = header_of(text, delimiter)
     first = 1
@@ -69,10 +69,16 @@ def rows(text: str, where: str, delimiter: str | None = None) -> Lines:
     # A lone quotation mark is common in TSV and would swallow rows; elsewhere it is an error.
     lines = (_literal(text, delimiter) if delimiter == "\t" else None) or _quoted(text, where, delimiter, first)
     width = named = 0
+    header: list[str] = []
     for line, cells in lines:
         if not any(cell.strip() for cell in cells):
             continue
-        width, named = width or len(cells), named or _named(cells)
+        if header and cells[0].strip() == header[0] and [cell.strip() for cell in cells] == header:
+            hint = "remove the line; it is left over where several files were joined"
+            raise DataError("the row repeats the header", where=f"{where}:{line}", hint=hint)
+        if not width:
+            width, named = len(cells), _named(cells)
+            header = [cell.strip() for cell in cells] if named > 1 else []
         if len(cells) < named or any(cell.strip() for cell in cells[width:]):
             raise DataError(
                 f"{len(cells)} cells where the header has {width}",
