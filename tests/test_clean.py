@@ -112,6 +112,17 @@ def test_piped_keeps_the_names_of_attributes(tmp_path: Path) -> None:
     )
 
 
+def test_json_keeps_objects_of_facts(tmp_path: Path) -> None:
+    facts = [
+        {"key": "name", "value": "The Eagle"},
+        {"key": "food", "value": "English"},
+        {"key": "area", "value": "riverside"},
+    ]
+    row = {"facts": facts, "text": "The Eagle has French food."}
+    _, written = clean(tmp_path, json.dumps(row) + "\n", "a.jsonl")
+    assert json.loads(written)["facts"] == [{"key": "name", "value": "The Eagle"}, {"key": "food", "value": "French"}]
+
+
 def test_json_keeps_keys_numbers_and_untouched_rows(tmp_path: Path) -> None:
     rows = (
         '{"id": "a", "score": 1.50, "facts": {"name": "The Eagle", "eatType": "pub", "seats": 1.50}, '

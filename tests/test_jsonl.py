@@ -345,3 +345,39 @@ def test_texts_alone_are_written_as_they_are_read(tmp_path: Path) -> None:
     path.write_text(jsonl.dump(records), encoding="utf-8")
     assert [record.references for record in read(path, format="text")] == [("A mug.",), ("A bowl.",), ("A mug.",)]
     assert read(path, format="text") == records
+
+
+OBJECTS = [
+    (
+        [{"attribute": "name", "value": "Mill"}, {"attribute": "rooms", "value": 3}],
+        [(None, "name", "Mill"), (None, "rooms", "3")],
+    ),
+    ([{"subject": "Cork", "predicate": "country", "object": "Ireland"}], [("Cork", "country", "Ireland")]),
+    ([{"object": "Ireland", "property": "country", "subject": "Cork"}], [("Cork", "country", "Ireland")]),
+    ([{"subject": None, "name": "food", "value": "Thai"}, {"name": "area", "value": None}], [(None, "food", "Thai")]),
+    ([{"slot": "food", "value": True}], [(None, "food", "yes")]),
+]
+
+
+@pytest.mark.parametrize(("value", "wanted"), OBJECTS)
+def test_facts_may_be_objects(tmp_path: Path, value: list[Row], wanted: list[tuple[Any, ...]]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"facts": value, "text": "A."}), encoding="utf-8")
+    assert [(fact.subject, fact.attribute, fact.value) for fact in read(path)[0].facts] == wanted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"attribute": "name", "value": "Mill", "unit": "m"}],
+        [{"attribute": "name"}],
+        [{"name": "Mill", "food": "Thai"}],
+        [{"attribute": "a", "key": "b", "value": "c"}],
+        [{"attribute": "a", "value": "b"}, ["c", "d"]],
+    ],
+)
+def test_objects_that_are_not_facts_are_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"facts": value, "text": "A."}), encoding="utf-8")
+    with pytest.raises(DataError, match="'facts' cannot be read"):
+        read(path)

@@ -213,7 +213,7 @@ def _json_row(own: Mapping[str, Any], header: Sequence[str], layout: Layout | No
 
 
 def _json_facts(old: Any, facts: Sequence[Fact]) -> Any:
-    """Return facts in the form that a row had: an object, or a list of lists."""
+    """Return facts in the form that a row had: an object, or a list of lists or of objects."""
     if isinstance(old, dict):
         spelled = {(name, value): item for name, items in old.items() for value, item in _items(items)}
         by_attribute: dict[str, list[Any]] = {}
@@ -223,6 +223,10 @@ def _json_facts(old: Any, facts: Sequence[Fact]) -> Any:
             name: values if len(values) > 1 or isinstance(old.get(name), list) else values[0]
             for name, values in by_attribute.items()
         }
+    if (keys := jsonl.fact_keys(old[0])) is not None:
+        parts = ((fact.subject, fact.attribute, fact.value) for fact in facts)
+        written = (dict(zip(keys, own, strict=True)) for own in parts)
+        return [{key: own[key] for key in own if key in old[0] or own[key] is not None} for own in written]
     width = max(map(len, old))
     heads = [("" if fact.subject is None else fact.subject,) if width == 3 else () for fact in facts]
     return [[*head, fact.attribute, fact.value] for head, fact in zip(heads, facts, strict=True)]

@@ -26,6 +26,9 @@ from tailora.data.values import Fact, Parsed, Record, Reference, Row, Turn
 
 _TEXT_KEYS = ("text", "texts", "completion")
 _KEYS = {*conversations.METADATA_KEYS, "facts", "prompt", *_TEXT_KEYS}
+_ATTRIBUTE_KEYS = ("attribute", "predicate", "property", "relation", "key", "slot", "name")
+_VALUE_KEYS = ("value", "object")
+"""Keys of a fact that is an object; its subject is under `subject`."""
 _OTHER_FILES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"settings", "account"}),
@@ -55,9 +58,10 @@ def parse(
 
     Objects that hold conversations, or instructions in Alpaca's form, are read by `conversations`.
 
-    Facts are an object (attribute to value, or to a list of values), a list of [attribute, value], or of [subject,
-    attribute, value]. Objects without `facts` and `prompt` whose values are plain are read as the rows of a table
-    whose columns are their keys; so are all objects if `columns` says which key is what.
+    Facts are an object (attribute to value, or to a list of values), or a list of [attribute, value], of [subject,
+    attribute, value], or of objects with these parts (`fact_keys`). Objects without `facts` and `prompt` whose values
+    are plain are read as the rows of a table whose columns are their keys; so are all objects if `columns` says which
+    key is what.
 
     Args:
         text: the file's content.
@@ -117,6 +121,7 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
     Raises:
         DataError: the value has another form, or no fact is left.
     """
+    keyed = [_keyed_parts(row) for row in value] if isinstance(value, list) else []
     if isinstance(value, dict):
         pairs = [
             (attribute, item)
@@ -124,6 +129,8 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
             for item in (items if isinstance(items, list) else [items])
         ]
         facts = [_fact((None, attribute, item), where) for attribute, item in pairs]
+    elif keyed and None not in keyed:
+        facts = [_fact(parts, where) for parts in keyed if parts is not None]
     elif isinstance(value, list) and all(isinstance(row, list) and len(row) in (2, 3) for row in value):
         facts = [_fact((None, *row) if len(row) == 2 else (row[0] or None, *row[1:]), where) for row in value]
     else:
@@ -137,6 +144,24 @@ def parse_facts(value: Any, where: str) -> tuple[Fact, ...]:
         what = "every value of 'facts' is missing" if facts else "'facts' is empty"
         raise DataError(what, where=where, hint="give a fact, or remove the record")
     return stated
+
+
+def fact_keys(row: Any) -> tuple[str, str, str] | None:
+    """Return the keys of subject, attribute and value in an object that is one fact; None if it is not.
+
+    The first key may be absent from the object.
+    """
+    if not isinstance(row, dict):
+        return None
+    attribute, value = ([key for key in names if key in row] for names in (_ATTRIBUTE_KEYS, _VALUE_KEYS))
+    others = row.keys() - {"subject", *attribute, *value}
+    return ("subject", attribute[0], value[0]) if len(attribute) == len(value) == 1 and not others else None
+
+
+def _keyed_parts(row: Any) -> tuple[Any, Any, Any] | None:
+    """Return subject, attribute and value of an object that is one fact; None if it is not."""
+    keys = fact_keys(row)
+    return None if keys is None else (row.get(keys[0]) or None, row[keys[1]], row[keys[2]])
 
 
 def parse_adapter(row: dict[str, Any], where: str) -> str | Mixture | None:
