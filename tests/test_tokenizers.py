@@ -10,6 +10,7 @@ from sacrebleu.metrics import BLEU, TER
 
 from tailora.core.errors import MissingExtraError
 from tailora.data.values import Fact, Record
+from tailora.metrics import suite
 from tailora.metrics.bleu import bleu
 from tailora.metrics.scripts import language_of
 from tailora.metrics.suite import measure
@@ -113,6 +114,24 @@ def test_texts_without_spaces_have_scores() -> None:
     assert measure(records(CHINESE), ["他们去了山。"] * 2, ["rouge_l"]).statistics["rouge_l"].value == 0
     forced = measure(records(CHINESE), texts, ["bleu", "rouge_l"], tokenizer="char")
     assert "tok:char|" in forced.statistics["bleu"].signature
+
+
+@pytest.mark.parametrize(
+    ("languages", "noted"),
+    [
+        (["ru", "ru"], True),
+        (["German", None, "German"], True),
+        (["en-GB", "en"], False),
+        (["English"], False),
+        ([None], False),
+    ],
+)
+def test_meteor_for_another_language_is_noted(monkeypatch: Any, languages: list[str | None], noted: bool) -> None:
+    monkeypatch.setitem(suite._OTHERS, "meteor", suite.chrf)  # in place of the Java program
+    own = [Record(str(number), (), ("A pub.",), language=language) for number, language in enumerate(languages)]
+    note = measure(own, ["A pub."] * len(own), ["meteor"]).note
+    assert ("METEOR compares English stems" in note) == noted
+    assert measure(own, ["A pub."] * len(own), ["chrf"]).note == ""
 
 
 def test_texts_with_spaces_have_the_official_tokens() -> None:

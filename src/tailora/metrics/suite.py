@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,6 +115,7 @@ _DIVERSITY: Mapping[str, Callable[..., Diversity]] = {
     "distinct_3": partial(distinct, order=3),
     "msttr": msttr,
 }
+_ENGLISH = frozenset(("meteor", "webnlg_meteor"))
 # These compare words separated by spaces, with rules or dictionaries of English.
 _NEED_SPACES = {
     "meteor": "its stems, synonyms and paraphrases are English",
@@ -128,8 +131,8 @@ class Measured:
     Attributes:
         statistics: by the metrics' names.
         missing: metrics that could not be computed here, and why.
-        note: sentences about the tokenizer, if it was chosen by the records' language or by the caller, and about
-            letters that were composed; else "".
+        note: sentences about the tokenizer, if it was chosen by the records' language or by the caller, about letters
+            that were composed, and about METEOR for other languages than English; else "".
     """
 
     statistics: Mapping[str, Measurement]
@@ -210,7 +213,16 @@ def measure(
                     statistics[name] = _OTHERS[name](texts, references)
                 except MissingExtraError as error:
                     missing[name] = str(error)
-    return Measured(statistics, missing, f"{choice.note} {note}".strip())
+    english = _english_note([record.language for record in records]) if statistics.keys() & _ENGLISH else ""
+    return Measured(statistics, missing, " ".join(filter(None, (choice.note, note, english))))
+
+
+def _english_note(languages: Sequence[str | None]) -> str:
+    """Return a sentence on METEOR if most records name another language than English, otherwise ""."""
+    language = Counter(languages).most_common(1)[0][0]
+    if language is None or re.match(r"en(?:g|glish)?(?![^\W_])", language.strip(), re.IGNORECASE):
+        return ""
+    return f"METEOR compares English stems, synonyms and paraphrases, and most records are in {language!r}."
 
 
 def _of_facts(
