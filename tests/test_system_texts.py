@@ -245,6 +245,17 @@ def test_names_that_fit_in_part_are_refused(names: list[str | None], message: st
         read_texts(saved(tmp_path, "a.jsonl", lines(rows)), ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("key", ["index", "doc_id"])
+def test_numbers_of_rows_that_may_be_ids_are_refused(tmp_path: Path, key: str) -> None:
+    rows = [{key: number, "text": f"of {number}"} for number in range(3)]
+    path = saved(tmp_path, "a.jsonl", lines(rows))
+    assert read_texts(path, ["0", "1", "2"]) == read_texts(path, ["x", "y", "z"]) == ["of 0", "of 1", "of 2"]
+    with pytest.raises(DataError, match="the rows are numbered in their order, and the records have these numbers as"):
+        read_texts(path, ["2", "0", "1"])
+    ids = saved(tmp_path, "ids.jsonl", lines([{"id": row[key], "text": row["text"]} for row in rows]))
+    assert read_texts(ids, ["2", "0", "1"]) == ["of 2", "of 0", "of 1"]
+
+
 def test_names_of_another_kind_leave_the_order(tmp_path: Path) -> None:
     rows = [{"id": name, "text": text} for name, text in zip(["f3", "0c", "ab-x"], TEXTS, strict=True)]
     assert read_texts(saved(tmp_path, "a.jsonl", lines(rows)), IDS) == TEXTS

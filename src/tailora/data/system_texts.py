@@ -93,9 +93,13 @@ def _in_order(rows: Sequence[TextRow], ids: Sequence[str], path: Path, source: I
             what = f"the id {row.name!r} occurs on line {by_name[row.name].line} already"
             raise DataError(what, where=f"{path}:{row.line}", hint="give each record one text")
         by_name[row.name] = row
-    if set(by_name) == set(ids):
-        return [by_name[name].text for name in ids]
     numbers = _numbers(list(by_name))
+    if set(by_name) == set(ids):
+        if all(row.is_numbered for row in rows) and numbers in (list(range(len(ids))), list(range(1, len(ids) + 1))):
+            what = "the rows are numbered in their order, and the records have these numbers as ids in another order"
+            hint = "remove the numbers to go by the order, or call their key `id` if they are the records' ids"
+            raise DataError(what, where=path, hint=hint)
+        return [by_name[name].text for name in ids]
     if sorted(numbers) in (list(range(len(ids))), list(range(1, len(ids) + 1))):
         return [row.text for _, row in sorted(zip(numbers, rows, strict=True), key=lambda pair: pair[0])]
     lacking = [name for name in ids if name not in by_name]

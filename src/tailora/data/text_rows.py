@@ -16,16 +16,25 @@ TEXT_KEYS = ("text", "predict", "prediction", "generated_text", "completion", "o
 """Keys of the text in the files of common programs; a row with two of them is ambiguous."""
 ID_KEYS = ("id", "custom_id", "doc_id", "index", "idx", "row")
 """Keys that name a row."""
+_NUMBER_KEYS = ("doc_id", "index", "idx", "row")
 AS_JSON = 'to score the lines as they are, write each as {"text": …}'
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
 class TextRow(NamedTuple):
-    """A row of a JSON file: its line (from 1), its name, if any, and its text."""
+    """A row of a JSON file.
+
+    Attributes:
+        line: of the file, from 1.
+        name: of the row; None if it has none.
+        text: its text.
+        is_numbered: the name is under a key that usually holds the number of the row.
+    """
 
     line: int
     name: str | None
     text: str
+    is_numbered: bool = False
 
 
 def json_values(content: str, path: Path) -> tuple[list[tuple[int, Any]], int | None]:
@@ -79,7 +88,8 @@ def text_rows(values: Sequence[tuple[int, Any]], path: Path, key: str | None) ->
         if isinstance(value, dict):
             text, name_key = _text_in(value, key, at)
             name = None if name_key is None else value[name_key]
-            rows.append(TextRow(line, None if name is None else str(name).strip(), _text(text, at)))
+            is_numbered = name_key is not None and name_key.casefold() in _NUMBER_KEYS
+            rows.append(TextRow(line, None if name is None else str(name).strip(), _text(text, at), is_numbered))
         else:
             rows.append(TextRow(line, None, _text(value, at)))
     return rows
