@@ -470,6 +470,18 @@ def test_a_header_in_the_middle_is_no_record(tmp_path: Path, name: str) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("word", ["NA", "N/A", "#N/A"])
+def test_words_for_a_missing_value_that_may_be_values_are_reported(tmp_path: Path, word: str) -> None:
+    content = f"name,food,state,text\nMill,{word},NA,A.\nOak,Thai,GA,{word}\nElm,Lao,NY,C.\n"
+    data = load(saved(tmp_path, "a.csv", content))
+    assert [note.partition(", which R")[0] for note in data.notes] == [
+        f"the column 'food' has {word!r} in 1 row",
+        f"the column 'text' has {word!r} in 1 row",
+    ]
+    (note,) = load(data.path, columns={"facts": ["name", "food"]}).notes
+    assert "'text'" in note
+
+
 def test_columns_are_found_whatever_their_white_space(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", '"customer\nrating",name\u00a0of place,text\n5,Mill,A.\n')
     (only,) = read(path, columns={"facts": ["Customer rating", "name of  place"]})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from tailora.core.errors import DataError
+from tailora.core.plural import plural
 from tailora.data.columns import name_key, spell_name
 from tailora.data.readers.meaning_representations import (
     E2E_CLEANED_COLUMNS,
@@ -30,6 +32,8 @@ from tailora.data.trained_reading import TrainedReading
 
 SINGLE_ROLES = ("id", "group", "language", "subject", "prompt", "mr")
 _LISTED = 5  # columns named in a note
+_MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "#N/A"))
+_CODE = re.compile(r"[A-Z]{2}")  # of a country or a state
 _ROLE_NAMES = {
     "language": ("the language of the texts", ("language", "lang", "ngôn ngữ")),
     "group": ("a group that the record belongs to", ("group", "nhóm")),
@@ -113,6 +117,8 @@ def layout_of(
     elif facts is None:
         facts, more = _all_facts(names, left, rows)
         notes += more
+    unchosen = [place for place, _ in facts if "facts" not in columns]
+    notes += _missing_words(names, [*unchosen, *([text] if text is not None else [])], rows)
     places = {role: roles.get(role) for role in SINGLE_ROLES}
     return Layout(text=text, facts=facts, id_by_name=id_by_name, **places), notes
 
@@ -234,6 +240,21 @@ def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[l
         elif clause := suspicion(name, values[place]) or (HOLDS_TEXTS if place in long else None):
             notes.append(not_a_fact(name, clause))
     return facts, notes
+
+
+def _missing_words(names: Sequence[str], places: Iterable[int], rows: Rows) -> list[str]:
+    """Return notes on columns with words for a missing value that may also be values, such as NA for Namibia."""
+    notes = []
+    for place in places:
+        values = [value for _, row in rows for value in row[place]]
+        words = [value for value in values if value in _MISSING_WORDS]
+        if words and not all(map(_CODE.fullmatch, values)):
+            count = plural(len(words), "row")
+            what = (
+                f"the column {names[place]!r} has {words[0]!r} in {count}, which R and Excel write for a missing value"
+            )
+            notes.append(f"{what}; leave such cells empty")
+    return notes
 
 
 def _text_place(
