@@ -119,6 +119,19 @@ def said(value: Any, text: str, *others: Any, vocabulary: Any = None) -> bool:
         ("Bangers and Mash", "Bangers & mash."),
         ("Bangers_&_Mash", "Bangers & Mash."),
         ("B&B", "A B&B in town."),
+        *(
+            ("1983-10-03", f"It opened on {date}.")
+            for date in (
+                "1983-10-03",
+                "3 October 1983",
+                "October 3rd, 1983",
+                "the 3rd of October, 1983",
+                "Oct. 3, 1983",
+            )
+        ),
+        ("1983-10-03", "Es öffnete am 3.10.1983."),
+        ("1983-10-03", "Mở cửa ngày 03/10/1983."),
+        ('"2011-11-11"', "On November 11th, 2011."),
         ("-5", "It is -5 °C."),
         ("-5", "It is \u22125 degrees."),
         ("-5", "It is minus 5 degrees."),
@@ -169,6 +182,10 @@ def test_spellings_of_one_value(value: str, text: str) -> None:
         ("€20", "It costs 20 pounds."),
         ("20 m", "It costs €20."),
         ("5 km", "It is 5 m away."),
+        ("1983-10-03", "It opened on 13 October 1983."),
+        ("1983-10-03", "It opened in October 1983."),
+        ("1983-10-03", "It opened on 3 October 1984."),
+        ("1983-10-03", "It opened on 3/11/1983."),
         ("5", "The 5th pub."),
         ("-5", "It is 5 degrees."),
         ("5", "It is -5 degrees."),

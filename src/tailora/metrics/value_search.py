@@ -30,6 +30,11 @@ _CURRENCIES: tuple[tuple[str, ...], ...] = (
     ("£", "pound", "pounds", "gbp"),
     ("$", "dollar", "dollars", "usd"),
 )
+_DATE = re.compile(r"(\d{4}) (\d{2}) (\d{2})")
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _LONGEST_UNIT = 3  # letters: km, kWh, am
 _AMOUNT = re.compile(r"([£$€])?(\d[\d.]*) ?([£$€]|[a-z]+)?")
 _SHORTEST_STEM = 3  # letters before an apostrophe that joins a suffix: not those of d'or
@@ -98,7 +103,7 @@ class ValueSearch:
         """Return where the text says a value."""
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
-        for form in _forms_of_amount(wanted):
+        for form in (*_forms_of_amount(wanted), *_forms_of_date(wanted)):
             places += [place for place in self._literal(form, self.rest) if not _overlaps(place, places)]
         if self._is_turkic(value):
             rest = "".join(
@@ -240,6 +245,25 @@ def _forms_of_amount(value: str) -> tuple[str, ...]:
     if match[1] is None and not names and len(match[3]) <= _LONGEST_UNIT:
         forms = [f"{match[2]} {match[3]}", f"{match[2]}{match[3]}"]
     return tuple(form for form in forms if form != value)
+
+
+@lru_cache(maxsize=1 << 13)
+def _forms_of_date(value: str) -> tuple[str, ...]:
+    """Return other ways to write a normalised date, 1983-10-03: 3 October 1983, Oct. 3rd, 1983, 03/10/1983."""
+    match = _DATE.fullmatch(value)
+    if match is None or not (1 <= int(match[2]) <= len(_MONTHS) and 1 <= int(match[3]) <= 31):
+        return ()
+    year, month, day = match[1], int(match[2]), int(match[3])
+    ending = "th" if 10 < day < 14 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+    forms = [
+        form
+        for name in (_MONTHS[month - 1], _MONTHS[month - 1][:3])
+        for number in (f"{day}", f"{day:02}", f"{day}{ending}")
+        for form in (f"{number} {name} {year}", f"{number} of {name} {year}", f"{name} {number} {year}")
+    ]
+    pairs = [(f"{day}", f"{month}"), (f"{day:02}", f"{month:02}")]
+    numbers = [sign.join((*pair, year)) for own in pairs for pair in (own, own[::-1]) for sign in "/."]
+    return (*forms, *numbers)
 
 
 @lru_cache(maxsize=1 << 11)  # about ten kilobytes for a long text
