@@ -35,6 +35,7 @@ _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
     *("july", "august", "september", "october", "november", "december"),
 )
+_ACRONYM = re.compile(r"(?<![^\W_])[A-Z]{2,4}(?![^\W_])")
 _LONGEST_UNIT = 3  # letters: km, kWh, am
 _AMOUNT = re.compile(r"([£$€])?(\d[\d.]*) ?([£$€]|[a-z]+)?")
 _SHORTEST_STEM = 3  # letters before an apostrophe that joins a suffix: not those of d'or
@@ -103,7 +104,7 @@ class ValueSearch:
         """Return where the text says a value."""
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
-        for form in (*_forms_of_amount(wanted), *_forms_of_date(wanted)):
+        for form in (*_forms_of_amount(wanted), *_forms_of_date(wanted), *_spaced_capitals(value)):
             places += [place for place in self._literal(form, self.rest) if not _overlaps(place, places)]
         if self._is_turkic(value):
             rest = "".join(
@@ -266,6 +267,13 @@ def _forms_of_date(value: str) -> tuple[str, ...]:
     return (*forms, *numbers)
 
 
+@lru_cache(maxsize=1 << 13)
+def _spaced_capitals(value: str) -> tuple[str, ...]:
+    """Return a value with spaces in its acronyms, as in texts that write US as U.S.; none if it has no acronym."""
+    spaced = _ACRONYM.sub(lambda match: " ".join(match[0]), value)
+    return (normalise(spaced),) if spaced != value else ()
+
+
 @lru_cache(maxsize=1 << 11)  # about ten kilobytes for a long text
 def _spelled(text: str, turkic: bool) -> Spelling:
     return spell(text, turkic=turkic)
@@ -294,7 +302,8 @@ def _literal(value: str, spaceless: bool) -> re.Pattern[str] | None:
         return None
     pattern = re.escape(words[0])
     for before, word in itertools.pairwise(words):
-        optional = is_spaceless(before[-1]) or is_spaceless(word[0])
+        initials = len(before) == len(word) == 1 and before.isalpha() and word.isalpha()  # U.S. as US
+        optional = initials or is_spaceless(before[-1]) or is_spaceless(word[0])
         pattern += (r"[\s.,]*" if optional else r"[\s.,]+") + re.escape(word)
     if len(words[-1]) >= _SHORTEST_FOLDED and words[-1].isascii() and words[-1].isalpha():
         pattern += "s?"  # a possessive, whose apostrophe is gone
