@@ -580,3 +580,14 @@ def test_row_numbers_beside_meaning_representations_have_no_empty_name_in_a_note
     assert data.notes == (
         "column 1 has no name, probably contains row numbers, and is left out; name it if it is a fact",
     )
+
+
+@pytest.mark.parametrize(
+    "mr", ["name[Mill], food[Thai],", "name[Mill], food[Thai] , ", "inform(name[Mill], food[Thai],)"]
+)
+def test_a_comma_may_follow_the_last_slot(mr: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["mr", "ref", "source"], [mr, "A.", "x"]])
+    (only,) = read(path)
+    assert [fact.value for fact in only.stated] == ["Mill", "Thai"]

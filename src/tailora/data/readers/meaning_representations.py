@@ -46,7 +46,7 @@ def holds_slots(text: str) -> bool:
     """Return whether a text has the form of a meaning representation, with or without a dialogue act."""
     act = _ACT.fullmatch(text)
     slots = text if act is None else act[2]
-    return "[" in slots and slots.rstrip().endswith("]")
+    return "[" in slots and slots.rstrip(" \t\r\n,").endswith("]")
 
 
 def listed_attributes(facts: Iterable[Fact]) -> set[str]:
@@ -74,7 +74,8 @@ def written_mr(facts: Iterable[Fact]) -> str:
 
 
 def _slots(mr: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each slot; a missing value is ""."""
+    """Yield the name and the value of each slot; a missing value is "". A comma may follow the last one."""
+    mr = mr.rstrip().removesuffix(",")
     position = 0
     while position < len(mr):
         match = _SLOT.match(mr, position)
