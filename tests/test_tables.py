@@ -589,5 +589,5 @@ def test_a_comma_may_follow_the_last_slot(mr: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["mr", "ref", "source"], [mr, "A.", "x"]])
-    (only,) = read(path)
+    (only,) = load(path).records
     assert [fact.value for fact in only.stated] == ["Mill", "Thai"]
