@@ -387,3 +387,21 @@ def test_facts_with_the_same_value_share_its_mentions() -> None:
 def test_truth_values_and_negations(attribute: str, value: str, text: str, right: bool) -> None:
     report = slot_report(Record("1", (Fact(None, attribute, value),), ()), text)
     assert (report.missing == ()) == right
+
+
+@pytest.mark.parametrize(
+    ("rating", "price", "kind", "family"),
+    [
+        ("customer rating", "priceRange", "eatType", "familyFriendly"),
+        ("customer_rating", "price_range", "eat_type", "family_friendly"),
+        ("customerRating", "price range", "eat type", "family friendly"),
+        ("rating", "price", "Type", "family friendly"),
+    ],
+)
+def test_rules_know_the_usual_spellings_of_attributes(rating: str, price: str, kind: str, family: str) -> None:
+    facts = [(rating, "high"), (price, "cheap"), (kind, "pub"), (family, "yes")]
+    own = Record("1", tuple(Fact(None, *fact) for fact in facts), ())
+    assert slot_report(own, "A highly rated, inexpensive tavern where kids are welcome.").errors == 0
+    report = slot_report(own, "A poorly rated, inexpensive tavern where kids are welcome.")
+    assert [fact.attribute for fact in report.missing] == [rating]
+    assert report.errors == 1
