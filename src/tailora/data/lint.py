@@ -54,7 +54,7 @@ KINDS = {
     "near duplicate": f"two records have nearly the same text, with {LEAST_SIMILARITY:.0%} or more of its phrases",
     "empty fact": "a value is empty",
     "placeholder": "a value looks like a placeholder for a missing value; leave the cell empty or use null",
-    "odd attribute": "an attribute looks like row numbers, ids, web addresses, splits or texts, not like a fact",
+    "odd attribute": "an attribute looks like row numbers, ids, web addresses, splits, texts or lists, not like a fact",
     "conflict": "an attribute has two values",
     "unsaid value": "no text of the record mentions a value (yes, no and codes that texts rarely repeat aside)",
     "unfinished text": "a text does not end like a sentence, although most texts do",

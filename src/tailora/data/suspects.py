@@ -1,4 +1,4 @@
-"""Attributes that are probably not facts: row numbers, ids, web addresses, splits, texts."""
+"""Attributes that are probably not facts: row numbers, ids, web addresses, splits, texts, lists."""
 
 from __future__ import annotations
 
