@@ -482,6 +482,14 @@ def test_words_for_a_missing_value_that_may_be_values_are_reported(tmp_path: Pat
     assert "'text'" in note
 
 
+@pytest.mark.parametrize("header", ["subject,Predicate,object", "id,attribute,value"])
+def test_columns_of_single_facts_are_reported(tmp_path: Path, header: str) -> None:
+    path = saved(tmp_path, "a.csv", f"{header},text\nCork,country,Ireland,A.\n")
+    assert any("look like one fact in each row, and each row is a record" in note for note in load(path).notes)
+    plain = saved(tmp_path, "b.csv", "property,value,text\nflat,2,A.\n")
+    assert load(plain).notes == ()
+
+
 def test_columns_are_found_whatever_their_white_space(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.csv", '"customer\nrating",name\u00a0of place,text\n5,Mill,A.\n')
     (only,) = read(path, columns={"facts": ["Customer rating", "name of  place"]})

@@ -34,6 +34,7 @@ SINGLE_ROLES = ("id", "group", "language", "subject", "prompt", "mr")
 _LISTED = 5  # columns named in a note
 _MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "#N/A"))
 _CODE = re.compile(r"[A-Z]{2}")  # of a country or a state
+_PARTS_OF_FACTS = (("attribute", "predicate", "relation"), ("value", "object"))
 _ROLE_NAMES = {
     "language": ("the language of the texts", ("language", "lang", "ngôn ngữ")),
     "group": ("a group that the record belongs to", ("group", "nhóm")),
@@ -239,6 +240,11 @@ def _all_facts(names: Sequence[str], left: Sequence[int], rows: Rows) -> tuple[l
             notes.append(f"the column {name!r} is read as a fact; {hint}")
         elif clause := suspicion(name, values[place]) or (HOLDS_TEXTS if place in long else None):
             notes.append(not_a_fact(name, clause))
+    parts = [next((name for _, name in facts if plain_name(name) in usual), None) for usual in _PARTS_OF_FACTS]
+    if all(parts):
+        what = f"the columns {parts[0]!r} and {parts[1]!r} look like one fact in each row, and each row is a record"
+        hint = 'write all facts of a text into one row, or into JSON lines: {"facts": [["attribute", "value"], …], …}'
+        notes.append(f"{what}; {hint}")
     return facts, notes
 
 
