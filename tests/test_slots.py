@@ -265,6 +265,10 @@ def test_equal_texts_to_unicode_are_equal_texts(text: Any) -> None:
 
 
 @example(":")
+@example("(-5")
+@example("--5.0")
+@example("&")
+@example("1,50 %")
 @given(st.text(st.characters(categories=["L", "N", "M", "Zs", "P"]), min_size=1, max_size=12))
 def test_a_value_is_said_where_the_text_is_the_value(value: Any) -> None:
     assume(normalise(value) not in ("yes", "no", "true", "false"))  # said by the attribute's words

@@ -15,7 +15,10 @@ _GONE = "\x00"  # replaces each letter of a mention; no pattern matches across i
 _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a part of the one before
 _ARTICLES = ("the", "a", "an")
 _SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
-_NEGATIVE_VALUE = re.compile(r"\s*[-\u2212]\s?\d")
+_NEGATIVE_VALUE = re.compile(
+    r"(?:\W*(?:the|an?)\b)?\W*[-\u2212]\s?[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189]",
+    re.IGNORECASE,
+)
 _MINUS_SIGN = re.compile(r"(?:^|[^\d\s]\s+|\()[-\u2212]$")  # not that of a range, such as 3-5 or 3 -5
 _MINUS = re.compile(
     r"(?:[-\u2010-\u2013\u2212]|\b(?:minus|moins|menos|âm|минус)|零下|マイナス|영하)\s*$", re.IGNORECASE
