@@ -16,7 +16,7 @@ _JOINERS = frozenset("\u17d2\u1039\u0f84\u1a60")  # the letter after them is a p
 _ARTICLES = ("the", "a", "an")
 _SHORTEST_FOLDED = 4  # letters: accents distinguish most short words
 _NEGATIVE_VALUE = re.compile(
-    r"(?:\W*(?:the|an?)\b)?\W*[-\u2212]\s?[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189]",
+    r"(?:[\W_]*(?:the|an?)\b)?[\W_]*[-\u2212]\s?[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189]",
     re.IGNORECASE,
 )
 _MINUS_SIGN = re.compile(r"(?:^|[^\d\s]\s+|\()[-\u2212]$")  # not that of a range, such as 3-5 or 3 -5
