@@ -32,6 +32,7 @@ _NEGATED_AFTER = re.compile(
 _PART_END = re.compile(r" \.(?: |$)|\b(?:but|however|although|though)\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _VERB = re.compile(r"(?:is|has)[\s_]+(?=\S)", re.IGNORECASE)  # at the beginning of hasParking and is_vegan
+_SENTENCE = 400  # characters in which a negation is looked for
 _TRUTHS = ("yes", "no", "true", "false")
 
 
@@ -254,16 +255,22 @@ def _literal_places(fact: Fact, search: ValueSearch) -> list[Span]:
     return search.take_value(fact.value) if has_words else [(0, 0)]
 
 
+def _around(text: str, place: Span) -> tuple[str, str]:
+    """Return what is before and after a place, as far as a sentence may reach."""
+    start, end = place
+    return text[max(start - _SENTENCE, 0) : start], text[end : end + _SENTENCE]
+
+
 def _is_affirmed(text: str, place: Span) -> bool:
     """Whether nothing next to the words of a truth value negates them: "is not a pet friendly", "parking is not"."""
-    start, end = place
-    return not (_NEGATED_BEFORE.search(text[:start]) or _NEGATED_AFTER.match(text[end:]))
+    before, after = _around(text, place)
+    return not (_NEGATED_BEFORE.search(before) or _NEGATED_AFTER.match(after))
 
 
 def _is_denied(text: str, place: Span) -> bool:
     """Whether there is a negation in the same sentence as the words of a truth value, on the same side of "but"."""
-    start, end = place
-    before, after = _PART_END.split(text[:start])[-1], _PART_END.split(text[end:])[0]
+    before, after = _around(text, place)
+    before, after = _PART_END.split(before)[-1], _PART_END.split(after)[0]
     return _NEGATION.search(before) is not None or _NEGATION.search(after) is not None
 
 

@@ -108,7 +108,9 @@ class ValueSearch:
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
         for form in (*_forms_of_amount(wanted), *_forms_of_date(wanted), *_spaced_capitals(value)):
-            places += [place for place in self._literal(form, self.rest) if not _overlaps(place, places)]
+            if found := self._literal(form, self.rest):
+                taken = {at for place in places for at in range(*place)}
+                places += [place for place in found if taken.isdisjoint(range(*place))]
         if self._is_turkic(value):
             rest = "".join(
                 letter if here != _GONE else _GONE for letter, here in zip(self._turkic, self.rest, strict=True)
@@ -123,9 +125,9 @@ class ValueSearch:
         origin = self.origin(place)
         if origin is None or not self.rest[place[0]].isdigit():
             return True
-        before, after = self.text[: origin[0]], self.text[origin[1] :]
+        before = self.text[max(origin[0] - _NEAR, 0) : origin[0]]
         if is_negative(value):
-            near = f"{before[-_NEAR:]} {after[:_NEAR]}"
+            near = f"{before} {self.text[origin[1] : origin[1] + _NEAR]}"
             return _MINUS.search(before) is not None or _LESS.search(near) is not None
         return _MINUS_SIGN.search(before) is None
 
