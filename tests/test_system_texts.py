@@ -329,7 +329,8 @@ def test_lines_with_ids_or_numbers_are_not_texts(content: str, message: str, tmp
 
 
 @pytest.mark.parametrize(
-    "texts", [["1.5 stars.", "2.5 stars."], ["3. It is.", "4. It is."], ["a\tb", "a b"], ["1", "2"]]
+    "texts",
+    [["1.5 stars.", "2.5 stars."], ["3. It is.", "4. It is."], ["a\tb", "a b"], ["1", "2"], ["9" * 5000 + ".", "a"]],
 )
 def test_lines_that_only_look_like_numbered_ones_are_texts(texts: list[str], tmp_path: Path) -> None:
     assert read_texts(saved(tmp_path, "a.txt", "\n".join(texts)), ["x", "y"]) == texts

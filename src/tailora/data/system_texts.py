@@ -18,7 +18,7 @@ from tailora.data.text_rows import AS_JSON, ID_KEYS, TEXT_KEYS, TextRow, are_row
 __all__ = ["InputRows", "read_texts"]
 
 _JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
-_NUMBERED = re.compile(r"\s*(\d+)(?:[,;|]|[.):](?=\s|$))")
+_NUMBERED = re.compile(r"\s*(\d{1,9})(?:[,;|]|[.):](?=\s|$))")
 
 
 def read_texts(path: Path, ids: Sequence[str], *, key: str | None = None, rows: InputRows | None = None) -> list[str]:

@@ -262,7 +262,7 @@ def _around(text: str, place: Span) -> tuple[str, str]:
 
 
 def _is_affirmed(text: str, place: Span) -> bool:
-    """Whether nothing next to the words of a truth value negates them: "is not a pet friendly", "parking is not"."""
+    """Whether the words around those of a truth value do not negate them, as in "is not a pet friendly place"."""
     before, after = _around(text, place)
     return not (_NEGATED_BEFORE.search(before) or _NEGATED_AFTER.match(after))
 
