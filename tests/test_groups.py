@@ -148,8 +148,9 @@ def test_a_group_for_each_record_is_none(tmp_path: Path) -> None:
 
 
 def test_entities_are_seen_in_either_unicode_form(tmp_path: Path) -> None:
-    for name, form in (("train", "NFD"), ("test", "NFC")):
-        triples = [(unicodedata.normalize(form, "Hồ_Tây"), "city", "Hanoi"), (name, "is", f"{name} x")]
+    lake = {"train": unicodedata.normalize("NFD", "Hồ_Tây"), "test": unicodedata.normalize("NFC", "Hồ_Tây")}
+    for name, subject in lake.items():
+        triples = [(subject, "city", "Hanoi"), (name, "is", f"{name} x")]
         lines = "".join(row(number, "Place", [triple], "It is .") + "\n" for number, triple in enumerate(triples))
         (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     records = record_files.read(tmp_path, split="test")
