@@ -96,7 +96,7 @@ class TestRefusals:
             ({**GOOD, "x": 3}, "x is a int, not a tensor"),
             ({"fc.lora_A": torch.ones(2, 3)}, "fc has only lora_A"),
             ({**GOOD, "base_model.model.x.lora_A.weight": torch.ones(2, 3)}, "not a key of loralib's"),
-            ({**GOOD, "module.fc.lora_A": torch.ones(2, 3)}, "fc.lora_A is there twice"),
+            ({**GOOD, "module.fc.lora_A": torch.ones(2, 3)}, "fc.lora_A occurs twice"),
             ({**GOOD, "fc.lora_A": torch.ones(3, 3)}, "do not match"),
             ({**GOOD, "fc.lora_A": torch.ones(2)}, r"has the shape \[2\], not 2 dimensions"),
             ({**GOOD, "fc.lora_A": torch.ones(0, 3)}, r"has the shape \[0, 3\]"),

@@ -238,6 +238,6 @@ def test_command_prints_parts_and_json(
     result = json.loads(output.out)
     assert result["fits"] is True
     assert result["steps"] == 3
-    for text in ("weights that learn", "state of AdamW", "Python, libraries and data", "available", "precision: "):
+    for text in ("trained weights", "state of AdamW", "Python, libraries and data", "available", "precision: "):
         assert text in output.err
     assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     from tailora.core.flags import from_arguments, parser_for, read_again
 
     if launch.size() > 1 and name not in SEVERAL_PROCESSES:
-        hint = f"start it without torchrun; `tailora {SEVERAL_PROCESSES[0]}` is what several processes can do"
+        hint = f"start it without torchrun; only `tailora {SEVERAL_PROCESSES[0]}` runs in several processes"
         raise SettingsError(f"runs in one process, not in {launch.size()}", where=f"tailora {name}", hint=hint)
     cls = commands.settings_class(name)
     parser = parser_for(cls, prog=f"tailora {name}", description=f"{COMMANDS[name].summary}.")

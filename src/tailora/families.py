@@ -120,7 +120,7 @@ class Family:
             wanted = tuple(part for part in fused if part in parts)
             if len(fused) > 1 and self.interleaved:
                 raise SettingsError(
-                    f"{self.name} interleaves q, k and v head by head in {ends[0]}, so they have no rows of their own",
+                    f"{self.name} interleaves q, k and v head by head in {ends[0]}, so none of them is a block of rows",
                     where=f"target {meaning!r}",
                     hint='adapt the whole projection with "attention"',
                 )

@@ -149,7 +149,7 @@ def as_json_lines(source: Source) -> str:
     """
     rows = _rows(source)
     if not rows:
-        raise DataError("there is no row", where="records", hint="give at least one dictionary or Record")
+        raise DataError("there are no rows", where="records", hint="give at least one dictionary or Record")
     if all(isinstance(row, Record) for row in rows):
         return jsonl.dump(rows)
     mappings: list[Mapping[Any, Any]] = []

@@ -710,8 +710,8 @@ class CleanOptions(TypedDict, total=False):
     keep_duplicates: bool
     """Keep rows with the same facts and the same text."""
     against: Sequence[str]
-    """Files, such as the test set, whose records the output must not contain. Rows with the same facts, whatever the
-    names, are left out. The records of these files count as they are and as their texts say them."""
+    """Files, such as the test set, whose records the output must not contain. Rows with the same facts, apart from
+    names, are left out. The records of these files are compared as they are and as they would be cleaned."""
     keep_overlap: bool
     """Keep the rows that --against finds, and only count them."""
     slot_rules: str | PathLike[str] | None

@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     "draft": Command("Convert", "Write the table of an adapter from which the next tokens of its texts are drafted"),
     "verify": Command("Check", "Check that an adapter has an effect, or that a merged model matches base + adapter"),
     "lint": Command("Check", "Describe a data file and report what looks wrong in it"),
-    "clean": Command("Check", "Annotate facts again from the texts, and write the data in the same format"),
+    "clean": Command("Check", "Correct the facts of records from their texts, and write them in the same format"),
     "models": Command("Check", "List the built-in names of base models"),
     "completion": Command("Command line", "Print a script that completes commands and flags in your shell"),
     "schema": Command("Command line", "Print the JSON schema of a command's YAML file"),

@@ -41,8 +41,8 @@ class CleanSettings(ChoiceOfSplit):
     keep_duplicates: bool = False
     """Keep rows with the same facts and the same text."""
     against: Annotated[tuple[str, ...], Verbatim(), Unset("none")] = ()
-    """Files, such as the test set, whose records the output must not contain. Rows with the same facts, whatever the
-    names, are left out. The records of these files count as they are and as their texts say them."""
+    """Files, such as the test set, whose records the output must not contain. Rows with the same facts, apart from
+    names, are left out. The records of these files are compared as they are and as they would be cleaned."""
     keep_overlap: bool = False
     """Keep the rows that --against finds, and only count them."""
     slot_rules: Annotated[Path | None, Unset("the bundled rules")] = None
@@ -118,7 +118,7 @@ def _show(cleaning: Cleaning, settings: CleanSettings) -> None:
     console.print(table)
     if settings.against:
         overlapping = sum(pair.overlaps for pair in cleaning.pairs)
-        say(f"{plural(overlapping, 'text')} with facts that {', '.join(settings.against)} has, whatever the names")
+        say(f"{plural(overlapping, 'text')} with facts that {', '.join(settings.against)} has, apart from names")
     before, after = (100 * rate for rate in cleaning.rates)
     say(f"slot errors: {before:.1f}% of the facts before, {after:.1f}% after")
     for title, lines in _examples(cleaning, settings.show).items():

@@ -34,7 +34,7 @@ class GenerateSettings(WritingSettings, SplitSettings):
     gather: bool = False
     """Write one text for each record instead of each row. Rows with equal facts are one record."""
     output: Annotated[Path | None, Unset("print the texts")] = None
-    """JSON Lines file to write, with one line for each row of the input, in its order."""
+    """JSON Lines file to write, with one line for each row of the input, in the same order."""
 
     @model_validator(mode="after")
     def _sources(self) -> Self:

@@ -105,7 +105,7 @@ def _in_order(rows: Sequence[TextRow], ids: Sequence[str], path: Path, source: I
     lacking = [name for name in ids if name not in by_name]
     if len(lacking) < len(ids) or numbers != sorted(numbers):
         what = f"the ids are not those of the records: {lacking[0]!r} is missing"
-        raise DataError(what, where=path, hint="use the records' ids, or remove the ids to go by the order")
+        raise DataError(what, where=path, hint="use the records' ids, or remove the ids and keep the records' order")
     return [row.text for row in rows]
 
 
@@ -190,8 +190,8 @@ def _refuse_header(lines: Sequence[str], path: Path) -> None:
 
 
 def _refuse_count(texts: int, count: int, path: Path, source: InputRows | None, more: str = "") -> NoReturn:
-    wanted, hint = plural(count, "record"), "give one text for each record, in their order"
+    wanted, hint = plural(count, "record"), "give one text for each record, in the same order"
     if source is not None and source.count < len(source.ids):
         wanted = f"{plural(source.count, 'record')} ({plural(len(source.ids), 'row')})"
-        hint = "give one text for each record, or one for each row, in their order"
+        hint = "give one text for each record, or one for each row, in the same order"
     raise DataError(f"contains {plural(texts, 'text')} for {wanted}{more}", where=path, hint=hint)

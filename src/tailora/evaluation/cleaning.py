@@ -26,7 +26,7 @@ class Pair(NamedTuple):
         report: what the text says of the record.
         new: the facts according to the text.
         outcome: "unchanged", "changed", or why the pair is left out: "duplicate", "overlap" or "no fact".
-        overlaps: whether another file has the facts, whatever the names.
+        overlaps: whether another file has the same facts, apart from names.
     """
 
     row: int
@@ -112,7 +112,7 @@ class Cleaner:
             DataError: the records have no facts, or no row would be left.
         """
         if not all(record.facts for record in data.rows):
-            what = "has records without facts, to which nothing can be compared"
+            what = "has records without facts, with which no text can be compared"
             raise DataError(what, where=data.path, hint="give records with facts")
         records, reports = self._reports(data)
         annotator = Annotator(records, reports, self._rules, only=self._only, keep_unsure=self._keep_unsure)

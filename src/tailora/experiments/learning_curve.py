@@ -173,5 +173,5 @@ def _conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{current['validation_loss']:.3f} to {loss:.3f} nats per token ({LEVEL:.0%} interval {low:.3f} to {high:.3f})"
     )
     if high >= current["validation_loss"]:
-        return f"{sentence}, which is not certainly an improvement."
-    return f"{sentence}, which is {gain:.1%} less perplexity."
+        return f"{sentence}, which may not be an improvement."
+    return f"{sentence}, which lowers the perplexity by {gain:.1%}."

@@ -39,7 +39,7 @@ class Reloader:
         self._reloading = asyncio.Lock()
 
     async def reload(self) -> dict[str, Any]:
-        """Use the configuration as it is on disk; requests in progress go on as they began.
+        """Use the configuration as it is on disk; requests in progress are not affected.
 
         Returns:
             Number of API keys, compositions, changed settings, and changed settings that need a restart.

@@ -26,7 +26,7 @@ class ServedModel:
         prompts: how its prompts are built.
         system_fingerprint: identifies all that a text depends on besides the request: weights, precision, version.
         rank: largest rank of a branch; 0 for the base.
-        slot_rank: rank that it takes of an adapter slot: the largest sum of ranks on one layer.
+        slot_rank: rank that it needs in an adapter slot: the largest sum of ranks on one layer.
         created: time of loading, in seconds since 1970.
         users: number of requests that write with it.
         retired: whether it was replaced or unloaded.

@@ -38,7 +38,7 @@ class SharedAdapters:
             raise
 
     async def release(self, name: str) -> None:
-        """Unload an adapter unless others use it; texts in progress keep it to their ends."""
+        """Unload an adapter unless others use it; texts in progress keep it until they end."""
         self._users[name] -= 1
         if self._users[name]:
             return

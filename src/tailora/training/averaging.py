@@ -1,4 +1,4 @@
-"""The average of what learns over the last updates of a run (Izmailov et al. 2018, arXiv:1803.05407)."""
+"""The average of the trained parameters over the last updates of a run (Izmailov et al. 2018, arXiv:1803.05407)."""
 
 from __future__ import annotations
 

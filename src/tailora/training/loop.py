@@ -1,4 +1,4 @@
-"""The training loop, which is the same for every method: methods differ in what learns and in what is saved."""
+"""The training loop, which is the same for every method: methods differ in what is trained and in what is saved."""
 
 from __future__ import annotations
 

@@ -51,10 +51,10 @@ class MemoryPlan:
     Attributes:
         process: the process without the network: Python, libraries, data. On a GPU it is not counted.
         weights: the frozen weights by type.
-        learning: what learns.
+        learning: the trained parameters.
         gradients: its gradients.
         optimizer: the state of AdamW.
-        best: a copy of what learns, from the best validation; 0 without validation.
+        best: a copy of the trained parameters, from the best validation; 0 without validation.
         average: its mean over the last updates, if the run averages.
         activations: what a pass keeps for the gradient and computes, logits and loss included, at its peak.
         loading: peak while the base is loaded and converted.
@@ -106,7 +106,7 @@ def memory_plan(
         device: its device.
         process: bytes of the process without the network (`process_bytes`).
         validates: whether there are examples to validate on.
-        processes: number of processes that share the trees of an update, and with method full what learns.
+        processes: number of processes that share the trees of an update, and with method full the parameters.
         tokens: number of different tokens in its data; None counts the whole vocabulary.
 
     Raises:
@@ -142,7 +142,7 @@ class _NetworkBytes:
     Attributes:
         whole: all weights in fp32.
         weights: the frozen weights by type.
-        learning: what learns.
+        learning: the trained parameters.
         during_pass: the peak of a pass.
     """
 

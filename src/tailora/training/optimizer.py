@@ -23,7 +23,7 @@ def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     decay. With `lora_plus_ratio`, the groups are those of LoRA+ (Hayou et al. 2024, arXiv:2402.12354).
 
     Args:
-        model: the network; `requires_grad` says what learns.
+        model: the network; `requires_grad` says what is trained.
         settings: the settings of the run.
     """
     if settings.method == "lora" and settings.lora_plus_ratio is not None:

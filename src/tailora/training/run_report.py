@@ -30,7 +30,7 @@ from tailora.training.resume import FOLDER, Job, LoadedState
 from tailora.training.state_file import RunState
 
 MEMORY = {
-    "learning": "weights that learn",
+    "learning": "trained weights",
     "gradients": "their gradients",
     "optimizer": "state of AdamW",
     "best": "copy of the best validation",

@@ -53,7 +53,7 @@ def _read(path: Path) -> DraftTable:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise AdapterError(f"is not a whole table of drafts: {error}", where=path, hint=hint) from error
+        raise AdapterError(f"is not a complete table of drafts: {error}", where=path, hint=hint) from error
     if metadata.get("format") != _FORMAT:
         raise AdapterError("is a table of drafts of another version of Tailora", where=path, hint=hint)
     tokens = arrays.pop("tokens", np.zeros(0, np.float32))

@@ -182,7 +182,7 @@ def _numbers(state: Mapping[Any, Any], faults: list[str]) -> dict[str, Any]:
         while name.startswith("module."):
             name = name.removeprefix("module.")
         if name in values:
-            faults.append(f"{name} is there twice")
+            faults.append(f"{name} occurs twice")
         values[name] = value
     if values and all(_GPT2_BODY.match(name) for name in values):
         values = {f"transformer.{name}": value for name, value in values.items()}

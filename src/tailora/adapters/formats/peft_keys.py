@@ -63,7 +63,7 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         keys = {key: bare.removeprefix(prefix) for key, bare in keys.items()}
     if len(set(keys.values())) < len(keys):
         twice = next(bare for bare in keys.values() if list(keys.values()).count(bare) > 1)
-        raise ValueError(f"{twice} is there twice")
+        raise ValueError(f"{twice} occurs twice")
     return {bare: tensors[key] for key, bare in keys.items()}
 
 

@@ -44,7 +44,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise AdapterError(
-            f"is not a whole safetensors file: {error}", where=path, hint="download or save it again"
+            f"is not a complete safetensors file: {error}", where=path, hint="download or save it again"
         ) from error
     return {name: _array(name, entry, path) for name, entry in entries}
 
@@ -149,7 +149,7 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > LARGEST_HEADER:
-        what = f"is not a whole safetensors file: its header claims {length:,} bytes"
+        what = f"is not a complete safetensors file: its header claims {length:,} bytes"
         raise AdapterError(what, where=path, hint="download or save it again")
 
 

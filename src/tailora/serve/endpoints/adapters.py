@@ -40,7 +40,7 @@ def adapter_routes(registry: Registry, timeout: float) -> APIRouter:
 
     @router.post("/v1/unload_lora_adapter", summary="Unload an adapter")
     async def unload(body: UnloadBody, request: Request) -> Response:
-        """Unload an adapter; requests in progress keep it to their ends."""
+        """Unload an adapter; requests in progress keep it until they end."""
         require_admin(request)
         try:
             async with asyncio.timeout(timeout):

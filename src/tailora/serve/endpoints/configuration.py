@@ -22,7 +22,7 @@ def configuration_routes(reloader: Reloader) -> APIRouter:
 
     @router.post("/v1/reload", summary="Read the configuration again")
     async def reload(request: Request) -> dict[str, Any]:
-        """Read API keys, compositions and limits again; requests in progress go on as they began.
+        """Read API keys, compositions and limits again; requests in progress are not affected.
 
         A configuration that is not valid is an error, and the old one stays in force.
         """

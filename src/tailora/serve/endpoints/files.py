@@ -37,8 +37,8 @@ def file_routes(registry: Registry) -> APIRouter:
         """Read a table, JSON lines or any other data format of Tailora, and return one record for each row.
 
         `columns` lists the columns of a table with their roles. A file may be eight times as large as other bodies
-        (the server's setting `max_body`) and have up to 20,000 records. With `model`, `warnings` names facts that it
-        was not trained on.
+        (the server's setting `max_body`) and have up to 20,000 records. With `model`, `warnings` names facts that the
+        model was not trained on.
         """
         model = None if body.model is None else await find_model(request, registry, body.model)
         stats_of(request).model = None  # nothing is written with it

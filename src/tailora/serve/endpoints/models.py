@@ -23,9 +23,9 @@ def model_routes(registry: Registry) -> APIRouter:
     async def models(request: Request) -> dict[str, Any]:
         """List the models that the request's API key may use.
 
-        Of an adapter, `parent` is the base, `rank` the rank it was trained with, and `slot_rank` the rank that it takes
-        of an adapter slot (see the server's setting `max_rank`): several branches on one layer need the sum of their
-        ranks. A composition also has `adapters`: its adapters and their weights.
+        For an adapter, `parent` is the base, `rank` the rank that it was trained with, and `slot_rank` the rank that it
+        needs in an adapter slot (see the server's setting `max_rank`): several branches on one layer need the sum of
+        their ranks. A composition also has `adapters`: its adapters and their weights.
         """
         key = key_of(request)
         visible = [model for model in registry if key is None or key.may_use(model.name)]
