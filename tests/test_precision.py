@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tailora.core.errors import SettingsError, TrainingError
+from tailora.core.hardware import devices
 from tailora.lora.layers import LoraLayer
 from tailora.training import int8
 from tailora.training.precision import Arithmetic, apply, available, device_for
@@ -167,6 +168,7 @@ def test_tf32_is_on_during_the_run_and_off_after_it() -> None:
 
 def test_int8_means_the_cpu_on_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "_problem_of_gpu", lambda device: None)
     monkeypatch.setattr(int8, "supported", lambda: True)
     assert device_for(settings_of("lora", precision="int8")) == "cpu"
     assert device_for(settings_of("lora", precision="bf16")) == "cuda"

@@ -108,9 +108,9 @@ class ValueSearch:
         wanted = normalise(value)
         places = self._literal(wanted, self.rest)
         for form in (*_forms_of_amount(wanted), *_forms_of_date(wanted), *_spaced_capitals(value)):
-            if found := self._literal(form, self.rest):
+            if others := self._literal(form, self.rest):
                 taken = {at for place in places for at in range(*place)}
-                places += [place for place in found if taken.isdisjoint(range(*place))]
+                places += [place for place in others if taken.isdisjoint(range(*place))]
         if self._is_turkic(value):
             rest = "".join(
                 letter if here != _GONE else _GONE for letter, here in zip(self._turkic, self.rest, strict=True)
